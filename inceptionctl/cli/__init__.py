@@ -1,0 +1,48 @@
+"""The command line: parse, call a stage, print. Nothing here imports torch, DALI or DeepSpeed before a command needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from inceptionctl import __version__
+from inceptionctl.cli import data, doctor, models, recipes, runs, stages, train
+from inceptionctl.cli.group import ErrorGroup
+
+app = typer.Typer(
+    name="inceptionctl",
+    help="Train, resume, evaluate and export the networks of the Inception-v4 paper.",
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
+app.command(name="train")(train.train)
+app.command(name="evaluate")(stages.evaluate)
+app.command(name="export")(stages.export)
+app.command(name="predict")(stages.predict)
+app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")
+app.command(name="doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"inceptionctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Exit codes: 0 fine, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 130 interrupted.")
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Train, resume, evaluate and export the networks of the Inception-v4 paper."""
+
+
+def main() -> None:
+    """Entry point of the `inceptionctl` command."""
+    app()

@@ -1,0 +1,101 @@
+"""`inceptionctl data`: check a data set, fetch the quick start's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from inceptionctl import console
+from inceptionctl.cli.options import Json
+from inceptionctl.errors import DataError, RecipeError
+
+app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
+
+
+@app.command()
+def check(root: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")], as_json: Json = False) -> None:
+    """Decode every image once; report classes, counts, sizes and unreadable files. Exit code 3 if there are any."""
+    from inceptionctl.data.check import check as check_data
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console.err,
+        transient=True,
+        disable=not console.err.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("decoding", total=None)
+        report = check_data(
+            root, len(os.sched_getaffinity(0)), lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    result = report.to_json()
+    if as_json:
+        console.print_json(result)
+    else:
+        _print_report(root, result)
+    unreadable = [item for split in result["splits"] for item in split["unreadable"]]
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of the files under {root} cannot be read",
+            "remove or replace them; training stops at such a file",
+        )
+
+
+def _print_report(root: Path, result: dict[str, Any]) -> None:
+    rows = []
+    for split in result["splits"]:
+        counts = split["class_counts"].values()
+        sizes = " x ".join(f"{split[side]['min']}/{split[side]['median']}/{split[side]['max']}" for side in ("width", "height"))
+        per_class = f"{min(counts)}/{round(sum(counts) / len(counts))}/{max(counts)}"
+        formats = ", ".join(f"{name} {count}" for name, count in split["formats"].items())
+        row = (
+            split["split"],
+            split["num_images"],
+            len(counts),
+            per_class,
+            sizes,
+            formats,
+            console.size(split["bytes"]),
+            len(split["unreadable"]),
+        )
+        rows.append(row)
+    columns = (
+        "split",
+        "images",
+        "classes",
+        "a class min/mean/max",
+        "width x height min/median/max",
+        "formats",
+        "size",
+        "unreadable",
+    )
+    console.print_table(f"Images under {root}", columns, rows, right=("images", "classes", "size", "unreadable"))
+    names = [name for split in result["splits"][:1] for name in split["class_counts"]]
+    if len(names) <= 20:
+        by_class = [(name, *(split["class_counts"].get(name, 0) for split in result["splits"])) for name in names]
+        splits = [split["split"] for split in result["splits"]]
+        console.print_table("Images a class", ("class", *splits), by_class, right=splits)
+    bad = [(item["path"], item["reason"]) for split in result["splits"] for item in split["unreadable"]]
+    if bad:
+        console.print_table("Unreadable files", ("file", "reason"), bad)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="elpv: photographs of solar cells (CC BY-NC-SA 4.0).")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make, for example data/elpv.")],
+) -> None:
+    """Fetch a small real data set and lay it out in train/ and val/. Prints its licence."""
+    from inceptionctl.data.elpv import fetch_elpv
+
+    if name != "elpv":
+        raise RecipeError(f"no data set '{name}' to fetch", "the one that can be fetched is `elpv`")
+    fetch_elpv(destination, console.say)
+    console.say(f"next: inceptionctl data check {destination}")

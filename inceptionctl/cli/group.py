@@ -1,0 +1,48 @@
+"""How an error leaves the program: a message with a hint on stderr and the exit code of its kind, never a traceback."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from inceptionctl import console
+from inceptionctl.errors import InceptionctlError
+
+INTERRUPTED = 130
+
+
+class ErrorGroup(TyperGroup):
+    """The command group that words every error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; turn its errors into messages and exit codes."""
+        try:
+            return super().invoke(ctx)
+        except InceptionctlError as error:
+            # A rank whose error another rank reports already has nothing to add.
+            if type(error).__name__ != "RelayedError":
+                console.print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            console.say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if type(error).__module__.startswith(("click", "typer")):
+                raise  # usage errors, which Typer words itself
+            console.print_error(_internal(error))
+            raise typer.Exit(1) from None
+
+
+def _internal(error: Exception) -> InceptionctlError:
+    with tempfile.NamedTemporaryFile("w", prefix="inceptionctl-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    name = type(error).__name__
+    return InceptionctlError(
+        f"internal error: {name}: {error}", f"this is a bug of inceptionctl; the traceback is in {file.name}"
+    )

@@ -1,0 +1,104 @@
+"""`inceptionctl recipes`: the bundled recipes, and checking one's own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import Json, Settings
+from inceptionctl.errors import RecipeError
+
+app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+
+HEADER = re.compile(r"^#\s*(\w+):\s*(.+)$")
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """The `# key: value` lines that a bundled recipe opens with; the first comment line is its `title`."""
+    header: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        match = HEADER.match(line)
+        if match:
+            header[match.group(1)] = match.group(2)
+        elif "title" not in header:
+            header["title"] = line.lstrip("# ")
+    return header
+
+
+@app.command(name="list")
+def list_recipes(as_json: Json = False) -> None:
+    """List the recipes that come with inceptionctl."""
+    from inceptionctl.recipe import bundled_recipes
+
+    found = [{"name": name, **header_of(path), "path": str(path)} for name, path in bundled_recipes().items()]
+    if as_json:
+        console.print_json(found)
+        return
+    rows = [(item["name"], item.get("title", ""), item.get("expected", ""), item.get("cost", "")) for item in found]
+    console.print_table("Bundled recipes", ("name", "what it trains", "expected", "cost"), rows)
+    console.say("`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Bundled name or path.")],
+    settings: Settings = None,
+    complete: Annotated[bool, typer.Option("--complete", help="Print every key, defaults and bases included.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a recipe as it was written, or complete."""
+    from inceptionctl.recipe import dump_recipe, find_recipe, load_recipe
+
+    if as_json:
+        console.print_json(load_recipe(name, settings or ()).resolved())
+    elif complete or settings:
+        typer.echo(dump_recipe(load_recipe(name, settings or ())), nl=False)
+    else:
+        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="Bundled name or path.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file that does not exist yet, or a folder.")],
+) -> None:
+    """Copy a recipe to change it. Never overwrites."""
+    from inceptionctl.recipe import find_recipe
+    from inceptionctl.run import disk_errors
+
+    source = find_recipe(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists():
+        raise RecipeError(f"{target} exists already", "name another file, or remove it first")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    console.say(f"copied {source.stem} to {target}; after changing it: `inceptionctl recipes check {target}`")
+
+
+@app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="Bundled name or path.")], settings: Settings = None, as_json: Json = False
+) -> None:
+    """Check a recipe; report every problem at once, each with file:line and a hint. Exit code 2 if there is one."""
+    from inceptionctl.recipe import load_recipe
+
+    try:
+        load_recipe(path, settings or ())
+    except RecipeError as error:
+        if not as_json:
+            raise
+        problems = [{"where": item.where, "message": item.message, "hint": item.hint} for item in error.problems]
+        console.print_json({"ok": False, "message": error.message, "hint": error.hint, "problems": problems})
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        console.print_json({"ok": True, "problems": []})
+    else:
+        typer.echo(f"{path}: fine")

@@ -1,0 +1,118 @@
+"""`inceptionctl train`: start the ranks of this machine, or be one rank of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import Json, Settings
+
+if TYPE_CHECKING:
+    from inceptionctl.launch.local import LocalRanks
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.train.start import Start
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    settings: Settings = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of this machine to train on; all of them by default.")] = None,
+    cpu_ranks: Annotated[
+        int | None, typer.Option(min=1, help="Train on the CPU with this many ranks; 1 is the fastest.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory; runs/DATE_MODEL_FINGERPRINT by default.")] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|never|PATH", help="Go on where this recipe's newest run stopped, start anew, or go on from PATH."
+        ),
+    ] = "auto",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="TCP port of the ranks of this machine; a free one by default.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe, or go on with its run.
+
+    In an ordinary shell it starts one rank a GPU of this machine. Under torchrun or srun (RANK or SLURM_* set) it is one rank of the job.
+    The same command goes on where it stopped, at the very next sample.
+    """
+    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings or ())
+    world = world_from_environment()
+    if dry_run:
+        _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
+    elif world:
+        from inceptionctl.train.rank import run_rank
+
+        run_rank(world, loaded, output, resume)
+    else:
+        _start_ranks(loaded, gpus, cpu_ranks, output, resume, port)
+
+
+def _start_ranks(
+    recipe: Recipe, gpus: int | None, cpu_ranks: int | None, output: Path | None, resume: str, port: int | None
+) -> None:
+    from inceptionctl.launch.local import check_port, choose_ranks, launch
+    from inceptionctl.train.start import decide_start
+
+    ranks = choose_ranks(gpus, cpu_ranks)
+    if port is not None:
+        check_port(port)
+    _check_inputs(recipe, ranks)
+    start = decide_start(recipe, output, resume)
+    if start.finished:
+        console.say(f"{start.run.path} is finished: nothing to train")
+        console.say("hint: --resume never trains anew; a larger train.epochs goes on in it")
+    else:
+        _run(launch, ranks, start, port)
+    console.say(f"next: inceptionctl evaluate {start.run.path}")
+
+
+def _check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
+    """Find what is wrong before processes are started and a run directory is made."""
+    from inceptionctl.data.dataset import open_data
+    from inceptionctl.errors import EnvironmentFault
+    from inceptionctl.train.batch import plan_batch
+
+    plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
+    if recipe.data.decode == "mixed" and ranks.on_cpu:
+        raise EnvironmentFault("data.decode is `mixed`, but there is no GPU", "set data.decode to auto or cpu")
+    open_data(Path(recipe.data.root).expanduser(), recipe.model.num_classes)
+
+
+def _run(launch: Callable[[LocalRanks, list[str], int | None], int], ranks: LocalRanks, start: Start, port: int | None) -> None:
+    where = [str(start.run.recipe_file), "--output", str(start.run.path), "--resume", str(start.checkpoint or "auto")]
+    if start.checkpoint and start.checkpoint.is_relative_to(start.run.path):
+        where[-1] = "auto"
+    try:
+        code = launch(ranks, ["train", *where], port)
+    except KeyboardInterrupt:
+        console.say(f"hint: go on with: inceptionctl train {start.run.recipe_file} --output {start.run.path}")
+        raise
+    if code:
+        raise typer.Exit(code)
+
+
+def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> None:
+    from inceptionctl.launch.local import choose_ranks
+    from inceptionctl.train.plan import plan_training
+
+    plan = plan_training(recipe, ranks or choose_ranks(None, None).size)
+    if as_json:
+        console.print_json(plan)
+        return
+    console.print_pairs(f"Plan of {name}", [(key.replace("_", " "), _shown(value)) for key, value in plan.items()])
+
+
+def _shown(value: object) -> object:
+    import json
+
+    return json.dumps(value) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) else value

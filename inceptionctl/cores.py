@@ -1,0 +1,35 @@
+"""How much processor time the control groups grant: a container's --cpus limits the time and leaves all cores visible."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+
+def cgroup_cores(memberships: Path, mount: Path) -> float | None:
+    """Cores' worth of time that the control groups of this process grant (version 2 or 1); None without a limit."""
+    limits = []
+    for line in memberships.read_text(encoding="utf-8").splitlines() if memberships.exists() else ():
+        number, _, rest = line.partition(":")
+        controllers, _, inner = rest.partition(":")
+        if number != "0" and "cpu" not in controllers.split(","):
+            continue
+        root = mount if number == "0" else mount / "cpu"
+        # A limit of any group above holds too. In a container the inner path may not exist: its own group is the mount then.
+        group = root / inner.strip("/")
+        for folder in (group, *group.parents):
+            limits.append(_quota(folder))
+            if folder == root:
+                break
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _quota(folder: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
+        if quota != "max" and int(quota) > 0:
+            return int(quota) / int(period)
+    return None

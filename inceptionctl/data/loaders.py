@@ -1,0 +1,243 @@
+"""Batches for training and evaluation: our order and draws go in, DALI reads and decodes, torch tensors come out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from inceptionctl.data import reasons
+from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, colour_changes, crop_candidates, flips
+from inceptionctl.data.dataset import ImageFolder
+from inceptionctl.data.graphs import evaluation, training
+from inceptionctl.data.order import SampleOrder, uniforms
+from inceptionctl.data.probing import FileProbe
+from inceptionctl.errors import DataError, EnvironmentFault
+
+__all__ = ["Augmentation", "Batch", "EvalLoader", "TrainLoader"]
+
+Decode = Literal["cpu", "mixed"]
+Inputs = tuple[Any, ...]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their labels, on the loader's device; valid for as long as they are referred to."""
+
+    images: Tensor
+    """float32 [N, 3, px, px] in [-1, 1], RGB, in channels_last memory format."""
+    labels: Tensor
+    """int64 [N]."""
+
+
+class TrainLoader:
+    """The micro batches of one rank from `start_step` up to `num_steps` (exclusive), then it stops.
+
+    Step s takes the places [s * B, (s + 1) * B) of the endless stream, with B the global batch; rank r of R takes the r-th of
+    R equal slices of them, cut into micro batches in order. An image is a pure function of (seed, place): its pixels are the
+    same to the bit for any number of ranks and threads, any micro batch, and any step that the loader was started at.
+
+    `device_id` None keeps everything on the CPU. Raises DataError that names the files when some cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageFolder,
+        *,
+        seed: int,
+        input_px: int,
+        augmentation: Augmentation,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        start_step: int,
+        num_steps: int,
+        num_threads: int,
+        device_id: int | None,
+        decode: Decode,
+        prefetch: int = 2,
+    ) -> None:
+        share, rest = divmod(global_batch_size, world_size)
+        if rest or share % micro_batch_size:
+            raise ValueError(
+                f"a batch of {global_batch_size} does not split into {world_size} ranks of micro batches of {micro_batch_size}"
+            )
+        self._dataset = dataset
+        self._order = SampleOrder(seed, len(dataset))
+        self._augmentation = augmentation
+        self._micro = micro_batch_size
+        slices = (step * global_batch_size + rank * share for step in range(start_step, num_steps))
+        starts = (start + offset for start in slices for offset in range(0, share, micro_batch_size))
+        self._stream = _Stream(
+            dataset,
+            (self._inputs(start) for start in starts),
+            lambda source: training(
+                source,
+                input_px=input_px,
+                num_candidates=NUM_CANDIDATES,
+                batch_size=micro_batch_size,
+                num_threads=num_threads,
+                device_id=device_id,
+                decode=decode,
+                horizontal_flip=augmentation.horizontal_flip > 0.0,
+                vertical_flip=augmentation.vertical_flip > 0.0,
+                colours=augmentation.colours,
+                prefetch=prefetch,
+            ),
+            device_id,
+        )
+
+    def _inputs(self, start: int) -> tuple[Indices, Inputs]:
+        # Drawn for the whole batch at once: sample by sample in Python costs a quarter of the throughput of two cores.
+        _, index = self._order.at(start, self._micro)
+        drawn = uniforms(self._order.seed, start, self._micro, NUM_UNIFORMS)
+        candidates = crop_candidates(self._augmentation, drawn)
+        return index, (candidates, *flips(self._augmentation, drawn), *colour_changes(self._augmentation, drawn))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Itself: a loader is used up once."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next micro batch."""
+        return next(self._stream)
+
+    def close(self) -> None:
+        """Stop decoding and free DALI's threads and memory; batches already handed out stay valid."""
+        self._stream.close()
+
+
+class EvalLoader:
+    """Every image of a split exactly once over all ranks, in order: rank r has the r-th of `world_size` contiguous ranges.
+
+    The ranges differ by at most one image, so ranks may differ by one in their number of batches (`len`): no collective
+    operation belongs into the loop. The last batch is as short as it comes. Raises DataError that names the files when some
+    cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageFolder,
+        *,
+        input_px: int,
+        central_fraction: float = 0.875,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        num_threads: int,
+        device_id: int | None,
+        decode: Decode,
+        prefetch: int = 2,
+    ) -> None:
+        self.first = rank * len(dataset) // world_size
+        """Index in the data set of this rank's first image; its images follow one another."""
+        self.end = (rank + 1) * len(dataset) // world_size
+        self._batch_size = batch_size
+        indices = (np.arange(start, min(start + batch_size, self.end)) for start in range(self.first, self.end, batch_size))
+        self._stream = _Stream(
+            dataset,
+            ((index, ()) for index in indices),
+            lambda source: evaluation(
+                source,
+                input_px=input_px,
+                central_fraction=central_fraction,
+                batch_size=batch_size,
+                num_threads=num_threads,
+                device_id=device_id,
+                decode=decode,
+                prefetch=prefetch,
+            ),
+            device_id,
+        )
+
+    def __len__(self) -> int:
+        """Number of batches of this rank."""
+        return -(-(self.end - self.first) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Itself: a loader is used up once."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        return next(self._stream)
+
+    def close(self) -> None:
+        """Stop decoding and free DALI's threads and memory; batches already handed out stay valid."""
+        self._stream.close()
+
+
+class _Stream:
+    """Feeds one pipeline from an iterator of (indices, inputs after path and label) and knows which images are inside it."""
+
+    def __init__(
+        self,
+        dataset: ImageFolder,
+        inputs: Iterator[tuple[Indices, Inputs]],
+        build: Callable[[Callable[[], Inputs]], Any],
+        device_id: int | None,
+    ) -> None:
+        self._dataset = dataset
+        self._inputs = inputs
+        self._device_id = device_id
+        self._in_flight: deque[Indices] = deque()
+        self._pipe = build(self._feed)
+
+    def _feed(self) -> Inputs:
+        # DALI calls this inside run(), in the thread of the caller; StopIteration of the iterator is the end it waits for.
+        index, inputs = next(self._inputs)
+        self._in_flight.append(index)
+        names = [_as_bytes(self._dataset.path(i)) for i in index]
+        return names, self._dataset.labels[index].astype(np.int64), *inputs
+
+    def __next__(self) -> Batch:
+        if self._pipe is None:
+            raise StopIteration
+        try:
+            images, labels = self._pipe.run(self._consumer())
+        except StopIteration:
+            self.close()
+            raise
+        except RuntimeError as fault:
+            self.close()
+            raise _blamed(self._dataset, self._in_flight, str(fault)) from fault
+        self._in_flight.popleft()
+        # Not copied: under DALI's dynamic executor an output belongs to whoever holds it. HWC seen as CHW is channels_last.
+        pixels = from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+        return Batch(pixels, from_dlpack(labels.as_tensor()))
+
+    def _consumer(self) -> Any:
+        # On a GPU the outputs are ordered into torch's stream and the host does not wait for them.
+        return None if self._device_id is None else torch.cuda.current_stream(self._device_id)
+
+    def close(self) -> None:
+        self._pipe = None
+
+
+def _as_bytes(path: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(path, dtype=np.uint8)
+
+
+def _blamed(dataset: ImageFolder, in_flight: Sequence[Indices], raised: str) -> DataError | EnvironmentFault:
+    """The error to raise when DALI has failed: names the files of the batches in flight that do not decode by themselves."""
+    paths = [dataset.path(int(i)) for i in dict.fromkeys(np.concatenate([*in_flight]).tolist())]
+    with closing(FileProbe(num_threads=1)) as probe:
+        bad = [f"{reasons.shown(found.path)}: {found.reason}" for found in probe.look_into(paths) if found.reason]
+    if not bad:
+        return EnvironmentFault(
+            f"the image pipeline failed, though every file in it decodes alone: {reasons.essence(raised)}",
+            "memory may have run out: lower train.micro_batch_size or data.num_threads",
+        )
+    more = f"\nand {len(bad) - 5} more" if len(bad) > 5 else ""
+    what = f"cannot decode {bad[0]}" if len(bad) == 1 else f"cannot decode {len(bad)} images:\n" + "\n".join(bad[:5]) + more
+    return DataError(what, f"`inceptionctl data check {dataset.root}` lists every file that cannot be read")

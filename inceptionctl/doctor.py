@@ -1,0 +1,393 @@
+"""What this machine has, and what of it stands in the way of a training: small checks, each one a function in CHECKS.
+
+DALI and DeepSpeed are started once, each in a process of its own (trials.py): a library that crashes or hangs becomes a
+finding, not the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import operator
+import os
+import platform
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import inceptionctl
+from inceptionctl.console import size
+from inceptionctl.cores import cgroup_cores
+from inceptionctl.errors import InceptionctlError
+from inceptionctl.launch.local import free_port
+
+FREE_DISK_BYTES = 5e9
+SHARED_MEMORY_BYTES = 1e9
+OPEN_FILES = 4096
+# Imports from a cold network disk take half a minute; what has not answered after two does not answer.
+TRIAL_SECONDS = 120.0
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: `fail` keeps a training from running, `warn` makes it slow or fail later."""
+
+    name: str
+    state: State
+    found: str
+    hint: str | None = None
+
+
+Check = Callable[[], list[Finding]]
+
+
+def examine(checks: Sequence[Check] | None = None) -> list[Finding]:
+    """Findings of all `checks` (CHECKS by default), in order. A check that crashes becomes a finding that fails."""
+    return [finding for check in (CHECKS if checks is None else checks) for finding in _guarded(check)]
+
+
+def _guarded(check: Check) -> list[Finding]:
+    try:
+        return check()
+    except InceptionctlError as error:
+        return [Finding(_title(check), "fail", error.message, error.hint)]
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return [
+            Finding(
+                _title(check), "fail", text, "the check itself broke: a package that does not load, or a bug of inceptionctl"
+            )
+        ]
+
+
+def _title(check: Check) -> str:
+    return check.__name__.strip("_").replace("_", " ")
+
+
+# ---- Python and its packages
+
+
+def python() -> list[Finding]:
+    """The interpreter against requires-python."""
+    wanted = str(importlib.metadata.metadata("inceptionctl")["Requires-Python"]) if _own_requirements() else ">=3.11"
+    fits = _meets(platform.python_version(), wanted)
+    hint = None if fits else f"make an environment with Python {wanted}"
+    return [Finding("python", "ok" if fits else "fail", f"{platform.python_version()} ({sys.executable})", hint)]
+
+
+def packages() -> list[Finding]:
+    """Each package that inceptionctl needs against the versions it asks for."""
+    needed = _own_requirements()
+    if not needed:
+        return [
+            Finding(
+                "inceptionctl",
+                "warn",
+                f"{inceptionctl.__version__}, not installed: no package versions to compare",
+                "pip install -e .",
+            )
+        ]
+    findings = [Finding("inceptionctl", "ok", f"{inceptionctl.__version__} ({Path(inceptionctl.__path__[0])})")]
+    findings += [_package(name, wanted) for name, wanted in needed.items()]
+    dali = sorted(
+        {found.name for found in importlib.metadata.distributions() if (found.name or "").startswith("nvidia-dali-cuda")}
+    )
+    if len(dali) > 1:
+        text = f"{' and '.join(dali)} are both installed and overwrite each other's files"
+        findings.append(Finding("nvidia-dali", "warn", text, f"pip uninstall {' '.join(dali)}, then install one of them"))
+    return findings
+
+
+def _own_requirements() -> dict[str, str]:
+    """Package -> versions that pyproject.toml asks for, without the extras; empty when inceptionctl itself is not installed."""
+    try:
+        lines = importlib.metadata.requires("inceptionctl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    found = (re.match(r"([\w.-]+)\s*([^;]*)", line) for line in lines if "extra ==" not in line)
+    return {match[1]: match[2].strip() for match in found if match}
+
+
+def _package(name: str, wanted: str) -> Finding:
+    hint = f"pip install '{name}{wanted}'"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "fail", f"not installed; needed: {wanted}", hint)
+    if not _meets(version, wanted):
+        return Finding(name, "fail", f"{version}; needed: {wanted}", hint)
+    return Finding(name, "ok", version)
+
+
+_COMPARISONS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
+
+
+def _meets(version: str, wanted: str) -> bool:
+    """Whether a version satisfies '>=2.11,<3'. Release numbers alone count: '2.13.0+cpu' is 2.13, '2.11.0rc1' is 2.11."""
+    for part in filter(None, (item.strip() for item in wanted.split(","))):
+        match = re.match(r"(>=|<=|==|!=|<|>)\s*(\S+)", part)
+        if match and not _COMPARISONS[match[1]](_release(version), _release(match[2])):
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    numbers = [int(number) for number in match[0].split(".")] if match else []
+    while numbers and numbers[-1] == 0:  # 2.0 and 2.0.0 are one release
+        numbers.pop()
+    return tuple(numbers)
+
+
+def own_pipelines() -> list[Finding]:
+    """`pipelines` is a generic name: the one that Python finds must be the one that came with inceptionctl."""
+    spec = importlib.util.find_spec("pipelines")
+    ours = Path(inceptionctl.__path__[0]).resolve().parent
+    if spec is None:
+        return [
+            Finding(
+                "pipelines",
+                "fail",
+                f"no package `pipelines` beside inceptionctl in {ours}",
+                "pip install --force-reinstall inceptionctl",
+            )
+        ]
+    places = list(spec.submodule_search_locations or [spec.origin or "?"])
+    found = Path(places[0]).resolve()
+    if found != ours / "pipelines":
+        hint = f"start from another directory than {found.parent}, or take that off PYTHONPATH"
+        return [Finding("pipelines", "fail", f"another package named `pipelines` hides inceptionctl's own: {found}", hint)]
+    return [Finding("pipelines", "ok", f"inceptionctl's own ({found})")]
+
+
+# ---- processors
+
+
+def gpus() -> list[Finding]:
+    """Each GPU that torch can use, and NCCL; or why there is none."""
+    import torch
+
+    driver = _driver()
+    if not torch.cuda.is_available():
+        return [_no_gpu(driver, str(torch.__version__), torch.version.cuda)]
+    findings = []
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        text = f"{about.name}, {size(free)} of {size(total)} free, capability {about.major}.{about.minor}, driver {driver}"
+        crowded = free < total / 2
+        hint = "another process holds most of its memory: `nvidia-smi` shows which" if crowded else None
+        findings.append(Finding(f"gpu {index}", "warn" if crowded else "ok", text, hint))
+    if not torch.distributed.is_nccl_available():
+        return [*findings, Finding("nccl", "fail", f"torch {torch.__version__} has no NCCL", "install a CUDA build of torch")]
+    version = ".".join(str(number) for number in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
+    return [*findings, Finding("nccl", "ok", version)]
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's driver, 'unknown' when only its device is seen, None when there is none."""
+    described = Path("/proc/driver/nvidia/version")
+    if described.exists():
+        match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", described.read_text(encoding="utf-8"))
+        return match[0] if match else "unknown"
+    return "unknown" if any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")) else None
+
+
+def _no_gpu(driver: str | None, torch_version: str, built_for: str | None) -> Finding:
+    if driver is None:
+        return Finding("gpu", "ok", "no GPU: training runs on the CPU")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
+        return Finding(
+            "gpu",
+            "warn",
+            f"CUDA_VISIBLE_DEVICES={hidden!r} hides the GPUs: training runs on the CPU",
+            "unset CUDA_VISIBLE_DEVICES",
+        )
+    if built_for is None:
+        found = f"driver {driver} is here, but torch {torch_version} is built without CUDA"
+        return Finding("gpu", "fail", found, "install a CUDA build of torch: https://pytorch.org/get-started/locally")
+    found = f"driver {driver} is here, but torch {torch_version} (CUDA {built_for}) cannot use it"
+    return Finding("gpu", "fail", found, "`nvidia-smi` shows whether the driver works; a container needs --gpus all")
+
+
+def cpu() -> list[Finding]:
+    """Cores that this process may use: all, those of its affinity, and the time that its control group grants."""
+    usable, present, granted = (
+        len(os.sched_getaffinity(0)),
+        os.cpu_count() or 1,
+        cgroup_cores(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")),
+    )
+    text = f"{usable} of {present} cores usable"
+    if granted is None:
+        return [Finding("cpu", "ok", text)]
+    text += f", the control group grants the time of {granted:g}"
+    if granted >= usable:
+        return [Finding("cpu", "ok", text)]
+    # Threads are counted by affinity, which a time limit does not change: more of them than time is slower than fewer.
+    hint = f"start with `taskset -c 0-{max(1, int(granted)) - 1}`, or give the container cores (--cpuset-cpus), not --cpus"
+    return [Finding("cpu", "warn", text, hint)]
+
+
+def precision() -> list[Finding]:
+    """What `train.precision: auto` becomes here, and why."""
+    import torch
+
+    from inceptionctl.train.precision import resolve_precision
+
+    if torch.cuda.is_available():
+        device = torch.device("cuda", 0)
+        what = "this GPU (compute capability {}.{})".format(*torch.cuda.get_device_capability(device))
+    else:
+        device = torch.device("cpu")
+        known = {"AVX512-BF16": torch.cpu._is_avx512_bf16_supported(), "AMX": torch.cpu._is_amx_tile_supported()}
+        what = "this CPU" + "".join(f" ({name})" for name, has in known.items() if has)
+    taken = resolve_precision("auto", device)
+    why = (
+        f"{what} computes bfloat16 natively" if taken == "bf16" else f"{what} has no native bfloat16, and emulated it is slower"
+    )
+    return [Finding("precision", "ok", f"auto takes {taken}: {why}")]
+
+
+# ---- libraries, started once
+
+
+def dali() -> list[Finding]:
+    """DALI decodes a JPEG on the CPU, and on the GPU where there is one."""
+    return [_trial("dali")]
+
+
+def deepspeed() -> list[Finding]:
+    """DeepSpeed joins a process group of one rank and takes one training step."""
+    return [_trial("deepspeed")]
+
+
+def _trial(name: str) -> Finding:
+    # -P as the launcher of the ranks has it: the working directory is not searched for packages.
+    command = [sys.executable, "-P", "-m", "inceptionctl.trials", name]
+    title, hint = f"{name} runs", f"the whole traceback: {' '.join(command)}"
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            printed, complaints = process.communicate(timeout=TRIAL_SECONDS)
+        except BaseException as reason:
+            # The whole session goes: a grandchild that keeps the pipe open would keep the doctor waiting.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(reason, subprocess.TimeoutExpired):
+                return Finding(
+                    title,
+                    "fail",
+                    f"no answer after {TRIAL_SECONDS:g} s",
+                    f"Ctrl-C in it shows where it waits: {' '.join(command)}",
+                )
+            raise
+    if process.returncode < 0:
+        return Finding(title, "fail", f"ended by {signal.Signals(-process.returncode).name}", hint)
+    try:
+        # Libraries may print before it, and while they are unloaded.
+        answer: dict[str, Any] = json.loads([line for line in printed.splitlines() if line.startswith('{"')][-1])
+        return Finding(title, "fail" if "error" in answer else "ok", answer.get("error") or answer["found"], answer.get("hint"))
+    except (IndexError, ValueError, KeyError, TypeError):
+        return Finding(
+            title, "fail", _last_error(complaints) or f"ended with exit code {process.returncode} without a word", hint
+        )
+
+
+def _last_error(complaints: str) -> str:
+    """The line that names the last exception; messages of C++ go on below theirs with addresses of frames."""
+    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Fault|Exit)\b", line)]
+    return (named or lines or [""])[-1]
+
+
+# ---- what the operating system grants
+
+
+def disk() -> list[Finding]:
+    """Free space where runs are written."""
+    place = Path("runs") if Path("runs").is_dir() else Path.cwd()
+    free = shutil.disk_usage(place).free
+    text = f"{size(free)} free at {place.resolve()}"
+    if not os.access(place, os.W_OK):
+        return [
+            Finding("disk", "warn", f"{place.resolve()} cannot be written", "start elsewhere, or name a place with --output")
+        ]
+    if free < FREE_DISK_BYTES:
+        return [
+            Finding(
+                "disk",
+                "warn",
+                text,
+                "a checkpoint of inception_v4 takes 0.7 GB: free some space, or name another place with --output",
+            )
+        ]
+    return [Finding("disk", "ok", text)]
+
+
+def shared_memory() -> list[Finding]:
+    """Size of /dev/shm, through which NCCL's ranks of one machine talk."""
+    if not Path("/dev/shm").is_dir():
+        return [
+            Finding("shared memory", "warn", "no /dev/shm", "mount a tmpfs there; NCCL needs it between the GPUs of a machine")
+        ]
+    total = shutil.disk_usage("/dev/shm").total
+    small = total < SHARED_MEMORY_BYTES
+    hint = (
+        "NCCL needs more between the GPUs of a machine; a container gets it with --shm-size=8g or --ipc=host" if small else None
+    )
+    return [Finding("shared memory", "warn" if small else "ok", f"/dev/shm has {size(total)}", hint)]
+
+
+def open_files() -> list[Finding]:
+    """How many files and sockets a process may hold open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
+        return [Finding("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft}")]
+    enough = hard == resource.RLIM_INFINITY or hard >= OPEN_FILES
+    hint = (
+        f"`ulimit -n {65536 if hard == resource.RLIM_INFINITY else hard}` before the training"
+        if enough
+        else "ask for a higher hard limit"
+    )
+    return [Finding("open files", "warn", f"up to {soft}", hint)]
+
+
+def loopback() -> list[Finding]:
+    """Whether the ranks of this machine can find each other: a TCP port on 127.0.0.1."""
+    try:
+        return [Finding("loopback", "ok", f"port {free_port()} on 127.0.0.1 can be bound")]
+    except OSError as error:
+        return [
+            Finding(
+                "loopback", "fail", f"no port on 127.0.0.1 can be bound: {error}", "bring the interface up: `ip link set lo up`"
+            )
+        ]
+
+
+CHECKS: tuple[Check, ...] = (
+    python,
+    packages,
+    own_pipelines,
+    gpus,
+    cpu,
+    precision,
+    dali,
+    deepspeed,
+    disk,
+    shared_memory,
+    open_files,
+    loopback,
+)

@@ -1,0 +1,81 @@
+"""Errors that a user can meet, and the exit code of each.
+
+    InceptionctlError            1   anything worded that fits no kind below
+    |-- RecipeError              2   a recipe, a key of it, or a command-line value
+    |-- DataError                3   a data set or an image
+    |-- EnvironmentFault         4   the machine: GPUs, disk, ports, packages, other ranks
+    |-- CheckpointError          5   a checkpoint, a run directory or an export
+    `-- DivergedError            6   the training itself: a loss that is not finite
+
+Exit code 130 is a run that was interrupted from the keyboard. Code 1 without a worded message is a bug of inceptionctl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class InceptionctlError(Exception):
+    """A failure with a message for people.
+
+    `message` says what is wrong, with the value and the place; `hint` says what to do, with a command where there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a recipe: `where` is file:line (or the option that set it), `message` names key and value."""
+
+    where: str
+    message: str
+    hint: str | None = None
+
+
+class RecipeError(InceptionctlError):
+    """A recipe or a command-line value that cannot be used. Carries every problem found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message, hint)
+        self.problems = tuple(problems)
+
+
+class DataError(InceptionctlError):
+    """A data set that is missing, does not fit the recipe, or holds an image that cannot be decoded."""
+
+    exit_code = 3
+
+
+class EnvironmentFault(InceptionctlError):
+    """Something of the machine: no GPU where one is asked for, no space left, a port in use, a lost rank."""
+
+    exit_code = 4
+
+
+class CheckpointError(InceptionctlError):
+    """A checkpoint, run directory or export that is missing, damaged, occupied, or of another network."""
+
+    exit_code = 5
+
+
+class DivergedError(InceptionctlError):
+    """Training went wrong in its numbers. The last good checkpoint is kept."""
+
+    exit_code = 6
+
+
+EXIT_CODES = {
+    kind.__name__: kind.exit_code for kind in (RecipeError, DataError, EnvironmentFault, CheckpointError, DivergedError)
+}

@@ -1,0 +1,64 @@
+"""`inceptionctl predict`: the likeliest classes of single images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from inceptionctl.data.probing import FileProbe
+from inceptionctl.errors import DataError
+from inceptionctl.evaluate.images import load_images
+
+NUM_CLASSES_SHOWN = 5
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of an image with their probabilities, the likeliest first; or why it cannot be decoded."""
+
+    image: Path
+    classes: tuple[tuple[str, float], ...] = ()
+    reason: str | None = None
+
+
+def predict(
+    logits: Callable[[Tensor], Tensor],
+    class_names: Sequence[str],
+    images: Sequence[Path],
+    *,
+    input_px: int,
+    central_fraction: float,
+    num_threads: int,
+) -> list[Prediction]:
+    """The five likeliest classes (all, where there are fewer) of each image, in the order given.
+
+    `logits` takes images float32 [N, 3, px, px] in [-1, 1] on the CPU and gives float32 [N, number of classes] there. The images
+    are preprocessed as for evaluation. One that cannot be decoded has a `reason` and no classes. Raises DataError for files that
+    do not exist.
+    """
+    missing = [str(image) for image in images if not image.is_file()]
+    if missing:
+        raise DataError(f"no such image file: {', '.join(missing)}", "name files, not folders")
+    with closing(FileProbe(num_threads)) as probe:
+        findings = probe.look_into([os.fsencode(image) for image in images])
+    readable = [image for image, found in zip(images, findings, strict=True) if found.reason is None]
+    batches = load_images(
+        readable, input_px=input_px, central_fraction=central_fraction, batch_size=BATCH_SIZE, num_threads=num_threads
+    )
+    answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names)])
+    return [
+        Prediction(image, reason=found.reason) if found.reason else Prediction(image, next(answers))
+        for image, found in zip(images, findings, strict=True)
+    ]
+
+
+def _ranked(logits: Tensor, class_names: Sequence[str]) -> Iterator[tuple[tuple[str, float], ...]]:
+    best = logits.softmax(dim=1).topk(min(NUM_CLASSES_SHOWN, len(class_names)), dim=1)
+    for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        yield tuple((class_names[i], value) for i, value in zip(indices, values, strict=True))

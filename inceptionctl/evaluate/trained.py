@@ -1,0 +1,107 @@
+"""A trained network, ready to be used: from a run directory or one of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.models import build_model
+from inceptionctl.recipe.load import recipe_from_dict
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.run import Run, is_run
+from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.checkpoint import load_weights, progress_of
+
+Weights = Literal["ema", "raw"]
+Which = Literal["latest", "best"]
+
+WEIGHT_FILES: dict[Weights, str] = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in evaluation mode with fp32 weights, and where they come from."""
+
+    model: nn.Module
+    """Images float32 [N, 3, px, px] in [-1, 1] -> logits [N, number of classes]."""
+    recipe: Recipe
+    classes: tuple[str, ...]
+    """Names in the order of the logits."""
+    step: int
+    checkpoint: Path
+    weights: Weights
+
+    @property
+    def run(self) -> Run | None:
+        """The run directory that the checkpoint lies in, if it does."""
+        folder = self.checkpoint.absolute().parent
+        if folder.name != "checkpoints" or not is_run(folder.parent):
+            return None
+        # As the user spelled it, where that is possible: `runs/x` is easier to read than an absolute path.
+        return Run(self.checkpoint.parent.parent if len(self.checkpoint.parts) > 2 else folder.parent)
+
+    @property
+    def weights_file(self) -> Path:
+        """The file that the weights were read from."""
+        return self.checkpoint / WEIGHT_FILES[self.weights]
+
+    @property
+    def weights_sha256(self) -> str:
+        """sha256 of `weights_file`, from the manifest that it was verified against."""
+        manifest = json.loads((self.checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        return str(manifest["files"][self.weights_file.name]["sha256"])
+
+
+def load_trained(path: Path, weights: Weights, device: torch.device, which: Which = "latest") -> Trained:
+    """Load the averaged (`ema`) or the last (`raw`) weights of a run's newest or best checkpoint, or of a checkpoint folder.
+
+    Every file of the checkpoint is verified first. Raises CheckpointError when there is none, it is damaged, or this version
+    cannot read it.
+    """
+    checkpoint = _best_of(path) if which == "best" else files.open_checkpoint(path)
+    progress = progress_of(checkpoint)
+    recipe = _kept_recipe(checkpoint, progress.recipe)
+    if len(progress.classes) != recipe.model.num_classes:
+        raise CheckpointError(
+            f"{checkpoint}/progress.json names {len(progress.classes)} classes, the network has {recipe.model.num_classes}",
+            "use another checkpoint of the run",
+        )
+    section = recipe.model
+    model = empty_network(section.name, section.num_classes, section.width, section.batch_norm_eps)
+    load_weights(checkpoint / WEIGHT_FILES[weights], model)
+    return Trained(model.to(device), recipe, tuple(progress.classes), progress.step, checkpoint, weights)
+
+
+def empty_network(name: str, num_classes: int, width: float, batch_norm_eps: float) -> nn.Module:
+    """A network on the CPU in evaluation mode whose weights are yet to be loaded, all of them: they are not initialised."""
+    with torch.device("meta"):
+        # Dropout and the momentum of the statistics do nothing in evaluation mode.
+        model = build_model(name, num_classes=num_classes, width=width, batch_norm_eps=batch_norm_eps)
+    return model.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def _best_of(path: Path) -> Path:
+    if not is_run(path):
+        raise CheckpointError(
+            f"--checkpoint best needs a run directory, and {path} is none", "name the run instead of a checkpoint"
+        )
+    best = files.pointed(path / "checkpoints", "best")
+    if best is None:
+        raise CheckpointError(f"{path} has no best checkpoint: none was validated and kept", "use --checkpoint latest")
+    return files.open_checkpoint(best)
+
+
+def _kept_recipe(checkpoint: Path, kept: dict[str, object]) -> Recipe:
+    try:
+        return recipe_from_dict(kept, f"{checkpoint}/progress.json")
+    except RecipeError as error:
+        problems = "".join(f"\n  {problem.message}" for problem in error.problems)
+        raise CheckpointError(
+            f"this version cannot read {checkpoint}: {error.message}{problems}", "use the inceptionctl that wrote it"
+        ) from None

@@ -1,0 +1,128 @@
+"""What an export says of itself: enough to build the network, prepare an image, and name the classes.
+
+It is the config.json beside model.safetensors, the metadata of model.onnx (values that are no text as JSON), and the extra file
+config.json in model.pt2.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from inceptionctl.errors import CheckpointError
+from inceptionctl.evaluate.trained import Trained
+from inceptionctl.models import MODELS
+
+# The fields that `to_properties` gives as they are.
+_TEXTS = frozenset({"architecture", "input_layout", "interpolation", "weights", "checkpoint", "checkpoint_sha256"})
+
+HINT = "name a run or an export of inceptionctl; `inceptionctl export RUN` writes one"
+
+
+class Description(BaseModel):
+    """The facts of an export. Keys that others have added are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+    format: Literal[1] = 1
+    """Version of this description."""
+    architecture: str
+    """Name of the network in `inceptionctl models list`."""
+    width: float = Field(gt=0.0)
+    """Factor on every channel count; 1.0 is the paper's network."""
+    batch_norm_eps: float = Field(gt=0.0)
+    """Added to the variance in batch norm."""
+    num_classes: int = Field(ge=1)
+    """Number of logits."""
+    class_names: list[str]
+    """Names in the order of the logits."""
+    input_px: int = Field(ge=1)
+    """Side of the square input in pixels."""
+    input_layout: str = "N x 3 x input_px x input_px, float32, RGB"
+    """Shape and type of `images`."""
+    central_fraction: float = Field(gt=0.0, le=1.0)
+    """Share of each side of a picture that the central crop keeps, before it is resized to the square."""
+    interpolation: Literal["bilinear"] = "bilinear"
+    """How the crop is resized, without antialiasing; the aspect ratio is not kept."""
+    mean: list[float] = [0.5, 0.5, 0.5]
+    """Subtracted from the R, G, B values in [0, 1]."""
+    std: list[float] = [0.5, 0.5, 0.5]
+    """Divisor after that: the input is in [-1, 1]."""
+    weights: Literal["ema", "raw"]
+    """Running averages of the weights, or the last weights."""
+    step: int = Field(ge=0)
+    """Optimizer steps of training."""
+    checkpoint: str
+    """The checkpoint that was exported, as RUN/checkpoints/step-..."""
+    checkpoint_sha256: str
+    """sha256 of the checkpoint's file of these weights."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} num_classes")
+        if self.architecture not in MODELS:
+            raise ValueError(f"unknown architecture '{self.architecture}'; this version knows {', '.join(MODELS)}")
+        return self
+
+    def to_json(self) -> str:
+        """The text of a config.json."""
+        return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_properties(self) -> dict[str, str]:
+        """As names and texts, for formats whose metadata knows nothing else."""
+        return {key: value if key in _TEXTS else json.dumps(value) for key, value in self.model_dump().items()}
+
+
+def describe(trained: Trained) -> Description:
+    """The description of an export of a trained network."""
+    section = trained.recipe.model
+    place = trained.checkpoint.absolute()
+    return Description(
+        architecture=section.name,
+        width=section.width,
+        batch_norm_eps=section.batch_norm_eps,
+        num_classes=section.num_classes,
+        class_names=list(trained.classes),
+        input_px=section.input_px,
+        central_fraction=trained.recipe.evaluate.central_fraction,
+        weights=trained.weights,
+        step=trained.step,
+        # Only the last names: an export goes to other machines, where the folders above mean nothing.
+        checkpoint="/".join(place.parts[-3:] if trained.run else place.parts[-1:]),
+        checkpoint_sha256=trained.weights_sha256,
+    )
+
+
+def parse_description(text: str, where: str) -> Description:
+    """The description in a config.json; `where` names the file. Raises CheckpointError naming every key that is wrong."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where} is not JSON: {error}", HINT) from None
+    return _validated(content, where)
+
+
+def description_of_properties(properties: dict[str, str], where: str) -> Description:
+    """The inverse of `to_properties`. Raises CheckpointError when the metadata is not inceptionctl's."""
+    content: dict[str, object] = {}
+    for key in Description.model_fields.keys() & properties.keys():
+        try:
+            content[key] = properties[key] if key in _TEXTS else json.loads(properties[key])
+        except ValueError:
+            content[key] = properties[key]  # the validation says what is wrong with it
+    return _validated(content, where)
+
+
+def _validated(content: object, where: str) -> Description:
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        problems = [
+            "".join((".".join(map(str, item["loc"])), ": " if item["loc"] else "", item["msg"])) for item in error.errors()
+        ]
+        raise CheckpointError(
+            f"{where} does not describe an export of inceptionctl:\n  " + "\n  ".join(problems), HINT
+        ) from None

@@ -1,0 +1,36 @@
+"""What every export format gives: how to write it, and how to read it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from inceptionctl.evaluate.trained import Trained
+from inceptionctl.export.description import Description
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An export or a checkpoint that can be asked for logits."""
+
+    description: Description
+    logits: Logits
+    """Images float32 [N, 3, px, px] in [-1, 1] on the CPU, any N -> logits float32 [N, num_classes] on the CPU."""
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A format: `file` is the name of its file, `write` makes the content of its files, `open` reads it from a path again.
+
+    `write` leaves the network as it was. `open` raises CheckpointError when the file is damaged or not of inceptionctl.
+    """
+
+    file: str
+    write: Callable[[Trained, Description], dict[str, bytes]]
+    open: Callable[[Path, torch.device], Opened]

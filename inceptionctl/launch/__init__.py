@@ -1,0 +1,1 @@
+"""From one command to N ranks, on this machine or under another launcher."""

@@ -1,0 +1,123 @@
+"""The parts that every network of the Inception family is made of. Imports torch alone.
+
+Sources: Szegedy et al., "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning" (arXiv 1602.07261);
+Ioffe and Szegedy, "Batch Normalization" (arXiv 1502.03167); TF-slim, the authors' own code, for what the papers do not print.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+# torch's convention: the share of the new batch in the running statistics. TF-slim keeps 0.9997 of the old.
+BATCH_NORM_MOMENTUM = 3e-4
+BATCH_NORM_EPS = 1e-3
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """`channels` x `width`, rounded to the nearest multiple of 8 (halves go up), at least 8.
+
+    At width 1.0 the number is returned as it is, so that a network of the paper stays exactly that.
+    Multiples of 8 are what tensor cores and vector units work in. Raises ValueError for a width not positive and finite.
+    """
+    if not (math.isfinite(width) and width > 0):
+        raise ValueError(f"width must be a positive number, got {width}")
+    if width == 1.0:
+        return channels
+    return max(8, 8 * math.floor(channels * width / 8 + 0.5))
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm, ReLU: what the paper's figures call 'Conv' (arXiv 1602.07261, Figures 3 to 8).
+
+    (N, in_channels, H, W) -> (N, out_channels, H', W'). `kernel` is a side or (height, width) in px.
+    padding "same" keeps H and W at stride 1; "valid" adds nothing ('V' in the figures).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: Literal["same", "valid"] = "same",
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+        batch_norm_eps: float = BATCH_NORM_EPS,
+    ) -> None:
+        super().__init__()
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        if padding == "same" and (stride != 1 or height % 2 == 0 or width % 2 == 0):
+            # TensorFlow pads such a case more on one side; no network here has one, so it is refused rather than guessed.
+            raise ValueError(
+                f"same padding needs stride 1 and odd kernel sides, got stride {stride} and kernel {height} x {width}"
+            )
+        pad = (height // 2, width // 2) if padding == "same" else (0, 0)
+        self.conv = nn.Conv2d(in_channels, out_channels, (height, width), stride=stride, padding=pad, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, eps=batch_norm_eps, momentum=batch_norm_momentum)
+        # In place: batch norm's backward reads its input, never its output, so the memory of one activation is saved.
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+
+class Parallel(nn.Module):
+    """Named branches side by side: each gets the same input, their outputs are concatenated over channels in the order given.
+
+    `out_channels` is the sum over the branches, for whoever builds the next layer. The order of the concatenation has no
+    meaning to the network; the blocks here keep TF-slim's, so that weights can be carried over name by name.
+    """
+
+    def __init__(self, *, out_channels: int, **branches: nn.Module) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, out_channels, H', W')."""
+        return torch.cat([branch(x) for branch in self.children()], dim=1)
+
+
+def average_pool_3x3() -> nn.AvgPool2d:
+    """Average pool 3x3, stride 1, same: (N, C, H, W) -> (N, C, H, W). Padding is not counted: a corner is the mean of 4 px.
+
+    Figures 4 to 6 of arXiv 1602.07261 print 'Avg Pooling'; TensorFlow's leaves the padding out of the mean, torch's default
+    counts it.
+    """
+    return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+
+
+def max_pool_3x3_reduce() -> nn.MaxPool2d:
+    """Max pool 3x3, stride 2, valid: (N, C, H, W) -> (N, C, (H - 1) // 2, (W - 1) // 2)."""
+    return nn.MaxPool2d(3, stride=2)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise every layer of `module` in place as TF-slim does, from torch's global random state.
+
+    Convolutions: normal of std sqrt(1.3 * 2 / fan_in), cut at two of these; fan_in = input channels of a group x kernel area.
+    Linear layers: Glorot uniform. Batch norm: gamma 1, beta 0, statistics as new. Every bias: 0.
+    Source: variance_scaling_initializer and xavier_initializer under inception_arg_scope, TF-slim.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_in = layer.weight[0].numel()
+            # Cutting at two sigma leaves a std of 0.88 sigma: 1.3 = 1 / 0.88^2 brings the variance back to 2 / fan_in.
+            std = math.sqrt(1.3 * 2.0 / fan_in)
+            nn.init.trunc_normal_(layer.weight, mean=0.0, std=std, a=-2.0 * std, b=2.0 * std)
+        elif isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            nn.init.ones_(layer.weight)
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,113 @@
+"""What a network costs and which shapes it passes through, found without running it: torch's meta device only tracks shapes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named part of a network: `module` is its path among the submodules, `source` the figure of the paper that draws it."""
+
+    module: str
+    source: str
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A network that names its stages, in the order of the forward pass, none inside another."""
+
+    STAGES: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A stage of a network: `shape` (H, W, C) is what leaves it, `parameters` and `multiply_adds` (one image) are its own."""
+
+    name: str
+    source: str
+    shape: tuple[int, int, int]
+    parameters: int
+    multiply_adds: int
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trained values: weights, biases, batch norm's gamma and beta; its running statistics are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def multiply_adds(model: nn.Module, input_px: int) -> int:
+    """Multiply-adds of one forward pass over one image of `input_px` x `input_px` px: convolutions and linear layers.
+
+    Batch norm, activations, pooling and biases are left out, as the literature does; one multiply-add is two FLOP.
+    Raises what the model raises for an image that is too small. The model itself is neither run nor changed.
+    """
+    _, layers = _trace(model, input_px)
+    return sum(layers.values())
+
+
+def endpoints(model: nn.Module, input_px: int) -> list[Endpoint]:
+    """The stages that `model.STAGES` names, with their shapes (H, W, C) for images of `input_px` x `input_px` px.
+
+    Raises TypeError for a model without STAGES, and what the model raises for an image that is too small.
+    """
+    if not isinstance(model, Staged):
+        raise TypeError(f"{type(model).__name__} names no stages: give the class a STAGES tuple")
+    shapes, layers = _trace(model, input_px)
+    found = []
+    for stage in model.STAGES:
+        own = (count for name, count in layers.items() if f"{name}.".startswith(f"{stage.module}."))
+        found.append(
+            Endpoint(
+                name=stage.module,
+                source=stage.source,
+                shape=_height_width_channels(shapes[stage.module]),
+                parameters=count_parameters(model.get_submodule(stage.module)),
+                multiply_adds=sum(own),
+            )
+        )
+    return found
+
+
+def _height_width_channels(shape: torch.Size) -> tuple[int, int, int]:
+    if len(shape) == 2:  # (N, C), after the grid is gone
+        return 1, 1, shape[1]
+    return shape[2], shape[3], shape[1]
+
+
+def _trace(model: nn.Module, input_px: int) -> tuple[dict[str, torch.Size], dict[str, int]]:
+    """Output shape of every module, and multiply-adds of every convolution and linear layer, by module path."""
+    # The memo makes deepcopy take these in place of the tensors: the copy holds no values, so it takes no memory, and the
+    # original's device, mode and hooks are left alone.
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, Any] = {id(tensor): _on_meta(tensor) for tensor in tensors}
+    ghost = copy.deepcopy(model, memo).eval()
+    shapes: dict[str, torch.Size] = {}
+    layers: dict[str, int] = {}
+
+    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            shapes[name] = output.shape
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                # Each output value is one dot product with the weights of its channel.
+                layers[name] = layers.get(name, 0) + output.numel() * module.weight[0].numel()
+
+        return hook
+
+    for name, module in ghost.named_modules():
+        module.register_forward_hook(record(name))
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+    with torch.no_grad():
+        ghost(torch.empty(1, 3, input_px, input_px, device="meta", dtype=dtype))
+    return shapes, layers
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    ghost = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(ghost, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else ghost

@@ -1,0 +1,303 @@
+"""What a recipe may say: one class a section, one docstring a key. Unknown keys are forbidden; units are in the names.
+
+Every value has a type and bounds here and nowhere else. `Recipe` is what the rest of the program reads.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from inceptionctl.models import MODELS
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Range = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """Base of every section: strict types, no unknown keys, values that cannot be changed after loading."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSection(Section):
+    """The network (`inceptionctl models list` names them all)."""
+
+    name: str = "inception_v4"
+    """A name from `inceptionctl models list`."""
+    num_classes: int = Field(default=1000, ge=2)
+    """Number of classes; must equal the class folders of the data set."""
+    input_px: int = Field(default=299, ge=32)
+    """Side of the square input in pixels."""
+    width: float = Field(default=1.0, gt=0.0, le=4.0)
+    """Factor on every channel count (rounded to multiples of 8). 1.0 is the paper's network."""
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """Probability of dropping a feature before the classifier (the paper keeps 0.8)."""
+    batch_norm_momentum: float = Field(default=3e-4, gt=0.0, le=1.0)
+    """Share of the new batch in the running statistics: 1 - TensorFlow's decay (0.9997). Short runs want 0.01 to 0.1."""
+    batch_norm_eps: float = Field(default=1e-3, gt=0.0)
+    """Added to the variance in batch norm."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in MODELS:
+            raise ValueError(f"'{name}' is not a network; known: {', '.join(MODELS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _input_passes_the_strides(self) -> Self:
+        smallest = MODELS[self.name].min_input_px
+        if self.input_px < smallest:
+            raise ValueError(f"input_px {self.input_px} is too small for {self.name}: at least {smallest}")
+        return self
+
+
+class AugmentSection(Section):
+    """Random changes of a training image. Each is a pure function of (seed, epoch, place)."""
+
+    crop_area: Range = (0.05, 1.0)
+    """Area of the random crop, as a share of the image's, drawn uniformly."""
+    crop_aspect: Range = (0.75, 1.3333333333333333)
+    """Width over height of the random crop."""
+    horizontal_flip: Probability = 0.5
+    """Probability of a mirror image."""
+    vertical_flip: Probability = 0.0
+    """Probability of an upside-down image; not for natural photographs."""
+    brightness: float = Field(default=0.125, ge=0.0, lt=1.0)
+    """Brightness factor is drawn from 1 - x to 1 + x."""
+    contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Contrast factor is drawn from 1 - x to 1 + x."""
+    saturation: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Saturation factor is drawn from 1 - x to 1 + x."""
+    hue_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
+    """Hue is turned by up to this many degrees either way."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.crop_area
+        if not 0.0 < low <= high <= 1.0:
+            raise ValueError(f"crop_area [{low}, {high}] must satisfy 0 < low <= high <= 1")
+        low, high = self.crop_aspect
+        if not 0.0 < low <= high:
+            raise ValueError(f"crop_aspect [{low}, {high}] must satisfy 0 < low <= high")
+        return self
+
+
+class DataSection(Section):
+    """Where the images are and how they are read."""
+
+    root: str = "data/imagenet"
+    """Folder with train/<class>/* and val/<class>/*; relative to the working directory."""
+    decode: Literal["auto", "cpu", "mixed"] = "auto"
+    """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
+    num_threads: int | None = Field(default=None, ge=1)
+    """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
+    augment: AugmentSection = AugmentSection()
+    """Random changes of training images."""
+
+
+class RmsPropSection(Section):
+    """RMSProp in TensorFlow's form: epsilon inside the square root, mean square starting at one."""
+
+    name: Literal["rmsprop"] = "rmsprop"
+    """TensorFlow's RMSProp (the paper's final training)."""
+    decay: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Decay of the running mean of squared gradients."""
+    epsilon: float = Field(default=1.0, gt=0.0)
+    """Added to the mean square inside the root."""
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Momentum on the scaled gradient; 0 for none."""
+    weight_decay: float = Field(default=4e-5, ge=0.0)
+    """L2 penalty added to the gradient of weights (not of norms and biases)."""
+    clip_global_norm: float = Field(default=2.0, ge=0.0)
+    """Largest global norm of the gradient; 0 switches clipping off."""
+
+
+class SgdSection(Section):
+    """Stochastic gradient descent with momentum (the paper's earlier runs)."""
+
+    name: Literal["sgd"]
+    """SGD with momentum."""
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Momentum."""
+    nesterov: bool = False
+    """Nesterov's form of momentum."""
+    weight_decay: float = Field(default=4e-5, ge=0.0)
+    """L2 penalty added to the gradient of weights (not of norms and biases)."""
+    clip_global_norm: float = Field(default=2.0, ge=0.0)
+    """Largest global norm of the gradient; 0 switches clipping off."""
+
+
+class StaircaseSection(Section):
+    """The paper's schedule: times `factor` every `every_epochs`."""
+
+    name: Literal["staircase"] = "staircase"
+    """Exponential decay in steps."""
+    base_lr: float = Field(default=0.045, gt=0.0)
+    """Learning rate of the first stair."""
+    factor: float = Field(default=0.94, gt=0.0, le=1.0)
+    """Factor from stair to stair."""
+    every_epochs: float = Field(default=2.0, gt=0.0)
+    """Length of a stair in epochs."""
+    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    """Linear rise from zero over this many epochs; 0 for none."""
+
+
+class ConstantSection(Section):
+    """One learning rate throughout."""
+
+    name: Literal["constant"]
+    """No decay."""
+    base_lr: float = Field(gt=0.0)
+    """The learning rate."""
+    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    """Linear rise from zero over this many epochs; 0 for none."""
+
+
+class CosineSection(Section):
+    """Half a cosine from `base_lr` to `final_lr` over the whole training."""
+
+    name: Literal["cosine"]
+    """Cosine decay."""
+    base_lr: float = Field(gt=0.0)
+    """Learning rate at the top, after the warm-up."""
+    final_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate at the end."""
+    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    """Linear rise from zero over this many epochs; 0 for none."""
+
+
+class TrainSection(Section):
+    """Length, batch, precision and averages of the training."""
+
+    epochs: float = Field(default=100.0, gt=0.0)
+    """Passes over the training images."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many optimizer steps, if that is sooner; null for no limit. The schedule still spans `epochs`."""
+    global_batch_size: int = Field(default=640, ge=1)
+    """Images of one optimizer step over all ranks. Stays the same when the number of ranks changes."""
+    micro_batch_size: int = Field(default=32, ge=1)
+    """Most images a rank takes through the network at once; the largest divisor of its share up to this is used."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of weights, sample order, augmentation and dropout."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 is autocast with fp32 weights; `auto` takes it where the processor computes it natively."""
+    channels_last: bool = True
+    """Memory format of activations and convolution weights."""
+    label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the target spread evenly over all classes."""
+    ema_decay: float = Field(default=0.9999, ge=0.0, lt=1.0)
+    """Decay of the running average of the weights, with the warm-up min(d, (1 + n) / (10 + n))."""
+    log_every_steps: int = Field(default=20, ge=1)
+    """Length of a log window; the only place where the host waits for the device."""
+
+
+class EvaluateSection(Section):
+    """Validation during and after the training."""
+
+    every_epochs: float | None = Field(default=1.0, gt=0.0)
+    """Validate the EMA weights this often while training; null only at the end."""
+    batch_size: int = Field(default=64, ge=1)
+    """Images a rank takes through the network at once."""
+    central_fraction: float = Field(default=0.875, gt=0.0, le=1.0)
+    """Share of each side that the central crop keeps."""
+
+
+class CheckpointSection(Section):
+    """When to save and what to keep."""
+
+    every_epochs: float | None = Field(default=1.0, gt=0.0)
+    """Save this often, in epochs; null for not."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Save this often, in optimizer steps; null for not. May be given beside `every_epochs`."""
+    keep_last: int = Field(default=3, ge=1)
+    """Number of newest checkpoints to keep."""
+    keep_best: bool = True
+    """Also keep the checkpoint with the lowest validation top-1 error."""
+
+
+class ExportSection(Section):
+    """What `inceptionctl export` writes when no format is named."""
+
+    formats: list[Literal["onnx", "safetensors", "pt2"]] = Field(default=["onnx", "safetensors"], min_length=1)
+    """File formats."""
+
+
+Optim = Annotated[RmsPropSection | SgdSection, Field(discriminator="name")]
+Schedule = Annotated[StaircaseSection | ConstantSection | CosineSection, Field(discriminator="name")]
+
+# Sections whose keys depend on their `name`: a recipe that extends another and changes the name starts the section anew.
+VARIANTS: dict[str, dict[str, type[Section]]] = {
+    "optim": {"rmsprop": RmsPropSection, "sgd": SgdSection},
+    "schedule": {"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
+}
+
+
+class Recipe(Section):
+    """A whole training: everything that a run depends on, and nothing else."""
+
+    model: ModelSection = ModelSection()
+    """The network."""
+    data: DataSection = DataSection()
+    """The images."""
+    optim: Optim = RmsPropSection()
+    """The optimizer."""
+    schedule: Schedule = StaircaseSection()
+    """The learning rate."""
+    train: TrainSection = TrainSection()
+    """The training."""
+    evaluate: EvaluateSection = EvaluateSection()
+    """The validation."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """The checkpoints."""
+    export: ExportSection = ExportSection()
+    """The exports."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.schedule.warmup_epochs >= self.train.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} must be shorter than train.epochs {self.train.epochs:g}"
+            )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """All keys, defaults included, as plain JSON values in reading order."""
+        return self.model_dump(mode="json")
+
+
+# What may differ between a run and its continuation: where things are and how they are reported, never what is computed.
+FREE_TO_CHANGE = frozenset(
+    {
+        "data.root",
+        "data.decode",
+        "data.num_threads",
+        "train.epochs",
+        "train.max_steps",
+        "train.micro_batch_size",
+        "train.log_every_steps",
+        "evaluate",
+        "checkpoint",
+        "export",
+    }
+)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys: {'optim': {'name': 'sgd'}} -> {'optim.name': 'sgd'}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def binding(tree: dict[str, Any]) -> dict[str, Any]:
+    """The dotted keys of a resolved recipe that a continued run must share with its beginning."""
+    return {
+        key: value
+        for key, value in flatten(tree).items()
+        if key not in FREE_TO_CHANGE and key.split(".")[0] not in FREE_TO_CHANGE
+    }

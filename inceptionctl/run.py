@@ -1,0 +1,210 @@
+"""The run directory: names of its files, atomic writes, and who may start in it.
+
+runs/2026-08-22_inception-v4_a1b2c3/
+  recipe.yaml        complete, defaults included
+  environment.json   one entry for each start: versions, machine, ranks, command
+  log.txt            what rank 0 said
+  metrics.jsonl      one JSON object a line: kind train or evaluate
+  tensorboard/       the same numbers as TensorBoard events
+  checkpoints/       step-00012510/ ..., and the text files `latest` and `best` that name one of them
+  evaluations/       one JSON for each evaluation
+  export/            what `inceptionctl export` wrote
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+from inceptionctl.recipe.load import dump_recipe, load_recipe
+from inceptionctl.recipe.schema import Recipe, binding
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory and the names in it."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The complete recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and machine of each start."""
+        return self.path / "environment.json"
+
+    @property
+    def log_file(self) -> Path:
+        """What rank 0 said."""
+        return self.path / "log.txt"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Numbers, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard events."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of evaluation results."""
+        return self.path / "evaluations"
+
+    @property
+    def export(self) -> Path:
+        """Folder of exports."""
+        return self.path / "export"
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run. Raises RecipeError when someone broke it by hand."""
+        return load_recipe(str(self.recipe_file))
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Rows of metrics.jsonl in order; a last line cut short by a kill is left out."""
+        if not self.metrics_file.exists():
+            return
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            yield row
+
+
+def recipe_fingerprint(recipe: Recipe) -> str:
+    """Six hexadecimal digits of what a run computes: equal for recipes that differ only in what may change on the way."""
+    text = json.dumps(binding(recipe.resolved()), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def new_run_path(recipe: Recipe, runs_root: Path) -> Path:
+    """A path under `runs_root` that does not exist yet: date, network and fingerprint, and a number where it is taken."""
+    date = datetime.datetime.now().astimezone().date().isoformat()
+    slug = re.sub(r"[^a-z0-9]+", "-", recipe.model.name.lower()).strip("-")
+    stem = f"{date}_{slug}_{recipe_fingerprint(recipe)}"
+    path, number = runs_root / stem, 1
+    while path.exists():
+        number += 1
+        path = runs_root / f"{stem}-{number}"
+    return path
+
+
+def create_run(path: Path, recipe: Recipe) -> Run:
+    """Make a run directory with its recipe. The directory must be absent or empty (the caller decides what to do otherwise)."""
+    with disk_errors(path):
+        for folder in ("checkpoints", "evaluations", "tensorboard"):
+            (path / folder).mkdir(parents=True, exist_ok=True)
+    run = Run(path)
+    write_atomically(run.recipe_file, dump_recipe(recipe))
+    return run
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run directory."""
+    return (path / "recipe.yaml").is_file() and (path / "checkpoints").is_dir()
+
+
+def open_run(path: Path) -> Run:
+    """An existing run directory. Raises CheckpointError naming what is there instead."""
+    if is_run(path):
+        return Run(path)
+    if not path.exists():
+        raise CheckpointError(f"no run directory {path}", "`inceptionctl runs list` shows those under runs/")
+    raise CheckpointError(f"{path} is not a run directory: it has no recipe.yaml and checkpoints/", "`inceptionctl runs list`")
+
+
+def list_runs(root: Path) -> list[Run]:
+    """Run directories under `root`, oldest start first."""
+    if not root.is_dir():
+        return []
+    runs = [Run(path) for path in root.iterdir() if is_run(path)]
+    return sorted(runs, key=lambda run: (run.recipe_file.stat().st_mtime, run.path.name))
+
+
+def changed_keys(recipe: Recipe, run: Run) -> list[str]:
+    """What a recipe would compute differently from a run, as `key: run's value -> recipe's value`."""
+    old, new = binding(run.recipe().resolved()), binding(recipe.resolved())
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)
+    ]
+
+
+def newest_run_of(recipe: Recipe, runs_root: Path) -> Run | None:
+    """The newest run under `runs_root` that computes what the recipe says."""
+    for run in reversed(list_runs(runs_root)):
+        try:
+            if not changed_keys(recipe, run):
+                return run
+        except RecipeError:
+            continue  # a run of another version of inceptionctl, whose recipe no longer loads, is not ours to continue
+    return None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that readers see the old one or the new one whole, also after a power cut.
+
+    Raises EnvironmentFault when the disk is full, read-only or forbidden; the old file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    with disk_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a file system can refuse into an EnvironmentFault that names the path and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFault(
+                f"no space left while writing {path}", "free some space or quota, then run the same command again to go on"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO, errno.ESTALE):
+            raise EnvironmentFault(f"cannot write {path}: {error.strerror}", "choose another place with --output") from None
+        raise
+
+
+def append_json(path: Path, entry: dict[str, Any]) -> None:
+    """Add an entry to a JSON file that holds a list."""
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    write_atomically(path, json.dumps([*entries, entry], indent=2) + "\n")

@@ -1,0 +1,76 @@
+"""The batch arithmetic: ranks x micro batch x accumulation = global batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from inceptionctl.errors import Problem, RecipeError
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is spread; `micro_batch_size` is of one rank and one pass through the network."""
+
+    ranks: int
+    micro_batch_size: int
+    accumulation: int
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images of one optimizer step."""
+        return self.ranks * self.micro_batch_size * self.accumulation
+
+    def in_words(self) -> str:
+        """The product, as a line for people."""
+        return (
+            f"{self.ranks} ranks x {self.micro_batch_size} micro batch x {self.accumulation} accumulation"
+            f" = {self.global_batch_size} global batch"
+        )
+
+
+def plan_batch(global_batch_size: int, ranks: int, most: int) -> BatchPlan:
+    """Spread a global batch over ranks in equal micro batches of at most `most` images, as few as possible.
+
+    Raises RecipeError with the nearest valid values when the ranks do not divide the global batch, or when a rank's share has no
+    divisor near `most`: tiny micro batches would change what batch norm computes.
+    """
+    if global_batch_size % ranks:
+        raise _cannot(
+            f"a global batch of {global_batch_size} cannot be shared equally by {ranks} ranks",
+            f"{_nearest_ranks(global_batch_size, ranks)}, or {_nearest_batches(global_batch_size, ranks)}",
+        )
+    share = global_batch_size // ranks
+    micro = max(size for size in range(1, min(most, share) + 1) if share % size == 0)
+    if micro * 2 < min(most, share):
+        raise _cannot(
+            f"a rank's share of {share} images has no divisor between {math.ceil(min(most, share) / 2)} and train.micro_batch_size {most}",
+            f"set train.micro_batch_size to {_next_divisor(share, most)}, or {_nearest_batches(global_batch_size, ranks * most)}",
+        )
+    return BatchPlan(ranks, micro, share // micro)
+
+
+def _cannot(message: str, hint: str) -> RecipeError:
+    return RecipeError("the batch does not fit the ranks", problems=[Problem("train.global_batch_size", message, hint)])
+
+
+def _nearest_ranks(batch: int, ranks: int) -> str:
+    below = max(number for number in range(1, ranks) if batch % number == 0)
+    above = next((number for number in range(ranks + 1, batch + 1) if batch % number == 0), None)
+    return f"use {below} or {above} ranks" if above else f"use {below} ranks"
+
+
+def _nearest_batches(batch: int, multiple: int) -> str:
+    below, above = batch // multiple * multiple, (batch // multiple + 1) * multiple
+    names = [str(size) for size in (below, above) if size > 0 and size != batch]
+    return f"set train.global_batch_size to {' or '.join(names)} (and scale the learning rate with it)"
+
+
+def _next_divisor(share: int, most: int) -> int:
+    return next(size for size in range(most, share + 1) if share % size == 0)
+
+
+def total_steps(epochs: float, num_images: int, global_batch_size: int, max_steps: int | None) -> int:
+    """Optimizer steps of a training: the last one is filled up from the next epoch, so that no image of an epoch is left out."""
+    steps = math.ceil(epochs * num_images / global_batch_size - 1e-9)
+    return min(steps, max_steps) if max_steps else steps

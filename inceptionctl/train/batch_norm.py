@@ -1,0 +1,41 @@
+"""One set of batch-norm statistics for all ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SharedStatistics:
+    """Keeps the running means and variances of all ranks equal: their average, after every optimizer step.
+
+    Each rank normalises by its own micro batch; without this the running statistics drift apart and rank 0's would be saved.
+    All of them lie in one flat tensor (the modules hold views), so that a step costs one small all-reduce and no copies. Doing it
+    every step, and not only before an evaluation or a save, gives the same numbers whenever a run is saved: averaging is linear,
+    but its rounding is not, and a resumed run must equal one that was never stopped bit for bit.
+    """
+
+    def __init__(self, model: nn.Module, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+        buffers = [tensor for module in model.modules() if isinstance(module, _BatchNorm) for tensor in _statistics(module)]
+        size = sum(buffer.numel() for buffer in buffers)
+        self.flat = torch.empty(size, device=buffers[0].device if buffers else None)
+        start = 0
+        for buffer in buffers:
+            view = self.flat[start : start + buffer.numel()].view_as(buffer)
+            view.copy_(buffer)
+            buffer.data = view
+            start += buffer.numel()
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Average over the ranks; a collective call."""
+        if self.num_ranks > 1 and self.flat.numel():
+            dist.all_reduce(self.flat)
+            self.flat.div_(self.num_ranks)
+
+
+def _statistics(module: _BatchNorm) -> list[Tensor]:
+    return [tensor for tensor in (module.running_mean, module.running_var) if tensor is not None]

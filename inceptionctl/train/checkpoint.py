@@ -1,0 +1,150 @@
+"""Tensors of a checkpoint: what is written, and how it comes back. safetensors and JSON only; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from inceptionctl.errors import CheckpointError, EnvironmentFault
+from inceptionctl.run import disk_errors, sync_folder, write_atomically
+from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.ema import WeightAverage
+
+
+@dataclass
+class Progress:
+    """Where a run is. The position in the stream of samples is `step` x the global batch; epoch and schedule follow from it."""
+
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    ema_updates: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    num_train_images: int = 0
+    precision: str = "fp32"
+    ranks: int = 1
+
+
+def progress_of(checkpoint: Path) -> Progress:
+    """The Progress that a checkpoint kept. Raises CheckpointError when keys are missing or unknown."""
+    content = files.read_progress(checkpoint)
+    try:
+        return Progress(**content)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{checkpoint}/progress.json is of another version: {error}", "use the inceptionctl that wrote it"
+        ) from None
+
+
+def save_checkpoint(
+    checkpoints: Path, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, progress: Progress
+) -> Path:
+    """Write a checkpoint to a temporary folder, sync it, rename it, and then let `latest` name it.
+
+    Raises EnvironmentFault when the disk refuses; older checkpoints and pointers are untouched then.
+    """
+    final = files.step_folder(checkpoints, progress.step)
+    temporary = checkpoints / f".{final.name}.{os.getpid()}.tmp"
+    with disk_errors(final):
+        try:
+            temporary.mkdir(parents=True)
+            _save_tensors(temporary / "model.safetensors", model.state_dict())
+            _save_tensors(temporary / "ema.safetensors", average.model.state_dict())
+            _save_tensors(temporary / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
+            files.seal(temporary)
+            sync_folder(temporary)
+            if final.exists():  # a damaged checkpoint of the same step, which a resume has passed over
+                shutil.rmtree(final)
+            temporary.rename(final)
+            sync_folder(checkpoints)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    files.point(checkpoints, "latest", final)
+    return final
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, str(path), metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The Rust writer wraps the operating system's error in text.
+        if "No space left" in str(error) or "os error 28" in str(error) or "os error 122" in str(error):
+            raise EnvironmentFault(
+                f"no space left while writing {path.parent.parent}",
+                "free some space or quota, then run the same command again to go on",
+            ) from None
+        raise EnvironmentFault(f"cannot write {path}: {error}", "choose another place with --output") from None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of the optimizer by name: `stem.conv.weight/mean_square`."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put a verified checkpoint back into network, average and optimizer, in place.
+
+    Raises CheckpointError when it is of another network.
+    """
+    progress = progress_of(checkpoint)
+    load_weights(checkpoint / "model.safetensors", model)
+    load_weights(checkpoint / "ema.safetensors", average.model)
+    average.num_updates = progress.ema_updates
+    parameters = dict(model.named_parameters())
+    for name, value in read_tensors(checkpoint / "optimizer.safetensors").items():
+        parameter_name, _, key = name.rpartition("/")
+        parameter = parameters[parameter_name]
+        # The memory format follows the parameter's (channels_last or not), the values are the same.
+        optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return progress
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises CheckpointError when it is damaged."""
+    try:
+        tensors: dict[str, Tensor] = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}", "use another checkpoint of the run") from None
+    return tensors
+
+
+@torch.no_grad()
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Copy weights and statistics into a network, in place. Raises CheckpointError listing every tensor that does not fit."""
+    tensors, own = read_tensors(path), model.state_dict()
+    wrong = [f"{name}: missing" for name in own if name not in tensors]
+    wrong += [f"{name}: not in this network" for name in tensors if name not in own]
+    wrong += [
+        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        shown = "\n  ".join(wrong[:5]) + (f"\n  ... and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise CheckpointError(f"{path} is of another network:\n  {shown}", "use the recipe that it was trained with")
+    for name, value in own.items():
+        value.copy_(tensors[name])

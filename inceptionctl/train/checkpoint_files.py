@@ -1,0 +1,183 @@
+"""Checkpoints as files: names, manifest, pointers, pruning. No tensor is touched and torch is not imported.
+
+step-00012510/
+  model.safetensors      weights and batch-norm statistics
+  ema.safetensors        their running averages
+  optimizer.safetensors  state of the optimizer, `parameter/key`
+  progress.json          position, counters, classes, the whole recipe
+  manifest.json          size and sha256 of each file above; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from inceptionctl.errors import CheckpointError
+from inceptionctl.run import disk_errors, is_run, write_atomically
+
+FORMAT = 1
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "progress.json")
+STEP_FOLDER = re.compile(r"step-(\d{8,})$")
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Folder of the checkpoint after `step` optimizer steps."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps done at a checkpoint, from its folder's name."""
+    match = STEP_FOLDER.search(checkpoint.name)
+    return int(match.group(1)) if match else -1
+
+
+def list_checkpoints(checkpoints: Path) -> list[Path]:
+    """Checkpoints in a folder, oldest first. Folders that were being written when a run died are not among them."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted((path for path in checkpoints.iterdir() if STEP_FOLDER.fullmatch(path.name)), key=step_of)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a folder whose files are complete."""
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES}
+    write_atomically(folder / "manifest.json", json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare every file with the manifest. Raises CheckpointError naming the file and what is wrong with it."""
+    manifest = _read_json(checkpoint / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{checkpoint} has format {manifest.get('format')!r}; this version reads {FORMAT}", "update inceptionctl"
+        )
+    for name in FILES:
+        entry = manifest.get("files", {}).get(name)
+        path = checkpoint / name
+        if entry is None or not path.is_file():
+            raise _damaged(checkpoint, f"{name} is missing")
+        if path.stat().st_size != entry["bytes"]:
+            raise _damaged(checkpoint, f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}")
+        if _sha256(path) != entry["sha256"]:
+            raise _damaged(checkpoint, f"{name} was changed: its sha256 differs from the manifest's")
+
+
+def _damaged(checkpoint: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {checkpoint} is damaged: {what}",
+        "use another checkpoint of the run; `--resume auto` takes the newest whole one",
+    )
+
+
+def read_progress(checkpoint: Path) -> dict[str, Any]:
+    """progress.json of a checkpoint. Raises CheckpointError when it is missing or not JSON."""
+    return _read_json(checkpoint / "progress.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent} is not a whole checkpoint: {path.name} is missing", "name a folder step-... of a run"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(path.parent, f"{path.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise _damaged(path.parent, f"{path.name} is not a JSON object")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def point(checkpoints: Path, name: str, checkpoint: Path) -> None:
+    """Let the pointer `name` (latest, best) name a checkpoint; replaced by rename."""
+    write_atomically(checkpoints / name, checkpoint.name + "\n")
+
+
+def pointed(checkpoints: Path, name: str) -> Path | None:
+    """The checkpoint that a pointer names, if it is there."""
+    pointer = checkpoints / name
+    if not pointer.is_file():
+        return None
+    target = checkpoints / pointer.read_text(encoding="utf-8").strip()
+    return target if target.is_dir() and STEP_FOLDER.fullmatch(target.name) else None
+
+
+def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and a sentence for each newer one that does not.
+
+    Raises CheckpointError when there are checkpoints but none is whole.
+    """
+    skipped: list[str] = []
+    found = list_checkpoints(checkpoints)
+    for checkpoint in reversed(found):
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            skipped.append(error.message)
+            continue
+        return checkpoint, skipped
+    if found:
+        raise CheckpointError(
+            f"no checkpoint in {checkpoints} is whole:\n  " + "\n  ".join(skipped),
+            "start anew with `--resume never`, or restore a copy",
+        )
+    return None, skipped
+
+
+def prune(checkpoints: Path, keep_last: int, keep_best: bool) -> None:
+    """Delete all but the newest `keep_last` checkpoints and the one that `best` names, and leftovers of killed writers."""
+    kept = set(list_checkpoints(checkpoints)[-keep_last:])
+    best = pointed(checkpoints, "best")
+    if keep_best and best:
+        kept.add(best)
+    for checkpoint in list_checkpoints(checkpoints):
+        if checkpoint not in kept:
+            _delete(checkpoint)
+    for leftover in checkpoints.glob(".*.tmp"):
+        _delete(leftover)
+
+
+def _delete(folder: Path) -> None:
+    # Renamed first: a deletion that is killed half way must not leave a folder that looks like a checkpoint.
+    doomed = folder if folder.name.startswith(".") else folder.rename(folder.with_name(f".{folder.name}.tmp"))
+    shutil.rmtree(doomed, ignore_errors=True) if doomed.is_dir() else doomed.unlink(missing_ok=True)
+
+
+def resolve(path: Path) -> Iterator[Path]:
+    """Candidates for what a user means by a path: a checkpoint itself, or a run's checkpoints, newest first."""
+    if is_run(path):
+        yield from reversed(list_checkpoints(path / "checkpoints"))
+    else:
+        yield path
+
+
+def open_checkpoint(path: Path) -> Path:
+    """The verified checkpoint that a path names: itself, or the newest of a run directory.
+
+    Raises CheckpointError when there is none or it is damaged.
+    """
+    with disk_errors(path):
+        if not path.exists():
+            raise CheckpointError(f"no run or checkpoint {path}", "`inceptionctl runs list` shows the runs")
+        checkpoint = next(resolve(path), None)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{path} has no checkpoint yet", "train it first: `inceptionctl train RECIPE --output " + str(path) + "`"
+        )
+    if not (checkpoint / "progress.json").exists() and not STEP_FOLDER.fullmatch(checkpoint.name):
+        raise CheckpointError(
+            f"{path} is neither a run directory nor a checkpoint", "name a run, or a folder checkpoints/step-... in one"
+        )
+    verify(checkpoint)
+    return checkpoint

@@ -1,0 +1,204 @@
+"""Everything of DeepSpeed that the training uses. The only module that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from inceptionctl.errors import EnvironmentFault, InceptionctlError
+from inceptionctl.launch.world import World
+from inceptionctl.train.batch import BatchPlan
+
+T = TypeVar("T")
+
+
+def deepspeed_config(batch: BatchPlan, clip_global_norm: float) -> dict[str, Any]:
+    """DeepSpeed's configuration, derived from the recipe; there is no second file to edit."""
+    return {
+        "train_batch_size": batch.global_batch_size,
+        "train_micro_batch_size_per_gpu": batch.micro_batch_size,
+        "gradient_accumulation_steps": batch.accumulation,
+        "gradient_clipping": clip_global_norm,
+        "zero_optimization": {"stage": 0},
+        # Its own progress lines would stand beside ours.
+        "steps_per_print": 2**31,
+    }
+
+
+def connect(world: World, device: torch.device) -> None:
+    """Join the process group: NCCL between GPUs, gloo between CPU ranks.
+
+    Raises EnvironmentFault when the port is taken or the other ranks do not come within ten minutes.
+    """
+    os.environ.update(
+        RANK=str(world.rank),
+        WORLD_SIZE=str(world.size),
+        LOCAL_RANK=str(world.local_rank),
+        MASTER_ADDR=world.master_address,
+        MASTER_PORT=str(world.master_port),
+    )
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    deepspeed = _import_deepspeed()
+    if device.type == "cpu":
+        # A shared-memory operator for inference would be compiled here for half a minute at the first start; training uses none.
+        # (`deepspeed.comm.torch` as an attribute is torch itself: the package imports it under that name.)
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    try:
+        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10), verbose=False)
+    except (dist.DistError, RuntimeError) as error:
+        raise _connection_fault(world, error) from None
+
+
+def _import_deepspeed() -> Any:
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside DeepSpeed are not the user's
+        import deepspeed
+        import deepspeed.comm.torch
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def _connection_fault(world: World, error: Exception) -> EnvironmentFault:
+    text = str(error)
+    place = f"{world.master_address}:{world.master_port}"
+    if "EADDRINUSE" in text or "address already in use" in text.lower():
+        return EnvironmentFault(f"{place} is in use by another program", "set MASTER_PORT to a free port on the first node")
+    return EnvironmentFault(
+        f"rank {world.rank} of {world.size} cannot join the others at {place}: {text.splitlines()[0][:200]}",
+        "check MASTER_ADDR and MASTER_PORT, and that every rank was started",
+    )
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class RelayedError(InceptionctlError):
+    """Another rank met an error and says it; this one ends silently with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another rank reported an error")
+        self.exit_code = exit_code
+
+
+def on_rank_zero(world: World, device: torch.device, work: Callable[[], T]) -> T:
+    """Do something on rank 0 alone and give its JSON-like result to every rank; its error ends all of them."""
+    answer: dict[str, Any] = {}
+    failure: InceptionctlError | None = None
+    if world.rank == 0:
+        try:
+            answer = {"result": work()}
+        except InceptionctlError as error:
+            answer, failure = {"exit_code": error.exit_code}, error
+    answer = _share(world, device, answer)
+    if failure is not None:
+        raise failure
+    if "exit_code" in answer:
+        raise RelayedError(answer["exit_code"])
+    result: T = answer["result"]
+    return result
+
+
+def _share(world: World, device: torch.device, value: dict[str, Any]) -> dict[str, Any]:
+    if world.size == 1:
+        return value
+    data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor([data.numel()], device=device)
+    dist.broadcast(length, 0)
+    if world.rank != 0:
+        data = torch.empty(int(length), dtype=torch.uint8, device=device)
+    dist.broadcast(data, 0)
+    shared: dict[str, Any] = json.loads(bytes(data.tolist()))
+    return shared
+
+
+@contextlib.contextmanager
+def collective_errors(world: World) -> Iterator[None]:
+    """Word the error that a lost rank causes in the others."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if any(
+            sign in text
+            for sign in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "gloo")
+        ):
+            raise EnvironmentFault(
+                f"rank {world.rank} lost another rank: {text.splitlines()[0][:160]}",
+                "the message of the rank that failed first stands above; the same command goes on from the last checkpoint",
+            ) from None
+        raise
+
+
+class Engine:
+    """A network, its optimizer and DeepSpeed around both.
+
+    forward, backward and step are called once a micro batch; DeepSpeed averages gradients over the ranks, clips and updates at the
+    last micro batch of a step. `grad_norm` is the global norm before clipping of the last step, a tensor on the device.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], *, channels_last: bool
+    ) -> None:
+        deepspeed = _import_deepspeed()
+        self._clip = float(config["gradient_clipping"])
+        self.grad_norm: Tensor | None = None
+        self.optimizer = optimizer
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+        self._engine.clip_fp32_gradients = self._clip_gradients
+        self.model: nn.Module = self._engine.module
+        if channels_last:
+            # After DeepSpeed has started: its broadcast of the weights cannot view channels_last tensors as bytes.
+            self.model.to(memory_format=torch.channels_last)
+
+    def _clip_gradients(self) -> None:
+        # DeepSpeed's own clipping computes the norm and forgets it; this one keeps it, without waiting for the device.
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(weights, self._clip, foreach=weights[0].is_cuda)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate of the next step; DeepSpeed gets no scheduler of its own, so that one side owns it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, N x classes, of images N x 3 x px x px."""
+        logits: Tensor = self._engine(images)
+        return logits
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a micro batch's mean loss."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """End a micro batch; the last one of a step updates the weights."""
+        if not self._clip and self._engine.is_gradient_accumulation_boundary():
+            self.grad_norm = nn.utils.get_total_norm(
+                [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+            )
+        self._engine.step()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result, for environment.json."""
+    names = ("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130", "numpy", "safetensors")
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

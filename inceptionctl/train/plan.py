@@ -1,0 +1,82 @@
+"""`train --dry-run`: what a training would be, without starting it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inceptionctl.console import size
+from inceptionctl.data.dataset import open_data
+from inceptionctl.models import build_model
+from inceptionctl.models.summary import count_parameters, multiply_adds
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.batch import plan_batch, total_steps
+from inceptionctl.train.engine import deepspeed_config
+from inceptionctl.train.schedule import schedule_in_words
+
+IMAGENET_TRAIN_IMAGES = 1_281_167
+
+
+def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
+    """The numbers of a training on `ranks` ranks, as JSON-like values in reading order.
+
+    A data set that is not on this machine is no error here: ImageNet's 1,281,167 images are assumed for 1000 classes, and said so.
+    Raises RecipeError when the batch does not fit the ranks.
+    """
+    batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    with torch.device("meta"):
+        model = build_model(**model_arguments(recipe))
+    parameters = count_parameters(model)
+    images, source = _num_train_images(recipe)
+    steps = total_steps(recipe.train.epochs, images, batch.global_batch_size, recipe.train.max_steps) if images else None
+    plan: dict[str, Any] = {
+        "network": f"{recipe.model.name}, {recipe.model.num_classes} classes, {recipe.model.input_px} px, width {recipe.model.width:g}",
+        "parameters": parameters,
+        "multiply_adds": multiply_adds(model, recipe.model.input_px),
+        "batch": batch.in_words(),
+        "ranks": batch.ranks,
+        "micro_batch_size": batch.micro_batch_size,
+        "accumulation": batch.accumulation,
+        "global_batch_size": batch.global_batch_size,
+        "train_images": images,
+        "train_images_source": source,
+        "epochs": recipe.train.epochs,
+        "steps": steps,
+        "steps_per_epoch": round(images / batch.global_batch_size, 3) if images else None,
+        "learning_rate": schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs),
+        "optimizer": recipe.optim.model_dump(),
+        "deepspeed": deepspeed_config(batch, recipe.optim.clip_global_norm),
+        "disk_needed_bytes": disk_needed(parameters, recipe),
+        "disk_needed": f"{size(disk_needed(parameters, recipe))} for checkpoints ({size(checkpoint_bytes(parameters, recipe))} each)",
+    }
+    return plan
+
+
+def model_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Arguments of `build_model`: the model section less the input size, which the network does not depend on."""
+    values = recipe.model.model_dump()
+    values.pop("input_px")
+    return values
+
+
+def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:
+    root = Path(recipe.data.root).expanduser()
+    if root.exists():
+        return len(open_data(root, recipe.model.num_classes)[0]), f"counted in {root}"
+    if recipe.model.num_classes == 1000:
+        return IMAGENET_TRAIN_IMAGES, f"assumed: ImageNet's, since {root} is not on this machine"
+    return None, f"unknown: {root} is not on this machine (set data.root)"
+
+
+def checkpoint_bytes(num_parameters: int, recipe: Recipe) -> int:
+    """Size of one checkpoint: weights, averages, and one or two tensors of optimizer state a weight, all in fp32."""
+    optim = recipe.optim
+    states = (1 if optim.name == "rmsprop" else 0) + (1 if optim.momentum > 0 else 0)
+    return num_parameters * 4 * (2 + states)
+
+
+def disk_needed(num_parameters: int, recipe: Recipe) -> int:
+    """Bytes that the checkpoints of a run take at most: those kept, the best, and the one being written."""
+    return checkpoint_bytes(num_parameters, recipe) * (recipe.checkpoint.keep_last + 1 + int(recipe.checkpoint.keep_best))

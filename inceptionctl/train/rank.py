@@ -1,0 +1,220 @@
+"""One rank of a training: join the others, build everything, run the loop, leave in order."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import random
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from inceptionctl.data.dataset import open_data
+from inceptionctl.data.loaders import Augmentation
+from inceptionctl.errors import EnvironmentFault
+from inceptionctl.launch.world import World
+from inceptionctl.models import build_model
+from inceptionctl.models.summary import count_parameters
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.run import Run, append_json
+from inceptionctl.train import engine as distributed
+from inceptionctl.train.batch import plan_batch, total_steps
+from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.checkpoint import Progress, load_checkpoint
+from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.loop import Training, train
+from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.plan import disk_needed, model_arguments
+from inceptionctl.train.precision import resolve_precision
+from inceptionctl.train.runlog import RunLog
+from inceptionctl.train.schedule import schedule_in_words
+from inceptionctl.train.start import Start, decide_start
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This rank's share of its machine."""
+
+    device: torch.device
+    num_threads: int
+
+
+def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str) -> None:
+    """Train as one rank of `world`. Errors of rank 0's preparations end all ranks with the same exit code."""
+    machine = _claim_machine(world)
+    distributed.connect(world, machine.device)
+    try:
+        with distributed.collective_errors(world):
+            start = _shared_start(world, machine.device, recipe, output, resume)
+            if start.finished:
+                return
+            _train(world, machine, recipe, start)
+    finally:
+        distributed.disconnect()
+
+
+def _claim_machine(world: World) -> Machine:
+    cores = max(1, len(os.sched_getaffinity(0)) // world.local_size)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(cores)
+        return Machine(torch.device("cpu"), cores)
+    if world.local_rank >= torch.cuda.device_count():
+        raise EnvironmentFault(
+            f"local rank {world.local_rank} has no GPU: {torch.cuda.device_count()} visible",
+            "start one rank a GPU, or set CUDA_VISIBLE_DEVICES",
+        )
+    torch.cuda.set_device(world.local_rank)
+    return Machine(torch.device("cuda", world.local_rank), cores)
+
+
+def _shared_start(world: World, device: torch.device, recipe: Recipe, output: Path | None, resume: str) -> Start:
+    def decide() -> dict[str, Any]:
+        start = decide_start(recipe, output, resume)
+        return {
+            "run": str(start.run.path),
+            "checkpoint": str(start.checkpoint) if start.checkpoint else None,
+            "finished": start.finished,
+            "remarks": list(start.remarks),
+        }
+
+    answer = distributed.on_rank_zero(world, device, decide)
+    checkpoint = Path(answer["checkpoint"]) if answer["checkpoint"] else None
+    return Start(Run(Path(answer["run"])), checkpoint, answer["finished"], tuple(answer["remarks"]))
+
+
+def _root(recipe: Recipe) -> Path:
+    return Path(recipe.data.root).expanduser()
+
+
+def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None:
+    distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start))
+    train_set, val_set = open_data(_root(recipe), recipe.model.num_classes)
+    batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
+    _seed_everything(recipe.train.seed)
+    model = build_model(**model_arguments(recipe)).to(machine.device)
+    optimizer = build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
+    config = distributed.deepspeed_config(batch, recipe.optim.clip_global_norm)
+    engine = distributed.Engine(model, optimizer, config, channels_last=recipe.train.channels_last)
+    statistics = SharedStatistics(engine.model, world.size)
+    average = WeightAverage(engine.model, recipe.train.ema_decay)
+    progress = load_checkpoint(start.checkpoint, engine.model, average, optimizer) if start.checkpoint else Progress()
+    progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
+    progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()
+    progress.num_train_images, progress.ranks = len(train_set), world.size
+    progress.precision = resolve_precision(recipe.train.precision, machine.device)
+    log = RunLog(start.run, start_step=progress.step, enabled=world.rank == 0)
+    job = Training(
+        recipe=recipe,
+        run=start.run,
+        world=world,
+        device=machine.device,
+        precision=resolve_precision(recipe.train.precision, machine.device),
+        batch=batch,
+        train_set=train_set,
+        val_set=val_set,
+        engine=engine,
+        average=average,
+        statistics=statistics,
+        progress=progress,
+        log=log,
+        loader_options=loader_options(recipe, machine),
+    )
+    try:
+        _greet(job, start)
+        train(job)
+        log.say(_farewell(job))
+    finally:
+        log.close()
+
+
+def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
+    """Arguments that every loader of this rank shares."""
+    on_gpu = machine.device.type == "cuda"
+    decode = recipe.data.decode if recipe.data.decode != "auto" else ("mixed" if on_gpu else "cpu")
+    if decode == "mixed" and not on_gpu:
+        raise EnvironmentFault("data.decode is `mixed`, but there is no GPU", "set data.decode to auto or cpu")
+    return {
+        "input_px": recipe.model.input_px,
+        "augmentation": Augmentation(**recipe.data.augment.model_dump()),
+        "num_threads": recipe.data.num_threads or machine.num_threads,
+        "device_id": machine.device.index if on_gpu else None,
+        "decode": decode,
+    }
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _check_on_rank_zero(recipe: Recipe, start: Start) -> None:
+    open_data(_root(recipe), recipe.model.num_classes)
+    check_disk(recipe, start.run.path)
+
+
+def check_disk(recipe: Recipe, path: Path) -> None:
+    """Raise EnvironmentFault when the checkpoints of a run will not fit beside what is on the disk."""
+    with torch.device("meta"):
+        model = build_model(**model_arguments(recipe))
+    needed = disk_needed(count_parameters(model), recipe)
+    present = sum(file.stat().st_size for file in (path / "checkpoints").rglob("*") if file.is_file())
+    free = shutil.disk_usage(path).free
+    if needed - present > free:
+        raise EnvironmentFault(
+            f"the checkpoints of this run need up to {needed / 1e9:.2f} GB, but {path} has {free / 1e9:.2f} GB free",
+            "free some space, choose another --output, or lower checkpoint.keep_last",
+        )
+
+
+def _greet(job: Training, start: Start) -> None:
+    if job.world.rank != 0:
+        return
+    append_json(job.run.environment_file, environment(job))
+    log, recipe, progress = job.log, job.recipe, job.progress
+    for remark in start.remarks:
+        log.say(remark)
+    log.say(f"run {job.run.path}")
+    log.say(
+        f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)} validation images, {len(progress.classes)} classes"
+    )
+    where = f"{job.device.type.upper()}, {job.precision}" + (", channels_last" if recipe.train.channels_last else "")
+    log.say(f"batch {job.batch.in_words()} on {where}")
+    log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
+    if start.checkpoint:
+        log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
+
+
+def environment(job: Training) -> dict[str, Any]:
+    """What a start ran on, for environment.json."""
+    gpus = (
+        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if job.device.type == "cuda" else []
+    )
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "versions": distributed.versions(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads_per_rank": torch.get_num_threads(),
+        "gpus": gpus,
+        "ranks": job.world.size,
+        "micro_batch_size": job.batch.micro_batch_size,
+        "accumulation": job.batch.accumulation,
+        "precision": job.precision,
+        "from_step": job.progress.step,
+    }
+
+
+def _farewell(job: Training) -> str:
+    best = job.progress.best
+    reached = f"; best top-1 error {best['top1_error']:.2f}% at step {best['step']:.0f}" if best else ""
+    return f"finished: {job.progress.step} steps, {job.progress.epoch:.2f} epochs{reached}"

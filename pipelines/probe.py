@@ -1,0 +1,28 @@
+"""Two small graphs that look into files: what the header says, and whether the whole image decodes."""
+
+from __future__ import annotations
+
+from nvidia.dali import Pipeline, fn, types
+
+
+def headers(*, batch_size: int, num_threads: int) -> Pipeline:
+    """Read only headers; run with `path=[uint8 arrays]`, gives int64 [height, width, channels] a file. Decodes nothing."""
+    pipe = _empty(batch_size, num_threads)
+    with pipe:
+        encoded = fn.io.file.read(fn.external_source(name="path", dtype=types.UINT8))
+        pipe.set_outputs(fn.peek_image_shape(encoded))
+    return pipe
+
+
+def images(*, batch_size: int, num_threads: int) -> Pipeline:
+    """Decode whole images; run with `path=[uint8 arrays]`, gives int64 [height, width, channels] a file."""
+    pipe = _empty(batch_size, num_threads)
+    with pipe:
+        encoded = fn.io.file.read(fn.external_source(name="path", dtype=types.UINT8))
+        pipe.set_outputs(fn.decoders.image(encoded, device="cpu", output_type=types.RGB).shape())
+    return pipe
+
+
+def _empty(batch_size: int, num_threads: int) -> Pipeline:
+    # Nothing is prefetched, so that a run that has returned has nothing left in flight: its errors belong to its files.
+    return Pipeline(batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)

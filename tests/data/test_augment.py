@@ -1,0 +1,66 @@
+"""Draws become parameters within their bounds, and switching one thing off leaves the others as they were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, colour_changes, crop_candidates, flips
+from inceptionctl.data.order import MOST_UNIFORMS, uniforms
+
+DRAWN = uniforms(4, 0, 5000, NUM_UNIFORMS)
+ALL = Augmentation(vertical_flip=0.25, contrast=0.3, hue_degrees=20.0)
+
+
+def test_a_place_has_draws_enough() -> None:
+    assert NUM_UNIFORMS <= MOST_UNIFORMS
+
+
+def test_crop_candidates_fill_their_bounds() -> None:
+    candidates = crop_candidates(Augmentation(crop_area=(0.2, 0.9), crop_aspect=(0.5, 2.0)), DRAWN)
+    assert candidates.shape == (5000, NUM_CANDIDATES, 4)
+    assert candidates.dtype == np.float32
+    area, aspect = candidates[..., 0], candidates[..., 1]
+    assert 0.2 <= area.min() < 0.201 and 0.899 < area.max() <= 0.9
+    assert 0.4999 <= aspect.min() < 0.501 and 1.998 < aspect.max() <= 2.0001
+    assert abs(area.mean() - 0.55) < 0.005
+    # Portrait and landscape are equally likely.
+    assert abs(np.mean(aspect > 1.0) - 0.5) < 0.01
+
+
+def test_flips_come_as_often_as_they_should() -> None:
+    horizontal, vertical = flips(ALL, DRAWN)
+    # Standard error 0.007.
+    assert abs(horizontal.mean() - 0.5) < 0.03
+    assert abs(vertical.mean() - 0.25) < 0.03
+    assert abs(np.corrcoef(horizontal, vertical)[0, 1]) < 0.06
+
+
+def test_certain_flips_are_certain_and_unwanted_ones_left_out() -> None:
+    (horizontal,) = flips(Augmentation(horizontal_flip=1.0), DRAWN)
+    assert horizontal.all()
+    assert flips(Augmentation(horizontal_flip=0.0), DRAWN) == []
+
+
+def test_colours_fill_their_ranges() -> None:
+    changes = dict(zip(ALL.colours, colour_changes(ALL, DRAWN), strict=True))
+    expected = {"brightness": (0.875, 1.125), "contrast": (0.7, 1.3), "saturation": (0.5, 1.5), "hue": (-20.0, 20.0)}
+    assert list(changes) == list(expected)
+    for name, (low, high) in expected.items():
+        margin = (high - low) * 0.002
+        assert low - 1e-6 <= changes[name].min() < low + margin
+        assert high - margin < changes[name].max() <= high + 1e-5
+
+
+def test_one_setting_leaves_the_draws_of_the_others() -> None:
+    plain = replace(ALL, brightness=0.0, horizontal_flip=0.0, crop_area=(0.5, 0.5))
+    assert np.array_equal(flips(plain, DRAWN)[0], flips(ALL, DRAWN)[1])
+    assert np.array_equal(colour_changes(plain, DRAWN), colour_changes(ALL, DRAWN)[1:])
+    assert np.array_equal(crop_candidates(plain, DRAWN)[..., 1:], crop_candidates(ALL, DRAWN)[..., 1:])
+
+
+def test_no_colour_is_no_colour() -> None:
+    off = Augmentation(brightness=0.0, saturation=0.0)
+    assert off.colours == ()
+    assert colour_changes(off, DRAWN) == []

@@ -1,0 +1,353 @@
+"""Batches for training: the same pixels whoever makes them, each augmentation really applied, and bad files named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from inceptionctl.data import loaders, probing
+from inceptionctl.data.augment import NUM_UNIFORMS, colour_changes, flips
+from inceptionctl.data.dataset import ImageFolder, open_split
+from inceptionctl.data.loaders import Augmentation, Batch, TrainLoader
+from inceptionctl.data.order import SampleOrder, uniforms
+from inceptionctl.errors import DataError, EnvironmentFault
+from tests.data.conftest import fill, photo
+
+EVERYTHING = Augmentation(vertical_flip=0.5, contrast=0.3, hue_degrees=30.0)
+NOTHING = Augmentation((1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+MakeRoot = Callable[[dict[str, NDArray[np.uint8]]], Path]
+
+
+def loader(dataset: ImageFolder, **changes: Any) -> TrainLoader:
+    options: dict[str, Any] = {
+        "seed": 5,
+        "input_px": 40,
+        "augmentation": EVERYTHING,
+        "global_batch_size": 12,
+        "micro_batch_size": 12,
+        "rank": 0,
+        "world_size": 1,
+        "start_step": 0,
+        "num_steps": 3,
+        "num_threads": 2,
+        "device_id": None,
+        "decode": "cpu",
+    }
+    return TrainLoader(dataset, **{**options, **changes})
+
+
+def stream(dataset: ImageFolder, ranks: int = 1, **changes: Any) -> tuple[Tensor, Tensor]:
+    """(images, labels) of all ranks in the order of places: step by step, rank after rank in each."""
+    parts = [list(loader(dataset, rank=rank, world_size=ranks, **changes)) for rank in range(ranks)]
+    steps = 3 - changes.get("start_step", 0)
+    of_step = len(parts[0]) // steps
+    batches = [batch for step in range(steps) for part in parts for batch in part[step * of_step : (step + 1) * of_step]]
+    return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
+
+
+@pytest.fixture(scope="module")
+def train(root: Path) -> ImageFolder:
+    return open_split(root, "train")
+
+
+@pytest.fixture(scope="module")
+def reference(train: ImageFolder) -> tuple[Tensor, Tensor]:
+    """36 places, so nearly three epochs of 13 images."""
+    return stream(train)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes"),
+    [
+        (1, {"num_threads": 1, "prefetch": 1}),
+        (1, {"micro_batch_size": 1, "num_threads": 3}),
+        (1, {"micro_batch_size": 4, "start_step": 2}),
+        (2, {"micro_batch_size": 6}),
+        (2, {"micro_batch_size": 3, "start_step": 1, "num_threads": 1}),
+        (3, {"micro_batch_size": 2}),
+        (4, {"micro_batch_size": 3, "start_step": 1, "prefetch": 3}),
+        (12, {"micro_batch_size": 1, "num_threads": 1}),
+    ],
+)
+def test_pixels_of_a_place_are_the_same_whoever_makes_them(
+    train: ImageFolder, reference: tuple[Tensor, Tensor], ranks: int, changes: dict[str, int]
+) -> None:
+    images, labels = stream(train, ranks, **changes)
+    start = changes.get("start_step", 0) * 12
+    assert torch.equal(labels, reference[1][start:])
+    assert torch.equal(images, reference[0][start:])
+
+
+def test_labels_and_images_belong_together(train: ImageFolder, reference: tuple[Tensor, Tensor]) -> None:
+    index = SampleOrder(5, len(train)).at(0, 36)[1]
+    assert reference[1].tolist() == train.labels[index].tolist()
+    whole, _ = stream(train, augmentation=NOTHING)
+    for place in (0, 7, 20):
+        with Image.open(train.path(int(index[place])).decode()) as image:
+            expected = np.array(image.convert("RGB")).mean(axis=(0, 1)) / 127.5 - 1
+        assert np.abs(whole[place].mean(dim=(1, 2)).numpy() - expected).max() < 0.03
+
+
+def test_a_batch_has_the_promised_form(train: ImageFolder) -> None:
+    batch = next(loader(train))
+    assert batch.images.shape == (12, 3, 40, 40)
+    assert batch.images.dtype == torch.float32 and batch.labels.dtype == torch.int64
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.shape == (12,)
+
+
+def test_values_stay_in_range_and_colour_is_clamped(make_root: MakeRoot) -> None:
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
+    dataset = open_split(make_root({"train/a/0.png": ramp, "train/b/0.png": ramp}), "train")
+    bright = replace(NOTHING, brightness=0.9, contrast=0.9)
+    images, _ = stream(dataset, augmentation=bright)
+    assert images.min() == -1.0 and images.max() == 1.0
+    plain, _ = stream(dataset, augmentation=NOTHING)
+    assert -1.0 <= plain.min() < -0.98 and 0.98 < plain.max() <= 1.0
+
+
+def test_epochs_and_seeds_change_the_picture(train: ImageFolder, reference: tuple[Tensor, Tensor]) -> None:
+    index = SampleOrder(5, len(train)).at(0, 36)[1]
+    first, again = np.flatnonzero(index == index[0])[:2]
+    assert not torch.equal(reference[0][first], reference[0][again])
+    assert not torch.equal(stream(train, seed=6)[0], reference[0])
+
+
+def test_batches_stay_valid_after_the_next_ones(train: ImageFolder) -> None:
+    drawn = loader(train, micro_batch_size=2)
+    kept: list[tuple[Batch, Tensor, Tensor]] = []
+    for batch in drawn:
+        kept.append((batch, batch.images.clone(), batch.labels.clone()))
+    drawn.close()
+    del drawn
+    assert len({batch.images.data_ptr() for batch, *_ in kept}) == len(kept) == 18
+    for batch, images, labels in kept:
+        assert torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
+
+
+def test_nothing_is_read_past_the_end(train: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+    path = ImageFolder.path
+    monkeypatch.setattr(ImageFolder, "path", lambda self, i: fed.append(int(i)) or path(self, i))
+    batches = loader(train, start_step=1, micro_batch_size=3, world_size=2, rank=1)
+    assert len(list(batches)) == 4
+    assert fed == [int(i) for step in (1, 2) for i in SampleOrder(5, len(train)).at(step * 12 + 6, 6)[1]]
+    assert list(batches) == []
+
+
+def test_a_finished_run_and_a_closed_loader_give_nothing(train: ImageFolder) -> None:
+    assert list(loader(train, start_step=3)) == []
+    closed = loader(train)
+    next(closed)
+    closed.close()
+    closed.close()
+    assert list(closed) == []
+
+
+def test_a_batch_that_does_not_split_is_refused(train: ImageFolder) -> None:
+    with pytest.raises(ValueError, match="12 does not split into 5 ranks"):
+        loader(train, world_size=5)
+    with pytest.raises(ValueError, match="micro batches of 5"):
+        loader(train, micro_batch_size=5)
+
+
+# What each change does to one image, computed here by hand on a lossless square picture that is not resized.
+
+SIDE = 48
+
+
+@pytest.fixture
+def square(make_root: MakeRoot) -> tuple[ImageFolder, NDArray[np.float32]]:
+    """A data set of one picture of 48 x 48, and the picture, in 0..255."""
+    pixels = photo(3, SIDE, SIDE)
+    return open_split(make_root({"train/only/0.png": pixels}), "train"), pixels.astype(np.float32)
+
+
+def augmented(dataset: ImageFolder, augmentation: Augmentation) -> NDArray[np.float32]:
+    """32 places, [32, 48, 48, 3], back in 0..255."""
+    batch = next(loader(dataset, input_px=SIDE, augmentation=augmentation, global_batch_size=32, micro_batch_size=32))
+    return (batch.images.permute(0, 2, 3, 1).numpy() + 1) * 127.5
+
+
+DRAWN = uniforms(5, 0, 32, NUM_UNIFORMS)
+# float32 in [-1, 1], seen in 0..255: half a unit in the last place is 4e-6 of 127.5.
+EXACT = 1e-3
+
+
+def test_nothing_leaves_the_picture_as_it_is(square: tuple[ImageFolder, NDArray[np.float32]]) -> None:
+    dataset, pixels = square
+    assert np.abs(augmented(dataset, NOTHING) - pixels).max() < EXACT
+
+
+def test_flips_mirror_exactly_the_drawn_ones(square: tuple[ImageFolder, NDArray[np.float32]]) -> None:
+    dataset, pixels = square
+    both = replace(NOTHING, horizontal_flip=0.5, vertical_flip=0.5)
+    horizontal, vertical = flips(both, DRAWN)
+    assert 0 < horizontal.sum() < 32 and 0 < vertical.sum() < 32 and (horizontal != vertical).any()
+    for made, mirror, upside_down in zip(augmented(dataset, both), horizontal, vertical, strict=True):
+        expected = pixels[:: -1 if upside_down else 1, :: -1 if mirror else 1]
+        assert np.abs(made - expected).max() < EXACT
+    for one in (replace(both, horizontal_flip=0.0), replace(both, vertical_flip=0.0)):
+        expected_flips = zip(horizontal * (one.horizontal_flip > 0), vertical * (one.vertical_flip > 0), strict=True)
+        for made, (mirror, upside_down) in zip(augmented(dataset, one), expected_flips, strict=True):
+            assert np.abs(made - pixels[:: -1 if upside_down else 1, :: -1 if mirror else 1]).max() < EXACT
+
+
+def saturated(pixels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    gray = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return gray[..., None] + factor * (pixels - gray[..., None])
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "change"),
+    [
+        ("brightness", 0.5, lambda pixels, factor: pixels * factor),
+        ("contrast", 0.5, lambda pixels, factor: 128 + factor * (pixels - 128)),
+        ("saturation", 0.9, saturated),
+    ],
+)
+def test_each_colour_change_is_what_it_says(
+    square: tuple[ImageFolder, NDArray[np.float32]], name: str, width: float, change: Callable[..., NDArray[np.float32]]
+) -> None:
+    dataset, pixels = square
+    one = replace(NOTHING, **{name: width})
+    (factors,) = colour_changes(one, DRAWN)
+    assert factors.std() > width / 4
+    for made, factor in zip(augmented(dataset, one), factors, strict=True):
+        # DALI goes to YIQ and back by matrices that are rounded: its saturation is off by up to 0.6 of 255.
+        assert np.abs(made - np.clip(change(pixels, factor), 0, 255)).max() < (1.0 if name == "saturation" else EXACT)
+
+
+def test_hue_turns_colour_and_leaves_gray(make_root: MakeRoot, square: tuple[ImageFolder, NDArray[np.float32]]) -> None:
+    turned = replace(NOTHING, hue_degrees=90.0)
+    dataset, pixels = square
+    change = np.abs(augmented(dataset, turned) - pixels).mean(axis=(1, 2, 3))
+    (degrees,) = colour_changes(turned, DRAWN)
+    assert np.corrcoef(change, np.abs(degrees))[0, 1] > 0.95 and change.max() > 30
+    gray = np.repeat(photo(1, SIDE, SIDE)[..., :1], 3, axis=-1)
+    images = augmented(open_split(make_root({"gray/train/only/0.png": gray}) / "gray", "train"), turned)
+    assert np.abs(images - gray).max() < 1.0
+
+
+def test_crops_show_parts_of_the_picture(make_root: MakeRoot) -> None:
+    # A picture whose red is its column and whose green is its row tells where a crop was taken.
+    y, x = np.mgrid[0:200, 0:200].astype(np.uint8)
+    dataset = open_split(make_root({"train/only/0.png": np.stack([x, y, x * 0], axis=-1)}), "train")
+    part = replace(NOTHING, crop_area=(0.1, 0.5), crop_aspect=(0.75, 4 / 3))
+    seen = augmented(dataset, part)
+    widths, heights = seen[:, 0, -1, 0] - seen[:, 0, 0, 0], seen[:, -1, 0, 1] - seen[:, 0, 0, 1]
+    # Resized without a border of its own, the outer pixel centres of a crop lie half an output pixel inside it.
+    share = (widths * SIDE / (SIDE - 1)) * (heights * SIDE / (SIDE - 1)) / 200**2
+    assert 0.095 < share.min() and share.max() < 0.51 and share.std() > 0.05
+    assert seen[:, 0, 0, 0].std() > 20 and seen[:, 0, 0, 1].std() > 20
+
+
+def test_photographs_stand_upright(tmp_path: Path) -> None:
+    upright = Image.fromarray(photo(2, 120, 80))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side: to be turned by a quarter clockwise
+    (tmp_path / "train/a").mkdir(parents=True)
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "train/a/0.jpg", exif=exif, quality=95)
+    dataset = open_split(tmp_path, "train")
+    made = augmented(dataset, replace(NOTHING, crop_aspect=(1.5, 1.5)))[0]
+    expected = np.array(upright.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+    assert np.abs(made - expected).mean() < 6
+    assert np.abs(made - np.array(upright.transpose(Image.Transpose.ROTATE_90).resize((SIDE, SIDE)))).mean() > 20
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "I;16", "CMYK"])
+def test_other_kinds_of_pixels_become_rgb(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "train/a").mkdir(parents=True)
+    picture = Image.fromarray(photo(4, 60, 50))
+    if mode == "I;16":
+        gray = np.array(picture.convert("L"))
+        Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "train/a/0.png")
+        picture = Image.fromarray(gray)
+    else:
+        picture = picture.convert(mode)
+        picture.save(tmp_path / f"train/a/0.{'jpg' if mode == 'CMYK' else 'png'}")
+    batch = next(loader(open_split(tmp_path, "train"), augmentation=replace(NOTHING, crop_aspect=(1.2, 1.2))))
+    expected = np.array(picture.convert("RGB")).mean(axis=(0, 1)) / 127.5 - 1
+    assert np.abs(batch.images[0].mean(dim=(1, 2)).numpy() - expected).max() < 0.05
+
+
+# Bad files.
+
+
+def damaged(tmp_path: Path, count: int = 1) -> ImageFolder:
+    fill(tmp_path / "train/a", 6, seed=0)
+    fill(tmp_path / "train/b", 6, seed=50)
+    for i in range(count):
+        path = tmp_path / f"train/a/00{3 * i}.jpg"
+        path.write_bytes(path.read_bytes()[:700])
+    return open_split(tmp_path, "train")
+
+
+def test_a_truncated_jpeg_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"cannot decode \S*train/a/000\.jpg: .*(end of JPEG|Unexpected end)") as raised:
+        list(loader(damaged(tmp_path)))
+    assert raised.value.hint == f"`inceptionctl data check {tmp_path}` lists every file that cannot be read"
+    assert "pipeline" not in raised.value.message
+
+
+def test_several_bad_files_are_all_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot decode 2 images:") as raised:
+        list(loader(damaged(tmp_path, count=2)))
+    assert "a/000.jpg: " in raised.value.message and "a/003.jpg: " in raised.value.message
+
+
+def test_batches_before_the_bad_one_come_through(tmp_path: Path) -> None:
+    dataset = damaged(tmp_path)
+    place = SampleOrder(5, 12).at(0, 12)[1].tolist().index(0)
+    batches = loader(dataset, micro_batch_size=1)
+    for _ in range(place):
+        next(batches)
+    with pytest.raises(DataError, match=r"a/000\.jpg"):
+        next(batches)
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.unlink(), "the file does not exist"),
+        (lambda path: path.write_text("hello, I am text"), r"the file is no image \(it starts with b'hello, I'\)"),
+        (lambda path: (path.unlink(), path.symlink_to("gone.jpg")), "the link leads nowhere"),
+        (lambda path: Image.fromarray(photo(0, 9, 9)).save(path, format="GIF"), "GIF is not decoded"),
+    ],
+)
+def test_the_reason_is_in_words(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
+    fill(tmp_path / "train/a", 3, seed=0)
+    dataset = open_split(tmp_path, "train")
+    spoil(tmp_path / "train/a/001.jpg")
+    with pytest.raises(DataError, match=f"cannot decode \\S*a/001\\.jpg: {reason}\n"):
+        list(loader(dataset))
+
+
+def test_a_failure_that_no_file_explains_is_not_blamed_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = damaged(tmp_path)
+    whole = tmp_path / "train/a/001.jpg"
+    look_into = probing.FileProbe.look_into
+    monkeypatch.setattr(loaders.FileProbe, "look_into", lambda self, paths: look_into(self, [bytes(whole)] * len(paths)))
+    with pytest.raises(EnvironmentFault, match=r"the image pipeline failed, though every file in it decodes alone: .*decode"):
+        list(loader(dataset))
+
+
+def test_an_unused_class_of_bad_files_does_not_matter(tmp_path: Path, root: Path) -> None:
+    # Only the places of this run are read: the last step of this run comes before the bad file.
+    shutil.copytree(root / "train", tmp_path / "train")
+    dataset = open_split(tmp_path, "train")
+    last = int(SampleOrder(5, 13).at(0, 13)[1][-1])
+    Path(dataset.path(last).decode()).write_bytes(b"")
+    assert len(list(loader(dataset, num_steps=1))) == 1

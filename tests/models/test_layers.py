@@ -1,0 +1,146 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from inceptionctl.models.layers import (
+    ConvNormAct,
+    Parallel,
+    average_pool_3x3,
+    init_weights,
+    max_pool_3x3_reduce,
+    scale_channels,
+)
+
+# Standard deviation of a standard normal cut at two sigma.
+CUT_AT_TWO_SIGMA = math.sqrt(1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "expected"),
+    [
+        (35, 1.0, 35),  # exactly the paper's, multiple of 8 or not
+        (224, 0.25, 56),
+        (32, 0.5, 16),
+        (96, 0.3, 32),  # 28.8 -> 32
+        (96, 0.28, 24),  # 26.88 -> 24
+        (24, 0.5, 16),  # 12 -> 16: halves go up ...
+        (40, 0.5, 24),  # 20 -> 24: ... whether even or odd
+        (32, 0.01, 8),  # never below 8
+        (64, 1.5, 96),
+    ],
+)
+def test_scale_channels(channels: int, width: float, expected: int) -> None:
+    assert scale_channels(channels, width) == expected
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.inf, math.nan])
+def test_scale_channels_refuses(width: float) -> None:
+    with pytest.raises(ValueError, match="width must be a positive number"):
+        scale_channels(64, width)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "grid"),
+    [
+        (3, 1, "same", (9, 11)),
+        ((1, 7), 1, "same", (9, 11)),
+        ((7, 1), 1, "same", (9, 11)),
+        (1, 1, "same", (9, 11)),
+        (3, 1, "valid", (7, 9)),
+        (3, 2, "valid", (4, 5)),
+        ((3, 1), 1, "valid", (7, 11)),
+    ],
+)
+def test_conv_norm_act_grid(kernel, stride, padding, grid) -> None:
+    block = ConvNormAct(3, 8, kernel, stride=stride, padding=padding)
+    assert block(torch.randn(2, 3, 9, 11)).shape == (2, 8, *grid)
+
+
+def test_conv_norm_act_refuses_what_tensorflow_pads_unevenly() -> None:
+    with pytest.raises(ValueError, match="same padding needs stride 1"):
+        ConvNormAct(3, 8, 3, stride=2)
+    with pytest.raises(ValueError, match="kernel 2 x 3"):
+        ConvNormAct(3, 8, (2, 3))
+
+
+def test_conv_norm_act_is_convolution_then_batch_norm_then_relu() -> None:
+    torch.manual_seed(0)
+    block = ConvNormAct(3, 8, 3, batch_norm_momentum=0.25, batch_norm_eps=0.5)
+    nn.init.normal_(block.norm.weight)
+    nn.init.normal_(block.norm.bias)
+    x = torch.randn(4, 3, 6, 6)
+
+    z = nn.functional.conv2d(x, block.conv.weight, padding=1)
+    mean, var = z.mean(dim=(0, 2, 3), keepdim=True), z.var(dim=(0, 2, 3), keepdim=True, unbiased=False)
+    gamma, beta = block.norm.weight.view(1, -1, 1, 1), block.norm.bias.view(1, -1, 1, 1)
+    expected = ((z - mean) / torch.sqrt(var + 0.5) * gamma + beta).clamp(min=0)
+
+    torch.testing.assert_close(block(x), expected)
+    torch.testing.assert_close(block.norm.running_mean, 0.25 * mean.flatten())  # 0.75 of the old, which was 0
+
+
+def test_conv_norm_act_spares_memory_and_bias() -> None:
+    block = ConvNormAct(3, 8, 3)
+    assert block.act.inplace
+    assert block.conv.bias is None
+
+
+def test_parallel_concatenates_in_the_order_given() -> None:
+    block = Parallel(out_channels=5, b=nn.Conv2d(2, 3, 1), a=nn.Identity())
+    x = torch.randn(1, 2, 4, 4)
+    y = block(x)
+    assert y.shape[1] == block.out_channels
+    assert torch.equal(y[:, :3], block.get_submodule("b")(x))
+    assert torch.equal(y[:, 3:], x)
+
+
+def test_average_pool_does_not_count_padding() -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]).view(1, 1, 3, 3)
+    y = average_pool_3x3()(x)[0, 0]
+    assert y.shape == (3, 3)
+    assert y[0, 0] == (1 + 2 + 4 + 5) / 4
+    assert y[0, 1] == (1 + 2 + 3 + 4 + 5 + 6) / 6
+    assert y[1, 1] == 5
+    assert y[2, 2] == (5 + 6 + 8 + 9) / 4
+
+
+@pytest.mark.parametrize(("before", "after"), [(147, 73), (71, 35), (35, 17), (17, 8), (8, 3)])
+def test_max_pool_halves_the_grid(before: int, after: int) -> None:
+    x = torch.arange(before * before, dtype=torch.float32).view(1, 1, before, before)
+    y = max_pool_3x3_reduce()(x)
+    assert y.shape[2:] == (after, after)
+    assert y[0, 0, 0, 0] == x[0, 0, 2, 2]
+
+
+def test_init_weights_linear_and_batch_norm() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(4), nn.Linear(300, 200))
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 7.0)
+    net[0].running_mean.fill_(7.0)
+    init_weights(net)
+    norm, linear = net
+    assert torch.equal(norm.weight, torch.ones(4))
+    assert torch.equal(norm.bias, torch.zeros(4))
+    assert torch.equal(norm.running_mean, torch.zeros(4))
+    bound = math.sqrt(6 / (300 + 200))
+    assert 0.99 * bound < linear.weight.max() <= bound
+    assert -bound <= linear.weight.min() < -0.99 * bound
+    assert linear.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert torch.equal(linear.bias, torch.zeros(200))
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(64, 96, (1, 7)), nn.Conv2d(64, 512, 3, groups=2)], ids=["1x7", "groups"])
+def test_init_weights_convolution(conv: nn.Conv2d) -> None:
+    torch.manual_seed(0)
+    fan_in = conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
+    sigma = math.sqrt(1.3 * 2 / fan_in)
+    init_weights(conv)
+    assert conv.weight.std().item() == pytest.approx(CUT_AT_TWO_SIGMA * sigma, rel=0.02)
+    assert conv.weight.mean().item() == pytest.approx(0, abs=0.03 * sigma)
+    assert 1.98 * sigma < conv.weight.abs().max() <= 2 * sigma * (1 + 1e-6)
+    # A bell and not a block: the middle half of the range holds 0.683 / 0.954 of a cut normal.
+    assert (conv.weight.abs() < sigma).float().mean().item() == pytest.approx(0.683 / 0.954, abs=0.01)
+    assert torch.equal(conv.bias, torch.zeros_like(conv.bias))

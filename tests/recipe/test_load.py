@@ -1,0 +1,187 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from inceptionctl.errors import RecipeError
+from inceptionctl.recipe import bundled_recipes, dump_recipe, find_recipe, load_recipe
+from inceptionctl.recipe.schema import Recipe, Section, binding
+from inceptionctl.recipe.yaml_source import parse, parse_value
+
+
+def write(tmp_path: Path, text: str, name: str = "r.yaml") -> str:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def problems(path: str, *settings: str) -> dict[str, tuple[str, str | None]]:
+    """message -> (where, hint) of every problem."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, settings)
+    assert caught.value.exit_code == 2
+    return {problem.message: (problem.where, problem.hint) for problem in caught.value.problems}
+
+
+def test_an_empty_recipe_is_the_papers_training(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, ""))
+    assert recipe == Recipe()
+    assert (recipe.optim.name, recipe.schedule.base_lr, recipe.train.global_batch_size) == ("rmsprop", 0.045, 640)
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_bundled_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_bundled_recipes_open_with_their_facts(name: str) -> None:
+    head = bundled_recipes()[name].read_text(encoding="utf-8").split("\n\n")[0]
+    assert all(f"# {key}: " in head for key in ("source", "expected", "cost", "command", "differs"))
+
+
+def test_every_problem_is_reported_with_line_and_hint(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """\
+model:
+  width: "1e-1"
+  num_clases: 4
+optim: {name: sdg}
+schedule:
+  name: cosine
+  base_lr: 0.1
+  base_lr: 0.2
+train:
+  epochs: -1
+  precision: fp61
+dat: 5
+""",
+    )
+    found = problems(path, "train.seeed=3", "nonsense", "optim.name=rmsprob")
+    assert found["model.width: '1e-1' is text, not a number"] == (f"{path}:2", "write it without quotes")
+    assert found["model.num_clases: unknown key"] == (f"{path}:3", "did you mean `num_classes`?")
+    assert found["optim.name: 'rmsprob' is not a choice (rmsprop, sgd)"] == (
+        "--set optim.name=rmsprob",
+        "did you mean `rmsprop`?",
+    )
+    assert found[f"schedule.base_lr: given twice (first at {path}:7)"] == (f"{path}:8", "keep one of the two")
+    assert found["train.epochs: -1: input should be greater than 0"][0] == f"{path}:10"
+    assert found["train.precision: 'fp61' is not a choice"] == (f"{path}:11", "choose 'auto', 'fp32' or 'bf16'")
+    assert found["dat: unknown key"] == (f"{path}:12", "did you mean `data`?")
+    assert found["train.seeed: unknown key"] == ("--set train.seeed=3", "did you mean `seed`?")
+    assert "is not of the form key.sub=value" in found
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-2.5e+3", -2500.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("010", 10),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("null", None),
+    ],
+)
+def test_scalars_are_yaml_1_2(text: str, value: object) -> None:
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+def test_scientific_numbers_work_in_files_and_settings(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "optim: {weight_decay: 4e-5}\n"), ["schedule.base_lr=1e-3"])
+    assert (recipe.optim.weight_decay, recipe.schedule.base_lr) == (4e-5, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        ("model: [1\n", 2, "not YAML"),
+        ("\tmodel: 1\n", 1, "not YAML"),
+        ("- 1\n", 1, "a recipe is a mapping of sections"),
+        ("model: 3\n", 1, "model: 3"),
+        ("model: {input_px: 74}\n", 1, "model.input_px 74 is too small for inception_v4: at least 75"),
+        ("train: {epochs: 1}\nschedule:\n  warmup_epochs: 2\n", 3, "schedule.warmup_epochs 2 must be shorter"),
+        ("data:\n  augment:\n    crop_area: [0.5, 0.1]\n", 3, "data.augment.crop_area [0.5, 0.1] must satisfy"),
+        ("extends: nobody\n", 1, "extends: no recipe 'nobody'"),
+        ("train: {seed: true}\n", 1, "train.seed: True"),
+        ("model: {name: inception_v9}\n", 1, "'inception_v9' is not a network"),
+    ],
+)
+def test_bad_recipes_are_worded(text: str, where: int, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    found = problems(path)
+    assert any(message in text and place[0] == f"{path}:{where}" for text, place in found.items()), found
+
+
+def test_extends_merges_deeply_and_settings_come_last(tmp_path: Path) -> None:
+    write(tmp_path, "train: {epochs: 5, seed: 1}\ndata: {augment: {hue_degrees: 3, contrast: 0.1}}\n", "base.yaml")
+    top = write(tmp_path, "extends: base.yaml\ntrain: {epochs: 6}\ndata: {augment: {contrast: 0.2}}\n", "top.yaml")
+    recipe = load_recipe(top, ["train.seed=9"])
+    assert (recipe.train.epochs, recipe.train.seed) == (6, 9)
+    assert (recipe.data.augment.hue_degrees, recipe.data.augment.contrast) == (3, 0.2)
+
+
+def test_a_new_optimizer_starts_its_section_anew(tmp_path: Path) -> None:
+    write(tmp_path, "optim: {name: rmsprop, epsilon: 0.5, weight_decay: 0.5}\n", "base.yaml")
+    recipe = load_recipe(write(tmp_path, "extends: base.yaml\noptim: {name: sgd}\n", "top.yaml"))
+    assert recipe.optim.name == "sgd" and recipe.optim.weight_decay == 4e-5
+
+
+def test_extends_in_a_circle_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, "extends: b.yaml\n", "a.yaml")
+    path = write(tmp_path, "extends: a.yaml\n", "b.yaml")
+    assert any("a circle" in message for message in problems(path))
+
+
+def test_problems_of_a_base_name_the_base(tmp_path: Path) -> None:
+    base = write(tmp_path, "train:\n  epocs: 5\n", "base.yaml")
+    found = problems(write(tmp_path, "extends: base.yaml\n", "top.yaml"))
+    assert found == {"train.epocs: unknown key": (f"{base}:2", "did you mean `epochs`?")}
+
+
+def test_names_are_found_or_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("quickstart") == find_recipe("recipes/quickstart.yaml") == bundled_recipes()["quickstart"]
+    with pytest.raises(RecipeError, match="no recipe 'quikstart'") as caught:
+        find_recipe("quikstart")
+    assert "did you mean `quickstart`?" in str(caught.value.hint)
+    with pytest.raises(RecipeError, match="is a folder"):
+        find_recipe(str(tmp_path))
+
+
+def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot read recipe"):
+        load_recipe(str(path))
+
+
+def test_every_key_has_a_docstring() -> None:
+    sections = [Recipe, *Section.__subclasses__()]
+    missing = [
+        f"{kind.__name__}.{name}" for kind in sections for name, field in kind.model_fields.items() if not field.description
+    ]
+    assert not missing
+
+
+def test_binding_keys_leave_out_what_may_change() -> None:
+    keys = binding(Recipe().resolved())
+    assert "optim.epsilon" in keys and "data.augment.contrast" in keys and "train.global_batch_size" in keys
+    assert not {"data.root", "train.epochs", "checkpoint.keep_last", "evaluate.batch_size"} & set(keys)
+
+
+def test_recipes_never_construct_objects() -> None:
+    source = parse("model: !!python/object/apply:os.system ['true']\n", "x.yaml")
+    assert "not YAML" in source.problems[0].message
+
+
+def test_dump_is_plain_yaml() -> None:
+    assert yaml.safe_load(dump_recipe(Recipe()))["model"]["name"] == "inception_v4"

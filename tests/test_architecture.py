@@ -1,0 +1,96 @@
+"""The import table of docs/architecture.md, held: who may import whom, and what must not be imported before it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted([*(ROOT / "inceptionctl").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
+
+# Part -> parts of inceptionctl that it may import. A part is a subpackage or a module at the top.
+MAY_IMPORT = {
+    "errors": set(),
+    "console": {"errors"},
+    "cores": set(),
+    "models": {"errors"},
+    "recipe": {"errors", "models"},
+    "run": {"errors", "recipe"},
+    "launch": {"errors", "cores"},
+    "data": {"errors", "pipelines", "cores"},
+    "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores"},
+    "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
+    "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores"},
+    "trials": {"errors", "launch", "train", "data", "pipelines"},
+    "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
+    "pipelines": set(),
+}
+ONLY_IMPORTER = {
+    "deepspeed": {"inceptionctl/train/engine.py"},
+    "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/trials.py"},
+    "typer": {"inceptionctl/cli"},
+}
+HEAVY = {"torch", "nvidia", "deepspeed", "onnx", "onnxruntime", "numpy", "pydantic", "yaml", "matplotlib", "safetensors"}
+
+
+def part_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "pipelines" else parts[1]
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_table(path: Path) -> None:
+    part = part_of(path)
+    for name in imports(path):
+        first, *rest = name.split(".")
+        for package, importers in ONLY_IMPORTER.items():
+            if first == package:
+                place = str(path.relative_to(ROOT))
+                assert any(place == allowed or place.startswith(f"{allowed}/") for allowed in importers), (
+                    f"{place} imports {name}"
+                )
+        target = first if first == "pipelines" else rest[0] if first == "inceptionctl" and rest else None
+        if target in MAY_IMPORT and part in MAY_IMPORT and target != part:
+            assert target in MAY_IMPORT[part], f"{part} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_command_line_imports_nothing_heavy_at_module_level(path: Path) -> None:
+    if part_of(path) in {"cli", "errors", "console", "__init__", "__main__"}:
+        heavy = {name for name in imports(path, top_level_only=True) if name.split(".")[0] in HEAVY}
+        assert not heavy
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_one_room(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert path.name != "utils.py"
+
+
+def test_help_loads_no_heavy_package() -> None:
+    code = "import sys; from inceptionctl.cli import app; print(sorted(set(sys.modules) & %r))" % HEAVY  # noqa: UP031
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "[]"
+
+
+def test_no_file_reads_pickles() -> None:
+    forbidden = ("import pickle", "pickle.load", "torch.load(", "yaml.load(", "yaml.unsafe_load", "eval(")
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert not [
+            word for word in forbidden if word in text and f"# allowed: {word}" not in text and f".{word}" not in text
+        ], path

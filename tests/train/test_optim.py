@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inceptionctl.models import build_model
+from inceptionctl.train import optim
+from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer
+
+
+def transcribed(
+    w: np.ndarray, gradients: list[np.ndarray], *, lr: float, rho: float, mu: float, eps: float, l2: float, centered: bool
+) -> np.ndarray:
+    """TensorFlow's ApplyRMSProp / ApplyCenteredRMSProp, line by line, in float64."""
+    w = w.astype(np.float64)
+    ms, mg, mom = np.ones_like(w), np.zeros_like(w), np.zeros_like(w)
+    for gradient in gradients:
+        g = gradient + l2 * w
+        ms = rho * ms + (1 - rho) * g * g
+        if centered:
+            mg = rho * mg + (1 - rho) * g
+        mom = mu * mom + lr * g / np.sqrt(ms - mg * mg + eps)
+        w = w - mom
+    return w
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize(("epsilon", "l2"), [(1.0, 0.0), (1e-3, 0.01)])
+def test_100_steps_equal_tensorflows_formula(
+    momentum: float, centered: bool, foreach: bool, epsilon: float, l2: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if foreach:  # the form that GPUs use, run here on the CPU
+        monkeypatch.setattr(optim, "_update_one_by_one", optim._update_foreach)
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(3, 4, 5))
+    gradients = [rng.normal(scale=3, size=start.shape) for _ in range(100)]
+    weight = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+    optimizer = TensorFlowRMSProp(
+        [weight], 0.045, decay=0.9, momentum=momentum, epsilon=epsilon, weight_decay=l2, centered=centered
+    )
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    expected = transcribed(start, gradients, lr=0.045, rho=0.9, mu=momentum, eps=epsilon, l2=l2, centered=centered)
+    assert np.abs(weight.detach().numpy() - expected).max() < 1e-6
+    assert np.abs(expected - start).max() > 0.1
+
+
+def test_torchs_own_rmsprop_is_another_optimizer() -> None:
+    ends = []
+    for kind in (
+        lambda w: TensorFlowRMSProp([w], 0.045, decay=0.9, epsilon=1.0),
+        lambda w: torch.optim.RMSprop([w], 0.045, alpha=0.9, eps=1.0),
+    ):
+        weight = nn.Parameter(torch.ones(1))
+        optimizer = kind(weight)
+        for _ in range(20):
+            weight.grad = torch.full((1,), 0.1)
+            optimizer.step()
+        ends.append(weight.item())
+    assert abs(ends[0] - ends[1]) > 0.005
+
+
+def test_norms_and_biases_have_no_weight_decay() -> None:
+    model = build_model("inception_v4", num_classes=3, width=0.125)
+    values = {"name": "rmsprop", "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "weight_decay": 0.5}
+    decayed, plain = build_optimizer(model, values, 0.1).param_groups
+    assert decayed["weight_decay"] == 0.5 and plain["weight_decay"] == 0.0
+    assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in plain["params"]} == {1}
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_a_weight_without_gradient_stays() -> None:
+    moved, still = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = TensorFlowRMSProp([moved, still], 0.1, weight_decay=0.1)
+    moved.grad = torch.ones(2)
+    optimizer.step()
+    assert still.tolist() == [1, 1] and moved.tolist() != [1, 1]

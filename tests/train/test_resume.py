@@ -1,0 +1,99 @@
+"""A killed run goes on at the very next sample: its end equals, bit for bit, that of a run never stopped. Real processes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import TINY, inceptionctl, kill_all, refused, rows, sets, started, wait_for_step
+from tests.data.conftest import fill
+
+STEPS = 40
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+# 29 images and batches of 8: no epoch ends on a step; checkpoints every 5 steps lie in mid-epoch.
+SETTINGS = sets(
+    *TINY,
+    "model.num_classes=2",
+    "train.epochs=100",
+    f"train.max_steps={STEPS}",
+    "checkpoint.every_epochs=null",
+    "checkpoint.every_steps=5",
+    "evaluate.every_epochs=null",
+    "schedule.base_lr=0.01",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for split, counts in (("train", (15, 14)), ("val", (3, 4))):
+        for label, count in enumerate(counts):
+            fill(root / split / f"class_{label}", count, seed=100 * label + 50 * (split == "val"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A run of two ranks that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = inceptionctl("train", "inception_v4", *SETTINGS, *sets(f"data.root={data}"), "--cpu-ranks", "2", "--output", "run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_kill_9_of_all_ranks_in_mid_epoch_changes_nothing(whole: Path, data: Path, tmp_path: Path) -> None:
+    command = ("train", "inception_v4", *SETTINGS, *sets(f"data.root={data}"), "--cpu-ranks", "2", "--output", "run")
+    run, log = tmp_path / "run", tmp_path / "log"
+    for step in (8, 23):
+        with started(*command, cwd=tmp_path, log=log) as process:
+            wait_for_step(run, step, process, log)
+            kill_all(process)
+        assert rows(run)[-1]["step"] < STEPS
+    result = inceptionctl(*command, "--resume", "auto", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "goes on from" in result.stderr
+    for name in FILES:
+        ours, theirs = (path / "checkpoints" / f"step-{STEPS:08d}" / name for path in (run, whole))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+    assert [row["step"] for row in rows(run)] == list(range(1, STEPS + 1))
+    keys = ("step", "loss", "learning_rate", "grad_norm")
+    assert [[row[key] for key in keys] for row in rows(run)] == [[row[key] for key in keys] for row in rows(whole)]
+
+
+@pytest.mark.slow
+def test_a_finished_run_started_again_has_nothing_to_do(whole: Path, data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    result = inceptionctl("train", whole / "recipe.yaml", "--output", whole, "--cpu-ranks", "2")
+    assert result.returncode == 0 and "is finished: nothing to train" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_the_run_keeps_everything_it_promises(whole: Path) -> None:
+    for name in ("recipe.yaml", "environment.json", "log.txt", "metrics.jsonl", "checkpoints/latest", "checkpoints/best"):
+        assert (whole / name).stat().st_size > 0, name
+    assert list((whole / "tensorboard").glob("events.*"))
+    kept = sorted(path.name for path in (whole / "checkpoints").iterdir() if path.is_dir())
+    assert kept == [f"step-{step:08d}" for step in (30, 35, 40)]
+    assert {row["num_images"] for row in rows(whole, "evaluate")} == {7}
+    assert rows(whole)[-1]["loss"] < rows(whole)[0]["loss"]
+
+
+@pytest.mark.slow
+def test_a_bad_image_ends_all_ranks_with_its_name(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        for label in range(2):
+            fill(root / split / f"class_{label}", 8, seed=label)
+    bad = root / "train" / "class_1" / "007.jpg"
+    bad.write_bytes((root / "train" / "class_1" / "000.jpg").read_bytes()[:600])
+    command = ("train", "inception_v4", *SETTINGS, *sets(f"data.root={root}"), "--cpu-ranks", "2", "--output", "run")
+    result = inceptionctl(*command, cwd=tmp_path)
+    refused(result, 3, "cannot decode", "class_1/007.jpg")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_with_code_6(data: Path, tmp_path: Path) -> None:
+    settings = sets(f"data.root={data}", "schedule.base_lr=1e30", "optim.clip_global_norm=0", "optim.epsilon=1e-30")
+    result = inceptionctl("train", "inception_v4", *SETTINGS, *settings, "--cpu-ranks", "1", "--output", "run", cwd=tmp_path)
+    refused(result, 6, "not finite at step", "schedule.base_lr")
