@@ -296,14 +296,11 @@ def _trial(name: str) -> Finding:
             raise
     if process.returncode < 0:
         return Finding(title, "fail", f"ended by {signal.Signals(-process.returncode).name}", hint)
-    try:
-        # Libraries may print before it, and while they are unloaded.
-        answer: dict[str, Any] = json.loads([line for line in printed.splitlines() if line.startswith('{"')][-1])
-        return Finding(title, "fail" if "error" in answer else "ok", answer.get("error") or answer["found"], answer.get("hint"))
-    except (IndexError, ValueError, KeyError, TypeError):
-        return Finding(
-            title, "fail", _last_error(complaints) or f"ended with exit code {process.returncode} without a word", hint
-        )
+    if process.returncode > 0:
+        return Finding(title, "fail", _last_error(complaints) or f"exit code {process.returncode} without a word", hint)
+    # Libraries may print before it, and while they are unloaded.
+    answer: dict[str, Any] = json.loads([line for line in printed.splitlines() if line.startswith('{"')][-1])
+    return Finding(title, "fail" if "error" in answer else "ok", answer.get("error") or answer["found"], answer.get("hint"))
 
 
 def _last_error(complaints: str) -> str:

@@ -128,14 +128,16 @@ def _checked(wanted: dict[str, Any]) -> ModelSection:
     try:
         return recipe_from_dict({"model": wanted}, wanted["name"]).model
     except RecipeError as error:
-        raise RecipeError(f"{wanted['name']} cannot be built like this", problems=[_of_option(item) for item in error.problems]) from None
+        raise RecipeError(
+            f"{wanted['name']} cannot be built like this", problems=[_of_option(item) for item in error.problems]
+        ) from None
 
 
 def _of_option(problem: Problem) -> Problem:
-    """A recipe's problem as one of the option that stands for its key: `model.width: ...` -> `--width`."""
-    key = re.match(r"model\.(\w+)", problem.message)
+    """A recipe's problem as one of the option that stands for its key: `model.width: ...` is of `--width`."""
+    key = re.match(r"model(?:\.|: )(\w+)", problem.message)
     where = f"--{key[1].replace('_', '-')}" if key else problem.where
-    return Problem(where, problem.message.removeprefix("model."), problem.hint)
+    return Problem(where, re.sub(r"^model(\.|: )", "", problem.message), problem.hint)
 
 
 def _print_network(about: dict[str, Any], stages: list[dict[str, Any]]) -> None:
@@ -146,7 +148,10 @@ def _print_network(about: dict[str, Any], stages: list[dict[str, Any]]) -> None:
         ("width", f"{about['width']:g}"),
         ("parameters", f"{about['parameters']:,}"),
         ("multiply-adds", f"{about['multiply_adds']:,} an image"),
-        ("paper's errors", f"top-1 {about['paper_top1_error_percent']:.1f}%, top-5 {about['paper_top5_error_percent']:.1f}%, at width 1"),
+        (
+            "paper's errors",
+            f"top-1 {about['paper_top1_error_percent']:.1f}%, top-5 {about['paper_top5_error_percent']:.1f}%, at width 1",
+        ),
     ]
     console.print_pairs(about["name"], pairs)
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 MOST_TABLE_CLASSES = 20
 MOST_PAIRS_SHOWN = 20
+
+
+class Format(StrEnum):
+    """File formats of `export`; an enumeration because Typer takes no list of literals."""
+
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    PT2 = "pt2"
+
 
 Source = Annotated[
     Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory, or a folder checkpoints/step-... in one.")
@@ -158,7 +168,7 @@ def _print_confused(result: dict[str, Any]) -> None:
 def export(
     source: Source,
     formats: Annotated[
-        list[Literal["onnx", "safetensors", "pt2"]] | None,
+        list[Format] | None,
         typer.Option("--format", help="May be repeated; the recipe's export.formats by default."),
     ] = None,
     weights: WeightsOption = "ema",
@@ -187,7 +197,11 @@ def export(
         )
     sample = draw_sample(trained, Path(trained.recipe.data.root).expanduser(), machine.num_threads)
     done = export_trained(
-        trained, formats or trained.recipe.export.formats, folder, sample, lambda name: console.say(f"exporting {name} ...")
+        trained,
+        [kind.value for kind in formats or ()] or trained.recipe.export.formats,
+        folder,
+        sample,
+        lambda name: console.say(f"exporting {name} ..."),
     )
     result = {
         "checkpoint": str(trained.checkpoint),

@@ -230,7 +230,7 @@ def _as_bytes(path: bytes) -> NDArray[np.uint8]:
 
 def _blamed(dataset: ImageFolder, in_flight: Sequence[Indices], raised: str) -> DataError | EnvironmentFault:
     """The error to raise when DALI has failed: names the files of the batches in flight that do not decode by themselves."""
-    paths = [dataset.path(int(i)) for i in dict.fromkeys(np.concatenate([*in_flight]).tolist())]
+    paths = [dataset.path(i) for i in dict.fromkeys(int(i) for index in in_flight for i in index)]
     with closing(FileProbe(num_threads=1)) as probe:
         bad = [f"{reasons.shown(found.path)}: {found.reason}" for found in probe.look_into(paths) if found.reason]
     if not bad:

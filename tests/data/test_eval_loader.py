@@ -15,7 +15,7 @@ from PIL import Image
 from inceptionctl.data.dataset import ImageFolder, open_split
 from inceptionctl.data.loaders import EvalLoader
 from inceptionctl.errors import DataError
-from tests.data.conftest import fill, photo
+from tests.data.conftest import bilinear, fill, photo
 
 
 def loader(dataset: ImageFolder, **changes: Any) -> EvalLoader:
@@ -64,19 +64,6 @@ def central_crop(pixels: NDArray[np.uint8], fraction: float) -> NDArray[np.uint8
     """tf.image.central_crop: the margin is int((side - side * fraction) / 2), the same on both sides."""
     margins = [int((side - side * fraction) / 2) for side in pixels.shape[:2]]
     return pixels[margins[0] : pixels.shape[0] - margins[0], margins[1] : pixels.shape[1] - margins[1]]
-
-
-def bilinear(pixels: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
-    """Bilinear resize without antialiasing, pixel centres at halves, edges repeated."""
-    result = pixels.astype(np.float64)
-    for axis in (0, 1):
-        length = result.shape[axis]
-        position = np.clip((np.arange(side) + 0.5) * length / side - 0.5, 0, length - 1)
-        low = np.floor(position).astype(int)
-        high = np.minimum(low + 1, length - 1)
-        weight = (position - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        result = result.take(low, axis) * (1 - weight) + result.take(high, axis) * weight
-    return result
 
 
 @pytest.mark.parametrize("size", [(160, 120), (75, 200), (33, 31), (40, 40), (500, 375), (17, 90)])

@@ -16,12 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from inceptionctl.data import loaders, probing
-from inceptionctl.data.augment import NUM_UNIFORMS, colour_changes, flips
+from inceptionctl.data.augment import NUM_UNIFORMS, colour_changes, crop_candidates, flips
 from inceptionctl.data.dataset import ImageFolder, open_split
 from inceptionctl.data.loaders import Augmentation, Batch, TrainLoader
 from inceptionctl.data.order import SampleOrder, uniforms
 from inceptionctl.errors import DataError, EnvironmentFault
-from tests.data.conftest import fill, photo
+from tests.data.conftest import bilinear, fill, photo
+from tests.data.test_training_graph import in_numpy
 
 EVERYTHING = Augmentation(vertical_flip=0.5, contrast=0.3, hue_degrees=30.0)
 NOTHING = Augmentation((1.0, 1.0), (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -252,6 +253,16 @@ def test_crops_show_parts_of_the_picture(make_root: MakeRoot) -> None:
     assert seen[:, 0, 0, 0].std() > 20 and seen[:, 0, 0, 1].std() > 20
 
 
+def test_the_crop_is_the_drawn_one_resized_without_antialiasing(make_root: MakeRoot) -> None:
+    pixels = photo(6, 170, 110)
+    dataset = open_split(make_root({"train/only/0.png": pixels}), "train")
+    part = replace(NOTHING, crop_area=(0.08, 1.0), crop_aspect=(0.75, 4 / 3))
+    for made, tried in zip(augmented(dataset, part), crop_candidates(part, DRAWN), strict=True):
+        (y, x), (height, width) = in_numpy(np.array(pixels.shape, dtype=np.int32), tried)
+        # DALI resizes 8-bit images to 8 bits: half a level of rounding, and a little for its float32 weights.
+        assert np.abs(made - bilinear(pixels[y : y + height, x : x + width], SIDE)).max() <= 0.51
+
+
 def test_photographs_stand_upright(tmp_path: Path) -> None:
     upright = Image.fromarray(photo(2, 120, 80))
     exif = Image.Exif()
@@ -351,3 +362,16 @@ def test_an_unused_class_of_bad_files_does_not_matter(tmp_path: Path, root: Path
     last = int(SampleOrder(5, 13).at(0, 13)[1][-1])
     Path(dataset.path(last).decode()).write_bytes(b"")
     assert len(list(loader(dataset, num_steps=1))) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("decode", ["cpu", "mixed"])
+def test_a_gpu_makes_nearly_the_same_pixels(make_root: MakeRoot, decode: str) -> None:
+    dataset = open_split(make_root({f"train/a/{i}.png": photo(i, 130, 90 + i) for i in range(6)}), "train")
+    here, there = loader(dataset), loader(dataset, device_id=0, decode=decode)
+    for one, other in zip(here, there, strict=True):
+        assert other.images.is_cuda and other.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(one.labels, other.labels.cpu())
+        # Other kernels round a resized level the other way now and then, and the colours multiply that: a few of 255 levels.
+        assert (one.images - other.images.cpu()).abs().max() < 6 / 127.5

@@ -35,7 +35,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A run of two ranks that was never stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    result = inceptionctl("train", "inception_v4", *SETTINGS, *sets(f"data.root={data}"), "--cpu-ranks", "2", "--output", "run", cwd=folder)
+    result = inceptionctl(
+        "train", "inception_v4", *SETTINGS, *sets(f"data.root={data}"), "--cpu-ranks", "2", "--output", "run", cwd=folder
+    )
     assert result.returncode == 0, result.stderr
     return folder / "run"
 

@@ -1,0 +1,235 @@
+"""What is in a run directory, also in one that is damaged: everything that can be read, and a sentence for what cannot.
+
+For people who look (`inceptionctl runs`). Who goes on from a run reads it strictly, through run.py and train/checkpoint_files.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inceptionctl.errors import RecipeError
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.run import Run
+from inceptionctl.train import checkpoint_files as files
+
+# A run directory that lost its recipe or its checkpoints is still known by what is left.
+MARKS = ("recipe.yaml", "checkpoints", "metrics.jsonl", "environment.json")
+
+Row = dict[str, Any]
+
+
+@dataclass
+class RunContents:
+    """What could be read of a run directory; `problems` says what could not."""
+
+    run: Run
+    problems: list[str] = field(default_factory=list)
+    recipe: Recipe | None = None
+    starts: list[Row] = field(default_factory=list)
+    train_rows: list[Row] = field(default_factory=list)
+    evaluate_rows: list[Row] = field(default_factory=list)
+    checkpoints: list[Row] = field(default_factory=list)
+    """Oldest first: name, step, bytes, pointers (latest, best) and problem."""
+    progress: Row = field(default_factory=dict)
+    """progress.json of the newest checkpoint that is whole, as far as names and sizes tell."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done; the metrics may be ahead of the newest checkpoint."""
+        return max((row["step"] for row in self._rows()), default=0)
+
+    @property
+    def epoch(self) -> float | None:
+        """Epochs done."""
+        return max((epoch for row in self._rows() if (epoch := finite(row.get("epoch"))) is not None), default=None)
+
+    def _rows(self) -> list[Row]:
+        return [*self.train_rows, *self.evaluate_rows, *([self.progress] if self.progress else [])]
+
+    @property
+    def best_top1_error(self) -> float | None:
+        """Lowest top-1 error of the evaluations while training, in percent."""
+        best = self.progress.get("best")
+        rows = [*self.evaluate_rows, best if isinstance(best, dict) else {}]
+        return min((error for row in rows if (error := finite(row.get("top1_error"))) is not None), default=None)
+
+    @property
+    def state(self) -> str:
+        """finished, unfinished or no checkpoint yet; `broken` when there are checkpoints but none is whole, or nothing to go by."""
+        if not self.progress:
+            return "broken" if self.checkpoints or self.recipe is None else "no checkpoint yet"
+        done = self.progress["step"] >= self.progress["total_steps"]
+        return "finished" if done and self._same_end() else "unfinished"
+
+    def _same_end(self) -> bool:
+        # `train.epochs` may be raised after the end: the run then goes on.
+        kept = self.progress["recipe"].get("train")
+        if self.recipe is None or not isinstance(kept, dict):
+            return True
+        return (kept.get("epochs"), kept.get("max_steps")) == (self.recipe.train.epochs, self.recipe.train.max_steps)
+
+    def next_commands(self) -> list[str]:
+        """What to type next."""
+        path, recipe = shlex.quote(str(self.run.path)), shlex.quote(str(self.run.recipe_file))
+        if self.recipe is None:
+            return [f"inceptionctl recipes check {recipe}"] if self.run.recipe_file.exists() else []
+        if self.state == "broken":
+            return [f"inceptionctl train {recipe} --resume never"]
+        if self.state != "finished":
+            return [f"inceptionctl train {recipe} --output {path}"]
+        missing = [
+            verb
+            for verb, folder in (("evaluate", self.run.evaluations), ("export", self.run.export))
+            if not files_below(folder)
+        ]
+        return [f"inceptionctl {verb} {path}" for verb in missing] or [f"inceptionctl predict {path} IMAGE.jpg"]
+
+
+def read_run(run: Run) -> RunContents:
+    """Read a run directory. Never raises on account of what is in it."""
+    found = RunContents(run)
+    _read_recipe(found)
+    _read_starts(found)
+    _read_metrics(found)
+    _read_checkpoints(found)
+    return found
+
+
+def looks_like_run(path: Path) -> bool:
+    """Whether a folder is a run directory, or what is left of one."""
+    return path.is_dir() and any((path / mark).exists() for mark in MARKS)
+
+
+def files_below(folder: Path) -> list[Row]:
+    """Name and bytes of every file below a folder, sorted by name. A training may delete some while we look."""
+    found: list[Row] = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                path = Path(parent, name)
+                found.append({"name": str(path.relative_to(folder)), "bytes": path.lstat().st_size})
+    return sorted(found, key=lambda item: str(item["name"]))
+
+
+def finite(value: Any) -> float | None:
+    """A number that JSON can hold and that can be compared; None for anything else."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _read_recipe(found: RunContents) -> None:
+    if not found.run.recipe_file.is_file():
+        found.problems.append("recipe.yaml is missing")
+        return
+    try:
+        found.recipe = found.run.recipe()
+    except RecipeError as error:
+        details = "; ".join(f"{problem.where.rpartition('/')[2]}: {problem.message}" for problem in error.problems)
+        found.problems.append(f"recipe.yaml does not load: {details or error.message}")
+
+
+def _read_starts(found: RunContents) -> None:
+    path = found.run.environment_file
+    if not path.exists():
+        return  # made with the first start; before that nothing is wrong
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        found.problems.append(f"environment.json cannot be read: {error}")
+        return
+    if isinstance(entries, list):
+        found.starts = [entry for entry in entries if isinstance(entry, dict)]
+    if not isinstance(entries, list) or len(found.starts) < len(entries):
+        found.problems.append("environment.json is not a list of starts")
+
+
+def _read_metrics(found: RunContents) -> None:
+    path = found.run.metrics_file
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        found.problems.append(f"metrics.jsonl cannot be read: {error.strerror}")
+        return
+    broken = []
+    # What comes after the last line break is being written, or was when the run was killed: nothing is broken then.
+    for number, line in enumerate(lines[:-1], start=1):
+        row = _row_of(line)
+        if row is None:
+            broken.append(number)
+        elif row["kind"] == "train":
+            found.train_rows.append(row)
+        elif row["kind"] == "evaluate":
+            found.evaluate_rows.append(row)
+    if broken:
+        what = f"line {broken[0]} is" if len(broken) == 1 else f"{len(broken)} lines, the first of them line {broken[0]}, are"
+        found.problems.append(f"metrics.jsonl: {what} no row of numbers")
+
+
+def _row_of(line: bytes) -> Row | None:
+    with contextlib.suppress(ValueError):
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int):
+            return row
+    return None
+
+
+def _read_checkpoints(found: RunContents) -> None:
+    folder = found.run.checkpoints
+    if not folder.is_dir():
+        found.problems.append("checkpoints/ is missing")
+        return
+    pointers = {name: _pointed(found, name) for name in ("latest", "best")}
+    for checkpoint in files.list_checkpoints(folder):
+        problem = _look_through(found, checkpoint)
+        if problem:
+            found.problems.append(f"{checkpoint.name}: {problem}")
+        found.checkpoints.append(
+            {
+                "name": checkpoint.name,
+                "step": files.step_of(checkpoint),
+                "bytes": sum(item["bytes"] for item in files_below(checkpoint)),
+                "pointers": [name for name, target in pointers.items() if target == checkpoint],
+                "problem": problem,
+            }
+        )
+
+
+def _pointed(found: RunContents, name: str) -> Path | None:
+    target = None
+    with contextlib.suppress(OSError, ValueError):
+        target = files.pointed(found.run.checkpoints, name)
+    if target is None and (found.run.checkpoints / name).exists():
+        found.problems.append(f"checkpoints/{name} names no checkpoint that is there")
+    return target
+
+
+def _look_through(found: RunContents, checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint as far as names and sizes tell; keeps the progress of a good one.
+
+    Checksums are left to those who use the checkpoint: they read every byte.
+    """
+    name = "manifest.json"
+    try:
+        noted = json.loads((checkpoint / name).read_text(encoding="utf-8"))["files"]
+        sizes = {name: int(noted[name]["bytes"]) for name in files.FILES}
+        for name, size in sizes.items():
+            held = (checkpoint / name).stat().st_size
+            if held != size:
+                return f"{name} has {held} bytes, not {size}"
+        name = "progress.json"
+        progress = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+        numbers = [progress["step"], progress["total_steps"]]
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{name} cannot be read"
+    if not all(isinstance(number, int) for number in numbers) or not isinstance(progress.get("recipe"), dict):
+        return "progress.json is of another version"
+    found.progress = progress
+    return None

@@ -1,0 +1,70 @@
+"""The documents say what is there: every command documented, every documented command understood, every link whole."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from inceptionctl.cli import app
+from inceptionctl.errors import EXIT_CODES
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands() -> list[str]:
+    found = []
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        found += [f"{name} {sub}" for sub in command.commands] if isinstance(command, TyperGroup) else [name]
+    return found
+
+
+def documented() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS), re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    for path in DOCUMENTS:
+        lines += re.findall(r"`(inceptionctl [^`\n]*)`", path.read_text(encoding="utf-8"))
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        text = re.search(r"^# command: (.*)$", recipe.read_text(encoding="utf-8"), re.M)
+        lines += text.group(1).split(" && ") if text else []
+    return sorted(
+        {line[line.index("inceptionctl ") :] for line in lines if "inceptionctl " in line and "/inceptionctl" not in line}
+    )
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_is_in_the_list_of_commands(name: str) -> None:
+    assert f"`inceptionctl {name}" in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", documented())
+def test_every_documented_command_is_understood(line: str) -> None:
+    words = shlex.split(re.sub(r"[\[\]]|\.\.\.", "", line), comments=True)[1:]
+    command = get_command(app)
+    while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"no command {words[0]!r} in: {line}"
+        command = command.commands[words.pop(0)]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    for word in words:
+        if word.startswith("--"):
+            assert word.split("=")[0] in options, f"no option {word} in: {line}"
+
+
+def test_something_is_documented() -> None:
+    assert len(documented()) > 15 and len(commands()) > 12
+
+
+def test_exit_codes_are_listed() -> None:
+    table = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for code in (0, 1, *EXIT_CODES.values(), 130):
+        assert f"\n| {code} | " in table
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_are_whole(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target

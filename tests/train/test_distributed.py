@@ -1,0 +1,156 @@
+"""Ranks read from the environment, and what ranks share."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inceptionctl.errors import EnvironmentFault
+from inceptionctl.launch.local import check_port, choose_ranks, free_port
+from inceptionctl.launch.world import World, expand_task_counts, first_host, world_from_environment
+from tests.commands import environment
+
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "n0",
+    "MASTER_PORT": "29500",
+}
+SRUN = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_PROCID": "4",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_NODELIST": "gpu[03-04]",
+    "SLURM_STEP_TASKS_PER_NODE": "4,3",
+}
+
+
+def test_an_ordinary_shell_is_no_rank() -> None:
+    assert world_from_environment({}) is None
+    # A batch script and a step of one task are ordinary processes too: they start the ranks of their machine.
+    assert world_from_environment({"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
+    assert world_from_environment({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+def test_torchrun_and_srun_make_ranks() -> None:
+    assert world_from_environment(TORCHRUN) == World(5, 8, 1, 4, "n0", 29500)
+    assert world_from_environment(SRUN) == World(4, 7, 0, 3, "gpu03", 14711)
+
+
+@pytest.mark.parametrize(("missing", "value"), [("MASTER_ADDR", None), ("LOCAL_RANK", None), ("RANK", "x"), ("RANK", "8")])
+def test_an_incomplete_environment_is_worded(missing: str, value: str | None) -> None:
+    broken = {key: text for key, text in TORCHRUN.items() if key != missing} | ({missing: value} if value else {})
+    with pytest.raises(EnvironmentFault, match=missing):
+        world_from_environment(broken)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("gpu[07-09,12],cpu1", "gpu07"), ("node1", "node1"), ("a-b-[1,3]-x", "a-b-1-x"), ("n1,n2", "n1")]
+)
+def test_first_host_of_a_node_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_task_counts() -> None:
+    assert expand_task_counts("4(x2),3") == [4, 4, 3]
+
+
+def test_cpu_ranks_and_missing_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inceptionctl.launch.local.visible_gpus", lambda: ())
+    assert choose_ranks(None, None).size == 1 and choose_ranks(None, 3).size == 3
+    with pytest.raises(EnvironmentFault, match="--gpus 2: no GPU here"):
+        choose_ranks(2, None)
+    monkeypatch.setattr("inceptionctl.launch.local.visible_gpus", lambda: ("2", "5"))
+    assert choose_ranks(None, None).devices == ("2", "5") and choose_ranks(1, None).devices == ("2",)
+    with pytest.raises(EnvironmentFault, match="only 2 GPUs here"):
+        choose_ranks(3, None)
+
+
+def test_a_port_in_use_is_noticed() -> None:
+    import socket
+
+    port = free_port()
+    check_port(port)
+    with socket.socket() as taken:
+        taken.bind(("", port))
+        taken.listen()
+        with pytest.raises(EnvironmentFault, match=f"port {port} cannot be used"):
+            check_port(port)
+
+
+RANK = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from inceptionctl.errors import DataError
+from inceptionctl.launch.world import world_from_environment
+from inceptionctl.train.batch import plan_batch
+from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train import engine as distributed
+
+torch.set_num_threads(1)
+world, device = world_from_environment(), torch.device("cpu")
+distributed.connect(world, device)
+torch.manual_seed(0)
+model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.5), nn.Linear(3, 1, bias=False))
+images = torch.arange(24.0).reshape(8, 3) % 7
+config = distributed.deepspeed_config(plan_batch(8, world.size, 2), 0.01)
+engine = distributed.Engine(model, torch.optim.SGD(model.parameters(), 1.0), config, channels_last=False)
+statistics = SharedStatistics(engine.model, world.size)
+share = images[world.rank * 4 : world.rank * 4 + 4]
+engine.model.train()
+for micro in (share[:2], share[2:]):
+    engine.backward(engine.forward(micro).mean())
+    engine.step()
+own = engine.model[0].running_mean.clone()
+statistics.average()
+shared, weight = engine.model[0].running_mean, engine.model[1].weight.detach()
+torch.save({"own": own, "shared": shared, "weight": weight, "norm": engine.grad_norm}, f"{sys.argv[1]}/{world.rank}.pt")
+print(distributed.on_rank_zero(world, device, lambda: {"from": world.rank}))
+
+def refuse():
+    raise DataError("no images")
+
+try:
+    distributed.on_rank_zero(world, device, refuse)
+except Exception as error:
+    print(type(error).__name__, error.exit_code)
+distributed.disconnect()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_share_gradients_statistics_and_errors(tmp_path: Path) -> None:
+    import torch
+
+    script, port = tmp_path / "rank.py", str(free_port())
+    script.write_text(RANK)
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path)],
+            env=environment() | both | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert not torch.equal(zero["own"], one["own"])
+    assert torch.allclose(zero["shared"], (zero["own"] + one["own"]) / 2) and torch.equal(zero["shared"], one["shared"])
+    assert torch.equal(zero["weight"], one["weight"])
+    # The gradient's norm, before clipping, is the mean's over both ranks; the update is clipped to 0.01.
+    assert zero["norm"].item() == pytest.approx(one["norm"].item()) and zero["norm"].item() > 0.01
+    torch.manual_seed(0)
+    start = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1, bias=False))[1].weight.detach()
+    assert 0 < (zero["weight"] - start).norm().item() <= 0.0101
+    assert "{'from': 0}" in outputs[1][0] and "DataError 3" in outputs[0][0] and "RelayedError 3" in outputs[1][0]
