@@ -65,15 +65,9 @@ class RunContents:
         """finished, unfinished or no checkpoint yet; `broken` when there are checkpoints but none is whole, or nothing to go by."""
         if not self.progress:
             return "broken" if self.checkpoints or self.recipe is None else "no checkpoint yet"
-        done = self.progress["step"] >= self.progress["total_steps"]
-        return "finished" if done and self._same_end() else "unfinished"
-
-    def _same_end(self) -> bool:
-        # `train.epochs` may be raised after the end: the run then goes on.
-        kept = self.progress["recipe"].get("train")
-        if self.recipe is None or not isinstance(kept, dict):
-            return True
-        return (kept.get("epochs"), kept.get("max_steps")) == (self.recipe.train.epochs, self.recipe.train.max_steps)
+        if self.recipe is None or not isinstance(self.progress["recipe"].get("train"), dict):
+            return "finished" if self.progress["step"] >= self.progress["total_steps"] else "unfinished"
+        return "finished" if files.reached_end(self.progress, self.recipe) else "unfinished"
 
     def next_commands(self) -> list[str]:
         """What to type next."""

@@ -33,7 +33,7 @@ def evaluation(
         name, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
         encoded = fn.io.file.read(name)
         anchor, shape = _central_window(fn.peek_image_shape(encoded, dtype=types.INT32), central_fraction)
-        # The whole image, then the crop: a decoder told to decode only a part may treat colour differently at its edge.
+        # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
         image = fn.decoders.image(encoded, device=decode, output_type=types.RGB)
         if device_id is not None:
             image, label = image.gpu(), label.gpu()

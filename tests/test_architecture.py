@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
+    "run_contents": {"errors", "recipe", "run", "train"},
     "pipelines": set(),
 }
 ONLY_IMPORTER = {

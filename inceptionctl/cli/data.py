@@ -82,6 +82,11 @@ def _print_report(root: Path, result: dict[str, Any]) -> None:
         by_class = [(name, *(split["class_counts"].get(name, 0) for split in result["splits"])) for name in names]
         splits = [split["split"] for split in result["splits"]]
         console.print_table("Images a class", ("class", *splits), by_class, right=splits)
+    for problem in result["problems"]:
+        console.warn(problem)
+    remarks = [(item["path"], item["reason"]) for split in result["splits"] for item in split["remarks"]]
+    if remarks:
+        console.print_table("Files that decode with a remark", ("file", "remark"), remarks)
     bad = [(item["path"], item["reason"]) for split in result["splits"] for item in split["unreadable"]]
     if bad:
         console.print_table("Unreadable files", ("file", "reason"), bad)

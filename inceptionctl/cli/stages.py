@@ -146,7 +146,7 @@ def _print_matrix(result: dict[str, Any]) -> None:
         (f"{i} {name}" if numbered else name, *row, f"{result['per_class'][name]['top1_error']:.1f}")
         for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
     ]
-    title = "Confusion: a row is the true class, a column what the network takes it for"
+    title = "Confusion: rows are the true class, columns the prediction"
     console.print_table(title, ("true class", *heads, "error %"), rows, right=(*heads, "error %"))
 
 
@@ -207,6 +207,7 @@ def export(
         "checkpoint": str(trained.checkpoint),
         "weights": trained.weights,
         "step": trained.step,
+        "folder": str(folder),
         "compared_on": sample.source,
         "logit_spread": sample.logit_spread,
         "exports": [
@@ -229,19 +230,20 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
     else:
         rows = [
             (
-                item["path"],
+                Path(item["path"]).name,
                 console.size(item["bytes"]),
                 f"{item['max_difference']:.1e}",
-                f"{result['logit_spread']:.3g}",
                 f"{item['seconds']:.1f}",
             )
             for item in result["exports"]
         ]
-        columns = ("file", "size", "largest difference", "spread between images", "seconds")
-        console.print_table(
-            f"Exports of {result['checkpoint']} ({result['weights']} weights)", columns, rows, right=columns[1:]
+        columns = ("file", "size", "largest difference", "seconds")
+        console.print_table(f"Exports of {result['checkpoint']}, {result['weights']} weights", columns, rows, right=columns[1:])
+        console.out.print(
+            f"difference: of a logit from the checkpoint's in fp32, on {sample.source};"
+            f" between these images a logit differs by up to {sample.logit_spread:.3g}"
         )
-        console.say(f"logits were compared with the checkpoint's on {sample.source}, in fp32")
+    console.say(f"wrote {result['folder']}")
     if not sample.tells:
         console.warn(
             f"the logits hardly differ between images (by {sample.logit_spread:.1e}), so the comparison says little",

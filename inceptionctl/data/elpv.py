@@ -37,6 +37,7 @@ def fetch_elpv(dest: Path, say: Say) -> None:
     """Fetch the images with pip (91 MB) into dest/{train,val}/{mono,poly}_{defect,ok}/*.png, and print their licence.
 
     The split is fixed for good: in each class, in the order of file names, the 5th, 10th, 15th ... image is for validation.
+    Cells of one solar module are neighbours in that order and stand in both splits: the score is not one for unseen modules.
     A complete `dest` is left as it is; nothing is at `dest` until all of it is.
     Raises DataError when something else is at `dest`, EnvironmentFault when pip fails or the disk is full.
     """

@@ -46,7 +46,8 @@ class TrainLoader:
     R equal slices of them, cut into micro batches in order. An image is a pure function of (seed, place): its pixels are the
     same to the bit for any number of ranks and threads, any micro batch, and any step that the loader was started at.
 
-    `device_id` None keeps everything on the CPU. Raises DataError that names the files when some cannot be decoded.
+    `device_id` None keeps everything on the CPU. Raises ValueError when the batch does not split, and, while iterating, DataError
+    that names the files when some cannot be decoded.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def find_recipe(name: str) -> Path:
     bundled = bundled_recipes()
     stem = path.name.removesuffix(".yaml").removesuffix(".yml")
     # `recipes/inception_v4.yaml`, as the documentation writes it, also means the bundled one where no such file lies here.
-    if stem in bundled and path.parent in (Path("."), Path("recipes")):
+    if stem in bundled and path.parent in (Path(), Path("recipes")):
         return bundled[stem]
     if path.is_dir():
         raise RecipeError(

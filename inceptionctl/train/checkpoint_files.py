@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import CheckpointError
+from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import disk_errors, is_run, write_atomically
 
 FORMAT = 1
@@ -78,6 +79,13 @@ def _damaged(checkpoint: Path, what: str) -> CheckpointError:
 def read_progress(checkpoint: Path) -> dict[str, Any]:
     """progress.json of a checkpoint. Raises CheckpointError when it is missing or not JSON."""
     return _read_json(checkpoint / "progress.json")
+
+
+def reached_end(progress: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether a checkpoint is the end of its run; a recipe with a later end (`train.epochs` raised) makes the run go on."""
+    train = progress["recipe"]["train"]
+    same_end = (train["epochs"], train["max_steps"]) == (recipe.train.epochs, recipe.train.max_steps)
+    return bool(same_end and progress["step"] >= progress["total_steps"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

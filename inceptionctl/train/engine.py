@@ -45,7 +45,8 @@ def connect(world: World, device: torch.device) -> None:
     os.environ.update(
         RANK=str(world.rank),
         WORLD_SIZE=str(world.size),
-        LOCAL_RANK=str(world.local_rank),
+        # DeepSpeed takes the device number from here, and a rank that sees one GPU alone has number 0.
+        LOCAL_RANK=str(world.local_rank if device.index is None else device.index),
         MASTER_ADDR=world.master_address,
         MASTER_PORT=str(world.master_port),
     )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from inceptionctl import console
 from inceptionctl.data.dataset import open_data
 from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import EnvironmentFault
@@ -54,6 +55,8 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str) -> 
         with distributed.collective_errors(world):
             start = _shared_start(world, machine.device, recipe, output, resume)
             if start.finished:
+                if world.rank == 0:
+                    console.say(f"{start.run.path} is finished: nothing to train")
                 return
             _train(world, machine, recipe, start)
     finally:
@@ -65,13 +68,15 @@ def _claim_machine(world: World) -> Machine:
     if not torch.cuda.is_available():
         torch.set_num_threads(cores)
         return Machine(torch.device("cpu"), cores)
-    if world.local_rank >= torch.cuda.device_count():
+    # srun --gpus-per-task shows each rank one GPU, which is number 0 for it whatever its local rank.
+    index = 0 if torch.cuda.device_count() == 1 else world.local_rank
+    if index >= torch.cuda.device_count():
         raise EnvironmentFault(
             f"local rank {world.local_rank} has no GPU: {torch.cuda.device_count()} visible",
             "start one rank a GPU, or set CUDA_VISIBLE_DEVICES",
         )
-    torch.cuda.set_device(world.local_rank)
-    return Machine(torch.device("cuda", world.local_rank), cores)
+    torch.cuda.set_device(index)
+    return Machine(torch.device("cuda", index), cores)
 
 
 def _shared_start(world: World, device: torch.device, recipe: Recipe, output: Path | None, resume: str) -> Start:

@@ -86,7 +86,7 @@ def _continue(run: Run, recipe: Recipe) -> Start:
         return Start(run, None, remarks=tuple(remarks))
     _check_same_network(recipe, checkpoint)
     _keep_changed_recipe(run, recipe, files.step_of(checkpoint))
-    return Start(run, checkpoint, _is_finished(recipe, checkpoint), tuple(remarks))
+    return Start(run, checkpoint, files.reached_end(files.read_progress(checkpoint), recipe), tuple(remarks))
 
 
 def _check_same_network(recipe: Recipe, checkpoint: Path) -> None:
@@ -97,13 +97,6 @@ def _check_same_network(recipe: Recipe, checkpoint: Path) -> None:
         raise CheckpointError(
             f"{checkpoint} is of another network:\n  " + "\n  ".join(wrong), "use the recipe that it was trained with"
         )
-
-
-def _is_finished(recipe: Recipe, checkpoint: Path) -> bool:
-    progress = files.read_progress(checkpoint)
-    train = progress["recipe"]["train"]
-    same_end = (train["epochs"], train["max_steps"]) == (recipe.train.epochs, recipe.train.max_steps)
-    return bool(same_end and progress["step"] >= progress["total_steps"])
 
 
 def _keep_changed_recipe(run: Run, recipe: Recipe, step: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from inceptionctl.run import Run
-from tests.evaluate.making import make_data, make_run
+from tests.evaluate.making import make_data, make_run, one_thread
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +17,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
     """To read only; an evaluation may be written into it."""
-    return make_run(tmp_path_factory.mktemp("runs") / "tiny", data)
+    with one_thread():
+        return make_run(tmp_path_factory.mktemp("runs") / "tiny", data)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are faster so, and much faster on a busy machine. The commands set the number for their process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="package", autouse=True)
+def fixed_threads() -> Iterator[None]:
+    """The commands, which run in this process, would set another number."""
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda number: None)
+        yield

@@ -141,7 +141,7 @@ def test_command_prints_tables(run: Run, result) -> None:
     assert answer.exit_code == 0, answer.output
     assert (run.evaluations / "step-00000005_raw_single.json").is_file()
     assert "raw at step 5" in answer.stdout
-    assert "a row is the true class" in answer.stdout
+    assert "rows are the true class" in answer.stdout
     assert all(name in answer.stdout for name in CLASSES)
 
 

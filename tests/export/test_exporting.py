@@ -1,0 +1,231 @@
+"""What happens when an export goes wrong, on the quickest format."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from inceptionctl.cli import app
+from inceptionctl.errors import CheckpointError, EnvironmentFault
+from inceptionctl.evaluate.trained import Trained, load_trained
+from inceptionctl.export import exporting
+from inceptionctl.export.checking import Sample, check, draw_sample, largest_difference, pseudo_random_images
+from inceptionctl.export.description import Description, describe, description_of_properties, parse_description
+from inceptionctl.export.exporting import export
+from inceptionctl.export.to_safetensors import write
+from inceptionctl.run import Run
+from tests.evaluate.making import CLASSES
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(run: Run) -> Trained:
+    return load_trained(run.path, "ema", CPU)
+
+
+@pytest.fixture(scope="module")
+def sample(trained: Trained, data: Path) -> Sample:
+    return draw_sample(trained, data, 1)
+
+
+def spoiled(trained: Trained, description: Description) -> dict[str, bytes]:
+    """Safetensors of a network whose last layer is off by little."""
+    model = load_trained(trained.checkpoint, "ema", CPU).model
+    model.get_submodule("classifier").bias[2] += 3e-4
+    return write(replace(trained, model=model), description)
+
+
+def test_an_export_that_disagrees_is_not_put_in_place(
+    trained: Trained, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(trained, ["safetensors"], tmp_path, sample)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setitem(exporting.EXPORTERS, "safetensors", replace(exporting.SAFETENSORS, write=spoiled))
+    with pytest.raises(CheckpointError, match=r"logits differ by up to 0.0003 on 8 validation images") as caught:
+        export(trained, ["safetensors"], tmp_path, sample)
+    assert "1e-04 is allowed" in caught.value.message
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_leaves_the_old_export(
+    trained: Trained, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(trained, ["safetensors"], tmp_path, sample)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write_atomically", full)
+    with pytest.raises(EnvironmentFault, match="no space left"):
+        export(trained, ["safetensors"], tmp_path, sample)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_export_is_replaced(run: Run, sample: Sample, tmp_path: Path) -> None:
+    for which, step in (("best", 5), ("latest", 10)):
+        trained = load_trained(run.path, "ema", CPU, which)
+        export(trained, ["safetensors"], tmp_path, draw_sample(trained, Path("nowhere"), 1))
+        assert json.loads((tmp_path / "config.json").read_text())["step"] == step
+
+
+def test_the_network_is_left_as_it_was(trained: Trained, sample: Sample, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    export(trained, ["safetensors"], tmp_path, sample)
+    after = trained.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not trained.model.training
+
+
+def test_sample_of_real_images(trained: Trained, sample: Sample, data: Path) -> None:
+    assert sample.images.shape[0] == 8
+    assert sample.source == f"8 validation images of {data}"
+    assert sample.tells
+    with torch.no_grad():
+        assert torch.equal(sample.expected, trained.model(sample.images))
+    assert len(torch.unique(sample.images.flatten(1), dim=0)) == 8
+
+
+def test_sample_without_data_says_so(trained: Trained, tmp_path: Path) -> None:
+    sample = draw_sample(trained, tmp_path / "nowhere", 1)
+    assert sample.source.startswith("8 pseudo-random images (the data set")
+    assert sample.logit_spread > 0.1
+    assert torch.equal(sample.images, pseudo_random_images(8, 75))
+    assert sample.images.abs().max() <= 1.0
+
+
+def test_sample_of_broken_data_says_so(trained: Trained, data: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(data, tmp_path / "broken"))
+    (broken / "val" / CLASSES[0] / "0.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    assert "pseudo-random images (cannot decode" in draw_sample(trained, broken, 1).source
+
+
+def test_difference_is_the_largest_and_nan_is_none_at_all(sample: Sample) -> None:
+    def off_by(value: float, image: int):
+        def logits(images: torch.Tensor) -> torch.Tensor:
+            found = sample.expected[:1] if len(images) == 1 else sample.expected[1:]
+            found = found.clone()
+            if len(images) != 1:
+                found[image] += value
+            return found
+
+        return logits
+
+    assert largest_difference(off_by(0.0, 0), sample) == 0.0
+    assert largest_difference(off_by(-0.5, 3), sample) == pytest.approx(0.5, rel=1e-5)
+    assert largest_difference(off_by(float("nan"), 3), sample) == float("inf")
+    with pytest.raises(CheckpointError):
+        check("model.x", off_by(float("nan"), 6), sample)
+
+
+def test_rounding_of_large_logits_is_allowed() -> None:
+    images = torch.zeros(2, 3, 75, 75)
+    small = Sample(images, "zeros", torch.tensor([[0.0, 8.0], [1.0, 2.0]]))
+    large = Sample(images, "zeros", torch.tensor([[0.0, 800.0], [1.0, 2.0]]))
+    assert small.most_difference == 1e-4
+    assert large.most_difference == pytest.approx(8e-3)
+
+
+def test_logits_that_do_not_differ_are_warned_of(run: Run, tmp_path: Path) -> None:
+    same = Sample(torch.zeros(2, 3, 75, 75), "zeros", torch.ones(2, 6))
+    assert not same.tells
+    from inceptionctl.cli.stages import _print_exports
+
+    result = {"exports": [], "checkpoint": "c", "weights": "ema", "folder": "f"}
+    with CliRunner().isolation() as (_, stderr, _):
+        _print_exports(result, same, as_json=True)
+        assert b"warning: the logits hardly differ between images" in stderr.getvalue()
+
+
+def test_description_survives_both_forms(trained: Trained) -> None:
+    description = describe(trained)
+    assert parse_description(description.to_json(), "x") == description
+    properties = description.to_properties()
+    assert all(isinstance(value, str) for value in properties.values())
+    assert description_of_properties({**properties, "someone": "else's"}, "x") == description
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "resnet50"}, "unknown architecture 'resnet50'; this version knows inception_v4"),
+        ({"class_names": ["a"]}, "1 class_names for 6 num_classes"),
+        ({"input_px": "75"}, "input_px: Input should be a valid integer"),
+        ({"format": 2}, "format: Input should be 1"),
+    ],
+)
+def test_a_config_that_cannot_be_used(trained: Trained, change: dict[str, object], said: str) -> None:
+    text = json.dumps({**describe(trained).model_dump(), **change})
+    with pytest.raises(CheckpointError) as caught:
+        parse_description(text, "folder/config.json")
+    assert said in caught.value.message and "folder/config.json" in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.fixture
+def exported(trained: Trained, sample: Sample, tmp_path: Path) -> Path:
+    export(trained, ["safetensors"], tmp_path, sample)
+    return tmp_path
+
+
+def predicted(source: Path, data: Path):
+    return CliRunner().invoke(app, ["predict", str(source), str(data / "val" / "cat" / "0.jpg"), "--json"])
+
+
+def test_safetensors_need_their_config(exported: Path, data: Path) -> None:
+    (exported / "config.json").unlink()
+    answer = predicted(exported, data)
+    assert answer.exit_code == 5
+    assert "has no config.json beside it" in answer.stderr and "hint:" in answer.stderr
+
+
+def test_safetensors_of_a_checkpoint_are_no_export(run: Run, data: Path) -> None:
+    answer = predicted(run.checkpoints / "step-00000010" / "ema.safetensors", data)
+    assert answer.exit_code == 5
+    assert "of a checkpoint name the folder" in answer.stderr
+
+
+def test_files_of_two_exports_do_not_mix(exported: Path, data: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    config["checkpoint_sha256"] = "0" * 64
+    (exported / "config.json").write_text(json.dumps(config))
+    answer = predicted(exported, data)
+    assert answer.exit_code == 5
+    assert "of different checkpoints" in answer.stderr
+
+
+def test_weights_that_do_not_fit_the_config(exported: Path, data: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    config["width"] = 0.25
+    (exported / "config.json").write_text(json.dumps(config))
+    answer = predicted(exported, data)
+    assert answer.exit_code == 5
+    assert "of another network" in answer.stderr
+
+
+def test_command_prints_a_table(run: Run, tmp_path: Path) -> None:
+    arguments = ["export", str(run.path), "--format", "safetensors", "--weights", "raw", "--checkpoint", "best"]
+    answer = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "new")])
+    assert answer.exit_code == 0, answer.output
+    assert "model.safetensors" in answer.stdout and "largest difference" in answer.stdout
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (config["weights"], config["step"]) == ("raw", 5)
+
+
+def test_command_outside_of_a_run_needs_a_folder(run: Run, tmp_path: Path) -> None:
+    copy = shutil.copytree(run.checkpoints / "step-00000010", tmp_path / "step-00000010")
+    answer = CliRunner().invoke(app, ["export", str(copy), "--format", "safetensors"])
+    assert answer.exit_code == 2
+    assert "--output DIR" in answer.stderr
+
+
+def test_command_knows_its_formats(run: Run) -> None:
+    answer = CliRunner().invoke(app, ["export", str(run.path), "--format", "tflite"])
+    assert answer.exit_code == 2
+    assert "tflite" in answer.stderr
