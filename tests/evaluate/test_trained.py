@@ -10,7 +10,7 @@ from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import read_tensors
-from tests.evaluate.making import CLASSES, damage
+from tests.evaluate.making import BATCH_NORM_EPS, CLASSES, damage
 
 CPU = torch.device("cpu")
 
@@ -30,6 +30,13 @@ def test_a_run_gives_its_newest_averages(run: Run) -> None:
     assert own.keys() == kept.keys()
     assert all(torch.equal(own[name], kept[name]) for name in kept)
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
+
+
+def test_the_recipe_shapes_the_network(run: Run) -> None:
+    model = load_trained(run.path, "ema", CPU).model
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.eps for norm in norms} == {BATCH_NORM_EPS}
+    assert norms[0].num_features == 8  # an eighth of 32, rounded up to 8
 
 
 def test_raw_weights_are_the_other_ones(run: Run) -> None:

@@ -1,0 +1,38 @@
+"""What only a GPU can show. Deselected by scripts/test; run with `python -m pytest -m gpu`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import TINY, inceptionctl, rows, sets
+
+pytestmark = pytest.mark.gpu
+
+
+def test_trains_on_a_gpu_and_goes_on(root: Path, tmp_path: Path) -> None:
+    settings = sets(*TINY, "model.num_classes=3", f"data.root={root}", "train.precision=bf16", "data.decode=mixed")
+    for most in (2, 4):
+        result = inceptionctl(
+            "train", "inception_v4", *settings, *sets(f"train.max_steps={most}"), "--gpus", "1", "--output", "run", cwd=tmp_path
+        )
+        assert result.returncode == 0, result.stderr
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_foreach_rmsprop_equals_the_loop() -> None:
+    from inceptionctl.train import optim
+
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(7, 5, 3, 3)) for _ in range(4)]
+    copies = [torch.nn.Parameter(weight.detach().cuda()) for weight in weights]
+    loop = optim.TensorFlowRMSProp(weights, 0.045, momentum=0.9, weight_decay=0.01)
+    fused = optim.TensorFlowRMSProp(copies, 0.045, momentum=0.9, weight_decay=0.01)
+    for _ in range(50):
+        for weight, copy in zip(weights, copies, strict=True):
+            weight.grad = torch.randn_like(weight)
+            copy.grad = weight.grad.cuda()
+        loop.step()
+        fused.step()
+    for weight, copy in zip(weights, copies, strict=True):
+        assert torch.allclose(weight, copy.cpu(), atol=1e-6)
