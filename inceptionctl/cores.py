@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: those of its affinity, less where a container's time limit is lower."""
+    allowed = len(os.sched_getaffinity(0))
+    granted = cgroup_cores(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return allowed if granted is None else max(1, min(allowed, int(granted)))
 
 
 def cgroup_cores(memberships: Path, mount: Path) -> float | None:

@@ -195,7 +195,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise EnvironmentFault(
                 f"no space left while writing {path}", "free some space or quota, then run the same command again to go on"
             ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json
+from inceptionctl.cores import usable_cores
 from inceptionctl.errors import DataError, RecipeError
 
 app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
@@ -32,9 +32,7 @@ def check(root: Annotated[Path, typer.Argument(help="Folder with train/ and val/
     )
     with bar:
         task = bar.add_task("decoding", total=None)
-        report = check_data(
-            root, len(os.sched_getaffinity(0)), lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        report = check_data(root, usable_cores(), lambda done, total: bar.update(task, completed=done, total=total))
     result = report.to_json()
     if as_json:
         console.print_json(result)

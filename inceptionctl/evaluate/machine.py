@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
+from inceptionctl.cores import usable_cores
 from inceptionctl.data.loaders import Decode
 
 
@@ -24,6 +24,6 @@ class Machine:
 
 def claim_machine() -> Machine:
     """Take cuda:0 if there is a GPU, else the CPU; torch computes with every core that this process may run on."""
-    num_threads = len(os.sched_getaffinity(0))
+    num_threads = usable_cores()
     torch.set_num_threads(num_threads)
     return Machine(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), num_threads)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from inceptionctl.cores import usable_cores
 from inceptionctl.errors import EnvironmentFault
 
 # glibc hands large freed blocks back to the kernel and asks for them again every step; keeping them is 10 to 25% of a CPU step.
@@ -119,7 +120,7 @@ def _launcher_command(ranks: LocalRanks, port: int, arguments: Sequence[str]) ->
 def _environment(ranks: LocalRanks) -> dict[str, str]:
     environment = dict(os.environ)
     if ranks.on_cpu:
-        threads = max(1, len(os.sched_getaffinity(0)) // ranks.size)
+        threads = max(1, usable_cores() // ranks.size)
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         for name, value in {**CPU_ALLOCATOR, "OMP_NUM_THREADS": str(threads)}.items():
             environment.setdefault(name, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import random
 import shutil
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from inceptionctl import console
+from inceptionctl.cores import usable_cores
 from inceptionctl.data.dataset import open_data
 from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import EnvironmentFault
@@ -64,7 +64,7 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str) -> 
 
 
 def _claim_machine(world: World) -> Machine:
-    cores = max(1, len(os.sched_getaffinity(0)) // world.local_size)
+    cores = max(1, usable_cores() // world.local_size)
     if not torch.cuda.is_available():
         torch.set_num_threads(cores)
         return Machine(torch.device("cpu"), cores)
@@ -208,7 +208,7 @@ def environment(job: Training) -> dict[str, Any]:
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "versions": distributed.versions(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "threads_per_rank": torch.get_num_threads(),
         "gpus": gpus,
         "ranks": job.world.size,
