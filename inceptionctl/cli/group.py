@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import traceback
 from typing import Any
@@ -28,7 +29,8 @@ class ErrorGroup(TyperGroup):
                 console.print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            console.say("interrupted")
+            if "RANK" not in os.environ:  # the command that started the ranks says it once
+                console.say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise

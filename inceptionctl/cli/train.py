@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.group import INTERRUPTED
 from inceptionctl.cli.options import Json, Settings
 
 if TYPE_CHECKING:
@@ -95,8 +96,10 @@ def _run(launch: Callable[[LocalRanks, list[str], int | None], int], ranks: Loca
     try:
         code = launch(ranks, ["train", *where], port)
     except KeyboardInterrupt:
-        console.say(f"hint: go on with: inceptionctl train {start.run.recipe_file} --output {start.run.path}")
-        raise
+        console.say(f"\ninterrupted; go on with: inceptionctl train {start.run.recipe_file} --output {start.run.path}")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        console.err.show_cursor()  # a rank that was killed in its live line has left it hidden
     if code:
         raise typer.Exit(code)
 

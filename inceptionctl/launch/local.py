@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inceptionctl.cores import usable_cores
-from inceptionctl.errors import EnvironmentFault
+from inceptionctl.errors import EnvironmentFault, RecipeError
 
 # glibc hands large freed blocks back to the kernel and asks for them again every step; keeping them is 10 to 25% of a CPU step.
 CPU_ALLOCATOR = {
@@ -44,7 +44,7 @@ def choose_ranks(gpus: int | None, cpu_ranks: int | None) -> LocalRanks:
     Raises EnvironmentFault when fewer GPUs are there than asked for.
     """
     if gpus is not None and cpu_ranks is not None:
-        raise EnvironmentFault("--gpus and --cpu-ranks exclude each other", "give one of the two")
+        raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
     if cpu_ranks is not None:
         return LocalRanks(tuple(str(rank) for rank in range(cpu_ranks)), on_cpu=True)
     visible = visible_gpus()
@@ -112,7 +112,7 @@ def _launcher_command(ranks: LocalRanks, port: int, arguments: Sequence[str]) ->
     devices = [device if not device.isdigit() else int(device) for device in ranks.devices]
     world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
     launcher = [sys.executable, "-P", "-m", "deepspeed.launcher.launch", f"--world_info={world}"]
-    launcher += ["--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={port}", "--log_level=error", "--no_local_rank"]
+    launcher += ["--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={port}", "--log_level=critical", "--no_local_rank"]
     # -P keeps the working directory off sys.path, where a user's own `pipelines` or `recipes` folder would shadow ours.
     return [*launcher, "--no_python", sys.executable, "-P", "-m", "inceptionctl", *arguments]
 
@@ -129,12 +129,16 @@ def _environment(ranks: LocalRanks) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Pass SIGTERM on to the launcher; let it end its ranks on Ctrl-C before we go."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    """Let the launcher end its ranks on Ctrl-C or SIGTERM before we go, as if interrupted."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield process
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait()
         raise
     finally:

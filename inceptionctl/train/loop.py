@@ -18,7 +18,7 @@ from torch.nn import functional
 from inceptionctl import console
 from inceptionctl.data.dataset import ImageFolder
 from inceptionctl.data.loaders import Batch, EvalLoader, TrainLoader
-from inceptionctl.errors import DivergedError
+from inceptionctl.errors import DivergedError, InceptionctlError
 from inceptionctl.evaluate.scoring import score
 from inceptionctl.launch.world import World
 from inceptionctl.recipe.schema import Recipe
@@ -28,7 +28,7 @@ from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import Engine
+from inceptionctl.train.engine import Engine, RelayedError
 from inceptionctl.train.precision import Precision, autocast
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import learning_rate
@@ -138,8 +138,10 @@ class Window:
         mean = self._sum / self._passes
         if job.world.size > 1:
             dist.all_reduce(mean)
-        self._loss = mean.item() / job.world.size
-        self._norm = None if job.engine.grad_norm is None else float(job.engine.grad_norm)
+        norm = job.engine.grad_norm
+        numbers = [mean / job.world.size] if norm is None else [mean / job.world.size, norm.to(mean.dtype)]
+        self._loss, *norms = torch.stack(numbers).tolist()
+        self._norm = norms[0] if norms else None
         seconds = time.perf_counter() - self._began
         self._speed = self._passes * job.batch.micro_batch_size * job.world.size / seconds
         self._waited_share = self._waited / seconds
@@ -180,7 +182,9 @@ def _is_finite(value: float | None) -> bool:
     return value is None or math.isfinite(value)
 
 
-def _diverged(job: Training, loss: float, norm: float | None) -> DivergedError:
+def _diverged(job: Training, loss: float, norm: float | None) -> InceptionctlError:
+    if job.world.rank != 0:  # the numbers are the same everywhere; one message is enough
+        return RelayedError(DivergedError.exit_code)
     last = files.pointed(job.run.checkpoints, "latest")
     kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
     return DivergedError(

@@ -6,6 +6,7 @@ import datetime
 import platform
 import random
 import shutil
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Machine:
 
 def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str) -> None:
     """Train as one rank of `world`. Errors of rank 0's preparations end all ranks with the same exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     machine = _claim_machine(world)
     distributed.connect(world, machine.device)
     try:
@@ -61,6 +64,13 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str) -> 
             _train(world, machine, recipe, start)
     finally:
         distributed.disconnect()
+
+
+def _interrupt(*_: object) -> None:
+    """Leave in order: the live line is closed, files are flushed. Once: a second signal must not break the leaving."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # not SIG_IGN: Python complains of a signal that is pending then
+    raise KeyboardInterrupt
 
 
 def _claim_machine(world: World) -> Machine:

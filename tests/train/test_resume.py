@@ -1,5 +1,7 @@
 """A killed run goes on at the very next sample: its end equals, bit for bit, that of a run never stopped. Real processes."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,33 @@ def test_a_loss_that_is_not_finite_stops_with_code_6(data: Path, tmp_path: Path)
     settings = sets(f"data.root={data}", "schedule.base_lr=1e30", "optim.clip_global_norm=0", "optim.epsilon=1e-30")
     result = inceptionctl("train", "inception_v4", *SETTINGS, *settings, "--cpu-ranks", "1", "--output", "run", cwd=tmp_path)
     refused(result, 6, "not finite at step", "schedule.base_lr")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on_and_leaves_nothing_behind(number: int, data: Path, tmp_path: Path) -> None:
+    command = ("train", "inception_v4", *SETTINGS, *sets(f"data.root={data}"), "--cpu-ranks", "2", "--output", "run")
+    log = tmp_path / "log"
+    with started(*command, cwd=tmp_path, log=log) as process:
+        wait_for_step(tmp_path / "run", 2, process, log)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 130
+        assert "interrupted; go on with: inceptionctl train run/recipe.yaml --output run" in log.read_text()
+        assert "Traceback" not in log.read_text()
+        # The command leads a process group of its own; none of its ranks may be left in it.
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+def test_a_new_run_goes_on_from_a_checkpoint_of_another(whole: Path, data: Path, tmp_path: Path) -> None:
+    checkpoint = whole / "checkpoints" / "step-00000030"
+    settings = (*SETTINGS, *sets(f"data.root={data}"))
+    result = inceptionctl(
+        "train", "inception_v4", *settings, "--cpu-ranks", "2", "--output", "new", "--resume", checkpoint, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert [row["step"] for row in rows(tmp_path / "new")] == list(range(31, STEPS + 1))
+    for name in FILES:
+        ours, theirs = (path / "checkpoints" / f"step-{STEPS:08d}" / name for path in (tmp_path / "new", whole))
+        assert ours.read_bytes() == theirs.read_bytes(), name
