@@ -84,12 +84,13 @@ class Run:
         """Rows of metrics.jsonl in order; a last line cut short by a kill is left out."""
         if not self.metrics_file.exists():
             return
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            yield row
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                yield row
 
 
 def recipe_fingerprint(recipe: Recipe) -> str:
@@ -206,5 +207,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def append_json(path: Path, entry: dict[str, Any]) -> None:
     """Add an entry to a JSON file that holds a list."""
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    entries: list[Any] = []
+    if path.exists():
+        try:
+            entries = list(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            path.replace(path.with_name(f"{path.name}.broken"))  # edited by hand: kept aside, not a reason to stop a training
     write_atomically(path, json.dumps([*entries, entry], indent=2) + "\n")

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from inceptionctl import console
-from inceptionctl.errors import InceptionctlError
+from inceptionctl.errors import EnvironmentFault, InceptionctlError
 
 INTERRUPTED = 130
 
@@ -37,8 +37,13 @@ class ErrorGroup(TyperGroup):
         except Exception as error:
             if type(error).__module__.startswith(("click", "typer")):
                 raise  # usage errors, which Typer words itself
-            console.print_error(_internal(error))
-            raise typer.Exit(1) from None
+            worded = _of_the_machine(error) if isinstance(error, OSError) and error.filename else _internal(error)
+            console.print_error(worded)
+            raise typer.Exit(worded.exit_code) from None
+
+
+def _of_the_machine(error: OSError) -> EnvironmentFault:
+    return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
 
 
 def _internal(error: Exception) -> InceptionctlError:

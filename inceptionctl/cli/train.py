@@ -61,10 +61,17 @@ def train(
 def _start_ranks(
     recipe: Recipe, gpus: int | None, cpu_ranks: int | None, output: Path | None, resume: str, port: int | None
 ) -> None:
-    from inceptionctl.launch.local import check_port, choose_ranks, launch
+    from inceptionctl.launch.local import LocalRanks, check_port, choose_ranks, launch
     from inceptionctl.train.start import decide_start
 
     ranks = choose_ranks(gpus, cpu_ranks)
+    if gpus is None and recipe.train.global_batch_size % ranks.size:
+        fitting = max(size for size in range(1, ranks.size) if recipe.train.global_batch_size % size == 0)
+        if not ranks.on_cpu:  # nobody named a number: take as many GPUs as can share the batch equally
+            console.warn(
+                f"training on {fitting} of {ranks.size} GPUs: a global batch of {recipe.train.global_batch_size} has no more equal shares"
+            )
+            ranks = LocalRanks(ranks.devices[:fitting], on_cpu=False)
     if port is not None:
         check_port(port)
     _check_inputs(recipe, ranks)
@@ -86,7 +93,7 @@ def _check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
     plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
     if recipe.data.decode == "mixed" and ranks.on_cpu:
         raise EnvironmentFault("data.decode is `mixed`, but there is no GPU", "set data.decode to auto or cpu")
-    open_data(Path(recipe.data.root).expanduser(), recipe.model.num_classes)
+    open_data(recipe.data.root_path, recipe.model.num_classes)
 
 
 def _run(launch: Callable[[LocalRanks, list[str], int | None], int], ranks: LocalRanks, start: Start, port: int | None) -> None:

@@ -5,6 +5,8 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,7 +20,7 @@ Range = Annotated[tuple[float, float], Field(strict=False)]
 class Section(BaseModel):
     """Base of every section: strict types, no unknown keys, values that cannot be changed after loading."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -96,6 +98,11 @@ class DataSection(Section):
     """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
     augment: AugmentSection = AugmentSection()
     """Random changes of training images."""
+
+    @property
+    def root_path(self) -> Path:
+        """`root`, with ~ for the home directory."""
+        return Path(os.path.expanduser(self.root))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 
 class RmsPropSection(Section):

@@ -58,6 +58,10 @@ def parse(text: str, name: str) -> Source:
                 )
         finally:
             loader.dispose()
+    except (ValueError, RecursionError) as error:  # a scalar that its own tag cannot read, or nesting without end
+        source.problems.append(
+            Problem(f"{name}:1", f"not YAML: {type(error).__name__}: {str(error)[:100]}", "write plain values")
+        )
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
@@ -74,6 +78,8 @@ def parse_value(text: str) -> Any:
     try:
         node = loader.get_single_node()
         return None if node is None else loader.construct_object(node, deep=True)
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
 
@@ -89,7 +95,7 @@ def _mapping(loader: CoreLoader, node: yaml.MappingNode, path: KeyPath, name: st
             source.problems.append(Problem(where, f"{'.'.join(here)}: given twice (first at {first})", "keep one of the two"))
             continue
         source.lines[here] = where
-        if isinstance(value_node, yaml.MappingNode):
+        if isinstance(value_node, yaml.MappingNode) and value_node.tag == "tag:yaml.org,2002:map":
             data[key] = _mapping(loader, value_node, here, name, source)
         else:
             data[key] = loader.construct_object(value_node, deep=True)

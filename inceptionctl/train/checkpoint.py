@@ -115,12 +115,26 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, 
     load_weights(checkpoint / "ema.safetensors", average.model)
     average.num_updates = progress.ema_updates
     parameters = dict(model.named_parameters())
+    _check_same_optimizer(checkpoint, progress, optimizer)
     for name, value in read_tensors(checkpoint / "optimizer.safetensors").items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
         # The memory format follows the parameter's (channels_last or not), the values are the same.
         optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return progress
+
+
+def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+    kept = progress.recipe.get("optim", {})
+    group = optimizer.param_groups[0]
+    ours = {"name": "sgd" if isinstance(optimizer, torch.optim.SGD) else "rmsprop", "momentum": group["momentum"] > 0}
+    theirs = {"name": kept.get("name"), "momentum": bool(kept.get("momentum"))}
+    if kept and ours != theirs:
+        raise CheckpointError(
+            f"{checkpoint} holds the state of {theirs['name']} {'with' if theirs['momentum'] else 'without'} momentum,"
+            f" the recipe asks for {ours['name']} {'with' if ours['momentum'] else 'without'}",
+            "go on with the same optim section",
+        )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

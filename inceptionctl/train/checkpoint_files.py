@@ -53,6 +53,13 @@ def seal(folder: Path) -> None:
 
 def verify(checkpoint: Path) -> None:
     """Compare every file with the manifest. Raises CheckpointError naming the file and what is wrong with it."""
+    try:
+        _verify(checkpoint)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(checkpoint, f"it cannot be compared with manifest.json: {type(error).__name__}: {error}") from None
+
+
+def _verify(checkpoint: Path) -> None:
     manifest = _read_json(checkpoint / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
@@ -117,7 +124,7 @@ def pointed(checkpoints: Path, name: str) -> Path | None:
     pointer = checkpoints / name
     if not pointer.is_file():
         return None
-    target = checkpoints / pointer.read_text(encoding="utf-8").strip()
+    target = checkpoints / pointer.read_text(encoding="utf-8", errors="replace").strip()
     return target if target.is_dir() and STEP_FOLDER.fullmatch(target.name) else None
 
 

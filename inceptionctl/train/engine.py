@@ -69,6 +69,9 @@ def _import_deepspeed() -> Any:
         import deepspeed
         import deepspeed.comm.torch
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    # DeepSpeed's forward switches autocast off where its own configuration does not ask for it (on GPUs, silently: it would train
+    # in fp32). Autocast here is the loop's.
+    sys.modules["deepspeed.runtime.engine"].autocast_if_enabled = lambda *_: contextlib.nullcontext()  # type: ignore[attr-defined]
     return deepspeed
 
 
@@ -84,9 +87,13 @@ def _connection_fault(world: World, error: Exception) -> EnvironmentFault:
 
 
 def disconnect() -> None:
-    """Leave the process group."""
+    """Leave the process group, after a success: after an error the others may sit in a collective call, and this would wait."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+class LostRankError(EnvironmentFault):
+    """Another rank has ended; its own message says why."""
 
 
 class RelayedError(InceptionctlError):
@@ -139,7 +146,7 @@ def collective_errors(world: World) -> Iterator[None]:
             sign in text
             for sign in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "gloo")
         ):
-            raise EnvironmentFault(
+            raise LostRankError(
                 f"rank {world.rank} lost another rank: {text.splitlines()[0][:160]}",
                 "the message of the rank that failed first stands above; the same command goes on from the last checkpoint",
             ) from None

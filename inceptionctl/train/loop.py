@@ -92,9 +92,8 @@ def train(job: Training) -> None:
                 window.close(rate)
             else:
                 job.log.progress(window.line(rate), window_ended=False)
-            if evaluate_now:
-                _validate(job)
-            if save_now:
+            best_now = evaluate_now and _validate(job)
+            if save_now or (best_now and recipe.checkpoint.keep_best):
                 _save(job)
             if evaluate_now or save_now:
                 window.restart()
@@ -232,8 +231,8 @@ def _train_loader(job: Training) -> TrainLoader:
     )
 
 
-def _validate(job: Training) -> None:
-    """Score the averaged weights on the validation images, each exactly once over the ranks."""
+def _validate(job: Training) -> bool:
+    """Score the averaged weights on the validation images, each exactly once over the ranks. Whether it is the best so far."""
     start = time.perf_counter()
     options = {key: job.loader_options[key] for key in ("input_px", "num_threads", "device_id", "decode")}
     loader = EvalLoader(
@@ -256,8 +255,10 @@ def _validate(job: Training) -> None:
         f" loss {scores.loss:.4f} ({scores.num_images} images, EMA weights, {seconds:.1f} s)"
     )
     best = job.progress.best
-    if not best or scores.top1_error < best["top1_error"]:
+    is_best = not best or scores.top1_error < best["top1_error"]
+    if is_best:
         job.progress.best = {"step": job.progress.step, **result}
+    return is_best
 
 
 def _save(job: Training) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,7 +61,7 @@ def model_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:
-    root = Path(recipe.data.root).expanduser()
+    root = recipe.data.root_path
     if root.exists():
         return len(open_data(root, recipe.model.num_classes)[0]), f"counted in {root}"
     if recipe.model.num_classes == 1000:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
+import os
 import platform
 import random
 import shutil
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from inceptionctl import console
 from inceptionctl.cores import usable_cores
-from inceptionctl.data.dataset import open_data
+from inceptionctl.data.dataset import ImageFolder, open_data
 from inceptionctl.data.loaders import Augmentation
-from inceptionctl.errors import EnvironmentFault
+from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault
 from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, append_json
+from inceptionctl.run import Run, append_json, disk_errors
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.batch import plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
@@ -38,6 +41,8 @@ from inceptionctl.train.precision import resolve_precision
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import schedule_in_words
 from inceptionctl.train.start import Start, decide_start
+
+SECONDS_FOR_THE_FIRST_FAILURE = 4.0
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,15 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str) -> 
     try:
         with distributed.collective_errors(world):
             start = _shared_start(world, machine.device, recipe, output, resume)
-            if start.finished:
-                if world.rank == 0:
-                    console.say(f"{start.run.path} is finished: nothing to train")
-                return
-            _train(world, machine, recipe, start)
-    finally:
-        distributed.disconnect()
+            if not start.finished:
+                _train(world, machine, recipe, start)
+            elif world.rank == 0:
+                console.say(f"{start.run.path} is finished: nothing to train")
+    except (distributed.RelayedError, distributed.LostRankError):
+        # The rank that failed first gives the job its message and exit code: the launcher looks once a second, in no order.
+        time.sleep(SECONDS_FOR_THE_FIRST_FAILURE)
+        raise
+    distributed.disconnect()
 
 
 def _interrupt(*_: object) -> None:
@@ -74,8 +81,9 @@ def _interrupt(*_: object) -> None:
 
 
 def _claim_machine(world: World) -> Machine:
-    cores = max(1, usable_cores() // world.local_size)
-    if not torch.cuda.is_available():
+    cores = _cores_of_this_rank(world)
+    # The command that starts ranks on the CPU says so: on a machine with GPUs DeepSpeed's launcher would show them to us.
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
         torch.set_num_threads(cores)
         return Machine(torch.device("cpu"), cores)
     # srun --gpus-per-task shows each rank one GPU, which is number 0 for it whatever its local rank.
@@ -87,6 +95,12 @@ def _claim_machine(world: World) -> Machine:
         )
     torch.cuda.set_device(index)
     return Machine(torch.device("cuda", index), cores)
+
+
+def _cores_of_this_rank(world: World) -> int:
+    bound_by_slurm = "SLURM_PROCID" in os.environ and usable_cores() < (os.cpu_count() or 1)
+    # srun has given this task cores of its own; otherwise the ranks of a machine share what all of them see.
+    return usable_cores() if bound_by_slurm else max(1, usable_cores() // world.local_size)
 
 
 def _shared_start(world: World, device: torch.device, recipe: Recipe, output: Path | None, resume: str) -> Start:
@@ -105,11 +119,12 @@ def _shared_start(world: World, device: torch.device, recipe: Recipe, output: Pa
 
 
 def _root(recipe: Recipe) -> Path:
-    return Path(recipe.data.root).expanduser()
+    return recipe.data.root_path
 
 
 def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None:
-    distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start))
+    locks: list[IO[str]] = []
+    distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks))
     train_set, val_set = open_data(_root(recipe), recipe.model.num_classes)
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
@@ -119,7 +134,10 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
     engine = distributed.Engine(model, optimizer, config, channels_last=recipe.train.channels_last)
     statistics = SharedStatistics(engine.model, world.size)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
-    progress = load_checkpoint(start.checkpoint, engine.model, average, optimizer) if start.checkpoint else Progress()
+    progress = Progress()
+    if start.checkpoint:
+        progress = load_checkpoint(start.checkpoint, engine.model, average, optimizer)
+        check_same_data(progress, train_set, start.checkpoint)
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
     progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()
     progress.num_train_images, progress.ranks = len(train_set), world.size
@@ -147,6 +165,24 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
         log.say(_farewell(job))
     finally:
         log.close()
+        for lock in locks:
+            lock.close()
+
+
+def check_same_data(progress: Progress, train_set: ImageFolder, checkpoint: Path) -> None:
+    """Raise DataError when a run would go on with other classes or another number of images: its order of samples would change."""
+    classes = [(old, new) for old, new in zip(progress.classes, train_set.classes, strict=False) if old != new]
+    if classes:
+        old, new = classes[0]
+        raise DataError(
+            f"{checkpoint} was trained on other classes: {old!r} there, {new!r} in {train_set.folder}",
+            "set data.root to the run's own data",
+        )
+    if progress.num_train_images != len(train_set):
+        raise DataError(
+            f"{checkpoint} was trained on {progress.num_train_images} images, {train_set.folder} has {len(train_set)}",
+            "go on with the same images, or start a new run with --resume never",
+        )
 
 
 def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
@@ -170,9 +206,29 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _check_on_rank_zero(recipe: Recipe, start: Start) -> None:
+def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> None:
+    locks.append(take_lock(start.run))
     open_data(_root(recipe), recipe.model.num_classes)
     check_disk(recipe, start.run.path)
+
+
+def take_lock(run: Run) -> IO[str]:
+    """Hold the run directory while training in it. Raises CheckpointError when another process does; a dead one's lock is gone."""
+    with disk_errors(run.path):
+        file = (run.path / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise CheckpointError(
+            f"{run.path} is being trained by {holder}", "wait for it, or start another run with --resume never"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
 
 
 def check_disk(recipe: Recipe, path: Path) -> None:

@@ -32,7 +32,7 @@ class RunLog:
         with disk_errors(run.path):
             self._metrics = run.metrics_file.open("a", encoding="utf-8")
             self._text = run.log_file.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1 if start_step else None)
+            self._events = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1 if start_step else None)
         if console.err.is_terminal:
             self._live = Live(console=console.err, refresh_per_second=4, transient=True)
             self._live.start()
@@ -50,10 +50,11 @@ class RunLog:
         with disk_errors(self._run.path):
             self._metrics.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n")
             self._metrics.flush()
-        for name in SCALARS:
-            if isinstance(values.get(name), int | float) and math.isfinite(values[name]):
-                self._events.add_scalar(f"{kind}/{name}", values[name], values["step"])
-        self._events.flush()
+        with disk_errors(self._run.path):
+            for name in SCALARS:
+                if isinstance(values.get(name), int | float) and math.isfinite(values[name]):
+                    self._events.add_scalar(f"{kind}/{name}", values[name], values["step"])
+            self._events.flush()
 
     def progress(self, line: str, *, window_ended: bool) -> None:
         """The live line on a terminal; a plain line a log window elsewhere and in log.txt."""

@@ -13,6 +13,7 @@ from inceptionctl.run import Run, changed_keys, create_run, is_run, new_run_path
 from inceptionctl.train import checkpoint_files as files
 
 RUNS = Path("runs")
+ORIGIN = "origin"  # names the checkpoint of another run that this one goes on from
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def _from_path(recipe: Recipe, output: Path | None, path: Path) -> Start:
     checkpoint = files.open_checkpoint(path)
     _check_same_network(recipe, checkpoint)
     run = Run(output) if output is not None and is_run(output) else _new_run(recipe, output)
+    write_atomically(run.path / ORIGIN, f"{checkpoint.resolve()}\n")
     return Start(run, checkpoint, remarks=(f"starts from {checkpoint}",))
 
 
@@ -83,7 +85,12 @@ def _continue(run: Run, recipe: Recipe) -> Start:
     checkpoint, skipped = files.newest_whole(run.checkpoints)
     remarks = [f"passed over a damaged checkpoint: {sentence}" for sentence in skipped]
     if checkpoint is None:
-        return Start(run, None, remarks=tuple(remarks))
+        origin = run.path / ORIGIN
+        if not origin.exists():
+            return Start(run, None, remarks=tuple(remarks))
+        # Killed before it saved anything: it begins again where it began.
+        checkpoint = files.open_checkpoint(Path(origin.read_text(encoding="utf-8").strip()))
+        return Start(run, checkpoint, remarks=(*remarks, f"starts from {checkpoint}"))
     _check_same_network(recipe, checkpoint)
     _keep_changed_recipe(run, recipe, files.step_of(checkpoint))
     return Start(run, checkpoint, files.reached_end(files.read_progress(checkpoint), recipe), tuple(remarks))
