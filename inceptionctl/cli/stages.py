@@ -70,7 +70,7 @@ def evaluate(
         task = bar.add_task("evaluating", total=None)
         result = evaluate_trained(
             trained,
-            data or Path(recipe.data.root).expanduser(),
+            data or recipe.data.root_path,
             precision=resolve_precision(precision, machine.device),
             batch_size=batch_size or recipe.evaluate.batch_size,
             device=machine.device,
@@ -195,7 +195,7 @@ def export(
         raise RecipeError(
             f"{trained.checkpoint} lies in no run directory, so there is no export folder", "name one with --output DIR"
         )
-    sample = draw_sample(trained, Path(trained.recipe.data.root).expanduser(), machine.num_threads)
+    sample = draw_sample(trained, trained.recipe.data.root_path, machine.num_threads)
     done = export_trained(
         trained,
         [kind.value for kind in formats or ()] or trained.recipe.export.formats,

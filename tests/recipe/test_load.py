@@ -112,6 +112,10 @@ def test_scientific_numbers_work_in_files_and_settings(tmp_path: Path) -> None:
         ("data:\n  augment:\n    crop_area: [0.5, 0.1]\n", 3, "data.augment.crop_area [0.5, 0.1] must satisfy"),
         ("extends: nobody\n", 1, "extends: no recipe 'nobody'"),
         ("train: {seed: true}\n", 1, "train.seed: True"),
+        ("train: {epochs: .inf}\n", 1, "train.epochs: inf"),
+        ("train: {seed: !!int abc}\n", 1, "not YAML"),
+        ("model: !!python/object:x.Y {}\n", 1, "not YAML"),
+        ("a: &a [*a]\n", 1, "not YAML"),
         ("model: {name: inception_v9}\n", 1, "'inception_v9' is not a network"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from torch import nn
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.recipe import load_recipe
+from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint, load_weights, progress_of, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import TensorFlowRMSProp
+from inceptionctl.train.rank import take_lock
 from inceptionctl.train.start import decide_start
 
 
@@ -111,6 +114,34 @@ def test_another_network_is_refused_by_name_and_shape(tmp_path: Path) -> None:
     ):
         load_weights(saved / "model.safetensors", other.model)
     assert all(torch.equal(a, b) for a, b in zip(before, other.model.state_dict().values(), strict=True))
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    job = Job()
+    job.step()
+    saved = job.save(tmp_path, 1)
+    sgd = torch.optim.SGD(job.model.parameters(), 0.1, momentum=0.9)
+    with pytest.raises(CheckpointError, match="holds the state of rmsprop with momentum, the recipe asks for sgd with"):
+        load_checkpoint(saved, job.model, job.average, sgd)
+    still = TensorFlowRMSProp(job.model.parameters(), 0.1)
+    with pytest.raises(CheckpointError, match="asks for rmsprop without"):
+        load_checkpoint(saved, job.model, job.average, still)
+
+
+@pytest.mark.parametrize("files_entry", ["[]", '{"model.safetensors": 3}', '{"model.safetensors": {}}'])
+def test_a_manifest_edited_by_hand_is_damage(files_entry: str, tmp_path: Path) -> None:
+    saved = Job().save(tmp_path, 1)
+    (saved / "manifest.json").write_text(f'{{"format": 1, "files": {files_entry}}}')
+    with pytest.raises(CheckpointError, match="is damaged"):
+        files.verify(saved)
+
+
+def test_a_run_directory_is_held_by_one_training(tmp_path: Path) -> None:
+    held = take_lock(Run(tmp_path))
+    with pytest.raises(CheckpointError, match=rf"is being trained by process {os.getpid()} on"):
+        take_lock(Run(tmp_path))
+    held.close()
+    take_lock(Run(tmp_path)).close()
 
 
 def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:
@@ -218,6 +249,9 @@ class TestStart:
         saved = self.begun() / "checkpoints" / "step-00000004"
         start = decide_start(self.recipe(), Path("other"), str(saved))
         assert (start.run.path, start.checkpoint) == (Path("other"), saved)
+        # Killed before it has saved anything, the new run begins where it began.
+        again = decide_start(self.recipe(), Path("other"), "auto")
+        assert again.checkpoint is not None and again.checkpoint.resolve() == saved.resolve()
         with pytest.raises(CheckpointError, match=r"model.width: 0.25 in the checkpoint, 0.5 in the recipe"):
             decide_start(self.recipe("model.width=0.5"), Path("third"), str(saved))
         assert not Path("third").exists()

@@ -20,6 +20,29 @@ def test_trains_on_a_gpu_and_goes_on(root: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+def test_bf16_reaches_the_convolutions_under_deepspeed() -> None:
+    from inceptionctl.launch.local import free_port
+    from inceptionctl.launch.world import World
+    from inceptionctl.train import engine as distributed
+    from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.precision import autocast
+
+    device = torch.device("cuda", 0)
+    distributed.connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), device)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).to(device)
+    config = distributed.deepspeed_config(plan_batch(2, 1, 2), 1.0)
+    engine = distributed.Engine(model, torch.optim.SGD(model.parameters(), 0.1), config, channels_last=True)
+    with autocast("bf16", device):
+        assert engine.forward(torch.randn(2, 3, 8, 8, device=device)).dtype == torch.bfloat16
+    distributed.disconnect()
+
+
+def test_cpu_ranks_stay_on_the_cpu_beside_a_gpu(root: Path, tmp_path: Path) -> None:
+    settings = sets(*TINY, "model.num_classes=3", f"data.root={root}", "train.max_steps=1")
+    result = inceptionctl("train", "inception_v4", *settings, "--cpu-ranks", "2", "--output", "run", cwd=tmp_path)
+    assert result.returncode == 0 and "on CPU" in result.stderr, result.stderr
+
+
 def test_foreach_rmsprop_equals_the_loop() -> None:
     from inceptionctl.train import optim
 

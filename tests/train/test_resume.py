@@ -1,10 +1,12 @@
 """A killed run goes on at the very next sample: its end equals, bit for bit, that of a run never stopped. Real processes."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.commands import TINY, inceptionctl, kill_all, refused, rows, sets, started, wait_for_step
 from tests.data.conftest import fill
@@ -101,6 +103,45 @@ def test_a_loss_that_is_not_finite_stops_with_code_6(data: Path, tmp_path: Path)
     settings = sets(f"data.root={data}", "schedule.base_lr=1e30", "optim.clip_global_norm=0", "optim.epsilon=1e-30")
     result = inceptionctl("train", "inception_v4", *SETTINGS, *settings, "--cpu-ranks", "1", "--output", "run", cwd=tmp_path)
     refused(result, 6, "not finite at step", "schedule.base_lr")
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_images(whole: Path, data: Path, tmp_path: Path) -> None:
+    copy, root = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(whole, copy)
+    shutil.copytree(data, root)
+    (root / "train" / "class_1" / "000.jpg").unlink()
+    longer = sets(f"data.root={root}", f"train.max_steps={STEPS + 1}")
+    result = inceptionctl("train", copy / "recipe.yaml", *longer, "--output", copy, "--cpu-ranks", "2")
+    refused(result, 3, "was trained on 29 images", "has 28")
+
+
+@pytest.mark.slow
+def test_the_best_is_saved_also_where_no_save_is_due(data: Path, tmp_path: Path) -> None:
+    settings = sets(f"data.root={data}", "train.max_steps=6", "checkpoint.every_steps=5", "evaluate.every_epochs=1")
+    result = inceptionctl("train", "inception_v4", *SETTINGS, *settings, "--cpu-ranks", "1", "--output", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    errors = {row["step"]: row["top1_error"] for row in rows(tmp_path / "run", "evaluate")}
+    assert list(errors) == [4, 6]  # an epoch is 29 / 8 steps
+    best = min(errors, key=lambda step: (errors[step], step))
+    assert (tmp_path / "run" / "checkpoints" / "best").read_text() == f"step-{best:08d}\n"
+    assert (tmp_path / "run" / "checkpoints" / f"step-{best:08d}").is_dir()
+
+
+@pytest.mark.slow
+def test_statistics_of_two_ranks_are_those_of_the_whole_batch(data: Path, tmp_path: Path) -> None:
+    """With momentum 1 the statistics are the last batch's: of the first layer, the mean over ranks is the mean over the batch."""
+    means = []
+    for ranks in ("1", "2"):
+        settings = sets(f"data.root={data}", "train.max_steps=1", "model.batch_norm_momentum=1.0", "train.micro_batch_size=8")
+        command = ("train", "inception_v4", *SETTINGS, *settings, "--cpu-ranks", ranks, "--output", f"run{ranks}")
+        assert inceptionctl(*command, cwd=tmp_path).returncode == 0
+        tensors = load_file(tmp_path / f"run{ranks}" / "checkpoints" / "step-00000001" / "model.safetensors")
+        means.append(
+            next(tensors[name] for name in sorted(tensors) if name.startswith("stem.conv_1.") and "running_mean" in name)
+        )
+    assert means[0].abs().max() > 0.01
+    assert (means[0] - means[1]).abs().max() < 1e-5
 
 
 @pytest.mark.slow
