@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores"},
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores"},
+    "report": {"errors", "run"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "recipe", "run", "train"},

@@ -120,7 +120,11 @@ def _summary(found: RunContents) -> dict[str, Any]:
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")], as_json: Json = False
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")],
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw loss and errors by epoch: png, svg or pdf.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show a run: its recipe, starts, numbers and checkpoints, and the command that goes on."""
     from inceptionctl.run_contents import files_below, read_run
@@ -137,6 +141,11 @@ def show(
         "export": files_below(found.run.export),
         "next": found.next_commands(),
     }
+    if plot:
+        from inceptionctl.report.curves import draw_curves
+
+        draw_curves(found.run, plot)
+        console.say(f"wrote {plot}")
     if as_json:
         console.print_json(_strict(result))
     else:

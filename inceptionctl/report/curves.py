@@ -1,0 +1,59 @@
+"""Curves of one run: training loss, and validation errors by epoch as in the paper's Figures 21 to 26."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.run import Run, write_atomically
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def draw_curves(run: Run, file: Path) -> None:
+    """Draw the rows of metrics.jsonl into `file` (png, svg or pdf by its suffix).
+
+    Raises RecipeError for another suffix, DataError for a run without numbers, EnvironmentFault when the file cannot be written.
+    """
+    suffix = file.suffix.lstrip(".").lower()
+    if suffix not in FORMATS:
+        raise RecipeError(
+            f"cannot draw into {file}: its suffix is none of {', '.join(FORMATS)}", "name a file such as curves.png"
+        )
+    rows = list(run.metrics())
+    train = [row for row in rows if row.get("kind") == "train"]
+    if not train:
+        raise DataError(f"{run.path} has no numbers yet: metrics.jsonl is empty", "train it first")
+    write_atomically(file, _draw(run.path.name, train, [row for row in rows if row.get("kind") == "evaluate"], suffix))
+
+
+def _draw(title: str, train: Sequence[Mapping[str, Any]], evaluate: Sequence[Mapping[str, Any]], suffix: str) -> bytes:
+    # The object interface, not pyplot: no display is needed and nothing global is changed.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle(title)
+    loss, error = figure.subplots(1, 2)
+    _line(loss, train, "loss", "training")
+    _line(loss, evaluate, "loss", "validation, EMA", "o")
+    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    _line(error, evaluate, "top1_error", "top-1", "o")
+    if any(row.get("top5_error") for row in evaluate):  # all zero where there are five classes or fewer
+        _line(error, evaluate, "top5_error", "top-5", "s")
+    error.set(xlabel="epoch", ylabel="validation error in %", ylim=(0, None))
+    for axes in (loss, error):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format=suffix, dpi=120)
+    return picture.getvalue()
+
+
+def _line(axes: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str, marker: str = "") -> None:
+    points = [(row["epoch"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker=marker, label=label)
