@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -68,6 +69,12 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, Any]]) -> None:
     if title:
         out.print(Text(title, style="bold"))
     out.print(grid)
+
+
+def progress_bar() -> Progress:
+    """A bar with counts and time left on a terminal, nothing elsewhere; it goes when it is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 def duration(seconds: float) -> str:

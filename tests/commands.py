@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,11 @@ def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) ->
 
 
 @contextmanager
-def started(*arguments: str | Path, cwd: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that goes on; with everything it started it is killed at the end."""
+def started(*arguments: str | Path, cwd: Path, log: Path, by: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that goes on, started `by` another if given; with everything it started it is killed at the end."""
+    command = [*by, *COMMAND, *map(str, arguments)]
     with log.open("ab") as file:
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)], stdout=file, stderr=file, cwd=cwd, env=environment(), start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=cwd, env=environment(), start_new_session=True)
     try:
         yield process
     finally:

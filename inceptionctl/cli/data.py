@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json
@@ -21,16 +20,7 @@ def check(root: Annotated[Path, typer.Argument(help="Folder with train/ and val/
     """Decode every image once; report classes, counts, sizes and unreadable files. Exit code 3 if there are any."""
     from inceptionctl.data.check import check as check_data
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console.err,
-        transient=True,
-        disable=not console.err.is_terminal,
-    )
-    with bar:
+    with console.progress_bar() as bar:
         task = bar.add_task("decoding", total=None)
         report = check_data(root, usable_cores(), lambda done, total: bar.update(task, completed=done, total=total))
     result = report.to_json()

@@ -66,7 +66,7 @@ def evaluate(
     machine = claim_machine()
     trained = load_trained(source, weights, machine.device, checkpoint)
     recipe = trained.recipe
-    with _progress() as bar:
+    with console.progress_bar() as bar:
         task = bar.add_task("evaluating", total=None)
         result = evaluate_trained(
             trained,
@@ -87,20 +87,6 @@ def evaluate(
         _print_evaluation(result)
     if file:
         console.say(f"wrote {file}")
-
-
-def _progress() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console.err,
-        transient=True,
-        disable=not console.err.is_terminal,
-    )
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:

@@ -129,12 +129,15 @@ def _environment(ranks: LocalRanks) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Let the launcher end its ranks on Ctrl-C or SIGTERM before we go, as if interrupted."""
+    """Let the launcher end its ranks on Ctrl-C or SIGTERM before we go, as if interrupted.
+
+    SIGINT gets a handler of its own: a shell starts a background job with SIGINT ignored, and Python then raises nothing on it.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield process
     except KeyboardInterrupt:
@@ -142,4 +145,5 @@ def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[by
         process.wait()
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
