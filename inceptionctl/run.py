@@ -121,6 +121,17 @@ def create_run(path: Path, recipe: Recipe) -> Run:
     return run
 
 
+def discard_unused(run: Run) -> None:
+    """Take back a run directory in which nothing has happened yet; one that holds anything but its recipe stays as it is."""
+    folders = ("checkpoints", "evaluations", "tensorboard")
+    ours = {"recipe.yaml", ".lock", "origin", *folders}
+    if any(child.name not in ours for child in run.path.iterdir()) or any(any((run.path / name).iterdir()) for name in folders):
+        return
+    for child in run.path.iterdir():
+        child.rmdir() if child.is_dir() else child.unlink()
+    run.path.rmdir()
+
+
 def is_run(path: Path) -> bool:
     """Whether a directory is a run directory."""
     return (path / "recipe.yaml").is_file() and (path / "checkpoints").is_dir()

@@ -75,6 +75,7 @@ def deepspeed_once() -> str:
     from inceptionctl.launch.world import World
     from inceptionctl.train import engine
     from inceptionctl.train.batch import BatchPlan
+    from inceptionctl.train.loss import training_loss
 
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
@@ -85,7 +86,9 @@ def deepspeed_once() -> str:
         before = network.weight.detach().clone()
         config = engine.deepspeed_config(BatchPlan(ranks=1, micro_batch_size=8, accumulation=1), clip_global_norm=1.0)
         running = engine.Engine(network, torch.optim.SGD(network.parameters(), lr=0.1), config, channels_last=False)
-        running.backward(running.forward(torch.ones(8, 4, device=device)).square().mean())
+        labels = torch.zeros(8, dtype=torch.long, device=device)
+        output = running.forward(torch.ones(8, 4, device=device))
+        running.backward(training_loss(output, labels, label_smoothing=0.0, aux_loss_weight=0.0)[0])
         running.step()
         if torch.equal(before, network.weight) or not torch.isfinite(network.weight).all():
             raise EnvironmentFault(

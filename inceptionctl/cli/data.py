@@ -84,11 +84,14 @@ def _print_report(root: Path, result: dict[str, Any]) -> None:
 def fetch(
     name: Annotated[str, typer.Argument(help="elpv: photographs of solar cells (CC BY-NC-SA 4.0).")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make, for example data/elpv.")],
+    cells: Annotated[str, typer.Option(help="Cells of one crystal (mono), of many (poly), or all, in four classes.")] = "all",
 ) -> None:
     """Fetch a small real data set and lay it out in train/ and val/. Prints its licence."""
-    from inceptionctl.data.elpv import fetch_elpv
+    from inceptionctl.data.elpv import CELLS, fetch_elpv
 
     if name != "elpv":
         raise RecipeError(f"no data set '{name}' to fetch", "the one that can be fetched is `elpv`")
-    fetch_elpv(destination, console.say)
+    if cells not in (*CELLS, "all"):
+        raise RecipeError(f"--cells {cells} is not a choice", "choose mono, poly or all")
+    fetch_elpv(destination, console.say, CELLS if cells == "all" else (cells,))
     console.say(f"next: inceptionctl data check {destination}")

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from inceptionctl.errors import DataError, EnvironmentFault
@@ -30,18 +30,23 @@ DOI 10.1007/s00138-021-01191-9. Sorted into classes and split for inceptionctl; 
 
 _MARKER = "elpv.json"
 
+CELLS = ("mono", "poly")
+"""Kinds of cells: of one crystal (dark, even) or of many (grained)."""
+
 Say = Callable[[str], None]
 
 
-def fetch_elpv(dest: Path, say: Say) -> None:
+def fetch_elpv(dest: Path, say: Say, cells: Sequence[str] = CELLS) -> None:
     """Fetch the images with pip (91 MB) into dest/{train,val}/{mono,poly}_{defect,ok}/*.png, and print their licence.
+
+    With one kind of `cells` only that kind's two classes are laid out; the split is the same.
 
     The split is fixed for good: in each class, in the order of file names, the 5th, 10th, 15th ... image is for validation.
     Cells of one solar module are neighbours in that order and stand in both splits: the score is not one for unseen modules.
     A complete `dest` is left as it is; nothing is at `dest` until all of it is.
     Raises DataError when something else is at `dest`, EnvironmentFault when pip fails or the disk is full.
     """
-    if _is_complete(dest):
+    if _is_complete(dest, cells):
         say(f"{dest} is complete already")
         return
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
@@ -53,19 +58,25 @@ def fetch_elpv(dest: Path, say: Say) -> None:
         # Beside the destination: only on one file system is the final rename a single step.
         with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}.") as temporary:
             ready = Path(temporary, "ready")
-            _lay_out(_download(Path(temporary)), ready)
+            _lay_out(_download(Path(temporary)), ready, cells)
             os.replace(ready, dest)  # noqa: PTH105  (replaces an empty folder too)
     except OSError as fault:
         raise EnvironmentFault(f"cannot write {dest}: {fault.strerror or fault}") from fault
-    say(f"{sum(NUM_IMAGES.values())} images in {dest}, every {VAL_EVERY}th of a class for validation")
+    count = sum(_expected(cells).values())
+    say(f"{count} images in {dest}, every {VAL_EVERY}th of a class for validation")
 
 
-def _is_complete(dest: Path) -> bool:
+def _expected(cells: Sequence[str]) -> dict[str, int]:
+    return {label: count for label, count in NUM_IMAGES.items() if label.split("_")[0] in cells}
+
+
+def _is_complete(dest: Path, cells: Sequence[str]) -> bool:
     try:
         counts = json.loads((dest / _MARKER).read_text(encoding="utf-8"))["num_images"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(counts == {folder: sum(1 for _ in (dest / folder).glob("*.png")) for folder in counts})
+    same_classes = {folder.split("/")[-1] for folder in counts} == _expected(cells).keys()
+    return same_classes and bool(counts == {folder: sum(1 for _ in (dest / folder).glob("*.png")) for folder in counts})
 
 
 def _download(folder: Path) -> Path:
@@ -84,33 +95,33 @@ def _download(folder: Path) -> Path:
     )
 
 
-def _lay_out(wheel: Path, ready: Path) -> None:
+def _lay_out(wheel: Path, ready: Path, cells: Sequence[str]) -> None:
     counts: Counter[str] = Counter()
     with zipfile.ZipFile(wheel) as archive:
-        for folder, name in _assignment(archive.read("elpv_dataset/data/labels.csv").decode()):
+        for folder, name in _assignment(archive.read("elpv_dataset/data/labels.csv").decode(), cells):
             (ready / folder).mkdir(parents=True, exist_ok=True)
             (ready / folder / Path(name).name).write_bytes(archive.read(f"elpv_dataset/data/{name}"))
             counts[folder] += 1
         licences = [name for name in archive.namelist() if "/licenses/" in name and not name.endswith("/")]
         texts = [NOTICE, *(archive.read(name).decode() for name in sorted(licences))]
-    _refuse_other_counts(counts)
+    _refuse_other_counts(counts, _expected(cells))
     (ready / "LICENSE.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     marker = {"source": REQUIREMENT, "num_images": dict(sorted(counts.items()))}
     (ready / _MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
 
-def _assignment(labels: str) -> Iterator[tuple[str, str]]:
+def _assignment(labels: str, cells: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(split/class, name in the package) of each image with a clear label, from rows of name, defect probability, cell type."""
     by_class: dict[str, list[str]] = defaultdict(list)
     for name, probability, kind in (row.split() for row in labels.splitlines() if row.strip()):
-        if float(probability) in (0.0, 1.0):
+        if float(probability) in (0.0, 1.0) and kind in cells:
             by_class[f"{kind}_{'defect' if float(probability) == 1.0 else 'ok'}"].append(name)
     for label, names in sorted(by_class.items()):
         for i, name in enumerate(sorted(names), start=1):
             yield f"{'val' if i % VAL_EVERY == 0 else 'train'}/{label}", name
 
 
-def _refuse_other_counts(counts: Counter[str]) -> None:
-    found = {label: counts[f"train/{label}"] + counts[f"val/{label}"] for label in NUM_IMAGES}
-    if found != NUM_IMAGES:
-        raise DataError(f"{REQUIREMENT} holds other images than it did: {found} instead of {NUM_IMAGES}")
+def _refuse_other_counts(counts: Counter[str], expected: dict[str, int]) -> None:
+    found = {label: counts[f"train/{label}"] + counts[f"val/{label}"] for label in expected}
+    if found != expected:
+        raise DataError(f"{REQUIREMENT} holds other images than it did: {found} instead of {expected}")

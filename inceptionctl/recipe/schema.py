@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from inceptionctl.models import MODELS
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
+Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]
 
 
 class Section(BaseModel):
@@ -40,6 +42,10 @@ class ModelSection(Section):
     """Share of the new batch in the running statistics: 1 - TensorFlow's decay (0.9997). Short runs want 0.01 to 0.1."""
     batch_norm_eps: float = Field(default=1e-3, gt=0.0)
     """Added to the variance in batch norm."""
+    init_from: str | None = None
+    """Start with the weights of this run, checkpoint or safetensors export; the classifier is new where the classes differ in number."""
+    freeze: list[str] = []
+    """Blocks that keep their weights and statistics, by name: `stem`, `blocks_a.0` (`inceptionctl models show NAME`)."""
 
     @field_validator("name")
     @classmethod
@@ -116,6 +122,8 @@ class RmsPropSection(Section):
     """Added to the mean square inside the root."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Momentum on the scaled gradient; 0 for none."""
+    centered: bool = False
+    """Subtract the square of the mean gradient from the mean square: the centered form."""
     weight_decay: float = Field(default=4e-5, ge=0.0)
     """L2 penalty added to the gradient of weights (not of norms and biases)."""
     clip_global_norm: float = Field(default=2.0, ge=0.0)
@@ -134,6 +142,36 @@ class SgdSection(Section):
     weight_decay: float = Field(default=4e-5, ge=0.0)
     """L2 penalty added to the gradient of weights (not of norms and biases)."""
     clip_global_norm: float = Field(default=2.0, ge=0.0)
+    """Largest global norm of the gradient; 0 switches clipping off."""
+
+
+class AdamWSection(Section):
+    """AdamW, torch's: weight decay apart from the gradient. Not of the paper."""
+
+    name: Literal["adamw"]
+    """Adam with decoupled weight decay."""
+    betas: Betas = (0.9, 0.999)
+    """Decays of the running means of the gradient and of its square."""
+    epsilon: float = Field(default=1e-8, gt=0.0)
+    """Added to the root of the mean square."""
+    weight_decay: float = Field(default=0.05, ge=0.0)
+    """Share of a weight, times the learning rate, taken off it in a step (not of norms and biases)."""
+    clip_global_norm: float = Field(default=2.0, ge=0.0)
+    """Largest global norm of the gradient; 0 switches clipping off."""
+
+
+class LambSection(Section):
+    """LAMB for large batches, timm's (`pip install timm`). Not of the paper."""
+
+    name: Literal["lamb"]
+    """Adam's direction, scaled to the norm of each weight tensor."""
+    betas: Betas = (0.9, 0.999)
+    """Decays of the running means of the gradient and of its square."""
+    epsilon: float = Field(default=1e-6, gt=0.0)
+    """Added to the root of the mean square."""
+    weight_decay: float = Field(default=0.02, ge=0.0)
+    """Share of a weight added to its direction (not of norms and biases)."""
+    clip_global_norm: float = Field(default=1.0, ge=0.0)
     """Largest global norm of the gradient; 0 switches clipping off."""
 
 
@@ -195,6 +233,8 @@ class TrainSection(Section):
     """Memory format of activations and convolution weights."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the target spread evenly over all classes."""
+    aux_loss_weight: float = Field(default=0.4, ge=0.0)
+    """Weight of the auxiliary head's loss, where the network has one."""
     ema_decay: float = Field(default=0.9999, ge=0.0, lt=1.0)
     """Decay of the running average of the weights, with the warm-up min(d, (1 + n) / (10 + n))."""
     log_every_steps: int = Field(default=20, ge=1)
@@ -232,12 +272,25 @@ class ExportSection(Section):
     """File formats."""
 
 
-Optim = Annotated[RmsPropSection | SgdSection, Field(discriminator="name")]
+class HealthSection(Section):
+    """The watch for a network that dies or diverges (section 3.3 of the paper): looked at when a row of metrics is written."""
+
+    watch: bool = True
+    """Measure the share of zeros before the average pool and the scale of each block's activations."""
+    stop_when_dead: bool = True
+    """End the run, with exit code 6, when the network has died; a loss or gradient that is not finite always ends it."""
+    max_zero_share: float = Field(default=0.999, gt=0.0, le=1.0)
+    """Dead is a network with a larger share of zeros than this before the average pool."""
+    patience_windows: int = Field(default=3, ge=1)
+    """... in so many rows in succession. Nothing is saved meanwhile, so that the last checkpoint is a good one."""
+
+
+Optim = Annotated[RmsPropSection | SgdSection | AdamWSection | LambSection, Field(discriminator="name")]
 Schedule = Annotated[StaircaseSection | ConstantSection | CosineSection, Field(discriminator="name")]
 
 # Sections whose keys depend on their `name`: a recipe that extends another and changes the name starts the section anew.
 VARIANTS: dict[str, dict[str, type[Section]]] = {
-    "optim": {"rmsprop": RmsPropSection, "sgd": SgdSection},
+    "optim": {"rmsprop": RmsPropSection, "sgd": SgdSection, "adamw": AdamWSection, "lamb": LambSection},
     "schedule": {"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
 }
 
@@ -259,6 +312,8 @@ class Recipe(Section):
     """The validation."""
     checkpoint: CheckpointSection = CheckpointSection()
     """The checkpoints."""
+    health: HealthSection = HealthSection()
+    """The watch."""
     export: ExportSection = ExportSection()
     """The exports."""
 
@@ -287,6 +342,7 @@ FREE_TO_CHANGE = frozenset(
         "train.log_every_steps",
         "evaluate",
         "checkpoint",
+        "health",
         "export",
     }
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,9 +19,12 @@ class SharedStatistics:
     but its rounding is not, and a resumed run must equal one that was never stopped bit for bit.
     """
 
-    def __init__(self, model: nn.Module, num_ranks: int) -> None:
+    def __init__(self, model: nn.Module, num_ranks: int, frozen: Iterable[nn.Module] = ()) -> None:
         self.num_ranks = num_ranks
-        buffers = [tensor for module in model.modules() if isinstance(module, _BatchNorm) for tensor in _statistics(module)]
+        # Frozen statistics are the same everywhere, and would drift by the rounding of the division.
+        still = {id(module) for block in frozen for module in block.modules()}
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and id(module) not in still]
+        buffers = [tensor for module in norms for tensor in _statistics(module)]
         size = sum(buffer.numel() for buffer in buffers)
         self.flat = torch.empty(size, device=buffers[0].device if buffers else None)
         start = 0

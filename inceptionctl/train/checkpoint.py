@@ -19,6 +19,7 @@ from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.optim import described_optimizer, state_names
 
 
 @dataclass
@@ -96,13 +97,15 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State of the optimizer by name: `stem.conv.weight/mean_square`."""
-    return {
+    """State of the optimizer by name: `stem.conv.weight/mean_square`; a counter of a parameter group is `group 0/step`."""
+    tensors = {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
+    counters = {f"group {i}/step": group["step"] for i, group in enumerate(optimizer.param_groups) if "step" in group}
+    return tensors | {name: torch.as_tensor(value) for name, value in counters.items()}
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> Progress:
@@ -114,27 +117,40 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, 
     load_weights(checkpoint / "model.safetensors", model)
     load_weights(checkpoint / "ema.safetensors", average.model)
     average.num_updates = progress.ema_updates
-    parameters = dict(model.named_parameters())
     _check_same_optimizer(checkpoint, progress, optimizer)
-    for name, value in read_tensors(checkpoint / "optimizer.safetensors").items():
-        parameter_name, _, key = name.rpartition("/")
-        parameter = parameters[parameter_name]
-        # The memory format follows the parameter's (channels_last or not), the values are the same.
-        optimizer.state[parameter][key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    _load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
     return progress
 
 
+def _load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in read_tensors(path).items():
+        owner, _, key = name.rpartition("/")
+        if owner.startswith("group "):
+            optimizer.param_groups[int(owner.removeprefix("group "))][key] = value
+            continue
+        parameter = parameters[owner]
+        if value.shape == parameter.shape:
+            # The memory format follows the parameter's (channels_last or not), the values are the same.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizer.state[parameter][key] = value  # else a counter, which torch keeps on the CPU
+
+
 def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
-    kept = progress.recipe.get("optim", {})
-    group = optimizer.param_groups[0]
-    ours = {"name": "sgd" if isinstance(optimizer, torch.optim.SGD) else "rmsprop", "momentum": group["momentum"] > 0}
-    theirs = {"name": kept.get("name"), "momentum": bool(kept.get("momentum"))}
-    if kept and ours != theirs:
+    kept = progress.recipe.get("optim")
+    if not kept:
+        return
+    theirs = (kept["name"], set(state_names(kept)))
+    ours = described_optimizer(optimizer)
+    if ours != theirs:
         raise CheckpointError(
-            f"{checkpoint} holds the state of {theirs['name']} {'with' if theirs['momentum'] else 'without'} momentum,"
-            f" the recipe asks for {ours['name']} {'with' if ours['momentum'] else 'without'}",
-            "go on with the same optim section",
+            f"{checkpoint} holds the state of {_in_words(*theirs)}, the recipe asks for {_in_words(*ours)}",
+            "go on with the same optim section, or start from these weights alone with model.init_from",
         )
+
+
+def _in_words(name: str, states: set[str]) -> str:
+    return f"{name} with {' and '.join(sorted(states)) or 'nothing'} a weight"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.launch.world import World
 from inceptionctl.train.batch import BatchPlan
+from inceptionctl.train.loss import Output
 
 T = TypeVar("T")
 
@@ -184,10 +185,10 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, N x classes, of images N x 3 x px x px."""
-        logits: Tensor = self._engine(images)
-        return logits
+    def forward(self, images: Tensor) -> Output:
+        """Logits, N x classes, of images N x 3 x px x px; with those of an auxiliary head where the network has one."""
+        output: Output = self._engine(images)
+        return output
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a micro batch's mean loss."""

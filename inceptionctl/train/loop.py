@@ -6,19 +6,15 @@ import hashlib
 import math
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.nn import functional
+from torch import nn
 
-from inceptionctl import console
 from inceptionctl.data.dataset import ImageFolder
-from inceptionctl.data.loaders import Batch, EvalLoader, TrainLoader
-from inceptionctl.errors import DivergedError, InceptionctlError
+from inceptionctl.data.loaders import EvalLoader, TrainLoader
 from inceptionctl.evaluate.scoring import score
 from inceptionctl.launch.world import World
 from inceptionctl.recipe.schema import Recipe
@@ -28,10 +24,13 @@ from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import Engine, RelayedError
+from inceptionctl.train.engine import Engine
+from inceptionctl.train.health import HealthWatch
+from inceptionctl.train.loss import training_loss
 from inceptionctl.train.precision import Precision, autocast
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import learning_rate
+from inceptionctl.train.window import Window
 
 
 @dataclass
@@ -49,6 +48,8 @@ class Training:
     engine: Engine
     average: WeightAverage
     statistics: SharedStatistics
+    health: HealthWatch
+    frozen: Sequence[nn.Module]
     progress: Progress
     log: RunLog
     loader_options: dict[str, Any]
@@ -60,136 +61,64 @@ class Training:
 
 
 def train(job: Training) -> None:
-    """Train from `job.progress` to the end. Raises DivergedError when the loss or the gradient is not finite."""
+    """Train from `job.progress` to the end. Raises DivergedError when loss or gradient is not finite, or the network has died."""
     recipe, progress, engine = job.recipe, job.progress, job.engine
     loader = _train_loader(job)
-    window = Window(job)
+    window = Window(
+        world=job.world,
+        run=job.run,
+        progress=progress,
+        batch=job.batch,
+        engine=engine,
+        health=job.health,
+        log=job.log,
+        device=job.device,
+        epochs=recipe.train.epochs,
+    )
     try:
         batches = iter(loader)
         for step in range(progress.step, progress.total_steps):
             rate = _rate(job, step)
             engine.set_learning_rate(rate)
             engine.model.train()
+            for block in job.frozen:
+                block.eval()
+            evaluate_now = _is_due(job, step + 1, recipe.evaluate.every_epochs, None)
+            save_now = _is_due(job, step + 1, recipe.checkpoint.every_epochs, recipe.checkpoint.every_steps)
+            row_now = evaluate_now or save_now or _is_due(job, step + 1, None, recipe.train.log_every_steps)
             for micro in range(job.batch.accumulation):
                 batch = window.wait_for(batches)
                 # Dropout too is a function of the position, so that a resumed run drops the same features.
                 torch.manual_seed(noise_seed(recipe.train.seed, step, micro, job.world.rank))
+                job.health.listening = row_now and micro == job.batch.accumulation - 1
                 with autocast(job.precision, job.device):
-                    logits = engine.forward(batch.images)
-                loss = functional.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.train.label_smoothing)
+                    output = engine.forward(batch.images)
+                loss, reported = training_loss(
+                    output,
+                    batch.labels,
+                    label_smoothing=recipe.train.label_smoothing,
+                    aux_loss_weight=recipe.train.aux_loss_weight,
+                )
                 engine.backward(loss)
                 engine.step()
-                window.add(loss)
+                window.add(reported)
             job.statistics.average()
             job.average.update(engine.model)
             progress.step = step + 1
             progress.epoch = progress.step / job.steps_per_epoch
             progress.ema_updates = job.average.num_updates
 
-            evaluate_now = _is_due(job, recipe.evaluate.every_epochs, None)
-            save_now = _is_due(job, recipe.checkpoint.every_epochs, recipe.checkpoint.every_steps)
-            if evaluate_now or save_now or _is_due(job, None, recipe.train.log_every_steps):
+            if row_now:
                 window.close(rate)
             else:
                 job.log.progress(window.line(rate), window_ended=False)
             best_now = evaluate_now and _validate(job)
-            if save_now or (best_now and recipe.checkpoint.keep_best):
+            if (save_now or (best_now and recipe.checkpoint.keep_best)) and not job.health.suspects:
                 _save(job)
             if evaluate_now or save_now:
                 window.restart()
     finally:
         loader.close()
-
-
-class Window:
-    """Sums of a log window. The host waits for the device only when it is closed."""
-
-    def __init__(self, job: Training) -> None:
-        self._job = job
-        self._loss: float | None = None
-        self._norm: float | None = None
-        self._speed: float | None = None
-        self._waited_share = 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a window here: what came before (an evaluation, a save) does not count as training time."""
-        self._sum = torch.zeros((), device=self._job.device)
-        self._passes = 0
-        self._waited = 0.0
-        self._began = time.perf_counter()
-
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch, with the time that it was waited for."""
-        start = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - start
-        return batch
-
-    def add(self, loss: Tensor) -> None:
-        """Count one pass; no wait for the device."""
-        self._sum += loss.detach()
-        self._passes += 1
-
-    def close(self, rate: float) -> None:
-        """Write the window's row, begin the next, and stop the training if its numbers are not finite."""
-        job = self._job
-        mean = self._sum / self._passes
-        if job.world.size > 1:
-            dist.all_reduce(mean)
-        norm = job.engine.grad_norm
-        numbers = [mean / job.world.size] if norm is None else [mean / job.world.size, norm.to(mean.dtype)]
-        self._loss, *norms = torch.stack(numbers).tolist()
-        self._norm = norms[0] if norms else None
-        seconds = time.perf_counter() - self._began
-        self._speed = self._passes * job.batch.micro_batch_size * job.world.size / seconds
-        self._waited_share = self._waited / seconds
-        row = {
-            "step": job.progress.step,
-            "epoch": job.progress.epoch,
-            "loss": self._loss,
-            "learning_rate": rate,
-            "grad_norm": self._norm,
-            "images_per_second": self._speed,
-            "data_wait": self._waited_share,
-        }
-        job.log.row("train", {key: value if _is_finite(value) else str(value) for key, value in row.items()})
-        job.log.progress(self.line(rate), window_ended=True)
-        if not (_is_finite(self._loss) and _is_finite(self._norm)):
-            raise _diverged(job, self._loss, self._norm)
-        self.restart()
-
-    def line(self, rate: float) -> str:
-        """The live line, with the numbers of the last closed window."""
-        progress = self._job.progress
-        parts = [
-            f"epoch {progress.epoch:.2f}/{self._job.recipe.train.epochs:g}",
-            f"step {progress.step}/{progress.total_steps}",
-        ]
-        if self._loss is not None and self._speed is not None:
-            parts.append(f"loss {self._loss:.4f}")
-        parts.append(f"lr {rate:.3g}")
-        if self._norm is not None:
-            parts.append(f"norm {self._norm:.2f}")
-        if self._speed is not None:
-            left = (progress.total_steps - progress.step) * self._job.batch.global_batch_size / self._speed
-            parts += [f"{self._speed:.0f} images/s", f"data wait {self._waited_share:.0%}", f"left {console.duration(left)}"]
-        return "  ".join(parts)
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is None or math.isfinite(value)
-
-
-def _diverged(job: Training, loss: float, norm: float | None) -> InceptionctlError:
-    if job.world.rank != 0:  # the numbers are the same everywhere; one message is enough
-        return RelayedError(DivergedError.exit_code)
-    last = files.pointed(job.run.checkpoints, "latest")
-    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-    return DivergedError(
-        f"loss {loss} and gradient norm {norm} are not finite at step {job.progress.step}; {kept}",
-        "lower schedule.base_lr, add schedule.warmup_epochs or set optim.clip_global_norm; train.precision=fp32 tells whether it is rounding",
-    )
 
 
 def noise_seed(seed: int, step: int, micro: int, rank: int) -> int:
@@ -206,8 +135,8 @@ def is_due(step: int, last_step: int, every_steps: float | None) -> bool:
     return math.floor(step / every_steps + 1e-9) > math.floor((step - 1) / every_steps + 1e-9)
 
 
-def _is_due(job: Training, every_epochs: float | None, every_steps: int | None) -> bool:
-    step, last = job.progress.step, job.progress.total_steps
+def _is_due(job: Training, step: int, every_epochs: float | None, every_steps: int | None) -> bool:
+    last = job.progress.total_steps
     by_epoch = None if every_epochs is None else every_epochs * job.steps_per_epoch
     return is_due(step, last, by_epoch) or is_due(step, last, every_steps)
 

@@ -1,4 +1,4 @@
-"""Optimizers: TensorFlow's RMSProp, and torch's SGD; weight decay on weights only."""
+"""Optimizers: TensorFlow's RMSProp, torch's SGD and AdamW, timm's LAMB; weight decay on weights only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from inceptionctl.errors import EnvironmentFault, RecipeError
 
 
 class TensorFlowRMSProp(torch.optim.Optimizer):
@@ -113,16 +115,78 @@ def _update_foreach(
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: convolution and dense weights with weight decay, norms and biases (one-dimensional) without."""
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """Two groups: convolution and dense weights with weight decay, norms and biases (one-dimensional) without.
+
+    Frozen parameters are left out. Raises RecipeError when all are frozen.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise RecipeError("model.freeze names the whole network: nothing is left to train", "leave at least `classifier` out")
+    weights = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(model: nn.Module, values: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
-    """The optimizer that the recipe's optim section (`values`) describes, over a model's parameters."""
+    """The optimizer that the recipe's optim section (`values`) describes, over a model's trained parameters.
+
+    Raises RecipeError when nothing is to be trained, EnvironmentFault when the library of an optimizer is not installed.
+    """
     groups = parameter_groups(model, values["weight_decay"])
-    if values["name"] == "sgd":
-        foreach = next(model.parameters()).is_cuda
-        return torch.optim.SGD(groups, lr, momentum=values["momentum"], nesterov=values["nesterov"], foreach=foreach)
-    return TensorFlowRMSProp(groups, lr, decay=values["decay"], momentum=values["momentum"], epsilon=values["epsilon"])
+    # As for our own: loops on CPUs, one call for many tensors on GPUs.
+    return OPTIMIZERS[values["name"]](groups, lr, values, next(model.parameters()).is_cuda)
+
+
+Groups = list[dict[str, Any]]
+
+
+def _rmsprop(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
+    names = ("decay", "momentum", "epsilon", "centered")
+    return TensorFlowRMSProp(groups, lr, **{name: values[name] for name in names})
+
+
+def _sgd(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr, momentum=values["momentum"], nesterov=values["nesterov"], foreach=foreach)
+
+
+def _adamw(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr, betas=tuple(values["betas"]), eps=values["epsilon"], foreach=foreach)
+
+
+def _lamb(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
+    try:
+        from timm.optim.lamb import Lamb
+    except ImportError as error:
+        raise EnvironmentFault(
+            f"optim.name is lamb, which is timm's, and timm cannot be imported: {error}", "`pip install 'inceptionctl[timm]'`"
+        ) from None
+    # Clipping is the engine's, for every optimizer alike.
+    lamb: torch.optim.Optimizer = Lamb(groups, lr, betas=tuple(values["betas"]), eps=values["epsilon"], max_grad_norm=None)
+    return lamb
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, float, Mapping[str, Any], bool], torch.optim.Optimizer]] = {
+    "rmsprop": _rmsprop,
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "lamb": _lamb,
+}
+
+
+def state_names(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the tensors, each of a weight's shape, that the optimizer of an optim section keeps for every weight."""
+    momentum = values.get("momentum", 0.0) > 0
+    names = {
+        "rmsprop": {"mean_square": True, "momentum": momentum, "mean_gradient": values.get("centered", False)},
+        "sgd": {"momentum_buffer": momentum},
+        "adamw": {"exp_avg": True, "exp_avg_sq": True},
+        "lamb": {"exp_avg": True, "exp_avg_sq": True},
+    }
+    return tuple(name for name, kept in names[values["name"]].items() if kept)
+
+
+def described_optimizer(optimizer: torch.optim.Optimizer) -> tuple[str, set[str]]:
+    """(name in the recipe, `state_names`) of an optimizer that `build_optimizer` made."""
+    name = {"TensorFlowRMSProp": "rmsprop", "SGD": "sgd", "AdamW": "adamw", "Lamb": "lamb"}[type(optimizer).__name__]
+    return name, set(state_names({"name": name, **optimizer.param_groups[0]}))

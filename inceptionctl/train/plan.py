@@ -13,6 +13,7 @@ from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.batch import plan_batch, total_steps
 from inceptionctl.train.engine import deepspeed_config
+from inceptionctl.train.optim import state_names
 from inceptionctl.train.schedule import schedule_in_words
 
 IMAGENET_TRAIN_IMAGES = 1_281_167
@@ -54,10 +55,8 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
 
 
 def model_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Arguments of `build_model`: the model section less the input size, which the network does not depend on."""
-    values = recipe.model.model_dump()
-    values.pop("input_px")
-    return values
+    """Arguments of `build_model`: the model section less the input size and what is done to a network once it is built."""
+    return recipe.model.model_dump(exclude={"input_px", "init_from", "freeze"})
 
 
 def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:
@@ -70,10 +69,8 @@ def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:
 
 
 def checkpoint_bytes(num_parameters: int, recipe: Recipe) -> int:
-    """Size of one checkpoint: weights, averages, and one or two tensors of optimizer state a weight, all in fp32."""
-    optim = recipe.optim
-    states = (1 if optim.name == "rmsprop" else 0) + (1 if optim.momentum > 0 else 0)
-    return num_parameters * 4 * (2 + states)
+    """Size of one checkpoint: weights, averages, and the optimizer's tensors for each weight, all in fp32."""
+    return num_parameters * 4 * (2 + len(state_names(recipe.optim.model_dump())))
 
 
 def disk_needed(num_parameters: int, recipe: Recipe) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import fcntl
 import os
@@ -18,24 +19,27 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from inceptionctl import console
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.dataset import ImageFolder, open_data
 from inceptionctl.data.loaders import Augmentation
-from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault
+from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError
 from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, append_json, disk_errors
+from inceptionctl.run import Run, append_json, discard_unused, disk_errors
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.batch import plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
+from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.loop import Training, train
-from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.optim import build_optimizer, parameter_groups
 from inceptionctl.train.plan import disk_needed, model_arguments
 from inceptionctl.train.precision import resolve_precision
 from inceptionctl.train.runlog import RunLog
@@ -128,11 +132,14 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
     train_set, val_set = open_data(_root(recipe), recipe.model.num_classes)
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
-    model = build_model(**model_arguments(recipe)).to(machine.device)
+    model = build_model(**model_arguments(recipe))
+    start = _with_initial_weights(recipe, start, model)
+    model.to(machine.device)
+    frozen = freeze(model, recipe.model.freeze)
     optimizer = build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
     config = distributed.deepspeed_config(batch, recipe.optim.clip_global_norm)
     engine = distributed.Engine(model, optimizer, config, channels_last=recipe.train.channels_last)
-    statistics = SharedStatistics(engine.model, world.size)
+    statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     progress = Progress()
     if start.checkpoint:
@@ -155,6 +162,8 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
         engine=engine,
         average=average,
         statistics=statistics,
+        health=HealthWatch(engine.model, recipe.health),
+        frozen=frozen,
         progress=progress,
         log=log,
         loader_options=loader_options(recipe, machine),
@@ -206,10 +215,32 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Start:
+    if not recipe.model.init_from or start.checkpoint:
+        return start
+    initial = read_initial_weights(Path(os.path.expanduser(recipe.model.init_from)))  # noqa: PTH111  (as in recipe/schema.py)
+    return dataclasses.replace(start, remarks=(*start.remarks, start_from(initial, model, recipe.model)))
+
+
 def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> None:
     locks.append(take_lock(start.run))
+    try:
+        _check(recipe, start)
+    except InceptionctlError:
+        # Else the corrected recipe would be another one than the directory's.
+        discard_unused(start.run)
+        raise
+
+
+def _check(recipe: Recipe, start: Start) -> None:
     open_data(_root(recipe), recipe.model.num_classes)
-    check_disk(recipe, start.run.path)
+    with torch.device("meta"):
+        model = build_model(**model_arguments(recipe))
+    check_disk(recipe, start.run.path, model)
+    # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
+    _with_initial_weights(recipe, start, model)
+    freeze(model, recipe.model.freeze)
+    parameter_groups(model, recipe.optim.weight_decay)
 
 
 def take_lock(run: Run) -> IO[str]:
@@ -231,10 +262,8 @@ def take_lock(run: Run) -> IO[str]:
     return file
 
 
-def check_disk(recipe: Recipe, path: Path) -> None:
+def check_disk(recipe: Recipe, path: Path, model: nn.Module) -> None:
     """Raise EnvironmentFault when the checkpoints of a run will not fit beside what is on the disk."""
-    with torch.device("meta"):
-        model = build_model(**model_arguments(recipe))
     needed = disk_needed(count_parameters(model), recipe)
     present = sum(file.stat().st_size for file in (path / "checkpoints").rglob("*") if file.is_file())
     free = shutil.disk_usage(path).free

@@ -13,7 +13,7 @@ from rich.text import Text
 from inceptionctl import console
 from inceptionctl.run import Run, disk_errors, write_atomically
 
-SCALARS = ("loss", "learning_rate", "grad_norm", "images_per_second", "data_wait", "top1_error", "top5_error")
+SCALARS = ("loss", "learning_rate", "grad_norm", "images_per_second", "data_wait", "zero_share", "top1_error", "top5_error")
 
 
 class RunLog:
@@ -54,6 +54,9 @@ class RunLog:
             for name in SCALARS:
                 if isinstance(values.get(name), int | float) and math.isfinite(values[name]):
                     self._events.add_scalar(f"{kind}/{name}", values[name], values["step"])
+            for block, value in values.get("activation_rms", {}).items():
+                if isinstance(value, float):
+                    self._events.add_scalar(f"activation_rms/{block}", value, values["step"])
             self._events.flush()
 
     def progress(self, line: str, *, window_ended: bool) -> None:

@@ -98,7 +98,8 @@ def _continue(run: Run, recipe: Recipe) -> Start:
 
 def _check_same_network(recipe: Recipe, checkpoint: Path) -> None:
     kept = recipe_from_dict(files.read_progress(checkpoint).get("recipe", {}), f"{checkpoint}/progress.json")
-    old, new = kept.model.model_dump(), recipe.model.model_dump()
+    # Where the first weights came from has no meaning once there is a checkpoint.
+    old, new = (section.model_dump(exclude={"init_from"}) for section in (kept.model, recipe.model))
     wrong = [f"model.{key}: {old[key]!r} in the checkpoint, {new[key]!r} in the recipe" for key in new if old[key] != new[key]]
     if wrong:
         raise CheckpointError(

@@ -73,6 +73,21 @@ def test_images_are_sorted_into_classes_and_splits(tmp_path: Path, index: Path) 
     assert [path.name for path in dest.parent.iterdir()] == ["elpv"]
 
 
+def test_one_kind_of_cells_has_two_classes_and_the_same_split(tmp_path: Path, index: Path) -> None:
+    make_wheel(index)
+    both, mono = tmp_path / "both", tmp_path / "mono"
+    elpv.fetch_elpv(both, print)
+    said: list[str] = []
+    elpv.fetch_elpv(mono, said.append, ("mono",))
+    assert said[-1] == f"17 images in {mono}, every 5th of a class for validation"
+    names = {path.relative_to(mono) for path in mono.glob("*/*/*.png")}
+    assert names == {path.relative_to(both) for path in both.glob("*/mono_*/*.png")}
+    elpv.fetch_elpv(mono, said.append, ("mono",))
+    assert said[-1] == f"{mono} is complete already"
+    with pytest.raises(DataError, match="is occupied by something else"):
+        elpv.fetch_elpv(mono, print, ("poly",))
+
+
 def test_a_complete_folder_is_left_alone(tmp_path: Path, index: Path) -> None:
     make_wheel(index)
     dest = tmp_path / "elpv"

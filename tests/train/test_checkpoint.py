@@ -15,7 +15,7 @@ from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint, load_weights, progress_of, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import TensorFlowRMSProp
+from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer
 from inceptionctl.train.rank import take_lock
 from inceptionctl.train.start import decide_start
 
@@ -29,7 +29,7 @@ class Job:
             nn.Conv2d(3, channels, 3), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(channels * 4, 2)
         )
         self.model.to(memory_format=torch.channels_last)
-        self.optimizer = TensorFlowRMSProp(self.model.parameters(), 0.1, momentum=0.9)
+        self.optimizer: torch.optim.Optimizer = TensorFlowRMSProp(self.model.parameters(), 0.1, momentum=0.9)
         self.average = WeightAverage(self.model, 0.9)
 
     def step(self, times: int = 1) -> None:
@@ -62,6 +62,26 @@ def test_everything_comes_back_and_training_goes_on_alike(tmp_path: Path) -> Non
         one.step(2)
     assert len(job.tensors()) == len(other.tensors()) > 20
     assert all(torch.equal(a, b) for a, b in zip(job.tensors(), other.tensors(), strict=True))
+
+
+def test_the_state_of_adamw_comes_back_with_its_counters(tmp_path: Path) -> None:
+    def job_with_adamw(seed: int) -> Job:
+        job = Job(seed=seed)
+        values = {"name": "adamw", "betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.1}
+        job.optimizer = build_optimizer(job.model, values, 0.1)
+        return job
+
+    job, other = job_with_adamw(0), job_with_adamw(9)
+    job.step(3)
+    recipe = load_recipe("quickstart", ["optim.name=adamw"]).resolved()
+    saved = save_checkpoint(tmp_path, job.model, job.average, job.optimizer, Progress(step=3, recipe=recipe))
+    load_checkpoint(saved, other.model, other.average, other.optimizer)
+    for one in (job, other):
+        one.step(2)
+    for a, b in zip(job.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+        for key, value in job.optimizer.state[a].items():
+            assert torch.equal(value, other.optimizer.state[b][key]), key
 
 
 def test_files_hold_no_pickle_and_the_manifest_covers_them(tmp_path: Path) -> None:
@@ -121,10 +141,13 @@ def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     job.step()
     saved = job.save(tmp_path, 1)
     sgd = torch.optim.SGD(job.model.parameters(), 0.1, momentum=0.9)
-    with pytest.raises(CheckpointError, match="holds the state of rmsprop with momentum, the recipe asks for sgd with"):
+    with pytest.raises(
+        CheckpointError,
+        match="holds the state of rmsprop with mean_square and momentum a weight, the recipe asks for sgd with momentum_buffer",
+    ):
         load_checkpoint(saved, job.model, job.average, sgd)
     still = TensorFlowRMSProp(job.model.parameters(), 0.1)
-    with pytest.raises(CheckpointError, match="asks for rmsprop without"):
+    with pytest.raises(CheckpointError, match="asks for rmsprop with mean_square a weight"):
         load_checkpoint(saved, job.model, job.average, still)
 
 

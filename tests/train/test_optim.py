@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import nn
 
+from inceptionctl.errors import RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.train import optim
-from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer
+from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer, described_optimizer, parameter_groups, state_names
 
 
 def transcribed(
@@ -65,7 +66,7 @@ def test_torchs_own_rmsprop_is_another_optimizer() -> None:
 
 def test_norms_and_biases_have_no_weight_decay() -> None:
     model = build_model("inception_v4", num_classes=3, width=0.125)
-    values = {"name": "rmsprop", "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "weight_decay": 0.5}
+    values = {"name": "rmsprop", "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "centered": False, "weight_decay": 0.5}
     decayed, plain = build_optimizer(model, values, 0.1).param_groups
     assert decayed["weight_decay"] == 0.5 and plain["weight_decay"] == 0.0
     assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in plain["params"]} == {1}
@@ -78,3 +79,35 @@ def test_a_weight_without_gradient_stays() -> None:
     moved.grad = torch.ones(2)
     optimizer.step()
     assert still.tolist() == [1, 1] and moved.tolist() != [1, 1]
+
+
+SECTIONS = [
+    {"name": "rmsprop", "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "centered": True, "weight_decay": 0.1},
+    {"name": "rmsprop", "decay": 0.9, "momentum": 0.0, "epsilon": 1.0, "centered": False, "weight_decay": 0.1},
+    {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    {"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.1},
+    {"name": "adamw", "betas": [0.9, 0.99], "epsilon": 1e-8, "weight_decay": 0.1},
+]
+
+
+@pytest.mark.parametrize("values", SECTIONS, ids=lambda values: values["name"])
+def test_state_of_each_optimizer_is_what_its_section_says(values: dict[str, object]) -> None:
+    model = nn.Linear(2, 3)
+    optimizer = build_optimizer(model, values, 0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    before = model.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(model.weight, before)
+    kept = {key for key, value in optimizer.state[model.weight].items() if isinstance(value, torch.Tensor) and value.ndim == 2}
+    assert kept == set(state_names(values))
+    assert described_optimizer(optimizer) == (values["name"], kept)
+
+
+def test_frozen_weights_are_not_the_optimizers() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    groups = parameter_groups(model, 0.1)
+    assert [parameter for group in groups for parameter in group["params"]] == [model[1].weight, model[1].bias]
+    model.requires_grad_(False)
+    with pytest.raises(RecipeError, match="nothing is left to train"):
+        parameter_groups(model, 0.1)

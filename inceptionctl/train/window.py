@@ -1,0 +1,156 @@
+"""A log window: sums over the steps since the last row of metrics, and the stop when the numbers say so."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from inceptionctl import console
+from inceptionctl.data.loaders import Batch
+from inceptionctl.errors import DivergedError, InceptionctlError
+from inceptionctl.launch.world import World
+from inceptionctl.run import Run
+from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.batch import BatchPlan
+from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.engine import Engine, RelayedError
+from inceptionctl.train.health import Health, HealthWatch, remedy
+from inceptionctl.train.runlog import RunLog
+
+
+@dataclass
+class Window:
+    """Sums of a log window. The host waits for the device only when it is closed."""
+
+    world: World
+    run: Run
+    progress: Progress
+    batch: BatchPlan
+    engine: Engine
+    health: HealthWatch
+    log: RunLog
+    device: torch.device
+    epochs: float
+    _loss: float | None = None
+    _norm: float | None = None
+    _speed: float | None = None
+    _waited_share: float = 0.0
+    _seen: Health = field(default_factory=Health)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a window here: what came before (an evaluation, a save) does not count as training time."""
+        self._sum = torch.zeros((), device=self.device)
+        self._passes = 0
+        self._waited = 0.0
+        self._began = time.perf_counter()
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, with the time that it was waited for."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def add(self, loss: Tensor) -> None:
+        """Count one pass; no wait for the device."""
+        self._sum += loss.detach()
+        self._passes += 1
+
+    def close(self, rate: float) -> None:
+        """Write the window's row and begin the next.
+
+        Raises DivergedError when loss or gradient is not finite, or the network has died; the row is written before.
+        """
+        self._read()
+        seconds = time.perf_counter() - self._began
+        self._speed = self._passes * self.batch.micro_batch_size * self.world.size / seconds
+        self._waited_share = self._waited / seconds
+        self.log.row("train", self._row(rate))
+        self.log.progress(self.line(rate), window_ended=True)
+        dead = self.health.judge(self._seen)
+        if not (_is_finite(self._loss) and _is_finite(self._norm)):
+            raise self._stopped(f"loss {self._loss} and gradient norm {self._norm} are not finite", self._seen.first_not_finite)
+        if dead or (self.health.suspects and self.progress.step == self.progress.total_steps):
+            share = f"{self._seen.zero_share:.2%} of the values before the average pool are zero: the network has died"
+            raise self._stopped(share, self._seen.largest)
+        if self.health.suspects:
+            self.log.say(
+                f"step {self.progress.step}: {self._seen.zero_share:.2%} of the values before the average pool are zero;"
+                " nothing is saved while that lasts"
+            )
+        self.restart()
+
+    def _read(self) -> None:
+        """The numbers of the window, the mean over the ranks; the only wait for the device."""
+        numbers = [self._sum / self._passes, *self.health.numbers()]
+        shared = torch.stack([number.float() for number in numbers])
+        if self.world.size > 1:
+            dist.all_reduce(shared)
+            shared /= self.world.size
+        norm = self.engine.grad_norm  # the same on every rank
+        values = (shared if norm is None else torch.cat([norm.float().reshape(1), shared])).tolist()
+        self._norm = None if norm is None else values.pop(0)
+        self._loss = values.pop(0)
+        self._seen = self.health.health(values)
+
+    def _row(self, rate: float) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "step": self.progress.step,
+            "epoch": self.progress.epoch,
+            "loss": self._loss,
+            "learning_rate": rate,
+            "grad_norm": self._norm,
+            "images_per_second": self._speed,
+            "data_wait": self._waited_share,
+        }
+        if self._seen.zero_share is not None:
+            row["zero_share"] = self._seen.zero_share
+        row = {key: _as_json(value) for key, value in row.items()}
+        if self._seen.activation_rms:
+            row["activation_rms"] = {name: _as_json(value) for name, value in self._seen.activation_rms.items()}
+        return row
+
+    def _stopped(self, what: str, block: str | None) -> InceptionctlError:
+        if self.world.rank != 0:  # the numbers are the same everywhere; one message is enough
+            return RelayedError(DivergedError.exit_code)
+        last = files.pointed(self.run.checkpoints, "latest")
+        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        where = f" (block {block}, activations of {self._seen.activation_rms[block]:.3g} root mean square)" if block else ""
+        return DivergedError(f"{what} at step {self.progress.step}{where}; {kept}", remedy(self.engine.model))
+
+    def line(self, rate: float) -> str:
+        """The live line, with the numbers of the last closed window."""
+        progress = self.progress
+        parts = [
+            f"epoch {progress.epoch:.2f}/{self.epochs:g}",
+            f"step {progress.step}/{progress.total_steps}",
+        ]
+        if self._loss is not None and self._speed is not None:
+            parts.append(f"loss {self._loss:.4f}")
+        parts.append(f"lr {rate:.3g}")
+        if self._norm is not None:
+            parts.append(f"norm {self._norm:.2f}")
+        if self._seen.zero_share is not None:
+            parts.append(f"zeros {self._seen.zero_share:.0%}")
+        if self._speed is not None:
+            left = (progress.total_steps - progress.step) * self.batch.global_batch_size / self._speed
+            parts += [f"{self._speed:.0f} images/s", f"data wait {self._waited_share:.0%}", f"left {console.duration(left)}"]
+        return "  ".join(parts)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is None or math.isfinite(value)
+
+
+def _as_json(value: float | None) -> float | str | None:
+    return value if _is_finite(value) else str(value)
