@@ -62,7 +62,7 @@ dat: 5
     found = problems(path, "train.seeed=3", "nonsense", "optim.name=rmsprob")
     assert found["model.width: '1e-1' is text, not a number"] == (f"{path}:2", "write it without quotes")
     assert found["model.num_clases: unknown key"] == (f"{path}:3", "did you mean `num_classes`?")
-    assert found["optim.name: 'rmsprob' is not a choice (rmsprop, sgd)"] == (
+    assert found["optim.name: 'rmsprob' is not a choice (rmsprop, sgd, adamw, lamb)"] == (
         "--set optim.name=rmsprob",
         "did you mean `rmsprop`?",
     )
