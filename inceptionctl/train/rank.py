@@ -88,7 +88,7 @@ def _claim_machine(world: World) -> Machine:
     cores = _cores_of_this_rank(world)
     # The command that starts ranks on the CPU says so: on a machine with GPUs DeepSpeed's launcher would show them to us.
     if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
-        torch.set_num_threads(cores)
+        torch.set_num_threads(_wished_threads() or cores)
         return Machine(torch.device("cpu"), cores)
     # srun --gpus-per-task shows each rank one GPU, which is number 0 for it whatever its local rank.
     index = 0 if torch.cuda.device_count() == 1 else world.local_rank
@@ -99,6 +99,12 @@ def _claim_machine(world: World) -> Machine:
         )
     torch.cuda.set_device(index)
     return Machine(torch.device("cuda", index), cores)
+
+
+def _wished_threads() -> int | None:
+    """OMP_NUM_THREADS, which the user or a launcher has set; on a machine shared with other jobs fewer threads can be faster."""
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wish) if wish.isdigit() and int(wish) > 0 else None
 
 
 def _cores_of_this_rank(world: World) -> int:
