@@ -7,6 +7,7 @@ Ioffe and Szegedy, "Batch Normalization" (arXiv 1502.03167); TF-slim, the author
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,6 +16,21 @@ from torch import Tensor, nn
 # torch's convention: the share of the new batch in the running statistics. TF-slim keeps 0.9997 of the old.
 BATCH_NORM_MOMENTUM = 3e-4
 BATCH_NORM_EPS = 1e-3
+
+Conv = Callable[..., "ConvNormAct"]  # ConvNormAct with the batch norm's settings filled in
+Channels = Callable[[int], int]  # the paper's number of channels -> this network's, at its width
+
+
+def check_input_px(input_px: int, smallest_px: int, network: str) -> None:
+    """Raise ValueError if an image side of `input_px` px is below `smallest_px`, which the strides of `network` need."""
+    if input_px < smallest_px:
+        raise ValueError(f"{network} needs images of at least {smallest_px} x {smallest_px} px, got a side of {input_px} px")
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Raise ValueError for fewer classes than one."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
 
 
 def scale_channels(channels: int, width: float) -> int:
@@ -85,13 +101,13 @@ class Parallel(nn.Module):
         return torch.cat([branch(x) for branch in self.children()], dim=1)
 
 
-def average_pool_3x3() -> nn.AvgPool2d:
-    """Average pool 3x3, stride 1, same: (N, C, H, W) -> (N, C, H, W). Padding is not counted: a corner is the mean of 4 px.
+def average_pool_3x3(*, counts_padding: bool = False) -> nn.AvgPool2d:
+    """Average pool 3x3, stride 1, same: (N, C, H, W) -> (N, C, H, W). A corner is the mean of 4 px.
 
-    Figures 4 to 6 of arXiv 1602.07261 print 'Avg Pooling'; TensorFlow's leaves the padding out of the mean, torch's default
-    counts it.
+    Figures 4 to 6 of arXiv 1602.07261 print 'Avg Pooling'; TensorFlow's leaves the padding out of the mean. With
+    `counts_padding` the zeros around the image count, so a corner is 4 px divided by 9: torch's default.
     """
-    return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+    return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=counts_padding)
 
 
 def max_pool_3x3_reduce() -> nn.MaxPool2d:
