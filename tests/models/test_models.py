@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.models import MODELS, build_model
-from inceptionctl.models import inception_v4 as inception_v4_module
-from inceptionctl.models.inception_v4 import InceptionV4
+from inceptionctl.models import MODELS, aux_head, build_model
+from inceptionctl.models.inception_resnet import inception_resnet
+from inceptionctl.models.inception_v3 import inception_v3
+from inceptionctl.models.inception_v4 import InceptionV4, inception_v4
 from inceptionctl.models.layers import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM
 
 
@@ -29,7 +30,7 @@ def test_every_model_builds_and_takes_its_smallest_image(name: str) -> None:
 
 def test_inception_v4_spec() -> None:
     spec = MODELS["inception_v4"]
-    assert (spec.default_input_px, spec.min_input_px) == (299, inception_v4_module.MIN_INPUT_PX)
+    assert (spec.default_input_px, spec.min_input_px) == (299, 75)
     assert (spec.paper_top1_error_percent, spec.paper_top5_error_percent) == (20.0, 5.0)
     assert "1602.07261" in spec.source
 
@@ -54,12 +55,30 @@ def test_the_two_kernel_orders_are_told_apart() -> None:
     assert sum(paper != slim for paper, slim in zip(*kernels, strict=True)) == 2 + 7 * 4 + 3 * 2
 
 
-def test_the_table_repeats_the_builders_defaults() -> None:
+@pytest.mark.parametrize(
+    ("builder", "names"),
+    [
+        (inception_v3, ("inception_v3", "inception_v3_torchvision")),
+        (inception_v4, ("inception_v4", "inception_v4_tf_slim")),
+        (inception_resnet, ("inception_resnet_v1", "inception_resnet_v2", "inception_resnet_v2_tf_slim")),
+    ],
+)
+def test_the_table_repeats_the_builders_defaults(builder, names) -> None:
     # The numbers are written twice, because this package may not import layers.py, which imports torch.
-    defaults = {name: p.default for name, p in inspect.signature(build_model).parameters.items() if p.default is not p.empty}
-    builder = inspect.signature(inception_v4_module.inception_v4).parameters
-    assert defaults == {name: builder[name].default for name in defaults}
-    assert (defaults["batch_norm_momentum"], defaults["batch_norm_eps"]) == (BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
+    common = {
+        name: p.default for name, p in inspect.signature(build_model).parameters.items() if p.default not in (p.empty, None)
+    }
+    assert (common["batch_norm_momentum"], common["batch_norm_eps"]) == (BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
+    own = {name: p.default for name, p in inspect.signature(builder).parameters.items()}
+    for name in names:
+        spec = MODELS[name]
+        assert common == {key: own[key] for key in common}
+        if spec.aux_head is not None:
+            assert (own["aux_head"], own["input_px"]) == (spec.aux_head, spec.default_input_px)
+            assert spec.aux_head_min_input_px == aux_head.MIN_INPUT_PX
+        for key in ("residual_scale", "residual_unit"):
+            assert own.get(key) == getattr(spec, key)
+        assert spec.min_input_px == inspect.getmodule(builder).MIN_INPUT_PX
 
 
 def test_an_unknown_model_names_the_nearest() -> None:
