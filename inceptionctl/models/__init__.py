@@ -10,12 +10,14 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
+
+ResidualUnit = Literal["original", "bottleneck"]
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,35 @@ class ModelSpec:
     """A network that recipes can name.
 
     `build` takes the flat arguments of `build_model` and imports torch. `default_input_px` is the paper's image side,
-    `min_input_px` the smallest that passes the strides. `source` is paper and figure. The errors are the paper's: percent,
-    single crop, on the validation images that are not blacklisted.
+    `min_input_px` the smallest that passes the strides. `source` is paper and figure. The errors are the Inception-v4 paper's:
+    percent, single crop, on the validation images that are not blacklisted; None where it prints none.
+
+    The rest says which options the network has, and what they are when nothing is said; None for a network without the option.
+    The auxiliary head needs images of at least `aux_head_min_input_px`.
     """
 
     build: Callable[..., nn.Module]
     default_input_px: int
     min_input_px: int
     source: str
-    paper_top1_error_percent: float
-    paper_top5_error_percent: float
+    paper_top1_error_percent: float | None = None
+    paper_top5_error_percent: float | None = None
+    aux_head: bool | None = None
+    aux_head_min_input_px: int | None = None
+    residual_scale: tuple[float, float, float] | None = None
+    residual_unit: ResidualUnit | None = None
+
+
+def _build_bn_inception(**arguments: Any) -> nn.Module:
+    from inceptionctl.models.bn_inception import bn_inception
+
+    return bn_inception(**arguments)
+
+
+def _build_inception_v3(**arguments: Any) -> nn.Module:
+    from inceptionctl.models.inception_v3 import inception_v3
+
+    return inception_v3(**arguments)
 
 
 def _build_inception_v4(**arguments: Any) -> nn.Module:
@@ -41,14 +62,70 @@ def _build_inception_v4(**arguments: Any) -> nn.Module:
     return inception_v4(**arguments)
 
 
+def _build_inception_resnet(**arguments: Any) -> nn.Module:
+    from inceptionctl.models.inception_resnet import inception_resnet
+
+    return inception_resnet(**arguments)
+
+
+def _build_resnet(**arguments: Any) -> nn.Module:
+    from inceptionctl.models.resnet import resnet
+
+    return resnet(**arguments)
+
+
+def _resnet_spec(depth: int, *, stride_in: str = "1x1") -> ModelSpec:
+    # The paper measures ResNet-152 with ten crops and densely, never with one crop: docs/networks.md.
+    return ModelSpec(
+        build=partial(_build_resnet, depth=depth, stride_in=stride_in),
+        default_input_px=224,
+        min_input_px=32,
+        source="He et al., arXiv 1512.03385, Table 1" + (", with the stride in the 3x3" if stride_in == "3x3" else ""),
+        residual_unit="original" if depth < 50 else "bottleneck",
+    )
+
+
+INCEPTION_V4_PAPER = "Szegedy et al., arXiv 1602.07261"
+
 MODELS: dict[str, ModelSpec] = {
+    "bn_inception": ModelSpec(
+        build=_build_bn_inception,
+        default_input_px=224,
+        min_input_px=32,
+        source="Ioffe and Szegedy, arXiv 1502.03167, Figure 5",
+        paper_top1_error_percent=25.2,
+        paper_top5_error_percent=7.8,
+    ),
+    "inception_v3": ModelSpec(
+        build=_build_inception_v3,
+        default_input_px=299,
+        min_input_px=75,
+        source="Szegedy et al., arXiv 1512.00567, Table 1, with the channels of TF-slim's nets/inception_v3.py",
+        paper_top1_error_percent=21.2,
+        paper_top5_error_percent=5.6,
+        aux_head=True,
+        aux_head_min_input_px=107,
+    ),
+    # The same weights fit, but the 3x3 average pools count the padding, so the logits differ.
+    "inception_v3_torchvision": ModelSpec(
+        build=partial(_build_inception_v3, average_pool="torchvision"),
+        default_input_px=299,
+        min_input_px=75,
+        source="Szegedy et al., arXiv 1512.00567, Table 1, with the average pools of torchvision's and timm's inception_v3",
+        paper_top1_error_percent=21.2,
+        paper_top5_error_percent=5.6,
+        aux_head=True,
+        aux_head_min_input_px=107,
+    ),
     "inception_v4": ModelSpec(
         build=_build_inception_v4,
         default_input_px=299,
         min_input_px=75,
-        source="Szegedy et al., arXiv 1602.07261, Figure 9",
+        source=f"{INCEPTION_V4_PAPER}, Figure 9",
         paper_top1_error_percent=20.0,
         paper_top5_error_percent=5.0,
+        aux_head=False,
+        aux_head_min_input_px=107,
     ),
     # The same network at the same cost, but three chains of 1x7 / 7x1 and 1x3 / 3x1 run the other way round, as in the weights
     # that TF-slim published and in the ports of them: those fit this one alone.
@@ -56,10 +133,51 @@ MODELS: dict[str, ModelSpec] = {
         build=partial(_build_inception_v4, kernel_order="tf_slim"),
         default_input_px=299,
         min_input_px=75,
-        source="Szegedy et al., arXiv 1602.07261, Figure 9, with the kernel order of TF-slim's nets/inception_v4.py",
+        source=f"{INCEPTION_V4_PAPER}, Figure 9, with the kernel order of TF-slim's nets/inception_v4.py",
         paper_top1_error_percent=20.0,
         paper_top5_error_percent=5.0,
+        aux_head=False,
+        aux_head_min_input_px=107,
     ),
+    "inception_resnet_v1": ModelSpec(
+        build=partial(_build_inception_resnet, variant="v1"),
+        default_input_px=299,
+        min_input_px=75,
+        source=f"{INCEPTION_V4_PAPER}, Figures 10 to 15",
+        paper_top1_error_percent=21.3,
+        paper_top5_error_percent=5.5,
+        residual_scale=(0.17, 0.10, 0.20),
+    ),
+    "inception_resnet_v2": ModelSpec(
+        build=partial(_build_inception_resnet, variant="v2"),
+        default_input_px=299,
+        min_input_px=75,
+        source=f"{INCEPTION_V4_PAPER}, Figures 3 and 15 to 19",
+        paper_top1_error_percent=19.9,
+        paper_top5_error_percent=4.9,
+        aux_head=False,
+        aux_head_min_input_px=107,
+        residual_scale=(0.17, 0.10, 0.20),
+    ),
+    # Another stem, twice the blocks and another head: the network of the published weights is not the paper's.
+    "inception_resnet_v2_tf_slim": ModelSpec(
+        build=partial(_build_inception_resnet, variant="v2_tf_slim"),
+        default_input_px=299,
+        min_input_px=75,
+        source=f"TF-slim's nets/inception_resnet_v2.py, after {INCEPTION_V4_PAPER}, Figures 14 and 16 to 19",
+        aux_head=False,
+        aux_head_min_input_px=107,
+        residual_scale=(0.17, 0.10, 0.20),
+    ),
+    "resnet_18": _resnet_spec(18),
+    "resnet_34": _resnet_spec(34),
+    "resnet_50": _resnet_spec(50),
+    "resnet_101": _resnet_spec(101),
+    "resnet_152": _resnet_spec(152),
+    # As torchvision, timm and NVIDIA have them: the unit that halves the grid does so in its 3x3, not in its first 1x1.
+    "resnet_50_v1_5": _resnet_spec(50, stride_in="3x3"),
+    "resnet_101_v1_5": _resnet_spec(101, stride_in="3x3"),
+    "resnet_152_v1_5": _resnet_spec(152, stride_in="3x3"),
 }
 
 
@@ -71,21 +189,79 @@ def build_model(
     dropout: float = 0.2,
     batch_norm_momentum: float = 3e-4,
     batch_norm_eps: float = 1e-3,
+    input_px: int | None = None,
+    aux_head: bool | None = None,
+    residual_scale: float | tuple[float, float, float] | None = None,
+    residual_unit: ResidualUnit | None = None,
 ) -> nn.Module:
     """Build the network `name` of MODELS, initialised as TF-slim does from torch's global random state: seed that first.
 
-    The network takes images (N, 3, H, W) and gives logits (N, num_classes). `batch_norm_momentum` is torch's: 1 - TensorFlow's
-    decay. Raises RecipeError for an unknown name, ValueError for an argument out of its range.
+    The network takes images (N, 3, H, W) and gives logits (N, num_classes); in training with an auxiliary head it gives
+    (logits, auxiliary logits). `batch_norm_momentum` is torch's: 1 - TensorFlow's decay. `input_px` matters to the auxiliary head
+    alone. The last four are the network's own defaults where they are None. Raises RecipeError for an unknown name and for an
+    option that the network does not have, ValueError for an argument out of its range.
     """
-    spec = MODELS.get(name)
-    if spec is None:
-        nearest = difflib.get_close_matches(name, MODELS, n=3)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the models are: {', '.join(MODELS)}"
-        raise RecipeError(f"unknown model {name!r}", hint)
+    spec = find_spec(name)
+    problem = option_problem(
+        name, input_px=input_px, aux_head=aux_head, residual_scale=residual_scale, residual_unit=residual_unit
+    )
+    if problem:
+        raise RecipeError(*problem)
+    own: dict[str, Any] = {}
+    if spec.aux_head is not None:
+        own["aux_head"] = spec.aux_head if aux_head is None else aux_head
+        own["input_px"] = input_px or spec.default_input_px
+    if spec.residual_scale is not None:
+        own["residual_scale"] = spec.residual_scale if residual_scale is None else residual_scale
+    if spec.residual_unit is not None:
+        own["residual_unit"] = residual_unit or spec.residual_unit
     return spec.build(
         num_classes=num_classes,
         width=width,
         dropout=dropout,
         batch_norm_momentum=batch_norm_momentum,
         batch_norm_eps=batch_norm_eps,
+        **own,
     )
+
+
+def find_spec(name: str) -> ModelSpec:
+    """The line of MODELS that `name` means. Raises RecipeError naming the nearest."""
+    spec = MODELS.get(name)
+    if spec is None:
+        nearest = difflib.get_close_matches(name, MODELS, n=3)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the models are: {', '.join(MODELS)}"
+        raise RecipeError(f"unknown model {name!r}", hint)
+    return spec
+
+
+def option_problem(
+    name: str,
+    *,
+    input_px: int | None,
+    aux_head: bool | None,
+    residual_scale: float | tuple[float, float, float] | None,
+    residual_unit: ResidualUnit | None,
+) -> tuple[str, str] | None:
+    """What is wrong with these options of the network `name`, and a hint; None if nothing is. The message opens with the option."""
+    spec = find_spec(name)
+    if input_px is not None and input_px < spec.min_input_px:
+        return f"input_px {input_px} is too small for {name}: at least {spec.min_input_px}", "choose larger images"
+    if aux_head and spec.aux_head is None:
+        return f"aux_head: {name} has no auxiliary head", _that_have("aux_head")
+    if residual_scale is not None and spec.residual_scale is None:
+        return f"residual_scale: {name} has no residuals to scale", _that_have("residual_scale")
+    if residual_unit is not None and spec.residual_unit is None:
+        return f"residual_unit: {name} has no residual units to choose", _that_have("residual_unit")
+    wanted = spec.aux_head if aux_head is None else aux_head
+    smallest = spec.aux_head_min_input_px
+    if wanted and smallest is not None and input_px is not None and input_px < smallest:
+        return (
+            f"aux_head of {name} needs input_px of at least {smallest}, got {input_px}",
+            f"set aux_head to false, or input_px to {smallest} or more",
+        )
+    return None
+
+
+def _that_have(option: str) -> str:
+    return f"these networks have it: {', '.join(name for name, spec in MODELS.items() if getattr(spec, option) is not None)}"

@@ -6,41 +6,35 @@ Sizes in comments are H x W x C at 299 px and width 1. A convolution is same-pad
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from inceptionctl.models.aux_head import AuxHead
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
+    Channels,
+    Conv,
     ConvNormAct,
     Parallel,
     average_pool_3x3,
+    check_input_px,
+    check_num_classes,
     init_weights,
     max_pool_3x3_reduce,
     scale_channels,
 )
 from inceptionctl.models.summary import Stage
 
-MIN_INPUT_PX = 75
+DEFAULT_INPUT_PX = 299
+MIN_INPUT_PX = 75  # leave a last grid of 1 x 1
 
 # Three of the 1x7 / 7x1 and 1x3 / 3x1 chains run in one order in the paper's figures and in the other in TF-slim, whose weights
 # everyone has. Parameters and multiply-adds are the same; weights fit only the order that they were trained in.
 KernelOrder = Literal["paper", "tf_slim"]
-
-Conv = Callable[..., ConvNormAct]  # ConvNormAct with the batch norm's settings filled in
-Channels = Callable[[int], int]  # the paper's number of channels -> this network's, at its width
-
-
-def check_input_px(input_px: int) -> None:
-    """Raise ValueError if an image side of `input_px` px cannot pass the five strides: 75 px leave a last grid of 1 x 1."""
-    if input_px < MIN_INPUT_PX:
-        raise ValueError(
-            f"Inception-v4 needs images of at least {MIN_INPUT_PX} x {MIN_INPUT_PX} px, got a side of {input_px} px"
-        )
 
 
 class Stem(nn.Module):
@@ -205,7 +199,8 @@ def inception_c(in_channels: int, conv: Conv, c: Channels, kernel_order: KernelO
 class InceptionV4(nn.Module):
     """Inception-v4, Figure 9: images (N, 3, H, W), H and W at least 75 px, 299 in the paper -> logits (N, num_classes).
 
-    Initialised as TF-slim does, from torch's global random state, which also feeds the dropout. Arguments: see `inception_v4`.
+    Training with the auxiliary head gives two logits. Initialised as TF-slim does, from torch's global random state, which also
+    feeds the dropout. Arguments: see `inception_v4`.
     """
 
     # What `summary.endpoints` lists, in the order of the forward pass.
@@ -233,10 +228,11 @@ class InceptionV4(nn.Module):
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         batch_norm_eps: float = BATCH_NORM_EPS,
         kernel_order: KernelOrder = "paper",
+        input_px: int = DEFAULT_INPUT_PX,
+        aux_head: bool = False,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_num_classes(num_classes)
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
 
@@ -257,6 +253,7 @@ class InceptionV4(nn.Module):
             self.blocks_b.append(block := inception_b(channels, conv, c, kernel_order))
             channels = block.out_channels
         # 17 x 17 x 1024
+        middle_channels = channels
         self.reduction_b = reduction_b(channels, conv, c)
         channels = self.reduction_b.out_channels
         # 8 x 8 x 1536
@@ -270,27 +267,40 @@ class InceptionV4(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, num_classes)
         # 1000
+        self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
         self.num_features = channels
         self.num_classes = num_classes
         init_weights(self)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 1536 x width, 8, 8) at 299 px. Raises ValueError below 75 px."""
-        check_input_px(min(x.shape[-2:]))
+    def forward_middle(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the grid that the auxiliary head is fed, (N, 1024 x width, 17, 17) at 299 px."""
+        check_input_px(min(x.shape[-2:]), MIN_INPUT_PX, "Inception-v4")
         x = self.stem(x)  # 35 x 35 x 384
         x = self.blocks_a(x)  # 35 x 35 x 384
         x = self.reduction_a(x)  # 17 x 17 x 1024
         x = self.blocks_b(x)  # 17 x 17 x 1024
+        return x
+
+    def forward_last(self, x: Tensor) -> Tensor:
+        """From what `forward_middle` gives to the last grid, (N, 1536 x width, 8, 8) at 299 px."""
         x = self.reduction_b(x)  # 8 x 8 x 1536
         x = self.blocks_c(x)  # 8 x 8 x 1536
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> logits (N, num_classes); the softmax belongs to the loss. Raises ValueError below 75 px."""
-        x = self.forward_features(x)
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the last grid, (N, 1536 x width, 8, 8) at 299 px. Raises ValueError below 75 px."""
+        return self.forward_last(self.forward_middle(x))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
+
+        The softmax belongs to the loss. Raises ValueError below 75 px.
+        """
+        middle = self.forward_middle(x)
+        x = self.forward_last(middle)
         x = torch.flatten(self.pool(x), 1)  # 1536
         x = self.classifier(self.dropout(x))  # 1000
-        return x
+        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
 
 
 def inception_v4(
@@ -300,12 +310,15 @@ def inception_v4(
     batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
     batch_norm_eps: float = BATCH_NORM_EPS,
     kernel_order: KernelOrder = "paper",
+    input_px: int = DEFAULT_INPUT_PX,
+    aux_head: bool = False,
 ) -> InceptionV4:
     """Build Inception-v4 (arXiv 1602.07261, Figure 9), initialised as TF-slim does: 42.7 M parameters at width 1, 1000 classes.
 
     `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8.
     `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `kernel_order` says in which order the factorised convolutions of
     the stem, Inception-B and Inception-C follow each other: as the figures print them, or as TF-slim and the weights made by it
-    (timm's among them) have them. Raises ValueError for an argument out of its range.
+    (timm's among them) have them. `aux_head` adds TF-slim's auxiliary head for training on images of `input_px`; without it any
+    side of at least 75 px passes. Raises ValueError for an argument out of its range.
     """
-    return InceptionV4(num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, kernel_order)
+    return InceptionV4(num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, kernel_order, input_px, aux_head)

@@ -1,0 +1,368 @@
+"""Inception-ResNet-v1 and -v2: Szegedy, Ioffe, Vanhoucke, Alemi, arXiv 1602.07261, Figure 15; and TF-slim's own v2.
+
+The v2 of the paper and the one whose weights everyone has differ in stem, repeats and head: see `VARIANTS`. Sizes in comments are
+H x W x C at 299 px and width 1, C in the order v1 | v2 | v2 of TF-slim. A convolution is same-padded unless it says "valid";
+kernels are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from inceptionctl.models.aux_head import AuxHead
+from inceptionctl.models.inception_v3 import inception_5x5, stem_to_71_px
+from inceptionctl.models.inception_v4 import Stem, reduction_a
+from inceptionctl.models.layers import (
+    BATCH_NORM_EPS,
+    BATCH_NORM_MOMENTUM,
+    Channels,
+    Conv,
+    ConvNormAct,
+    Parallel,
+    check_input_px,
+    check_num_classes,
+    init_weights,
+    max_pool_3x3_reduce,
+    scale_channels,
+)
+from inceptionctl.models.summary import Stage
+
+DEFAULT_INPUT_PX = 299
+MIN_INPUT_PX = 75  # leave a last grid of 1 x 1
+
+# The paper gives 0.1 to 0.3; these are TF-slim's, for the blocks of the 35 x 35, 17 x 17 and 8 x 8 grid.
+RESIDUAL_SCALE = (0.17, 0.10, 0.20)
+
+ResidualScale = float | tuple[float, float, float]
+Variant = Literal["v1", "v2", "v2_tf_slim"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers in which the variants differ, as the figures print them; channels are those of width 1."""
+
+    network: str
+    repeats: tuple[int, int, int]
+    """Blocks of the 35 x 35, 17 x 17 and 8 x 8 grid."""
+    chain_a: tuple[int, int]
+    """Inception-ResNet-A: both 3x3 convolutions of the longest branch."""
+    reduction_a: tuple[int, int, int, int]
+    """k, l, m, n of Table 1."""
+    block_b: tuple[int, int, int, int]
+    """Inception-ResNet-B: the lone 1x1, then 1x1, 1x7 and 7x1 of the chain."""
+    reduction_b: tuple[int, int, int]
+    """The last convolution of each of its three branches."""
+    block_c: tuple[int, int, int, int]
+    """Inception-ResNet-C: the lone 1x1, then 1x1, 1x3 and 3x1 of the chain."""
+    conv_head: int | None
+    """1x1 convolution before the pool; none in the paper."""
+    last_block_is_plain: bool
+    """The last block adds its residual unscaled and has no ReLU."""
+    figures: dict[str, str]
+    """Figure of each part."""
+
+
+VARIANTS: dict[Variant, Plan] = {
+    "v1": Plan(
+        network="Inception-ResNet-v1",
+        repeats=(5, 10, 5),
+        chain_a=(32, 32),
+        reduction_a=(192, 192, 256, 384),
+        block_b=(128, 128, 128, 128),
+        reduction_b=(384, 256, 256),
+        block_c=(192, 192, 192, 192),
+        conv_head=None,
+        last_block_is_plain=False,
+        figures={"stem": "14", "a": "10", "b": "11", "reduction_b": "12", "c": "13"},
+    ),
+    "v2": Plan(
+        network="Inception-ResNet-v2",
+        repeats=(5, 10, 5),
+        chain_a=(48, 64),
+        reduction_a=(256, 256, 384, 384),
+        block_b=(192, 128, 160, 192),
+        reduction_b=(384, 288, 320),
+        block_c=(192, 192, 224, 256),
+        conv_head=None,
+        last_block_is_plain=False,
+        figures={"stem": "3", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
+    ),
+    "v2_tf_slim": Plan(
+        network="TF-slim's Inception-ResNet-v2",
+        repeats=(10, 20, 10),
+        chain_a=(48, 64),
+        reduction_a=(256, 256, 384, 384),
+        block_b=(192, 128, 160, 192),
+        reduction_b=(384, 288, 320),
+        block_c=(192, 192, 224, 256),
+        conv_head=1536,
+        last_block_is_plain=True,
+        figures={"stem": "14", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
+    ),
+}
+
+
+class ResidualBlock(nn.Module):
+    """x + scale * project(branches(x)), then ReLU: (N, C, H, W) -> (N, C, H, W). Figure 20 draws the scale.
+
+    `project` is the figures' linear 1x1: bias, no batch norm, no activation. `plain` leaves the ReLU out.
+    """
+
+    def __init__(self, channels: int, branches: Parallel, scale: float, *, plain: bool = False) -> None:
+        super().__init__()
+        self.branches = branches
+        self.project = nn.Conv2d(branches.out_channels, channels, 1)
+        self.scale = scale
+        self.act = nn.Identity() if plain else nn.ReLU(inplace=True)
+        self.out_channels = channels
+
+    def extra_repr(self) -> str:
+        """The scale, for `print`."""
+        return f"scale={self.scale:g}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        y: Tensor = self.act(torch.add(x, self.project(self.branches(x)), alpha=self.scale))
+        return y
+
+
+def branches_a(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+    """Branches of Inception-ResNet-A, Figures 10 and 16: (N, 256 | 384 | 320, 35, 35) -> (N, 96 | 128 | 128, 35, 35)."""
+    first, second = plan.chain_a
+    return Parallel(
+        out_channels=2 * c(32) + c(second),
+        branch_1x1=conv(in_channels, c(32), 1),
+        branch_3x3=nn.Sequential(
+            conv(in_channels, c(32), 1),
+            conv(c(32), c(32), 3),
+        ),
+        branch_double_3x3=nn.Sequential(
+            conv(in_channels, c(32), 1),
+            conv(c(32), c(first), 3),
+            conv(c(first), c(second), 3),
+        ),
+    )
+
+
+def branches_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+    """Branches of Inception-ResNet-B, Figures 11 and 17: (N, 896 | 1152 | 1088, 17, 17) -> (N, 256 | 384 | 384, 17, 17)."""
+    single, first, second, third = plan.block_b
+    return Parallel(
+        out_channels=c(single) + c(third),
+        branch_1x1=conv(in_channels, c(single), 1),
+        branch_7x7=nn.Sequential(
+            conv(in_channels, c(first), 1),
+            conv(c(first), c(second), (1, 7)),
+            conv(c(second), c(third), (7, 1)),
+        ),
+    )
+
+
+def reduction_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+    """Reduction-B, Figures 12 and 18: (N, 896 | 1152 | 1088, 17, 17) -> (N, 1792 | 2144 | 2080, 8, 8)."""
+    long, short, double = plan.reduction_b
+    return Parallel(
+        out_channels=c(long) + c(short) + c(double) + in_channels,
+        branch_3x3=nn.Sequential(
+            conv(in_channels, c(256), 1),
+            conv(c(256), c(long), 3, stride=2, padding="valid"),
+        ),
+        branch_3x3_narrow=nn.Sequential(
+            conv(in_channels, c(256), 1),
+            conv(c(256), c(short), 3, stride=2, padding="valid"),
+        ),
+        branch_double_3x3=nn.Sequential(
+            conv(in_channels, c(256), 1),
+            conv(c(256), c(short), 3),
+            conv(c(short), c(double), 3, stride=2, padding="valid"),
+        ),
+        branch_pool=max_pool_3x3_reduce(),
+    )
+
+
+def branches_c(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+    """Branches of Inception-ResNet-C, Figures 13 and 19: (N, 1792 | 2144 | 2080, 8, 8) -> (N, 384 | 448 | 448, 8, 8)."""
+    single, first, second, third = plan.block_c
+    return Parallel(
+        out_channels=c(single) + c(third),
+        branch_1x1=conv(in_channels, c(single), 1),
+        branch_3x3=nn.Sequential(
+            conv(in_channels, c(first), 1),
+            conv(c(first), c(second), (1, 3)),
+            conv(c(second), c(third), (3, 1)),
+        ),
+    )
+
+
+def build_stem(variant: Variant, conv: Conv, c: Channels) -> tuple[nn.Module, int]:
+    """The stem and its number of channels: (N, 3, 299, 299) -> (N, 256 | 384 | 320, 35, 35)."""
+    if variant == "v2":
+        stem = Stem(conv, c)
+        return stem, stem.out_channels
+    layers = stem_to_71_px(conv, c)
+    # 71 x 71 x 192
+    if variant == "v1":
+        layers["conv_6"] = conv(c(192), c(256), 3, stride=2, padding="valid")
+        # 35 x 35 x 256
+        return nn.Sequential(layers), c(256)
+    layers["pool_2"] = max_pool_3x3_reduce()
+    # 35 x 35 x 192
+    layers["mixed"] = mixed = inception_5x5(c(192), conv, c, single=96, pool=64)
+    # 35 x 35 x 320
+    return nn.Sequential(layers), mixed.out_channels
+
+
+def stages(variant: Variant, stem: nn.Module) -> tuple[Stage, ...]:
+    """What `summary.endpoints` lists, in the order of the forward pass."""
+    plan = VARIANTS[variant]
+    fig, (num_a, num_b, num_c) = plan.figures, plan.repeats
+    own = {"pool_2", "mixed"} if variant == "v2_tf_slim" else set()  # the paper has no such layers
+    of_stem = [Stage(f"stem.{name}", "TF-slim" if name in own else f"Fig. {fig['stem']}") for name, _ in stem.named_children()]
+    body = [
+        Stage("blocks_a", f"{num_a} x Fig. {fig['a']}"),
+        Stage("reduction_a", "Fig. 7, Table 1"),
+        Stage("blocks_b", f"{num_b} x Fig. {fig['b']}"),
+        Stage("reduction_b", f"Fig. {fig['reduction_b']}"),
+        Stage("blocks_c", f"{num_c} x Fig. {fig['c']}"),
+    ]
+    head = [Stage("conv_head", "TF-slim")] if plan.conv_head else []
+    return (*of_stem, *body, *head, Stage("pool", "Fig. 15"), Stage("classifier", "Fig. 15"))
+
+
+def scales_of_grids(residual_scale: ResidualScale) -> tuple[float, float, float]:
+    """One scale for each of the three grids. Raises ValueError for one that is not positive and finite."""
+    scales = (residual_scale,) * 3 if isinstance(residual_scale, int | float) else tuple(residual_scale)
+    if len(scales) != 3 or not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise ValueError(f"residual_scale must be one positive number, or three for the three grids, got {residual_scale}")
+    a, b, c = scales
+    return a, b, c
+
+
+class InceptionResNet(nn.Module):
+    """Inception-ResNet, Figure 15: images (N, 3, H, W), H and W at least 75 px, 299 in the paper -> logits (N, num_classes).
+
+    Training with the auxiliary head gives two logits. Initialised as TF-slim does, from torch's global random state, which also
+    feeds the dropout. Arguments: see `inception_resnet`.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        num_classes: int = 1000,
+        width: float = 1.0,
+        dropout: float = 0.2,
+        batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+        batch_norm_eps: float = BATCH_NORM_EPS,
+        residual_scale: ResidualScale = RESIDUAL_SCALE,
+        input_px: int = DEFAULT_INPUT_PX,
+        aux_head: bool = False,
+    ) -> None:
+        super().__init__()
+        check_num_classes(num_classes)
+        self.plan = plan = VARIANTS[variant]
+        conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
+        c = partial(scale_channels, width=width)
+        scale_a, scale_b, scale_c = scales_of_grids(residual_scale)
+        num_a, num_b, num_c = plan.repeats
+
+        # 299 x 299 x 3
+        self.stem, channels = build_stem(variant, conv, c)
+        # 35 x 35 x 256 | 384 | 320
+        self.blocks_a = nn.Sequential(
+            *(ResidualBlock(channels, branches_a(channels, conv, c, plan), scale_a) for _ in range(num_a))
+        )
+        # 35 x 35 x 256 | 384 | 320
+        k, l, m, n = (c(size) for size in plan.reduction_a)  # noqa: E741  the paper's letters
+        self.reduction_a = reduction_a(channels, conv, k=k, l=l, m=m, n=n)
+        middle_channels = channels = self.reduction_a.out_channels
+        # 17 x 17 x 896 | 1152 | 1088
+        self.blocks_b = nn.Sequential(
+            *(ResidualBlock(channels, branches_b(channels, conv, c, plan), scale_b) for _ in range(num_b))
+        )
+        # 17 x 17 x 896 | 1152 | 1088
+        self.reduction_b = reduction_b(channels, conv, c, plan)
+        channels = self.reduction_b.out_channels
+        # 8 x 8 x 1792 | 2144 | 2080
+        self.blocks_c = nn.Sequential(*_blocks_c(channels, conv, c, plan, scale_c, num_c))
+        # 8 x 8 x 1792 | 2144 | 2080
+        self.conv_head = conv(channels, c(plan.conv_head), 1) if plan.conv_head else None
+        channels = c(plan.conv_head) if plan.conv_head else channels
+        # 8 x 8 x 1792 | 2144 | 1536
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        # 1 x 1 x 1792 | 2144 | 1536
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, num_classes)
+        # 1000
+        self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
+        self.num_features = channels
+        self.num_classes = num_classes
+        self.STAGES = stages(variant, self.stem)
+        init_weights(self)
+
+    def forward_middle(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the grid that the auxiliary head is fed, (N, 896 | 1152 | 1088, 17, 17) at 299 px, width 1."""
+        check_input_px(min(x.shape[-2:]), MIN_INPUT_PX, self.plan.network)
+        x = self.stem(x)  # 35 x 35 x 256 | 384 | 320
+        x = self.blocks_a(x)  # 35 x 35 x 256 | 384 | 320
+        x = self.reduction_a(x)  # 17 x 17 x 896 | 1152 | 1088
+        x = self.blocks_b(x)  # 17 x 17 x 896 | 1152 | 1088
+        return x
+
+    def forward_last(self, x: Tensor) -> Tensor:
+        """From what `forward_middle` gives to the last grid, (N, 1792 | 2144 | 1536, 8, 8) at 299 px and width 1."""
+        x = self.reduction_b(x)  # 8 x 8 x 1792 | 2144 | 2080
+        x = self.blocks_c(x)  # 8 x 8 x 1792 | 2144 | 2080
+        return x if self.conv_head is None else self.conv_head(x)  # 8 x 8 x 1792 | 2144 | 1536
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the last grid, (N, 1792 | 2144 | 1536, 8, 8) at 299 px. Raises ValueError below 75 px."""
+        return self.forward_last(self.forward_middle(x))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
+
+        The softmax belongs to the loss. Raises ValueError below 75 px.
+        """
+        middle = self.forward_middle(x)
+        x = self.forward_last(middle)
+        x = torch.flatten(self.pool(x), 1)  # 1792 | 2144 | 1536
+        x = self.classifier(self.dropout(x))  # 1000
+        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
+
+
+def _blocks_c(channels: int, conv: Conv, c: Channels, plan: Plan, scale: float, repeats: int) -> Iterable[ResidualBlock]:
+    for number in range(1, repeats + 1):
+        plain = plan.last_block_is_plain and number == repeats
+        yield ResidualBlock(channels, branches_c(channels, conv, c, plan), 1.0 if plain else scale, plain=plain)
+
+
+def inception_resnet(
+    variant: Variant,
+    num_classes: int = 1000,
+    width: float = 1.0,
+    dropout: float = 0.2,
+    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+    batch_norm_eps: float = BATCH_NORM_EPS,
+    residual_scale: ResidualScale = RESIDUAL_SCALE,
+    input_px: int = DEFAULT_INPUT_PX,
+    aux_head: bool = False,
+) -> InceptionResNet:
+    """Build an Inception-ResNet (arXiv 1602.07261, Figure 15), initialised as TF-slim does.
+
+    `variant` "v1" and "v2" are the paper's, "v2_tf_slim" is the network of the published weights: a v1-like stem and one Inception
+    block, 10, 20 and 10 residual blocks, the last of them plain, and a 1x1 convolution before the pool. `residual_scale` multiplies
+    the residuals before the addition: one number, or one each for the 35 x 35, 17 x 17 and 8 x 8 grid; 1.0 switches it off.
+    `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8.
+    `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `input_px` is the side that the auxiliary head is built for; without
+    the head any side of at least 75 px passes. Raises ValueError for an argument out of its range.
+    """
+    return InceptionResNet(
+        variant, num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, residual_scale, input_px, aux_head
+    )
