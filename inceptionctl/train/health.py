@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inceptionctl.models.inception_resnet import ResidualBlock
 from inceptionctl.recipe.schema import HealthSection
+
+LARGEST_SAFE_SCALE = 0.3  # of the paper's "between 0.1 and 0.3"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Health:
     def first_not_finite(self) -> str | None:
         """The first block whose output is not finite."""
         return next((name for name, scale in self.activation_rms.items() if not math.isfinite(scale)), None)
+
+    @property
+    def first_silent(self) -> str | None:
+        """The first block that gives nothing but zeros."""
+        return next((name for name, scale in self.activation_rms.items() if scale == 0.0), None)
 
     @property
     def largest(self) -> str | None:
@@ -102,11 +110,14 @@ def watched_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def remedy(model: nn.Module) -> str:
-    """What helps most likely, for a hint: the paper's section 3.3 for residual networks, else what the field knows."""
-    scales = getattr(model, "residual_scale", None)
-    if scales is not None and max(scales) > 0.3:
-        shown = ", ".join(f"{scale:g}" for scale in scales)
-        return f"scale the residuals down: model.residual_scale=[0.17, 0.1, 0.2] instead of [{shown}] (the paper's section 3.3)"
+    """What helps most likely, for a hint: the paper's section 3.3 for residuals that are not scaled down, else the usual."""
+    # The last block of TF-slim's v2 adds its residual unscaled by design: it has no ReLU that could die.
+    scales = {block.scale for block in model.modules() if isinstance(block, ResidualBlock) and isinstance(block.act, nn.ReLU)}
+    if scales and max(scales) > LARGEST_SAFE_SCALE:
+        return (
+            f"scale the residuals down to between 0.1 and 0.3 (the paper's section 3.3): they are at {max(scales):g};"
+            " model.residual_scale=null takes 0.17, 0.1 and 0.2"
+        )
     return (
         "lower schedule.base_lr, add schedule.warmup_epochs or set optim.clip_global_norm;"
         " train.precision=fp32 tells whether it is rounding"

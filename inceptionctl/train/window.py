@@ -82,7 +82,7 @@ class Window:
             raise self._stopped(f"loss {self._loss} and gradient norm {self._norm} are not finite", self._seen.first_not_finite)
         if dead or (self.health.suspects and self.progress.step == self.progress.total_steps):
             share = f"{self._seen.zero_share:.2%} of the values before the average pool are zero: the network has died"
-            raise self._stopped(share, self._seen.largest)
+            raise self._stopped(share, self._seen.first_silent or self._seen.largest)
         if self.health.suspects:
             self.log.say(
                 f"step {self.progress.step}: {self._seen.zero_share:.2%} of the values before the average pool are zero;"

@@ -6,7 +6,7 @@ from torch import nn
 
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import HealthSection
-from inceptionctl.train.health import Health, HealthWatch, watched_blocks
+from inceptionctl.train.health import Health, HealthWatch, remedy, watched_blocks
 
 
 def watched(**settings: object) -> tuple[nn.Module, HealthWatch]:
@@ -72,7 +72,8 @@ def test_blocks_to_blame() -> None:
     health = Health(0.5, {"stem": 1.0, "a": 30.0, "b": math.inf, "c": math.nan})
     assert health.first_not_finite == "b"
     assert Health(0.5, {"stem": 1.0, "a": 30.0, "b": 2.0}).largest == "a"
-    assert Health().first_not_finite is None and Health().largest is None
+    assert Health(1.0, {"stem": 1.0, "a": 0.0, "b": 0.0}).first_silent == "a"
+    assert Health().first_not_finite is None and Health().first_silent is None and Health().largest is None
 
 
 def test_a_dead_network_shows_nothing_but_zeros() -> None:
@@ -80,4 +81,20 @@ def test_a_dead_network_shows_nothing_but_zeros() -> None:
     for block in model.blocks_c[-1].modules():
         if isinstance(block, nn.BatchNorm2d):
             nn.init.zeros_(block.weight)
-    assert seen(model, watch).zero_share == 1.0
+    health = seen(model, watch)
+    assert health.zero_share == 1.0 and health.first_silent == "blocks_c.2"
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "words"),
+    [
+        ("inception_resnet_v2", 1.0, "scale the residuals down"),
+        ("inception_resnet_v2", None, "lower schedule.base_lr"),
+        ("inception_resnet_v2_tf_slim", None, "lower schedule.base_lr"),
+        ("inception_v4", None, "lower schedule.base_lr"),
+    ],
+)
+def test_the_remedy_fits_the_network(name: str, scale: float | None, words: str) -> None:
+    with torch.device("meta"):
+        model = build_model(name, num_classes=3, width=0.125, residual_scale=scale)
+    assert remedy(model).startswith(words)
