@@ -17,17 +17,50 @@ _MASK_64 = (1 << 64) - 1
 _WORDS_A_BLOCK = 4  # one step of Philox's counter gives four 64-bit words
 _BLOCKS_A_PLACE = 128
 MOST_UNIFORMS = _BLOCKS_A_PLACE * _WORDS_A_BLOCK
+_PLACE_BITS = 21  # up to two million draws are sorted at once, one million on average; 16 MB
+_DRAWS_AT_ONCE = 1 << 18
 # Permutations use the key (seed, epoch); no epoch gets here, so the two streams never meet.
 _UNIFORMS_STREAM = _MASK_64
 
 
-def permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
-    """The order of one epoch, int64 [num_samples]: the ranks of 64-bit draws of Philox keyed by (seed, epoch).
+def permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int32]:
+    """The order of one epoch, int32 [num_samples]: the ranks of 64-bit draws of Philox keyed by (seed, epoch).
 
-    Costs 0.1 s and 20 MB for the 1.28 million images of ImageNet.
+    Worked out a range of draws at a time, so that it takes little memory beside the result: every rank of a node has its own.
     """
-    draws = np.random.Philox(key=_key(seed, epoch)).random_raw(num_samples)
-    return np.argsort(draws, kind="stable").astype(np.int64, copy=False)
+    order = np.empty(num_samples, dtype=np.int32)
+    bits = max(0, (num_samples - 1).bit_length() - _PLACE_BITS + 1)
+    filled = 0
+    for high in range(1 << bits):
+        draws, index = _draws_that_begin_with(high, bits, _key(seed, epoch), num_samples)
+        order[filled : filled + len(index)] = index[_ranks(draws)]
+        filled += len(index)
+    return order
+
+
+def _draws_that_begin_with(
+    high: int, bits: int, key: NDArray[np.uint64], num_samples: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """Of `num_samples` draws those whose first `bits` bits are `high`, less these bits, and the places that they stand at."""
+    generator = np.random.Philox(key=key)
+    draws, index = [], []
+    for start in range(0, num_samples, _DRAWS_AT_ONCE):
+        drawn = generator.random_raw(min(_DRAWS_AT_ONCE, num_samples - start))
+        here = np.flatnonzero(drawn >> np.uint64(64 - bits) == np.uint64(high)) if bits else np.arange(len(drawn))
+        draws.append(drawn[here] << np.uint64(bits))
+        index.append((here + start).astype(np.int32))
+    return np.concatenate(draws), np.concatenate(index)
+
+
+def _ranks(draws: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """As np.argsort(draws, kind="stable"), but several times as fast: whole words are sorted, each with its place at the end."""
+    places = np.uint64((1 << _PLACE_BITS) - 1)
+    words = (draws & ~places) | np.arange(len(draws), dtype=np.uint64)
+    words.sort()
+    beginnings = words & ~places
+    if len(draws) > 1 << _PLACE_BITS or (beginnings[1:] == beginnings[:-1]).any():
+        return np.argsort(draws, kind="stable").astype(np.int64, copy=False)
+    return (words & places).astype(np.int64)
 
 
 def uniforms(seed: int, start: int, count: int, num: int) -> NDArray[np.float32]:
@@ -51,7 +84,7 @@ def _key(seed: int, stream: int) -> NDArray[np.uint64]:
 class SampleOrder:
     """The endless stream of samples: `at` tells what stands at any range of places.
 
-    Keeps the permutations of at most two epochs (20 MB for ImageNet), which is what a batch over the end of an epoch needs.
+    Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places.
     """
 
     def __init__(self, seed: int, num_samples: int) -> None:
@@ -59,7 +92,7 @@ class SampleOrder:
             raise ValueError("an order needs at least one sample")
         self.seed = seed
         self.num_samples = num_samples
-        self._kept: dict[int, NDArray[np.int64]] = {}
+        self._kept: tuple[int, NDArray[np.int32]] | None = None
 
     def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The places start .. start + count - 1: (epoch, index of the sample), int64 [count] each."""
@@ -71,9 +104,8 @@ class SampleOrder:
             index[here] = self._permutation(int(epoch))[within[here]]
         return epochs, index
 
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        if epoch not in self._kept:
-            if len(self._kept) == 2:
-                del self._kept[next(iter(self._kept))]
-            self._kept[epoch] = permutation(self.seed, epoch, self.num_samples)
-        return self._kept[epoch]
+    def _permutation(self, epoch: int) -> NDArray[np.int32]:
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = None  # freed before the next one is made
+            self._kept = (epoch, permutation(self.seed, epoch, self.num_samples))
+        return self._kept[1]

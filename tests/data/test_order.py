@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from inceptionctl.data import order
 from inceptionctl.data.order import MOST_UNIFORMS, SampleOrder, permutation, uniforms
 
 
@@ -26,6 +27,22 @@ def test_uniforms_values_never_change() -> None:
     ]
     digest = hashlib.sha256(uniforms(5, 123_456_789_012, 1000, 46).astype("<f4").tobytes()).hexdigest()
     assert digest == "2c33ce4e06c43b81005d077d7ca1bb65dff9a18e209cfd5929b8ffe1ca0a5153"
+
+
+@pytest.mark.parametrize(("place_bits", "at_once"), [(12, 10_000), (9, 77), (3, 1000), (1, 64)])
+def test_an_order_does_not_depend_on_how_it_is_worked_out(
+    monkeypatch: pytest.MonkeyPatch, place_bits: int, at_once: int
+) -> None:
+    draws = np.random.Philox(key=np.array([4, 2], dtype=np.uint64)).random_raw(3000)
+    expected = np.argsort(draws, kind="stable")
+    monkeypatch.setattr(order, "_PLACE_BITS", place_bits)
+    monkeypatch.setattr(order, "_DRAWS_AT_ONCE", at_once)
+    assert np.array_equal(permutation(4, 2, 3000), expected)
+
+
+def test_equal_draws_keep_their_order() -> None:
+    draws = np.array([7, 1 << 60, 7, 3, 1 << 60, 7], dtype=np.uint64)
+    assert order._ranks(draws).tolist() == [3, 0, 2, 5, 1, 4]
 
 
 def test_each_epoch_is_a_permutation_of_its_own() -> None:
@@ -68,10 +85,10 @@ def test_one_range_may_span_many_epochs() -> None:
 
 
 def test_going_back_gives_the_same_again() -> None:
-    order = SampleOrder(9, 20)
-    first = order.at(0, 20)[1].tolist()
-    order.at(20, 100)
-    assert order.at(0, 20)[1].tolist() == first
+    samples = SampleOrder(9, 20)
+    first = samples.at(0, 20)[1].tolist()
+    samples.at(20, 100)
+    assert samples.at(0, 20)[1].tolist() == first
 
 
 def test_uniforms_do_not_depend_on_the_range_or_the_number_asked_for() -> None:
