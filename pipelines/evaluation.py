@@ -26,11 +26,12 @@ def evaluation(
     device_id: int | None,
     decode: str,
     prefetch: int,
+    read_files: bool = True,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
     Images are (value in [0, 1] - mean) / std. `source` returns (file names as uint8 arrays, labels int64) of one batch a call,
-    the last one as short as it comes, and raises StopIteration at the end.
+    the last one as short as it comes, and raises StopIteration at the end; without `read_files` encoded images instead of names.
 
     Without `keep_aspect` the crop keeps `central_fraction` of each side and is squashed to the square, as in tf-slim's
     `inception_preprocessing.preprocess_for_eval`; pixel centres lie at halves, unlike in TensorFlow 1's resize. With it the
@@ -44,8 +45,8 @@ def evaluation(
     )
     options = {"size": [input_px, input_px], "interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
-        name, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
-        encoded = fn.io.file.read(name)
+        first, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
+        encoded = fn.io.file.read(first) if read_files else first
         sides = fn.peek_image_shape(encoded, dtype=types.INT32)[:2]
         # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
         image = fn.decoders.image(encoded, device=decode, output_type=types.RGB)

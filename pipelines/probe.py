@@ -6,19 +6,19 @@ from nvidia.dali import Pipeline, fn, types
 
 
 def headers(*, batch_size: int, num_threads: int) -> Pipeline:
-    """Read only headers; run with `path=[uint8 arrays]`, gives int64 [height, width, channels] a file. Decodes nothing."""
+    """Read only headers; run with `encoded=[uint8 arrays]`, gives int64 [height, width, channels] a file. Decodes nothing."""
     pipe = _empty(batch_size, num_threads)
     with pipe:
-        encoded = fn.io.file.read(fn.external_source(name="path", dtype=types.UINT8))
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8)
         pipe.set_outputs(fn.peek_image_shape(encoded))
     return pipe
 
 
 def images(*, batch_size: int, num_threads: int) -> Pipeline:
-    """Decode whole images; run with `path=[uint8 arrays]`, gives int64 [height, width, channels] a file."""
+    """Decode whole images; run with `encoded=[uint8 arrays]`, gives int64 [height, width, channels] a file."""
     pipe = _empty(batch_size, num_threads)
     with pipe:
-        encoded = fn.io.file.read(fn.external_source(name="path", dtype=types.UINT8))
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8)
         pipe.set_outputs(fn.decoders.image(encoded, device="cpu", output_type=types.RGB).shape())
     return pipe
 

@@ -1,7 +1,8 @@
-"""`inceptionctl data`: check a data set, fetch the quick start's."""
+"""`inceptionctl data`: check a data set, pack it into shards, fetch the quick start's."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from inceptionctl.cli.options import Json
 from inceptionctl.cores import usable_cores
 from inceptionctl.errors import DataError, RecipeError
 
-app = typer.Typer(help="Check and fetch data sets.", no_args_is_help=True)
+app = typer.Typer(help="Check, pack and fetch data sets.", no_args_is_help=True)
 
 
 @app.command()
@@ -78,6 +79,56 @@ def _print_report(root: Path, result: dict[str, Any]) -> None:
     bad = [(item["path"], item["reason"]) for split in result["splits"] for item in split["unreadable"]]
     if bad:
         console.print_table("Unreadable files", ("file", "reason"), bad)
+
+
+@app.command()
+def pack(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A data set of any form, or the folder of ImageNet's tars as downloaded.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make: `data.root` of a recipe.")],
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Most bytes of a shard: 256MB, 1GB, 200MiB.")] = "256MB",
+    val_labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Labels of validation images without class folders, as data.val_labels.")
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names in the order of the labels, as data.class_names.")
+    ] = None,
+) -> None:
+    """Write a data set as WebDataset shards with index and checksums. Goes on where it was stopped; the same bytes on every run."""
+    from inceptionctl.data.dataset import open_split, same_classes
+    from inceptionctl.data.packing import pack as pack_data
+
+    shard_bytes = _bytes(shard_size)
+    console.say(f"listing {source}")
+    train = open_split(source, "train", class_names=class_names)
+    val = open_split(source, "val", class_names=class_names, val_labels=val_labels)
+    same_classes(train, val)
+    with console.progress_bar() as bar:
+        task = bar.add_task("packing", total=None)
+        done = pack_data(
+            train,
+            val,
+            destination,
+            shard_bytes,
+            lambda what, i, total: bar.update(task, description=what, completed=i, total=total),
+        )
+    kept = f", {done.kept} of them kept from before" if done.kept else ""
+    console.say(f"{done.images} images in {done.shards} shards{kept}, {console.size(done.bytes)}, in {destination}")
+    console.say(f"next: inceptionctl train RECIPE --set data.root={destination} --set model.num_classes={len(train.classes)}")
+
+
+def _bytes(size: str) -> int:
+    """256MB -> 256000000. Raises RecipeError when it is no size, or too small for a shard."""
+    units = {"": 1, "B": 1} | {f"{name}B": 1000**power for power, name in enumerate("KMGT", 1)}
+    units |= {f"{name}IB": 1024**power for power, name in enumerate("KMGT", 1)}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", size.strip().upper())
+    if match is None or match[2] not in units:
+        raise RecipeError(f"--shard-size {size} is no size", "write 256MB, 1GB or 200MiB")
+    found = int(float(match[1]) * units[match[2]])
+    if found < 10_000:
+        raise RecipeError(f"--shard-size {size} is too small for a shard", "usual sizes are 100MB to 1GB")
+    return found
 
 
 @app.command()

@@ -93,7 +93,8 @@ def _check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
     plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
     if recipe.data.decode == "mixed" and ranks.on_cpu:
         raise EnvironmentFault("data.decode is `mixed`, but there is no GPU", "set data.decode to auto or cpu")
-    open_data(recipe.data.root_path, recipe.model.num_classes)
+    root = recipe.data.root_path
+    open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
 
 
 def _run(launch: Callable[[LocalRanks, list[str], int | None], int], ranks: LocalRanks, start: Start, port: int | None) -> None:

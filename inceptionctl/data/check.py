@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.dataset import ImageFolder, open_split, same_classes
+from inceptionctl.data.dataset import ImageSet, open_split, same_classes
 from inceptionctl.data.probing import FileProbe
-from inceptionctl.data.reasons import shown
 from inceptionctl.errors import DataError
 
 _FILES_AT_ONCE = 256
@@ -98,7 +97,7 @@ def check(root: Path, num_threads: int, on_progress: Progress | None = None) -> 
 class _Tally:
     """What has been found in one split so far. Holds numbers, not findings: a split may have a million files."""
 
-    def __init__(self, folder: ImageFolder) -> None:
+    def __init__(self, folder: ImageSet) -> None:
         self.folder = folder
         self._bytes = 0
         self._formats: Counter[str] = Counter()
@@ -109,15 +108,15 @@ class _Tally:
     def add(self, start: int, probe: FileProbe) -> int:
         """Look into the next files from `start` on; returns how many they were."""
         indices = range(start, min(start + _FILES_AT_ONCE, len(self.folder)))
-        for i, found in zip(indices, probe.look_into([self.folder.path(i) for i in indices]), strict=True):
+        for i, found in zip(indices, probe.look_into([self.folder.span(i) for i in indices]), strict=True):
             self._bytes += found.num_bytes
             self._formats[found.kind] += 1
             if found.reason:
-                self._unreadable.append(FileRemark(shown(found.path), found.reason))
+                self._unreadable.append(FileRemark(found.name, found.reason))
             else:
                 self._sides[i] = (found.width, found.height)
             if found.remark:
-                self._remarks.append(FileRemark(shown(found.path), found.remark))
+                self._remarks.append(FileRemark(found.name, found.remark))
         return len(indices)
 
     def report(self) -> SplitReport:
@@ -144,7 +143,7 @@ def _spread(values: Sequence[int] | NDArray[np.int32]) -> Spread:
     return Spread(int(np.min(values)), int(np.median(values)), int(np.max(values)))
 
 
-def _problems(train: ImageFolder, val: ImageFolder) -> Iterator[str]:
+def _problems(train: ImageSet, val: ImageSet) -> Iterator[str]:
     try:
         same_classes(train, val)
     except DataError as error:

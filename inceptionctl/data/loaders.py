@@ -17,10 +17,11 @@ from torch.utils.dlpack import from_dlpack
 from inceptionctl.data import reasons
 from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, chosen_filters, crop_candidates, flips
 from inceptionctl.data.colour import colour_maps, limits, normalised
-from inceptionctl.data.dataset import ImageFolder
+from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.graphs import evaluation, training
 from inceptionctl.data.order import SampleOrder, uniforms
 from inceptionctl.data.probing import FileProbe
+from inceptionctl.data.reading import ReadAhead
 from inceptionctl.errors import DataError, EnvironmentFault
 
 __all__ = ["Augmentation", "Batch", "EvalLoader", "TrainLoader"]
@@ -53,7 +54,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: ImageFolder,
+        dataset: ImageSet,
         *,
         seed: int,
         input_px: int,
@@ -102,6 +103,7 @@ class TrainLoader:
                 mean=mean,
                 std=std,
                 prefetch=prefetch,
+                read_files=dataset.pieces is None,
             ),
             device_id,
             limits(mean, std) if augmentation.has_colours else None,
@@ -144,7 +146,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        dataset: ImageFolder,
+        dataset: ImageSet,
         *,
         input_px: int,
         central_fraction: float = 0.875,
@@ -183,6 +185,7 @@ class EvalLoader:
                 device_id=device_id,
                 decode=decode,
                 prefetch=prefetch,
+                read_files=dataset.pieces is None,
             ),
             device_id,
         )
@@ -209,7 +212,7 @@ class _Stream:
 
     def __init__(
         self,
-        dataset: ImageFolder,
+        dataset: ImageSet,
         inputs: Iterator[tuple[Indices, Inputs]],
         build: Callable[[Callable[[], Inputs]], Any],
         device_id: int | None,
@@ -217,6 +220,7 @@ class _Stream:
     ) -> None:
         self._dataset = dataset
         self._inputs = inputs
+        self._ahead = ReadAhead(dataset, inputs) if dataset.pieces is not None else None
         self._limits = limits
         self._device_id = device_id
         self._in_flight: deque[Indices] = deque()
@@ -224,17 +228,20 @@ class _Stream:
 
     def _feed(self) -> Inputs:
         # DALI calls this inside run(), in the thread of the caller; StopIteration of the iterator is the end it waits for.
-        index, inputs = next(self._inputs)
+        if self._ahead is not None:
+            index, encoded, inputs = next(self._ahead)
+        else:
+            index, inputs = next(self._inputs)
+            encoded = [np.frombuffer(self._dataset.path(i), dtype=np.uint8) for i in index]  # file names: DALI reads them
         self._in_flight.append(index)
-        names = [_as_bytes(self._dataset.path(i)) for i in index]
-        return names, self._dataset.labels[index].astype(np.int64), *inputs
+        return encoded, self._dataset.labels[index].astype(np.int64), *inputs
 
     def __next__(self) -> Batch:
         if self._pipe is None:
             raise StopIteration
         try:
             images, labels = self._pipe.run(self._consumer())
-        except StopIteration:
+        except (StopIteration, DataError):
             self.close()
             raise
         except RuntimeError as fault:
@@ -253,6 +260,8 @@ class _Stream:
 
     def close(self) -> None:
         self._pipe = None
+        if self._ahead is not None:
+            self._ahead.close()
 
 
 def _clamp(pixels: Tensor, limits: Sequence[tuple[float, float]]) -> None:
@@ -264,15 +273,11 @@ def _clamp(pixels: Tensor, limits: Sequence[tuple[float, float]]) -> None:
         pixels[:, channel].clamp_(*bounds)
 
 
-def _as_bytes(path: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(path, dtype=np.uint8)
-
-
-def _blamed(dataset: ImageFolder, in_flight: Sequence[Indices], raised: str) -> DataError | EnvironmentFault:
+def _blamed(dataset: ImageSet, in_flight: Sequence[Indices], raised: str) -> DataError | EnvironmentFault:
     """The error to raise when DALI has failed: names the files of the batches in flight that do not decode by themselves."""
-    paths = [dataset.path(i) for i in dict.fromkeys(int(i) for index in in_flight for i in index)]
+    spans = [dataset.span(i) for i in dict.fromkeys(int(i) for index in in_flight for i in index)]
     with closing(FileProbe(num_threads=1)) as probe:
-        bad = [f"{reasons.shown(found.path)}: {found.reason}" for found in probe.look_into(paths) if found.reason]
+        bad = [f"{found.name}: {found.reason}" for found in probe.look_into(spans) if found.reason]
     if not bad:
         return EnvironmentFault(
             f"the image pipeline failed, though every file in it decodes alone: {reasons.essence(raised)}",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import inceptionctl
+from inceptionctl.data.imageset import Span
 from inceptionctl.data.reasons import look
 from inceptionctl.errors import EnvironmentFault
 
@@ -25,7 +26,7 @@ _PROGRAM = ("-m", "inceptionctl.data.probe_process")
 class Finding:
     """What is known of one file after an attempt to decode it."""
 
-    path: bytes
+    span: Span
     num_bytes: int
     kind: str
     """By content: jpeg, png, bmp, webp, tiff, jpeg2000, gif or unknown."""
@@ -36,6 +37,11 @@ class Finding:
     height: int = 0
     """Pixels after the EXIF orientation; 0 when not even the header can be read."""
     width: int = 0
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.span.name
 
 
 class FileProbe:
@@ -48,28 +54,28 @@ class FileProbe:
         self._num_threads = num_threads
         self._child: subprocess.Popen[str] | None = None
 
-    def look_into(self, paths: Sequence[bytes]) -> list[Finding]:
-        """One finding a path, in the same order."""
-        found = [Finding(path, *look(path)) for path in paths]
-        answers = iter(self._decode([one.path for one in found if one.reason is None]))
+    def look_into(self, spans: Sequence[Span]) -> list[Finding]:
+        """One finding an image, in the same order."""
+        found = [Finding(span, *look(span.path, span.offset, span.length)) for span in spans]
+        answers = iter(self._decode([one.span for one in found if one.reason is None]))
         return [one if one.reason else next(answers)(one) for one in found]
 
-    def _decode(self, paths: Sequence[bytes]) -> list[_Answer]:
-        """One answer a path. A child that died is replaced, and the files it had are tried one by one."""
-        if not paths:
+    def _decode(self, spans: Sequence[Span]) -> list[_Answer]:
+        """One answer an image. A child that died is replaced, and the files it had are tried one by one."""
+        if not spans:
             return []
-        answers = self._ask(paths)
+        answers = self._ask(spans)
         if answers is not None:
             return answers
-        if len(paths) == 1:
+        if len(spans) == 1:
             return [_Answer(reason="the decoder crashed on it")]
-        return [answer for path in paths for answer in self._decode([path])]
+        return [answer for span in spans for answer in self._decode([span])]
 
-    def _ask(self, paths: Sequence[bytes]) -> list[_Answer] | None:
+    def _ask(self, spans: Sequence[Span]) -> list[_Answer] | None:
         child = self._child or self._start()
         assert child.stdin is not None and child.stdout is not None  # both are pipes
         try:
-            child.stdin.write(json.dumps([os.fsdecode(path) for path in paths]) + "\n")
+            child.stdin.write(json.dumps([[os.fsdecode(span.path), span.offset, span.length] for span in spans]) + "\n")
             child.stdin.flush()
             line = child.stdout.readline()
         except BrokenPipeError:

@@ -34,13 +34,17 @@ def kind_of(head: bytes) -> str:
     return next((kind for magic, kind in _MAGIC if head.startswith(magic)), "unknown")
 
 
-def look(path: bytes) -> tuple[int, str, str | None]:
+def look(path: bytes, offset: int = 0, length: int | None = None) -> tuple[int, str, str | None]:
     """(bytes, kind by content, what is wrong as far as this tells without decoding, else None). Never raises on a bad file."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123  (a name in bytes, as the file system gave it)
-            size, head = os.fstat(file.fileno()).st_size, file.read(16)
+            size, head = os.fstat(file.fileno()).st_size, os.pread(file.fileno(), 16, offset)
     except OSError as fault:
-        return 0, "unknown", _os_words(path, fault)
+        return 0, "unknown", os_words(path, fault)
+    if length is not None:
+        if offset + length > size:
+            return max(0, size - offset), "unknown", "the file ends before the image does"
+        size = length
     kind = kind_of(head)
     if size == 0:
         return 0, kind, "the file is empty"
@@ -49,7 +53,8 @@ def look(path: bytes) -> tuple[int, str, str | None]:
     return size, kind, None
 
 
-def _os_words(path: bytes, fault: OSError) -> str:
+def os_words(path: bytes, fault: OSError) -> str:
+    """Why a file cannot be read, from the error of the operating system."""
     if isinstance(fault, FileNotFoundError):
         return "the link leads nowhere" if Path(os.fsdecode(path)).is_symlink() else "the file does not exist"
     return (fault.strerror or str(fault)).lower()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inceptionctl.data.dataset import ImageFolder, open_split
+from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.loaders import Batch, Decode, EvalLoader
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.preparation import preparation_of
@@ -47,7 +47,7 @@ def evaluate(
     """
     start = time.perf_counter()
     preparation = preparation_of(trained.recipe)
-    images = open_split(data_root, "val")
+    images = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
     check_classes(images, trained)
     loader = EvalLoader(
         images,
@@ -97,7 +97,7 @@ def _counted(loader: Iterable[Batch], total: int, on_progress: OnProgress) -> It
         on_progress(done, total)
 
 
-def check_classes(images: ImageFolder, trained: Trained) -> None:
+def check_classes(images: ImageSet, trained: Trained) -> None:
     """Raise DataError unless the class folders are the classes that the network was trained on, in the same order."""
     if images.classes == trained.classes:
         return

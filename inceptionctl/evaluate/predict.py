@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from inceptionctl.data.imageset import Span
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
@@ -45,7 +46,7 @@ def predict(
     if missing:
         raise DataError(f"no such image file: {', '.join(missing)}", "name files, not folders")
     with closing(FileProbe(num_threads)) as probe:
-        findings = probe.look_into([os.fsencode(image) for image in images])
+        findings = probe.look_into([Span(os.fsencode(image)) for image in images])
     readable = [image for image, found in zip(images, findings, strict=True) if found.reason is None]
     batches = load_images(readable, preparation, batch_size=BATCH_SIZE, num_threads=num_threads)
     answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names)])

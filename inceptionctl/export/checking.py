@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import CheckpointError, DataError
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.images import load_set
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.forms import Logits
@@ -71,10 +71,10 @@ def draw_sample(trained: Trained, data_root: Path, num_threads: int) -> Sample:
 def _images(trained: Trained, data_root: Path, num_threads: int) -> tuple[Tensor, str]:
     preparation = preparation_of(trained.recipe)
     try:
-        split = open_split(data_root, "val")
+        split = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
         count = min(NUM_IMAGES, len(split))
-        paths = [Path(split.path(i * len(split) // count).decode(errors="surrogateescape")) for i in range(count)]
-        loaded = list(load_images(paths, preparation, batch_size=count, num_threads=num_threads))
+        images = split.picked([i * len(split) // count for i in range(count)])
+        loaded = list(load_set(images, preparation, batch_size=count, num_threads=num_threads))
     except DataError as error:
         made = pseudo_random_images(NUM_IMAGES, preparation.input_px)
         mean, std = (torch.tensor(values)[:, None, None] for values in (preparation.mean, preparation.std))

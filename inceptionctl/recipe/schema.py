@@ -110,7 +110,19 @@ class DataSection(Section):
     """Where the images are and how they are read."""
 
     root: str = "data/imagenet"
-    """Folder with train/<class>/* and val/<class>/*; relative to the working directory."""
+    """Folder with the images, as train/<class>/* and val/<class>/* or otherwise; relative to the working directory."""
+    format: Literal["auto", "folder", "webdataset", "tfrecord", "csv", "imagenet"] = "auto"
+    """What the images lie in; `auto` looks (docs/data.md has the forms)."""
+    class_names: str | None = None
+    """File with a class name a line, in the order of the labels; null takes the names from the data, sorted."""
+    class_order: Literal["sorted", "listed"] = "sorted"
+    """`listed` says that an order of class names that is not sorted is meant; else it is refused."""
+    val_labels: str | None = None
+    """File with the class of each validation image that lies in no class folder; null looks for the usual names in `root`."""
+    train_csv: str | None = None
+    """CSV file with the columns path and label that names the training images."""
+    val_csv: str | None = None
+    """The same for the validation images."""
     decode: Literal["auto", "cpu", "mixed"] = "auto"
     """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
     num_threads: int | None = Field(default=None, ge=1)
@@ -125,7 +137,26 @@ class DataSection(Section):
     @property
     def root_path(self) -> Path:
         """`root`, with ~ for the home directory."""
-        return Path(os.path.expanduser(self.root))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
+        return _expanded(self.root)
+
+    def sources(self, root: Path) -> dict[str, Any]:
+        """How to open the data set at `root` (arguments of `data.dataset.open_data`); of another one, only its class names are told."""
+        named = {"class_names": self.class_names and _expanded(self.class_names), "class_order": self.class_order}
+        if root != self.root_path:
+            return named
+        lists = {"val_labels": self.val_labels, "train_csv": self.train_csv, "val_csv": self.val_csv}
+        return {"format": self.format, **named, **{key: file and _expanded(file) for key, file in lists.items()}}
+
+    @model_validator(mode="after")
+    def _lists_have_a_use(self) -> Self:
+        for key in ("train_csv", "val_csv"):
+            if getattr(self, key) and self.format not in ("auto", "csv"):
+                raise ValueError(f"{key} '{getattr(self, key)}' is read with the format csv or auto, not {self.format}")
+        return self
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 
 class RmsPropSection(Section):
@@ -358,6 +389,12 @@ class Recipe(Section):
 FREE_TO_CHANGE = frozenset(
     {
         "data.root",
+        "data.format",
+        "data.class_names",
+        "data.class_order",
+        "data.val_labels",
+        "data.train_csv",
+        "data.val_csv",
         "data.decode",
         "data.num_threads",
         "train.epochs",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inceptionctl.data.dataset import ImageFolder
+from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import EvalLoader, TrainLoader
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
@@ -44,8 +44,8 @@ class Training:
     device: torch.device
     precision: Precision
     batch: BatchPlan
-    train_set: ImageFolder
-    val_set: ImageFolder
+    train_set: ImageSet
+    val_set: ImageSet
     engine: Engine
     average: WeightAverage
     statistics: SharedStatistics

@@ -61,8 +61,8 @@ def model_arguments(recipe: Recipe) -> dict[str, Any]:
 
 def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:
     root = recipe.data.root_path
-    if root.exists():
-        return len(open_data(root, recipe.model.num_classes)[0]), f"counted in {root}"
+    if root.exists() or recipe.data.train_csv:
+        return len(open_data(root, recipe.model.num_classes, **recipe.data.sources(root))[0]), f"counted in {root}"
     if recipe.model.num_classes == 1000:
         return IMAGENET_TRAIN_IMAGES, f"assumed: ImageNet's, since {root} is not on this machine"
     return None, f"unknown: {root} is not on this machine (set data.root)"

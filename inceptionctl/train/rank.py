@@ -23,7 +23,7 @@ from torch import nn
 
 from inceptionctl import console
 from inceptionctl.cores import usable_cores
-from inceptionctl.data.dataset import ImageFolder, open_data
+from inceptionctl.data.dataset import ImageSet, open_data
 from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError
 from inceptionctl.launch.world import World
@@ -135,7 +135,7 @@ def _root(recipe: Recipe) -> Path:
 def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None:
     locks: list[IO[str]] = []
     distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks))
-    train_set, val_set = open_data(_root(recipe), recipe.model.num_classes)
+    train_set, val_set = open_data(_root(recipe), recipe.model.num_classes, **recipe.data.sources(_root(recipe)))
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
     model = build_model(**model_arguments(recipe))
@@ -184,7 +184,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
             lock.close()
 
 
-def check_same_data(progress: Progress, train_set: ImageFolder, checkpoint: Path) -> None:
+def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -> None:
     """Raise DataError when a run would go on with other classes or another number of images: its order of samples would change."""
     classes = [(old, new) for old, new in zip(progress.classes, train_set.classes, strict=False) if old != new]
     if classes:
@@ -241,7 +241,7 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> N
 
 
 def _check(recipe: Recipe, start: Start) -> None:
-    open_data(_root(recipe), recipe.model.num_classes)
+    open_data(_root(recipe), recipe.model.num_classes, **recipe.data.sources(_root(recipe)))
     with torch.device("meta"):
         model = build_model(**model_arguments(recipe))
     check_disk(recipe, start.run.path, model)

@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from inceptionctl.cli import app
 from inceptionctl.errors import EXIT_CODES
+from inceptionctl.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,6 +52,12 @@ def test_every_documented_command_is_understood(line: str) -> None:
     for word in words:
         if word.startswith("--"):
             assert word.split("=")[0] in options, f"no option {word} in: {line}"
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), re.S))
+def test_documented_pieces_of_recipes_load(block: str, tmp_path: Path) -> None:
+    (tmp_path / "piece.yaml").write_text(block, encoding="utf-8")
+    load_recipe(str(tmp_path / "piece.yaml"))
 
 
 def test_something_is_documented() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from inceptionctl.data import probing
 from inceptionctl.data.check import check
+from inceptionctl.data.imageset import Span
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError, EnvironmentFault
 from tests.data.conftest import SIZES, fill, photo
@@ -157,7 +158,7 @@ def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path, root: Path, monke
         "print('ready', flush=True)\n"
         "for line in sys.stdin:\n"
         "    paths = json.loads(line)\n"
-        "    if any('class_1/002' in path for path in paths): os.abort()\n"
+        "    if any('class_1/002' in path for path, *_ in paths): os.abort()\n"
         "    print(json.dumps([{'height': 3, 'width': 4} for _ in paths]), flush=True)\n"
     )
     monkeypatch.setattr(probing, "_PROGRAM", (str(crashing),))
@@ -178,7 +179,7 @@ def test_a_process_that_does_not_start_is_the_machines_fault(
 
 def test_no_process_is_left(root: Path) -> None:
     probe = FileProbe(num_threads=1)
-    probe.look_into([bytes(path) for path in (root / "val/class_0").iterdir()])
+    probe.look_into([Span(bytes(path)) for path in (root / "val/class_0").iterdir()])
     child = probe._child
     assert child is not None
     probe.close()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 from PIL import Image
 
-from inceptionctl.data.dataset import ImageFolder, open_split
+from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.loaders import EvalLoader
 from inceptionctl.errors import DataError
 from pipelines.evaluation import middle_window
@@ -21,7 +21,7 @@ from tests.data.conftest import fill, photo
 from tests.data.resampling import middle, middle_square, middle_square_by_pillow, resampled, resized_sides
 
 
-def loader(dataset: ImageFolder, **changes: Any) -> EvalLoader:
+def loader(dataset: ImageSet, **changes: Any) -> EvalLoader:
     options = {
         "input_px": 40,
         "batch_size": 2,

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from inceptionctl.data import loaders, probing
-from inceptionctl.data.dataset import ImageFolder, open_split
+from inceptionctl.data.dataset import ImageSet, Span, open_split
 from inceptionctl.data.loaders import Augmentation, Batch, TrainLoader
 from inceptionctl.data.order import SampleOrder
 from inceptionctl.errors import DataError, EnvironmentFault
@@ -29,7 +29,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 MakeRoot = Callable[[dict[str, NDArray[np.uint8]]], Path]
 
 
-def loader(dataset: ImageFolder, **changes: Any) -> TrainLoader:
+def loader(dataset: ImageSet, **changes: Any) -> TrainLoader:
     options: dict[str, Any] = {
         "seed": 5,
         "input_px": 40,
@@ -47,7 +47,7 @@ def loader(dataset: ImageFolder, **changes: Any) -> TrainLoader:
     return TrainLoader(dataset, **{**options, **changes})
 
 
-def stream(dataset: ImageFolder, ranks: int = 1, **changes: Any) -> tuple[Tensor, Tensor]:
+def stream(dataset: ImageSet, ranks: int = 1, **changes: Any) -> tuple[Tensor, Tensor]:
     """(images, labels) of all ranks in the order of places: step by step, rank after rank in each."""
     parts = [list(loader(dataset, rank=rank, world_size=ranks, **changes)) for rank in range(ranks)]
     steps = 3 - changes.get("start_step", 0)
@@ -57,12 +57,12 @@ def stream(dataset: ImageFolder, ranks: int = 1, **changes: Any) -> tuple[Tensor
 
 
 @pytest.fixture(scope="module")
-def train(root: Path) -> ImageFolder:
+def train(root: Path) -> ImageSet:
     return open_split(root, "train")
 
 
 @pytest.fixture(scope="module")
-def reference(train: ImageFolder) -> tuple[Tensor, Tensor]:
+def reference(train: ImageSet) -> tuple[Tensor, Tensor]:
     """36 places, so nearly three epochs of 13 images."""
     return stream(train)
 
@@ -81,7 +81,7 @@ def reference(train: ImageFolder) -> tuple[Tensor, Tensor]:
     ],
 )
 def test_pixels_of_a_place_are_the_same_whoever_makes_them(
-    train: ImageFolder, reference: tuple[Tensor, Tensor], ranks: int, changes: dict[str, int]
+    train: ImageSet, reference: tuple[Tensor, Tensor], ranks: int, changes: dict[str, int]
 ) -> None:
     images, labels = stream(train, ranks, **changes)
     start = changes.get("start_step", 0) * 12
@@ -89,7 +89,7 @@ def test_pixels_of_a_place_are_the_same_whoever_makes_them(
     assert torch.equal(images, reference[0][start:])
 
 
-def test_labels_and_images_belong_together(train: ImageFolder, reference: tuple[Tensor, Tensor]) -> None:
+def test_labels_and_images_belong_together(train: ImageSet, reference: tuple[Tensor, Tensor]) -> None:
     index = SampleOrder(5, len(train)).at(0, 36)[1]
     assert reference[1].tolist() == train.labels[index].tolist()
     whole, _ = stream(train, augmentation=NOTHING)
@@ -99,7 +99,7 @@ def test_labels_and_images_belong_together(train: ImageFolder, reference: tuple[
         assert np.abs(whole[place].mean(dim=(1, 2)).numpy() - expected).max() < 0.03
 
 
-def test_a_batch_has_the_promised_form(train: ImageFolder) -> None:
+def test_a_batch_has_the_promised_form(train: ImageSet) -> None:
     batch = next(loader(train))
     assert batch.images.shape == (12, 3, 40, 40)
     assert batch.images.dtype == torch.float32 and batch.labels.dtype == torch.int64
@@ -120,14 +120,14 @@ def test_values_stay_in_range_and_colour_is_clamped(make_root: MakeRoot) -> None
     assert -1.0 <= plain.min() < -0.98 and 0.98 < plain.max() <= 1.0
 
 
-def test_epochs_and_seeds_change_the_picture(train: ImageFolder, reference: tuple[Tensor, Tensor]) -> None:
+def test_epochs_and_seeds_change_the_picture(train: ImageSet, reference: tuple[Tensor, Tensor]) -> None:
     index = SampleOrder(5, len(train)).at(0, 36)[1]
     first, again = np.flatnonzero(index == index[0])[:2]
     assert not torch.equal(reference[0][first], reference[0][again])
     assert not torch.equal(stream(train, seed=6)[0], reference[0])
 
 
-def test_batches_stay_valid_after_the_next_ones(train: ImageFolder) -> None:
+def test_batches_stay_valid_after_the_next_ones(train: ImageSet) -> None:
     drawn = loader(train, micro_batch_size=2)
     kept: list[tuple[Batch, Tensor, Tensor]] = []
     for batch in drawn:
@@ -139,17 +139,17 @@ def test_batches_stay_valid_after_the_next_ones(train: ImageFolder) -> None:
         assert torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
 
 
-def test_nothing_is_read_past_the_end(train: ImageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_past_the_end(train: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[int] = []
-    path = ImageFolder.path
-    monkeypatch.setattr(ImageFolder, "path", lambda self, i: fed.append(int(i)) or path(self, i))
+    path = ImageSet.path
+    monkeypatch.setattr(ImageSet, "path", lambda self, i: fed.append(int(i)) or path(self, i))
     batches = loader(train, start_step=1, micro_batch_size=3, world_size=2, rank=1)
     assert len(list(batches)) == 4
     assert fed == [int(i) for step in (1, 2) for i in SampleOrder(5, len(train)).at(step * 12 + 6, 6)[1]]
     assert list(batches) == []
 
 
-def test_a_finished_run_and_a_closed_loader_give_nothing(train: ImageFolder) -> None:
+def test_a_finished_run_and_a_closed_loader_give_nothing(train: ImageSet) -> None:
     assert list(loader(train, start_step=3)) == []
     closed = loader(train)
     next(closed)
@@ -158,7 +158,7 @@ def test_a_finished_run_and_a_closed_loader_give_nothing(train: ImageFolder) -> 
     assert list(closed) == []
 
 
-def test_a_batch_that_does_not_split_is_refused(train: ImageFolder) -> None:
+def test_a_batch_that_does_not_split_is_refused(train: ImageSet) -> None:
     with pytest.raises(ValueError, match="12 does not split into 5 ranks"):
         loader(train, world_size=5)
     with pytest.raises(ValueError, match="micro batches of 5"):
@@ -168,7 +168,7 @@ def test_a_batch_that_does_not_split_is_refused(train: ImageFolder) -> None:
 # Bad files.
 
 
-def damaged(tmp_path: Path, count: int = 1) -> ImageFolder:
+def damaged(tmp_path: Path, count: int = 1) -> ImageSet:
     fill(tmp_path / "train/a", 6, seed=0)
     fill(tmp_path / "train/b", 6, seed=50)
     for i in range(count):
@@ -223,7 +223,7 @@ def test_a_failure_that_no_file_explains_is_not_blamed_on_one(tmp_path: Path, mo
     dataset = damaged(tmp_path)
     whole = tmp_path / "train/a/001.jpg"
     look_into = probing.FileProbe.look_into
-    monkeypatch.setattr(loaders.FileProbe, "look_into", lambda self, paths: look_into(self, [bytes(whole)] * len(paths)))
+    monkeypatch.setattr(loaders.FileProbe, "look_into", lambda self, paths: look_into(self, [Span(bytes(whole))] * len(paths)))
     with pytest.raises(EnvironmentFault, match=r"the image pipeline failed, though every file in it decodes alone: .*decode"):
         list(loader(dataset))
 

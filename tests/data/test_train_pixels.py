@@ -13,7 +13,7 @@ from PIL import Image
 
 from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation, chosen_filters, crop_candidates, flips
 from inceptionctl.data.colour import CHANGES, ORDERS, Change, drawn_changes, drawn_orders
-from inceptionctl.data.dataset import ImageFolder, open_split
+from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.order import uniforms
 from tests.data.conftest import photo
 from tests.data.resampling import boxed, resampled
@@ -25,13 +25,13 @@ SIDE = 48
 
 
 @pytest.fixture
-def square(make_root: MakeRoot) -> tuple[ImageFolder, NDArray[np.float32]]:
+def square(make_root: MakeRoot) -> tuple[ImageSet, NDArray[np.float32]]:
     """A data set of one picture of 48 x 48, and the picture, in 0..255."""
     pixels = photo(3, SIDE, SIDE)
     return open_split(make_root({"train/only/0.png": pixels}), "train"), pixels.astype(np.float32)
 
 
-def augmented(dataset: ImageFolder, augmentation: Augmentation, **changes: Any) -> NDArray[np.float32]:
+def augmented(dataset: ImageSet, augmentation: Augmentation, **changes: Any) -> NDArray[np.float32]:
     """32 places, [32, 48, 48, 3], back in 0..255."""
     options = {"input_px": SIDE, "global_batch_size": 32, "micro_batch_size": 32, **changes}
     images = next(loader(dataset, augmentation=augmentation, **options)).images.permute(0, 2, 3, 1).numpy()
@@ -44,12 +44,12 @@ DRAWN = uniforms(5, 0, 32, NUM_UNIFORMS)
 EXACT = 1e-3
 
 
-def test_nothing_leaves_the_picture_as_it_is(square: tuple[ImageFolder, NDArray[np.float32]]) -> None:
+def test_nothing_leaves_the_picture_as_it_is(square: tuple[ImageSet, NDArray[np.float32]]) -> None:
     dataset, pixels = square
     assert np.abs(augmented(dataset, NOTHING) - pixels).max() < EXACT
 
 
-def test_flips_mirror_exactly_the_drawn_ones(square: tuple[ImageFolder, NDArray[np.float32]]) -> None:
+def test_flips_mirror_exactly_the_drawn_ones(square: tuple[ImageSet, NDArray[np.float32]]) -> None:
     dataset, pixels = square
     both = replace(NOTHING, horizontal_flip=0.5, vertical_flip=0.5)
     horizontal, vertical = flips(both, DRAWN)
@@ -84,7 +84,7 @@ def recoloured(pixels: NDArray[np.float32], changes: dict[Change, float], order:
     ],
 )
 def test_each_colour_change_is_what_it_says(
-    square: tuple[ImageFolder, NDArray[np.float32]], widths: dict[str, Any], normalisation: dict[str, Any]
+    square: tuple[ImageSet, NDArray[np.float32]], widths: dict[str, Any], normalisation: dict[str, Any]
 ) -> None:
     dataset, pixels = square
     some = replace(NOTHING, horizontal_flip=0.5, **widths)
@@ -97,7 +97,7 @@ def test_each_colour_change_is_what_it_says(
         assert np.abs(made - pixels).mean() > 0.1
 
 
-def test_without_colours_the_normalisation_is_the_same(square: tuple[ImageFolder, NDArray[np.float32]]) -> None:
+def test_without_colours_the_normalisation_is_the_same(square: tuple[ImageSet, NDArray[np.float32]]) -> None:
     dataset, pixels = square
     assert np.abs(augmented(dataset, NOTHING, **IMAGENET) - pixels).max() < EXACT
 

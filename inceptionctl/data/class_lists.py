@@ -1,0 +1,177 @@
+"""Which name stands for which label: lists of class names, and label files of validation images that lie in no class folders."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import tarfile
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from inceptionctl.errors import DataError, EnvironmentFault
+
+ClassOrder = Literal["sorted", "listed"]
+
+_GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+LABEL_FILES = (
+    "imagenet_2012_validation_synset_labels.txt",  # tf-slim
+    "validation_labels.txt",  # TensorFlow Datasets
+    _GROUND_TRUTH,  # the development kit
+    f"ILSVRC2012_devkit_t12/data/{_GROUND_TRUTH}",
+    "ILSVRC2012_devkit_t12.tar.gz",
+)
+_META_FILES = ("meta.mat", "meta_clsloc.mat")
+_WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The class names that a user gives, or none."""
+
+    names: tuple[str, ...] | None = None
+    file: Path | None = None
+    order: ClassOrder = "sorted"
+
+    @classmethod
+    def read(cls, file: Path | None, order: ClassOrder) -> ClassList:
+        """Raises DataError when the file is no list of names."""
+        return cls(read_class_names(file) if file else None, file, order)
+
+    def settle(self, found: Collection[str], where: str, *, all_of_them: bool) -> tuple[str, ...]:
+        """The names in the order of the labels: those listed, or else those found, sorted.
+
+        `all_of_them` demands that every listed class be found. Raises DataError when list and data contradict each other, or
+        when the list is not sorted and `order` does not say that this is meant.
+        """
+        if self.names is None:
+            return tuple(sorted(found))
+        pairs = ((f"only in {where}", found, self.names), (f"only in {self.file}", self.names if all_of_them else (), found))
+        only = [(place, sorted(set(one) - set(other))) for place, one, other in pairs]
+        parts = [f"{place}: {some(names)}" for place, names in only if names]
+        if parts:
+            raise DataError(
+                f"the classes of {where} are not those of {self.file}; {'; '.join(parts)}",
+                "data.class_names names every class of the data set once; leave it out to take the names from the data",
+            )
+        check_order(self.names, str(self.file), self.order)
+        return self.names
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """One name a line; of lines such as `n01440764 tench, Tinca tinca` the first word. Raises DataError if it is no such list."""
+    lines = [line.strip() for line in _text(file, "data.class_names").splitlines() if line.strip()]
+    first_words = [line.split()[0] for line in lines]
+    names = first_words if all(map(_WNID.fullmatch, first_words)) else lines
+    if not names:
+        raise DataError(f"{file} names no classes", "write one class name a line, in the order of the labels")
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if first.setdefault(name, number) != number:
+            raise DataError(
+                f"{file} names the class '{name}' twice, in lines {first[name]} and {number}", "name each class once"
+            )
+    return tuple(names)
+
+
+def check_order(names: Sequence[str], where: str, order: ClassOrder) -> None:
+    """Raise DataError when names are not sorted, unless that is meant: a label is a place in the sorted names everywhere else."""
+    if order == "listed":
+        return
+    for number, (one, other) in enumerate(itertools.pairwise(names), 2):
+        if one > other:
+            raise DataError(
+                f"the classes of {where} are not in sorted order: '{other}', number {number}, comes after '{one}'",
+                "labels of ImageNet and of class folders count sorted names, so another order mixes up classes;"
+                " sort the list, or if it is meant, `--set data.class_order=listed`",
+            )
+
+
+def find_label_file(root: Path) -> Path | None:
+    """A label file under one of its usual names in the data set."""
+    return next((root / name for name in LABEL_FILES if (root / name).is_file()), None)
+
+
+def read_labels(file: Path) -> list[str]:
+    """The class name of each validation image, in the order of their file names.
+
+    A name a line (tf-slim, TensorFlow Datasets), or the development kit's own numbers, which `meta.mat` beside them explains;
+    the kit may be the .tar.gz as it comes. Raises DataError when it is none of these.
+    """
+    if file.name.endswith((".tar.gz", ".tgz", ".tar")):
+        text, meta, where = _from_kit(file)
+    else:
+        text, meta, where = _text(file, "data.val_labels"), None, str(file)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{where} is empty", "it holds one label a line, in the order of the validation images' names")
+    if not all(line.isdecimal() for line in lines):
+        return lines
+    meaning = _meaning(_meta_beside(file) if meta is None else meta, where)
+    unknown = next(((number, line) for number, line in enumerate(lines, 1) if int(line) not in meaning), None)
+    if unknown:
+        raise DataError(
+            f"{where}, line {unknown[0]}: {unknown[1]} is no number of the development kit's meta file (1 to {max(meaning)})",
+            "use the ground truth and the meta file of one development kit",
+        )
+    return [meaning[int(line)] for line in lines]
+
+
+def _meta_beside(file: Path) -> bytes:
+    for name in _META_FILES:
+        if (file.parent / name).is_file():
+            return (file.parent / name).read_bytes()
+    raise DataError(
+        f"{file} holds numbers of the development kit, and neither {' nor '.join(_META_FILES)} lies beside it",
+        "put the kit's meta file there; the kit's numbers are not places in the sorted class names",
+    )
+
+
+def _from_kit(file: Path) -> tuple[str, bytes, str]:
+    try:
+        with tarfile.open(file) as kit:
+            found = {Path(member.name).name: member for member in kit if member.isfile()}
+            meta = next((found[name] for name in _META_FILES if name in found), None)
+            if _GROUND_TRUTH not in found or meta is None:
+                raise DataError(f"{file} is no development kit: no {_GROUND_TRUTH} and {_META_FILES[0]} in it")
+            texts = [opened.read() for opened in map(kit.extractfile, (found[_GROUND_TRUTH], meta)) if opened]
+    except (OSError, EOFError, tarfile.TarError) as fault:
+        raise DataError(f"cannot read {file}: {fault}", "fetch the development kit again") from fault
+    return texts[0].decode("ascii", errors="replace"), texts[1], f"{file}!{_GROUND_TRUTH}"
+
+
+def _meaning(meta: bytes, where: str) -> dict[int, str]:
+    """Number of the development kit -> synset."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise EnvironmentFault(
+            f"{where} needs the development kit's MATLAB file, and scipy, which reads it, is not installed",
+            "`pip install scipy`, or set data.val_labels to tf-slim's imagenet_2012_validation_synset_labels.txt",
+        ) from None
+    try:
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        number = next(name for name in synsets.dtype.names if name.endswith("_ID"))
+        return {int(row[number]): str(row["WNID"]) for row in synsets}
+    except (ValueError, KeyError, TypeError, StopIteration) as fault:
+        raise DataError(f"the meta file beside {where} is not the development kit's: {fault}", "fetch the kit again") from fault
+
+
+def _text(file: Path, key: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{file} is no text file", f"{key} names a text file with a line for each") from None
+    except OSError as fault:
+        raise DataError(
+            f"cannot read {file}: {fault.strerror}", f"{key} names it, relative to the working directory"
+        ) from fault
+
+
+def some(names: Iterable[str], most: int = 10) -> str:
+    """The first few names, and how many more."""
+    listed = list(names)
+    shown = ", ".join(listed[:most])
+    return f"{shown} and {len(listed) - most} more" if len(listed) > most else shown
