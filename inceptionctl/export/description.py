@@ -15,7 +15,7 @@ from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.models import MODELS
-from inceptionctl.recipe.schema import Filter, Positive
+from inceptionctl.recipe.data_section import Filter, Positive
 
 # The fields that `to_properties` gives as they are.
 _TEXTS = frozenset({"architecture", "input_layout", "interpolation", "weights", "checkpoint", "checkpoint_sha256"})

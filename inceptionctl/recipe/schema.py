@@ -5,26 +5,16 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from inceptionctl.models import MODELS
+from inceptionctl.recipe.data_section import DataSection, Filter
+from inceptionctl.recipe.section import Section
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-Range = Annotated[tuple[float, float], Field(strict=False)]
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]
-Positive = Annotated[float, Field(gt=0.0)]
-Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
-
-
-class Section(BaseModel):
-    """Base of every section: strict types, no unknown keys, values that cannot be changed after loading."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -46,7 +36,7 @@ class ModelSection(Section):
     """Added to the variance in batch norm."""
     init_from: str | None = None
     """Start with the weights of this run, checkpoint or safetensors export; the classifier is new where the classes differ in number."""
-    freeze: list[str] = []
+    freeze: list[str] = Field(default=[])
     """Blocks that keep their weights and statistics, by name: `stem`, `blocks_a.0` (`inceptionctl models show NAME`)."""
 
     @field_validator("name")
@@ -62,101 +52,6 @@ class ModelSection(Section):
         if self.input_px < smallest:
             raise ValueError(f"input_px {self.input_px} is too small for {self.name}: at least {smallest}")
         return self
-
-
-class AugmentSection(Section):
-    """Random changes of a training image. Each is a pure function of (seed, epoch, place)."""
-
-    crop_area: Range = (0.05, 1.0)
-    """Area of the random crop, as a share of the image's, drawn uniformly."""
-    crop_aspect: Range = (0.75, 1.3333333333333333)
-    """Width over height of the random crop."""
-    resize_filters: list[Filter | Literal["area"]] = Field(default=["bilinear"], min_length=1)
-    """How the crop is resized; of several, each image draws one. None antialiases but `area`, which averages."""
-    horizontal_flip: Probability = 0.5
-    """Probability of a mirror image."""
-    vertical_flip: Probability = 0.0
-    """Probability of an upside-down image; not for natural photographs."""
-    brightness: float = Field(default=0.12549019607843137, ge=0.0, lt=1.0)
-    """All values are shifted by up to this share of the full range either way (TF-slim: 32/255)."""
-    contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Contrast factor, about the mean of each channel, is drawn from 1 - x to 1 + x."""
-    saturation: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Saturation factor is drawn from 1 - x to 1 + x."""
-    hue_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
-    """Hue is turned by up to this many degrees either way (TF-slim's full mode: 72)."""
-    color_order: Literal["fixed", "random"] = "fixed"
-    """`fixed`: brightness, saturation, hue, contrast; `random`: each image draws one of TF-slim's four orders."""
-
-    @field_validator("resize_filters")
-    @classmethod
-    def _no_filter_twice(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError(f"resize_filters {names} names a filter twice; each is drawn equally often")
-        return names
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, high = self.crop_area
-        if not 0.0 < low <= high <= 1.0:
-            raise ValueError(f"crop_area [{low}, {high}] must satisfy 0 < low <= high <= 1")
-        low, high = self.crop_aspect
-        if not 0.0 < low <= high:
-            raise ValueError(f"crop_aspect [{low}, {high}] must satisfy 0 < low <= high")
-        return self
-
-
-class DataSection(Section):
-    """Where the images are and how they are read."""
-
-    root: str = "data/imagenet"
-    """Folder with the images, as train/<class>/* and val/<class>/* or otherwise; relative to the working directory."""
-    format: Literal["auto", "folder", "webdataset", "tfrecord", "csv", "imagenet"] = "auto"
-    """What the images lie in; `auto` looks (docs/data.md has the forms)."""
-    class_names: str | None = None
-    """File with a class name a line, in the order of the labels; null takes the names from the data, sorted."""
-    class_order: Literal["sorted", "listed"] = "sorted"
-    """`listed` says that an order of class names that is not sorted is meant; else it is refused."""
-    val_labels: str | None = None
-    """File with the class of each validation image that lies in no class folder; null looks for the usual names in `root`."""
-    train_csv: str | None = None
-    """CSV file with the columns path and label that names the training images."""
-    val_csv: str | None = None
-    """The same for the validation images."""
-    decode: Literal["auto", "cpu", "mixed"] = "auto"
-    """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
-    num_threads: int | None = Field(default=None, ge=1)
-    """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
-    mean: Annotated[tuple[float, float, float], Field(strict=False)] = (0.5, 0.5, 0.5)
-    """Subtracted from R, G and B in [0, 1]. With `std` 0.5 the network sees [-1, 1], as in TF-slim."""
-    std: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)] = (0.5, 0.5, 0.5)
-    """Divisor of R, G and B after that."""
-    augment: AugmentSection = AugmentSection()
-    """Random changes of training images."""
-
-    @property
-    def root_path(self) -> Path:
-        """`root`, with ~ for the home directory."""
-        return _expanded(self.root)
-
-    def sources(self, root: Path) -> dict[str, Any]:
-        """How to open the data set at `root` (arguments of `data.dataset.open_data`); of another one, only its class names are told."""
-        named = {"class_names": self.class_names and _expanded(self.class_names), "class_order": self.class_order}
-        if root != self.root_path:
-            return named
-        lists = {"val_labels": self.val_labels, "train_csv": self.train_csv, "val_csv": self.val_csv}
-        return {"format": self.format, **named, **{key: file and _expanded(file) for key, file in lists.items()}}
-
-    @model_validator(mode="after")
-    def _lists_have_a_use(self) -> Self:
-        for key in ("train_csv", "val_csv"):
-            if getattr(self, key) and self.format not in ("auto", "csv"):
-                raise ValueError(f"{key} '{getattr(self, key)}' is read with the format csv or auto, not {self.format}")
-        return self
-
-
-def _expanded(path: str) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 
 class RmsPropSection(Section):

@@ -74,3 +74,12 @@ def photographs() -> Path:
     if not folder.is_dir():
         pytest.skip("the photographs of sign digits are not beside this checkout (../shared/data/sign_digits)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sign_digits() -> Path:
+    """2,062 photographs of hands in 10 classes; they lie beside the checkout where they are."""
+    folder = Path(__file__).parents[3] / "shared" / "data" / "sign_digits"
+    if not folder.is_dir():
+        pytest.skip("the photographs of sign digits are not beside this checkout (../shared/data/sign_digits)")
+    return folder

@@ -5,7 +5,8 @@ import yaml
 
 from inceptionctl.errors import RecipeError
 from inceptionctl.recipe import bundled_recipes, dump_recipe, find_recipe, load_recipe
-from inceptionctl.recipe.schema import Recipe, Section, binding
+from inceptionctl.recipe.schema import Recipe, binding
+from inceptionctl.recipe.section import Section
 from inceptionctl.recipe.yaml_source import parse, parse_value
 
 
