@@ -99,9 +99,7 @@ def test_reading_runs_ahead_by_a_few_batches_only(shards: Path) -> None:
 
 def test_files_stay_open_only_up_to_a_share_of_the_limit(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def descriptors() -> int:
-        links = (
-            os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")
-        )
+        links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
         return sum(bool(re.search(r"train-\d+\.tar", link)) for link in links)
 
     images = open_split(shards, "train")
