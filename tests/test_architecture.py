@@ -33,8 +33,21 @@ ONLY_IMPORTER = {
     "deepspeed": {"inceptionctl/train/engine.py"},
     "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/trials.py"},
     "typer": {"inceptionctl/cli"},
+    "timm": {"inceptionctl/models/timm_network.py"},
 }
-HEAVY = {"torch", "nvidia", "deepspeed", "onnx", "onnxruntime", "numpy", "pydantic", "yaml", "matplotlib", "safetensors"}
+HEAVY = {
+    "torch",
+    "nvidia",
+    "deepspeed",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "pydantic",
+    "yaml",
+    "matplotlib",
+    "safetensors",
+    "timm",
+}
 
 
 def part_of(path: Path) -> str:
