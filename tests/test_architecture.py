@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores"},
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores"},
+    "weights": {"errors", "models", "recipe", "run", "train"},
     "report": {"errors", "run"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
@@ -33,6 +34,8 @@ ONLY_IMPORTER = {
     "deepspeed": {"inceptionctl/train/engine.py"},
     "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/trials.py"},
     "typer": {"inceptionctl/cli"},
+    # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
+    "tensorflow": {"inceptionctl/weights/tf_process.py"},
 }
 HEAVY = {"torch", "nvidia", "deepspeed", "onnx", "onnxruntime", "numpy", "pydantic", "yaml", "matplotlib", "safetensors"}
 

@@ -1,0 +1,79 @@
+"""Which network of another program has the layers of which of ours, and what its weights expect of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from inceptionctl.errors import RecipeError
+from inceptionctl.models import find_spec
+from inceptionctl.weights import tf_slim_names, timm_names
+from inceptionctl.weights.naming import Names
+
+Form = Literal["timm", "torchvision", "tf-slim"]
+FORMS: tuple[Form, ...] = ("timm", "torchvision", "tf-slim")
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """Another program's network whose tensors are those of one of ours.
+
+    `same_function`: the same weights give the same logits there; False where a layer without weights differs.
+    """
+
+    name: str
+    names: Callable[[], Names]
+    """Our modules that own tensors -> theirs."""
+    batch_norm_eps: float = 1e-3
+    same_function: bool = True
+    central_fraction: float = 0.875
+    """Of the evaluation that the weights' published errors are of."""
+
+
+V3_TIMM = Counterpart("inception_v3", timm_names.inception_v3, same_function=False)
+V3_SLIM = Counterpart("inception_v3", tf_slim_names.inception_v3)
+
+COUNTERPARTS: dict[Form, dict[str, Counterpart]] = {
+    "timm": {
+        "inception_v3": V3_TIMM,
+        "inception_v3_torchvision": Counterpart("inception_v3", timm_names.inception_v3),
+        "inception_v4_tf_slim": Counterpart("inception_v4", timm_names.inception_v4),
+        "inception_resnet_v2_tf_slim": Counterpart(
+            "inception_resnet_v2", timm_names.inception_resnet_v2, central_fraction=0.8975
+        ),
+    },
+    "torchvision": {
+        "inception_v3": V3_TIMM,
+        "inception_v3_torchvision": Counterpart("inception_v3", timm_names.inception_v3),
+    },
+    "tf-slim": {
+        "inception_v3": V3_SLIM,
+        "inception_v3_torchvision": Counterpart("inception_v3", tf_slim_names.inception_v3, same_function=False),
+        "inception_v4_tf_slim": Counterpart("inception_v4", tf_slim_names.inception_v4),
+        "inception_resnet_v2_tf_slim": Counterpart("inception_resnet_v2", tf_slim_names.inception_resnet_v2),
+    },
+}
+
+# Our network -> the one of ours to take instead, and why: what the other programs have under the same name is that one.
+TAKE_INSTEAD: dict[str, tuple[str, str]] = {
+    "inception_v3": ("inception_v3_torchvision", "its average pools leave the padding out of the mean, theirs count it"),
+    "inception_v3_torchvision": ("inception_v3", "its average pools count the padding, theirs leave it out of the mean"),
+    "inception_v4": (
+        "inception_v4_tf_slim",
+        "its 1x7 and 7x1 kernels follow each other as the paper's figures have them, theirs the other way round",
+    ),
+    "inception_resnet_v2": ("inception_resnet_v2_tf_slim", "it has the paper's stem and half as many blocks as theirs"),
+}
+
+
+def find_counterpart(form: Form, model: str) -> Counterpart:
+    """Raises RecipeError for a network of ours that the form has nothing for, naming the nearest that it has."""
+    find_spec(model)
+    found = COUNTERPARTS[form].get(model)
+    if found is not None:
+        return found
+    other, why = TAKE_INSTEAD.get(model, ("", ""))
+    if other in COUNTERPARTS[form]:
+        raise RecipeError(f"weights of {form} do not fit {model}: {why}", f"use {other}")
+    raise RecipeError(f"{form} has no network with the layers of {model}", f"it has those of {', '.join(COUNTERPARTS[form])}")
