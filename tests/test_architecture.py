@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "data": {"errors", "pipelines", "cores"},
     "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores"},
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
-    "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores"},
+    "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights"},
     "weights": {"errors", "models", "recipe", "run", "train"},
     "report": {"errors", "run"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},

@@ -26,6 +26,10 @@ class Counterpart:
     names: Callable[[], Names]
     """Our modules that own tensors -> theirs."""
     batch_norm_eps: float = 1e-3
+    takes_batch_norm_eps: bool = True
+    """Whether it can be built with another."""
+    first_conv: str = "stem.conv_1.conv"
+    """Our name of the convolution that sees the image."""
     same_function: bool = True
     central_fraction: float = 0.875
     """Of the evaluation that the weights' published errors are of."""
