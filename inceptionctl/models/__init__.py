@@ -44,6 +44,12 @@ class ModelSpec:
     residual_unit: ResidualUnit | None = None
 
 
+def _build_bn_inception(**arguments: Any) -> nn.Module:
+    from inceptionctl.models.bn_inception import bn_inception
+
+    return bn_inception(**arguments)
+
+
 def _build_inception_v3(**arguments: Any) -> nn.Module:
     from inceptionctl.models.inception_v3 import inception_v3
 
@@ -62,9 +68,34 @@ def _build_inception_resnet(**arguments: Any) -> nn.Module:
     return inception_resnet(**arguments)
 
 
+def _build_resnet(**arguments: Any) -> nn.Module:
+    from inceptionctl.models.resnet import resnet
+
+    return resnet(**arguments)
+
+
+def _resnet_spec(depth: int, *, stride_in: str = "1x1") -> ModelSpec:
+    # The paper measures ResNet-152 with ten crops and densely, never with one crop: docs/networks.md.
+    return ModelSpec(
+        build=partial(_build_resnet, depth=depth, stride_in=stride_in),
+        default_input_px=224,
+        min_input_px=32,
+        source="He et al., arXiv 1512.03385, Table 1" + (", with the stride in the 3x3" if stride_in == "3x3" else ""),
+        residual_unit="original" if depth < 50 else "bottleneck",
+    )
+
+
 INCEPTION_V4_PAPER = "Szegedy et al., arXiv 1602.07261"
 
 MODELS: dict[str, ModelSpec] = {
+    "bn_inception": ModelSpec(
+        build=_build_bn_inception,
+        default_input_px=224,
+        min_input_px=32,
+        source="Ioffe and Szegedy, arXiv 1502.03167, Figure 5",
+        paper_top1_error_percent=25.2,
+        paper_top5_error_percent=7.8,
+    ),
     "inception_v3": ModelSpec(
         build=_build_inception_v3,
         default_input_px=299,
@@ -138,6 +169,15 @@ MODELS: dict[str, ModelSpec] = {
         aux_head_min_input_px=107,
         residual_scale=(0.17, 0.10, 0.20),
     ),
+    "resnet_18": _resnet_spec(18),
+    "resnet_34": _resnet_spec(34),
+    "resnet_50": _resnet_spec(50),
+    "resnet_101": _resnet_spec(101),
+    "resnet_152": _resnet_spec(152),
+    # As torchvision, timm and NVIDIA have them: the unit that halves the grid does so in its 3x3, not in its first 1x1.
+    "resnet_50_v1_5": _resnet_spec(50, stride_in="3x3"),
+    "resnet_101_v1_5": _resnet_spec(101, stride_in="3x3"),
+    "resnet_152_v1_5": _resnet_spec(152, stride_in="3x3"),
 }
 
 

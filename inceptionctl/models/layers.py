@@ -18,6 +18,7 @@ BATCH_NORM_MOMENTUM = 3e-4
 BATCH_NORM_EPS = 1e-3
 
 Conv = Callable[..., "ConvNormAct"]  # ConvNormAct with the batch norm's settings filled in
+Padding = Literal["same", "valid", "symmetric"]
 Channels = Callable[[int], int]  # the paper's number of channels -> this network's, at its width
 
 
@@ -46,11 +47,28 @@ def scale_channels(channels: int, width: float) -> int:
     return max(8, 8 * math.floor(channels * width / 8 + 0.5))
 
 
+def same_padding(side_px: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Pixels that TensorFlow's "SAME" adds before and after a side of `side_px`, so that ceil(side_px / stride) are left.
+
+    With stride 2 it depends on the side: one more after than before, or the same, or none.
+    """
+    total = max((math.ceil(side_px / stride) - 1) * stride + kernel - side_px, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: tuple[int, int], stride: int, value: float = 0.0) -> Tensor:
+    """(N, C, H, W) with the border of `value` that TensorFlow's "SAME" adds for a kernel (height, width) and stride."""
+    height, width = (same_padding(side, size, stride) for side, size in zip(x.shape[-2:], kernel, strict=True))
+    return nn.functional.pad(x, (*width, *height), value=value)
+
+
 class ConvNormAct(nn.Module):
     """Convolution without bias, batch norm, ReLU: what the paper's figures call 'Conv' (arXiv 1602.07261, Figures 3 to 8).
 
     (N, in_channels, H, W) -> (N, out_channels, H', W'). `kernel` is a side or (height, width) in px.
-    padding "same" keeps H and W at stride 1; "valid" adds nothing ('V' in the figures).
+    padding "same" keeps H and W, divided by the stride and rounded up, and pads as TensorFlow does, unevenly with stride 2;
+    "symmetric" adds kernel // 2 px on every side, as ResNets do; "valid" adds nothing ('V' in the figures).
+    `activation` False leaves the ReLU out.
     """
 
     def __init__(
@@ -60,25 +78,29 @@ class ConvNormAct(nn.Module):
         kernel: int | tuple[int, int],
         *,
         stride: int = 1,
-        padding: Literal["same", "valid"] = "same",
+        padding: Padding = "same",
+        activation: bool = True,
         batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
         batch_norm_eps: float = BATCH_NORM_EPS,
     ) -> None:
         super().__init__()
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-        if padding == "same" and (stride != 1 or height % 2 == 0 or width % 2 == 0):
-            # TensorFlow pads such a case more on one side; no network here has one, so it is refused rather than guessed.
-            raise ValueError(
-                f"same padding needs stride 1 and odd kernel sides, got stride {stride} and kernel {height} x {width}"
-            )
-        pad = (height // 2, width // 2) if padding == "same" else (0, 0)
+        if padding != "valid" and (height % 2 == 0 or width % 2 == 0):
+            # Such a kernel has no middle; no network here has one, so it is refused rather than guessed.
+            raise ValueError(f"{padding} padding needs odd kernel sides, got {height} x {width}")
+        # With stride 1 both are the same, and the convolution pads by itself.
+        self.pads_unevenly = padding == "same" and stride != 1
+        pad = (0, 0) if padding == "valid" or self.pads_unevenly else (height // 2, width // 2)
         self.conv = nn.Conv2d(in_channels, out_channels, (height, width), stride=stride, padding=pad, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, eps=batch_norm_eps, momentum=batch_norm_momentum)
         # In place: batch norm's backward reads its input, never its output, so the memory of one activation is saved.
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.ReLU(inplace=True) if activation else nn.Identity()
+        self.kernel, self.stride = (height, width), stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        if self.pads_unevenly:
+            x = pad_same(x, self.kernel, self.stride)
         y: Tensor = self.act(self.norm(self.conv(x)))
         return y
 
@@ -113,6 +135,19 @@ def average_pool_3x3(*, counts_padding: bool = False) -> nn.AvgPool2d:
 def max_pool_3x3_reduce() -> nn.MaxPool2d:
     """Max pool 3x3, stride 2, valid: (N, C, H, W) -> (N, C, (H - 1) // 2, (W - 1) // 2)."""
     return nn.MaxPool2d(3, stride=2)
+
+
+class MaxPoolSame(nn.Module):
+    """Max pool 3x3, stride 2, padded as TensorFlow's "SAME": (N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
+        y: Tensor = self.pool(pad_same(x, (3, 3), 2, value=-math.inf))
+        return y
 
 
 def init_weights(module: nn.Module) -> None:

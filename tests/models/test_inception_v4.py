@@ -1,5 +1,5 @@
 import math
-import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,31 +8,45 @@ from torch import nn
 from inceptionctl.models import inception_v4 as module
 from inceptionctl.models.inception_v4 import InceptionV4, inception_v4
 from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
+from tests.models.tables import Row, Table, check_costs, check_every_branch
 
-# The network as the paper prints it, Figures 3 to 8 and Table 1, a branch a string: height x width, channels, stride, V for
-# valid; "{...}" forks. Stage: repeats, px of the grid and channels that come in, branches.
-PAPER = {
-    "stem.conv_1": (1, 299, 3, ["3x3 32 /2 V"]),
-    "stem.conv_2": (1, 149, 32, ["3x3 32 V"]),
-    "stem.conv_3": (1, 147, 32, ["3x3 64"]),
-    "stem.mixed_1": (1, 147, 64, ["max", "3x3 96 /2 V"]),
-    "stem.mixed_2": (1, 73, 160, ["1x1 64, 3x3 96 V", "1x1 64, 7x1 64, 1x7 64, 3x3 96 V"]),
-    "stem.mixed_3": (1, 71, 192, ["3x3 192 /2 V", "max"]),
-    "blocks_a": (4, 35, 384, ["1x1 96", "1x1 96", "1x1 64, 3x3 96", "1x1 64, 3x3 96, 3x3 96"]),
-    "reduction_a": (1, 35, 384, ["max", "3x3 384 /2 V", "1x1 192, 3x3 224, 3x3 256 /2 V"]),
-    "blocks_b": (
-        7,
-        17,
-        1024,
-        ["1x1 128", "1x1 384", "1x1 192, 1x7 224, 7x1 256", "1x1 192, 1x7 192, 7x1 224, 1x7 224, 7x1 256"],
-    ),
-    "reduction_b": (1, 17, 1024, ["max", "1x1 192, 3x3 192 /2 V", "1x1 256, 1x7 256, 7x1 320, 3x3 320 /2 V"]),
-    "blocks_c": (
-        3,
-        8,
-        1536,
-        ["1x1 256", "1x1 256", "1x1 384, {1x3 256, 3x1 256}", "1x1 384, 1x3 448, 3x1 512, {1x3 256, 3x1 256}"],
-    ),
+# The network as the paper prints it, Figures 3 to 8 and Table 1.
+PAPER: Table = {
+    "stem.conv_1": [Row(1, 299, 3, ["3x3 32 /2 V"])],
+    "stem.conv_2": [Row(1, 149, 32, ["3x3 32 V"])],
+    "stem.conv_3": [Row(1, 147, 32, ["3x3 64"])],
+    "stem.mixed_1": [Row(1, 147, 64, ["max", "3x3 96 /2 V"])],
+    "stem.mixed_2": [Row(1, 73, 160, ["1x1 64, 3x3 96 V", "1x1 64, 7x1 64, 1x7 64, 3x3 96 V"])],
+    "stem.mixed_3": [Row(1, 71, 192, ["3x3 192 /2 V", "max"])],
+    "blocks_a": [Row(4, 35, 384, ["avg, 1x1 96", "1x1 96", "1x1 64, 3x3 96", "1x1 64, 3x3 96, 3x3 96"])],
+    "reduction_a": [Row(1, 35, 384, ["max", "3x3 384 /2 V", "1x1 192, 3x3 224, 3x3 256 /2 V"])],
+    "blocks_b": [
+        Row(
+            7,
+            17,
+            1024,
+            [
+                "avg, 1x1 128",
+                "1x1 384",
+                "1x1 192, 1x7 224, 7x1 256",
+                "1x1 192, 1x7 192, 7x1 224, 1x7 224, 7x1 256",
+            ],
+        )
+    ],
+    "reduction_b": [Row(1, 17, 1024, ["max", "1x1 192, 3x3 192 /2 V", "1x1 256, 1x7 256, 7x1 320, 3x3 320 /2 V"])],
+    "blocks_c": [
+        Row(
+            3,
+            8,
+            1536,
+            [
+                "avg, 1x1 256",
+                "1x1 256",
+                "1x1 384, {1x3 256, 3x1 256}",
+                "1x1 384, 1x3 448, 3x1 512, {1x3 256, 3x1 256}",
+            ],
+        )
+    ],
 }
 # What TF-slim's nets/inception_v4.py has instead.
 TF_SLIM = {
@@ -58,41 +72,6 @@ SHAPES_299 = {
     "pool": (1, 1, 1536),
     "classifier": (1, 1, 1000),
 }
-CONV = re.compile(r"(\d)x(\d) (\d+)( /2)?( V)?")
-
-
-def cost_of_branch(branch: str, grid_px: int, channels: int) -> tuple[int, int]:
-    """Parameters and multiply-adds of a branch of PAPER, worked out from its text alone."""
-    parameters = multiplications = 0
-    head, _, forked = branch.partition("{")
-    for height, width, out, stride, valid in CONV.findall(head):
-        weights = channels * int(height) * int(width) * int(out)
-        if valid:
-            grid_px = (grid_px - int(height)) // (2 if stride else 1) + 1
-        parameters += weights + 2 * int(out)  # batch norm's gamma and beta
-        multiplications += weights * grid_px**2
-        channels = int(out)
-    for conv in filter(None, forked.rstrip("}").split(", ")):
-        more = cost_of_branch(conv, grid_px, channels)
-        parameters, multiplications = parameters + more[0], multiplications + more[1]
-    return parameters, multiplications
-
-
-def text_of_branch(branch: nn.Module) -> str:
-    """A branch of the network in the words of PAPER."""
-    words = []
-    for layer in branch.modules():
-        if isinstance(layer, nn.MaxPool2d):
-            assert (layer.kernel_size, layer.stride, layer.padding) == (3, 2, 0)
-            words.append("max")
-        elif isinstance(layer, nn.Conv2d):
-            assert layer.bias is None and layer.groups == 1 and layer.dilation == (1, 1)
-            height, width = layer.kernel_size
-            valid = " V" if layer.padding == (0, 0) and layer.kernel_size != (1, 1) else ""
-            assert valid or layer.padding == (height // 2, width // 2)
-            words.append(f"{height}x{width} {layer.out_channels}{' /2' if layer.stride == (2, 2) else ''}{valid}")
-    text = ", ".join(words)
-    return text.replace("1x3 256, 3x1 256", "{1x3 256, 3x1 256}")
 
 
 @pytest.fixture(scope="module")
@@ -116,17 +95,8 @@ def test_endpoints_at_299_px(full: InceptionV4) -> None:
 
 
 def test_cost_of_each_stage_follows_from_the_papers_table(full: InceptionV4) -> None:
-    expected = {}
-    for name, (repeats, grid_px, channels, branches) in PAPER.items():
-        costs = [cost_of_branch(branch, grid_px, channels) for branch in branches]
-        expected[name] = (repeats * sum(cost[0] for cost in costs), repeats * sum(cost[1] for cost in costs))
-    expected |= {"pool": (0, 0), "classifier": (1536 * 1000 + 1000, 1536 * 1000)}
-
-    assert {e.name: (e.parameters, e.multiply_adds) for e in endpoints(full, 299)} == expected
-    total = sum(cost[1] for cost in expected.values())
-    assert multiply_adds(full, 299) == total
-    assert 12.25e9 < total < 12.30e9
-    assert count_parameters(full) == sum(cost[0] for cost in expected.values())
+    check_costs(full, PAPER, 299, {"pool": (0, 0), "classifier": (1536 * 1000 + 1000, 1536 * 1000)})
+    assert 12.25e9 < multiply_adds(full, 299) < 12.30e9
 
 
 @pytest.mark.parametrize("kernel_order", ["paper", "tf_slim"])
@@ -134,14 +104,11 @@ def test_every_branch_is_the_papers(kernel_order) -> None:
     with torch.device("meta"):
         model = inception_v4(kernel_order=kernel_order)
     swapped = TF_SLIM if kernel_order == "tf_slim" else {}
-    for name, (repeats, _, _, branches) in PAPER.items():
-        stage = model.get_submodule(name)
-        blocks = list(stage) if isinstance(stage, nn.Sequential) else [stage]
-        assert len(blocks) == repeats, name
-        expected = sorted(swapped.get(name, {}).get(branch, branch) for branch in branches)
-        for block in blocks:
-            found = [block] if len(branches) == 1 else list(block.children())
-            assert sorted(text_of_branch(branch) for branch in found) == expected, name
+    table = {
+        name: [replace(row, branches=[swapped.get(name, {}).get(branch, branch) for branch in row.branches]) for row in rows]
+        for name, rows in PAPER.items()
+    }
+    check_every_branch(model, table)
 
 
 def test_batch_norm_and_pools_as_in_tf_slim(full: InceptionV4) -> None:

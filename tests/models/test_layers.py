@@ -6,10 +6,12 @@ from torch import nn
 
 from inceptionctl.models.layers import (
     ConvNormAct,
+    MaxPoolSame,
     Parallel,
     average_pool_3x3,
     init_weights,
     max_pool_3x3_reduce,
+    same_padding,
     scale_channels,
 )
 
@@ -51,6 +53,12 @@ def test_scale_channels_refuses(width: float) -> None:
         (3, 1, "valid", (7, 9)),
         (3, 2, "valid", (4, 5)),
         ((3, 1), 1, "valid", (7, 11)),
+        (3, 2, "same", (5, 6)),
+        (7, 2, "same", (5, 6)),
+        (3, 2, "symmetric", (5, 6)),
+        (7, 2, "symmetric", (5, 6)),
+        (1, 2, "symmetric", (5, 6)),
+        (3, 1, "symmetric", (9, 11)),
     ],
 )
 def test_conv_norm_act_grid(kernel, stride, padding, grid) -> None:
@@ -58,11 +66,53 @@ def test_conv_norm_act_grid(kernel, stride, padding, grid) -> None:
     assert block(torch.randn(2, 3, 9, 11)).shape == (2, 8, *grid)
 
 
-def test_conv_norm_act_refuses_what_tensorflow_pads_unevenly() -> None:
-    with pytest.raises(ValueError, match="same padding needs stride 1"):
-        ConvNormAct(3, 8, 3, stride=2)
-    with pytest.raises(ValueError, match="kernel 2 x 3"):
-        ConvNormAct(3, 8, (2, 3))
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_conv_norm_act_refuses_a_kernel_without_a_middle(padding) -> None:
+    with pytest.raises(ValueError, match=f"{padding} padding needs odd kernel sides, got 2 x 3"):
+        ConvNormAct(3, 8, (2, 3), padding=padding)
+
+
+# TensorFlow's tf.nn.conv2d and max_pool2d with padding="SAME": (side, kernel, stride) -> px before, px after.
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "padding"),
+    [
+        (224, 7, 2, (2, 3)),
+        (223, 7, 2, (3, 3)),
+        (112, 3, 2, (0, 1)),
+        (7, 3, 2, (1, 1)),
+        (28, 3, 1, (1, 1)),
+        (28, 1, 2, (0, 0)),
+        (5, 1, 1, (0, 0)),
+    ],
+)
+def test_same_padding_is_tensorflows(side: int, kernel: int, stride: int, padding: tuple[int, int]) -> None:
+    assert same_padding(side, kernel, stride) == padding
+
+
+def test_same_padding_of_a_strided_convolution_pads_more_after() -> None:
+    # On 4 px, kernel 3 and stride 2 TensorFlow pads 0 before and 1 after: the first window is px 0 to 2, the second 2 to end.
+    same, symmetric = (ConvNormAct(1, 1, 3, stride=2, padding=padding) for padding in ("same", "symmetric"))
+    for block in (same, symmetric):
+        nn.init.ones_(block.conv.weight)
+        block.norm = nn.Identity()
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    assert same(x)[0, 0].tolist() == [[45.0, 39.0], [66.0, 50.0]]
+    assert symmetric(x)[0, 0].tolist() == [[10.0, 24.0], [51.0, 90.0]]
+
+
+@pytest.mark.parametrize("side", [4, 5, 112])
+def test_max_pool_same(side: int) -> None:
+    x = -1 - torch.arange(side * side, dtype=torch.float32).view(1, 1, side, side)  # negative: a border of zeros would win
+    y = MaxPoolSame()(x)[0, 0]
+    assert y.shape == (math.ceil(side / 2),) * 2
+    assert y.max() < 0
+    before = 0 if side % 2 == 0 else 1
+    assert y[1, 1] == x[0, 0, 2 - before, 2 - before]
+
+
+def test_conv_norm_without_activation() -> None:
+    block = ConvNormAct(3, 8, 1, activation=False)
+    assert (block(torch.randn(4, 3, 6, 6)) < 0).any()
 
 
 def test_conv_norm_act_is_convolution_then_batch_norm_then_relu() -> None:
@@ -104,6 +154,11 @@ def test_average_pool_does_not_count_padding() -> None:
     assert y[0, 1] == (1 + 2 + 3 + 4 + 5 + 6) / 6
     assert y[1, 1] == 5
     assert y[2, 2] == (5 + 6 + 8 + 9) / 4
+
+
+def test_average_pool_that_counts_padding() -> None:
+    y = average_pool_3x3(counts_padding=True)(torch.ones(1, 1, 3, 3))[0, 0]
+    torch.testing.assert_close(y, torch.tensor([[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]) / 9)
 
 
 @pytest.mark.parametrize(("before", "after"), [(147, 73), (71, 35), (35, 17), (17, 8), (8, 3)])

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.models import MODELS, aux_head, build_model
+from inceptionctl.models import MODELS, aux_head, build_model, resnet
+from inceptionctl.models.bn_inception import bn_inception
 from inceptionctl.models.inception_resnet import inception_resnet
 from inceptionctl.models.inception_v3 import inception_v3
 from inceptionctl.models.inception_v4 import InceptionV4, inception_v4
@@ -17,15 +18,6 @@ from inceptionctl.models.layers import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM
 def test_importing_the_table_imports_no_torch() -> None:
     code = "import inceptionctl.models, sys; assert inceptionctl.models.MODELS; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_builds_and_takes_its_smallest_image(name: str) -> None:
-    torch.manual_seed(0)
-    model = build_model(name, num_classes=5, width=0.25).eval()
-    px = MODELS[name].min_input_px
-    with torch.no_grad():
-        assert model(torch.randn(1, 3, px, px)).shape == (1, 5)
 
 
 def test_inception_v4_spec() -> None:
@@ -61,6 +53,7 @@ def test_the_two_kernel_orders_are_told_apart() -> None:
         (inception_v3, ("inception_v3", "inception_v3_torchvision")),
         (inception_v4, ("inception_v4", "inception_v4_tf_slim")),
         (inception_resnet, ("inception_resnet_v1", "inception_resnet_v2", "inception_resnet_v2_tf_slim")),
+        (bn_inception, ("bn_inception",)),
     ],
 )
 def test_the_table_repeats_the_builders_defaults(builder, names) -> None:
@@ -76,9 +69,22 @@ def test_the_table_repeats_the_builders_defaults(builder, names) -> None:
         if spec.aux_head is not None:
             assert (own["aux_head"], own["input_px"]) == (spec.aux_head, spec.default_input_px)
             assert spec.aux_head_min_input_px == aux_head.MIN_INPUT_PX
-        for key in ("residual_scale", "residual_unit"):
-            assert own.get(key) == getattr(spec, key)
+        assert own.get("residual_scale") == spec.residual_scale
         assert spec.min_input_px == inspect.getmodule(builder).MIN_INPUT_PX
+        assert spec.default_input_px == inspect.getmodule(builder).DEFAULT_INPUT_PX
+
+
+@pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.residual_unit])
+def test_the_table_repeats_what_each_resnet_does_by_itself(name: str) -> None:
+    spec = MODELS[name]
+    assert (spec.min_input_px, spec.default_input_px) == (resnet.MIN_INPUT_PX, resnet.DEFAULT_INPUT_PX)
+    kind, depth, *version = name.split("_", 2)
+    with torch.device("meta"):
+        built = build_model(name, num_classes=5)
+        other = build_model(name, num_classes=5, residual_unit="original")
+        own = resnet.resnet(int(depth), num_classes=5, stride_in="3x3" if version == ["v1_5"] else "1x1")
+    assert kind == "resnet" and str(built) == str(own)
+    assert (str(other) == str(own)) == (spec.residual_unit == "original")
 
 
 def test_an_unknown_model_names_the_nearest() -> None:
@@ -91,3 +97,56 @@ def test_an_unknown_model_unlike_any_lists_all() -> None:
     with pytest.raises(RecipeError) as caught:
         build_model("zzz", num_classes=5)
     assert caught.value.hint is not None and all(name in caught.value.hint for name in MODELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words", "others"),
+    [
+        (
+            "resnet_50",
+            {"aux_head": True},
+            "aux_head: resnet_50 has no auxiliary head",
+            "inception_v3, inception_v3_torchvision",
+        ),
+        ("inception_resnet_v1", {"aux_head": True}, "inception_resnet_v1 has no auxiliary head", "inception_resnet_v2_tf_slim"),
+        ("inception_v4", {"residual_scale": 0.1}, "residual_scale: inception_v4 has no residuals", "inception_resnet_v1,"),
+        ("resnet_50", {"residual_scale": 0.1}, "residual_scale: resnet_50 has no residuals to scale", "inception_resnet_v1,"),
+        ("inception_v3", {"residual_unit": "original"}, "residual_unit: inception_v3 has no", "resnet_18, resnet_34"),
+        (
+            "inception_v3",
+            {"input_px": 106},
+            "aux_head of inception_v3 needs input_px of at least 107, got 106",
+            "aux_head to false",
+        ),
+        (
+            "inception_v3",
+            {"input_px": 74, "aux_head": False},
+            "input_px 74 is too small for inception_v3: at least 75",
+            "larger",
+        ),
+        ("resnet_18", {"input_px": 31}, "input_px 31 is too small for resnet_18: at least 32", "larger"),
+    ],
+)
+def test_options_that_a_network_does_not_have(name: str, options, words: str, others: str) -> None:
+    with pytest.raises(RecipeError, match=words) as caught:
+        build_model(name, num_classes=5, **options)
+    assert caught.value.hint is not None and others in caught.value.hint
+
+
+def test_options_that_change_nothing_are_no_error() -> None:
+    with torch.device("meta"):
+        assert build_model("resnet_18", num_classes=5, aux_head=False).num_classes == 5
+        assert build_model("inception_v3", num_classes=5, input_px=106, aux_head=False).aux_head is None
+
+
+def test_a_scale_of_zero_is_not_taken_for_the_default() -> None:
+    with pytest.raises(ValueError, match="must be one positive number"):
+        build_model("inception_resnet_v1", num_classes=5, residual_scale=0.0)
+
+
+def test_the_options_reach_the_network() -> None:
+    with torch.device("meta"):
+        scaled = build_model("inception_resnet_v1", num_classes=5, residual_scale=(0.1, 0.2, 0.3))
+        with_head = build_model("inception_v4", num_classes=5, aux_head=True, input_px=139)
+    assert (scaled.blocks_a[0].scale, scaled.blocks_b[0].scale, scaled.blocks_c[0].scale) == (0.1, 0.2, 0.3)
+    assert with_head.aux_head.input_px == 139
