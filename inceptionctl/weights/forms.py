@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from inceptionctl.errors import RecipeError
@@ -13,6 +14,12 @@ from inceptionctl.weights.naming import Names
 
 Form = Literal["timm", "torchvision", "tf-slim"]
 FORMS: tuple[Form, ...] = ("timm", "torchvision", "tf-slim")
+
+
+Triple = tuple[float, float, float]
+HALF: Triple = (0.5, 0.5, 0.5)
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -31,28 +38,49 @@ class Counterpart:
     first_conv: str = "stem.conv_1.conv"
     """Our name of the convolution that sees the image."""
     same_function: bool = True
+    mean: Triple = HALF
+    std: Triple = HALF
+    """Normalisation of the RGB values in [0, 1] that the weights were trained with."""
     central_fraction: float = 0.875
     """Of the evaluation that the weights' published errors are of."""
 
 
-V3_TIMM = Counterpart("inception_v3", timm_names.inception_v3, same_function=False)
-V3_SLIM = Counterpart("inception_v3", tf_slim_names.inception_v3)
+def _resnet(name: str, units: tuple[int, int, int, int], convolutions: int) -> Counterpart:
+    return Counterpart(
+        name,
+        partial(timm_names.resnet, units, convolutions),
+        batch_norm_eps=1e-5,
+        takes_batch_norm_eps=False,
+        first_conv="stem.conv.conv",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+RESNETS = {
+    "resnet_18": _resnet("resnet18", (2, 2, 2, 2), 2),
+    "resnet_34": _resnet("resnet34", (3, 4, 6, 3), 2),
+    "resnet_50_v1_5": _resnet("resnet50", (3, 4, 6, 3), 3),
+    "resnet_101_v1_5": _resnet("resnet101", (3, 4, 23, 3), 3),
+    "resnet_152_v1_5": _resnet("resnet152", (3, 8, 36, 3), 3),
+}
+V3S = {
+    "inception_v3": Counterpart("inception_v3", timm_names.inception_v3, same_function=False),
+    "inception_v3_torchvision": Counterpart("inception_v3", timm_names.inception_v3),
+}
 
 COUNTERPARTS: dict[Form, dict[str, Counterpart]] = {
     "timm": {
-        "inception_v3": V3_TIMM,
-        "inception_v3_torchvision": Counterpart("inception_v3", timm_names.inception_v3),
+        **V3S,
         "inception_v4_tf_slim": Counterpart("inception_v4", timm_names.inception_v4),
         "inception_resnet_v2_tf_slim": Counterpart(
             "inception_resnet_v2", timm_names.inception_resnet_v2, central_fraction=0.8975
         ),
+        **RESNETS,
     },
-    "torchvision": {
-        "inception_v3": V3_TIMM,
-        "inception_v3_torchvision": Counterpart("inception_v3", timm_names.inception_v3),
-    },
+    "torchvision": {**V3S, **RESNETS},
     "tf-slim": {
-        "inception_v3": V3_SLIM,
+        "inception_v3": Counterpart("inception_v3", tf_slim_names.inception_v3),
         "inception_v3_torchvision": Counterpart("inception_v3", tf_slim_names.inception_v3, same_function=False),
         "inception_v4_tf_slim": Counterpart("inception_v4", tf_slim_names.inception_v4),
         "inception_resnet_v2_tf_slim": Counterpart("inception_resnet_v2", tf_slim_names.inception_resnet_v2),
@@ -68,6 +96,13 @@ TAKE_INSTEAD: dict[str, tuple[str, str]] = {
         "its 1x7 and 7x1 kernels follow each other as the paper's figures have them, theirs the other way round",
     ),
     "inception_resnet_v2": ("inception_resnet_v2_tf_slim", "it has the paper's stem and half as many blocks as theirs"),
+    **{
+        f"resnet_{depth}": (
+            f"resnet_{depth}_v1_5",
+            "its units halve the grid in their first 1x1 convolution, theirs in the 3x3: the same tensors make another function",
+        )
+        for depth in (50, 101, 152)
+    },
 }
 
 

@@ -139,14 +139,14 @@ def _recipe(model: str, counterpart: Counterpart, num_classes: int, aux_head: bo
         "batch_norm_eps": counterpart.batch_norm_eps,
         "aux_head": aux_head if spec.aux_head is not None else None,
     }
-    section = {key: value for key, value in section.items() if key in ModelSection.model_fields}
+    data = {"mean": list(counterpart.mean), "std": list(counterpart.std)}
     evaluate = {"central_fraction": counterpart.central_fraction}
-    return recipe_from_dict({"model": section, "evaluate": evaluate}, f"the import of {model}")
+    return recipe_from_dict({"model": section, "data": data, "evaluate": evaluate}, f"the import of {model}")
 
 
 def _shapes(section: ModelSection) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
-        network = build_model(section.name, num_classes=section.num_classes, aux_head=False)
+        network = build_model(section.name, num_classes=section.num_classes, aux_head=section.aux_head)
     return network.state_dict()
 
 

@@ -164,3 +164,19 @@ def inception_resnet_v2() -> Names:
     blocks["conv_head"] = "conv2d_7b"
     projects = {f"{ours}.project": f"{theirs}.conv2d" for ours, theirs in repeats.items()}
     return {**expanded(blocks, conv_norm), **projects, "classifier": "classif"}
+
+
+def resnet(units: tuple[int, int, int, int], convolutions: int) -> Names:
+    """The ResNets of torchvision and timm: `units` in each stage, of 2 (original) or 3 (bottleneck) `convolutions`."""
+    names = {"stem.conv.conv": "conv1", "stem.conv.norm": "bn1"}
+    for stage, number in enumerate(units, start=1):
+        for i in range(number):
+            ours, theirs = f"stage_{stage}.{i}", f"layer{stage}.{i}"
+            for j in range(1, convolutions + 1):
+                names[f"{ours}.residual.conv_{j}.conv"] = f"{theirs}.conv{j}"
+                names[f"{ours}.residual.conv_{j}.norm"] = f"{theirs}.bn{j}"
+            # Only where the shape changes: the first bottleneck unit of a stage, the first original one from the second stage on.
+            if i == 0 and (stage > 1 or convolutions == 3):
+                names[f"{ours}.shortcut.conv"] = f"{theirs}.downsample.0"
+                names[f"{ours}.shortcut.norm"] = f"{theirs}.downsample.1"
+    return {**names, "classifier": "fc"}
