@@ -1,11 +1,14 @@
-"""The evaluation graph: whole image, central crop, straight to the network's square, to [-1, 1]."""
+"""The evaluation graph: whole image, its middle in one of two forms, as the network's square, normalised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math as python_math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nvidia.dali import Pipeline, fn, math, types
+
+from pipelines.filters import FILTERS
 
 
 def evaluation(
@@ -13,39 +16,74 @@ def evaluation(
     *,
     input_px: int,
     central_fraction: float,
+    keep_aspect: bool,
+    interpolation: str,
+    antialias: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
     batch_size: int,
     num_threads: int,
     device_id: int | None,
     decode: str,
     prefetch: int,
 ) -> Pipeline:
-    """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 in [-1, 1] (HWC, RGB), and N int64.
+    """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
-    `source` returns (file names as uint8 arrays, labels int64) of one batch a call, the last one as short as it comes, and
-    raises StopIteration at the end. The crop keeps `central_fraction` of each side and is squashed to the square, as in
-    tf-slim's `inception_preprocessing.preprocess_for_eval`; pixel centres lie at halves, unlike in TensorFlow 1's resize.
-    `decode` is 'cpu', or 'mixed' for the GPU's decoder; with a `device_id` everything after it runs on that GPU.
+    Images are (value in [0, 1] - mean) / std. `source` returns (file names as uint8 arrays, labels int64) of one batch a call,
+    the last one as short as it comes, and raises StopIteration at the end.
+
+    Without `keep_aspect` the crop keeps `central_fraction` of each side and is squashed to the square, as in tf-slim's
+    `inception_preprocessing.preprocess_for_eval`; pixel centres lie at halves, unlike in TensorFlow 1's resize. With it the
+    shorter side becomes floor(input_px / central_fraction) and the square in the middle is taken, as in timm.
+
+    `interpolation` is a name in FILTERS; `antialias` widens it where the image shrinks. `decode` is 'cpu', or 'mixed' for the
+    GPU's decoder; with a `device_id` everything after it runs on that GPU.
     """
     pipe = Pipeline(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
     )
+    options = {"size": [input_px, input_px], "interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
         name, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
         encoded = fn.io.file.read(name)
-        anchor, shape = _central_window(fn.peek_image_shape(encoded, dtype=types.INT32), central_fraction)
+        sides = fn.peek_image_shape(encoded, dtype=types.INT32)[:2]
         # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
         image = fn.decoders.image(encoded, device=decode, output_type=types.RGB)
         if device_id is not None:
             image, label = image.gpu(), label.gpu()
-        image = fn.slice(image, anchor, shape, axes=[0, 1])
-        image = fn.resize(image, size=[input_px, input_px], interp_type=types.INTERP_LINEAR, antialias=False)
-        image = fn.crop_mirror_normalize(image, mean=[127.5] * 3, std=[127.5] * 3, dtype=types.FLOAT, output_layout="HWC")
+        if keep_aspect:
+            # Only the window is computed, from the whole image: at its edges the filter sees what lies beyond them.
+            start, end = middle_window(sides, input_px, python_math.floor(input_px / central_fraction))
+            image = fn.resize(image, roi_start=start, roi_end=end, **options)
+        else:
+            anchor, shape = central_window(sides, central_fraction)
+            image = fn.resize(fn.slice(image, anchor, shape, axes=[0, 1]), **options)
+        image = fn.crop_mirror_normalize(
+            image,
+            mean=[255.0 * value for value in mean],
+            std=[255.0 * value for value in std],
+            dtype=types.FLOAT,
+            output_layout="HWC",
+        )
         pipe.set_outputs(image, label)
     return pipe
 
 
-def _central_window(size: Any, fraction: float) -> tuple[Any, Any]:
+def central_window(sides: Any, fraction: float) -> tuple[Any, Any]:
     """(anchor, shape) in pixels as tf.image.central_crop computes them: the margin rounded down, the same on both sides."""
-    sides = size[:2]
     margin = fn.cast(math.floor(fn.cast(sides, dtype=types.FLOAT) * ((1.0 - fraction) / 2.0)), dtype=types.INT32)
     return margin, sides - 2 * margin
+
+
+def middle_window(sides: Any, input_px: int, shorter_px: int) -> tuple[Any, Any]:
+    """(start, end) in the image's own pixels, float32, of the middle square after its shorter side was made `shorter_px`.
+
+    Rounded as torchvision's Resize and CenterCrop do, which timm uses: the longer side down, the margin half to even.
+    """
+    resized = shorter_px * sides // fn.reductions.min(sides)
+    room = resized - input_px
+    half = room // 2
+    margin = half + (room - 2 * half) * (half - 2 * (half // 2))
+    scale = fn.cast(sides, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
+    start = fn.cast(margin, dtype=types.FLOAT)
+    return start * scale, (start + float(input_px)) * scale

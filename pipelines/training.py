@@ -1,4 +1,4 @@
-"""The training graph: read, random crop, resize, colour, flip, to [-1, 1]. No randomness in here: every draw is an input.
+"""The training graph: read, random crop, resize, flip, colour, normalise. No randomness in here: every draw is an input.
 
 A pixel is thus a function of the file and of the numbers fed with it, whatever the batch, the rank or the thread that made it.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nvidia.dali import Pipeline, fn, math, types
+from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 
-COLOURS = ("brightness", "contrast", "saturation", "hue")
+from pipelines.filters import resize_by_choice
 
 
 def training(
@@ -22,53 +22,77 @@ def training(
     num_threads: int,
     device_id: int | None,
     decode: str,
+    resize_filters: Sequence[str],
     horizontal_flip: bool,
     vertical_flip: bool,
-    colours: Sequence[str],
+    colours: bool,
+    contrast: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
     prefetch: int,
 ) -> Pipeline:
-    """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 in [-1, 1] (HWC, RGB), and N int64.
+    """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
+
+    Images are (value in [0, 1] - mean) / std. With `colours` they may leave that range: the caller clamps, since torch does it
+    twenty times as fast as this graph would.
 
     `source` returns one batch a call and raises StopIteration at the end. Its tuple holds, in this order and of N samples each:
-    file names as uint8 arrays; labels, int64; crop candidates, float32 [N, num_candidates, 4] (see `crop_window`); where
-    `horizontal_flip`, int32 0 or 1; where `vertical_flip`, the same; for each name in `colours` (a subset of COLOURS in that
-    order) float32: factors, and for hue degrees. What is switched off is not fed: DALI warns of inputs that nothing uses.
+    file names as uint8 arrays; labels, int64; crop candidates, float32 [N, num_candidates, 4] (see `crop_window`); where there
+    are several `resize_filters` (names in FILTERS), the place of one, int32; where `horizontal_flip`, int32 0 or 1; where
+    `vertical_flip`, the same; where `colours`, the matrix [N, 3, 3] and the offset [N, 3] of the map from RGB in 0..255 to the
+    result, float32; where `contrast`, the matrix [N, 3, 3] by which the mean RGB of the resized image adds to the offset.
+    What is switched off is not fed: DALI warns of inputs that nothing uses.
 
     `decode` is 'cpu', or 'mixed' for the GPU's decoder. With a `device_id` everything after decoding runs on that GPU.
     """
-    wanted = [
-        types.UINT8,
-        types.INT64,
-        types.FLOAT,
-        *[types.INT32] * (horizontal_flip + vertical_flip),
-        *[types.FLOAT] * len(colours),
-    ]
-    pipe = Pipeline(
-        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
-    )
-    with pipe:
+    filters = list(resize_filters)
+    num_ints = (len(filters) > 1) + horizontal_flip + vertical_flip
+    num_maps = 2 * colours + contrast
+    wanted = [types.UINT8, types.INT64, types.FLOAT, *[types.INT32] * num_ints, *[types.FLOAT] * num_maps]
+
+    def graph() -> Any:
         name, label, candidates, *rest = fn.external_source(source=source, num_outputs=len(wanted), batch=True, dtype=wanted)
+        place = rest.pop(0) if len(filters) > 1 else None
         mirror = rest.pop(0) if horizontal_flip else 0
-        upside_down = rest.pop(0) if vertical_flip else None
+        upside_down = rest.pop(0) if vertical_flip else 0
         encoded = fn.io.file.read(name)
         anchor, shape = crop_window(fn.peek_image_shape(encoded, dtype=types.INT32), candidates, num_candidates)
         image = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], device=decode, output_type=types.RGB)
         if device_id is not None:
             image, label = image.gpu(), label.gpu()
-        # Bilinear without antialiasing is what tf-slim trained with.
-        image = fn.resize(image, size=[input_px, input_px], interp_type=types.INTERP_LINEAR, antialias=False)
-        if upside_down is not None:
+        image = resize_by_choice(image, input_px, filters, place)
+        if colours:
+            if horizontal_flip or vertical_flip:
+                image = fn.flip(image, horizontal=mirror, vertical=upside_down)
+            return recoloured(image, *rest, on_gpu=device_id is not None), label
+        if vertical_flip:
             image = fn.flip(image, horizontal=0, vertical=upside_down)
-        if colours:
-            # float32: 1.4 times as fast on a CPU as uint8, and it rounds and clamps only once, at the end.
-            image = fn.color_twist(image, dtype=types.FLOAT, **dict(zip(colours, rest, strict=True)))
         image = fn.crop_mirror_normalize(
-            image, mirror=mirror, mean=[127.5] * 3, std=[127.5] * 3, dtype=types.FLOAT, output_layout="HWC"
+            image,
+            mirror=mirror,
+            mean=[255.0 * value for value in mean],
+            std=[255.0 * value for value in std],
+            dtype=types.FLOAT,
+            output_layout="HWC",
         )
-        if colours:
-            image = math.clamp(image, -1.0, 1.0)
-        pipe.set_outputs(image, label)
-    return pipe
+        return image, label
+
+    # Conditionals let a part of a batch go through one operator and the rest through another.
+    build = pipeline_def(graph, enable_conditionals=True)
+    return build(
+        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
+    )
+
+
+def recoloured(image: Any, matrix: Any, offset: Any, of_mean: Any = None, *, on_gpu: bool) -> Any:
+    """matrix x + of_mean m + offset for each pixel x of an 8-bit image with the mean m; float32, in one pass over the pixels."""
+    if of_mean is None:
+        return fn.coord_transform(image, M=matrix, T=offset, dtype=types.FLOAT)
+    mean = fn.reductions.mean(image, axes=[0, 1], keep_dims=True)
+    shift = fn.coord_transform(mean, M=of_mean, T=offset, dtype=types.FLOAT)
+    if on_gpu:  # arguments of operators must lie on the CPU, and the mean does not
+        return fn.coord_transform(image, M=matrix, dtype=types.FLOAT) + shift
+    return fn.coord_transform(image, M=matrix, T=fn.reshape(shift, shape=[3]), dtype=types.FLOAT)
 
 
 def crop_window(size: Any, candidates: Any, num_candidates: int) -> tuple[Any, Any]:

@@ -95,7 +95,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         ("checkpoint", result["checkpoint"]),
         ("weights", f"{result['weights']} at step {result['step']}"),
         ("images", f"{result['num_images']} of {result['data_root']}"),
-        ("protocol", f"one central crop of {result['central_fraction']:g} of each side, {result['input_px']} px"),
+        ("protocol", result["preparation"]),
         ("top-1 error", f"{result['top1_error']:.2f}%"),
         ("top-5 error", f"{result['top5_error']:.2f}%"),
         ("loss", f"{result['loss']:.4f}"),
@@ -271,8 +271,7 @@ def predict(
         network.logits,
         described.class_names,
         images,
-        input_px=described.input_px,
-        central_fraction=described.central_fraction,
+        described.preparation,
         num_threads=machine.num_threads,
     )
     if as_json:

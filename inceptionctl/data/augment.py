@@ -1,20 +1,24 @@
-"""From uniform numbers to the parameters of an augmented image: vectorised over a batch, numpy only."""
+"""From uniform numbers to the parameters of an augmented image: vectorised over a batch, numpy only (colours: colour.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Ten tries, as in torchvision's RandomResizedCrop (tf-slim allows 100). One try of the default ranges fits a 4:3 photograph
-# 3 times out of 4, so about one image in a million falls back to the whole picture.
-NUM_CANDIDATES = 10
+# As many as tf-slim tries, then it takes the whole image. One try of the default ranges fits a 4:3 photograph 3 times out of 4;
+# the many are for panoramas. Fed all at once, since only the graph knows the image's size; that costs nothing measurable.
+NUM_CANDIDATES = 100
 
-# Fixed columns: a setting that is switched on or off leaves the draws of all others as they were.
-_FLIPS = 4 * NUM_CANDIDATES
-_COLOURS = _FLIPS + 2
-NUM_UNIFORMS = _COLOURS + 4
+# Fixed columns: a setting that is switched on or off leaves the draws of all others as they were. Room is left for new ones.
+_FLIPS = 0
+COLOURS = _FLIPS + 2
+COLOUR_ORDER = COLOURS + 4
+_FILTER = COLOUR_ORDER + 1
+_CROPS = 16
+NUM_UNIFORMS = _CROPS + 4 * NUM_CANDIDATES
 
 Floats = NDArray[np.float32]
 
@@ -27,29 +31,27 @@ class Augmentation:
     """Area of the crop as a share of the image's, drawn uniformly."""
     crop_aspect: tuple[float, float] = (0.75, 4 / 3)
     """Width over height of the crop; its logarithm is drawn uniformly, so that portrait and landscape are equally likely."""
+    resize_filters: Sequence[str] = ("bilinear",)
+    """How the crop is resized (FILTERS of the training graph); where there are several, each image draws one."""
     horizontal_flip: float = 0.5
     """Probability of a mirror image."""
     vertical_flip: float = 0.0
     """Probability of an upside-down image."""
-    brightness: float = 0.125
-    """Brightness factor from 1 - x to 1 + x."""
+    brightness: float = 32 / 255
+    """Largest shift of all values either way, as a share of the full range."""
     contrast: float = 0.0
-    """Contrast factor from 1 - x to 1 + x, about mid-grey."""
+    """Contrast factor from 1 - x to 1 + x, about the mean of each channel."""
     saturation: float = 0.5
     """Saturation factor from 1 - x to 1 + x."""
     hue_degrees: float = 0.0
     """Hue is turned by up to this many degrees either way."""
+    color_order: str = "fixed"
+    """`fixed` (brightness, saturation, hue, contrast), or `random`: each image draws one of tf-slim's four orders."""
 
     @property
-    def colours(self) -> tuple[str, ...]:
-        """The colour changes in use, by DALI's names and in its order."""
-        widths = {
-            "brightness": self.brightness,
-            "contrast": self.contrast,
-            "saturation": self.saturation,
-            "hue": self.hue_degrees,
-        }
-        return tuple(name for name, width in widths.items() if width > 0.0)
+    def has_colours(self) -> bool:
+        """Whether any colour changes at all."""
+        return max(self.brightness, self.contrast, self.saturation, self.hue_degrees) > 0.0
 
 
 def crop_candidates(augmentation: Augmentation, uniforms: Floats) -> Floats:
@@ -57,7 +59,7 @@ def crop_candidates(augmentation: Augmentation, uniforms: Floats) -> Floats:
 
     The last axis is (share of the area, width over height, u_y, u_x).
     """
-    drawn = uniforms[:, :_FLIPS].reshape(len(uniforms), NUM_CANDIDATES, 4).copy()
+    drawn = uniforms[:, _CROPS:].reshape(len(uniforms), NUM_CANDIDATES, 4).copy()
     low, high = augmentation.crop_area
     drawn[..., 0] = low + (high - low) * drawn[..., 0]
     low, high = np.log(augmentation.crop_aspect)
@@ -71,16 +73,7 @@ def flips(augmentation: Augmentation, uniforms: Floats) -> list[NDArray[np.int32
     return [(uniforms[:, _FLIPS + i] < chance).astype(np.int32) for i, chance in enumerate(chances) if chance > 0.0]
 
 
-def colour_changes(augmentation: Augmentation, uniforms: Floats) -> list[Floats]:
-    """Brightness, contrast and saturation factors and hue degrees, float32 [N] each; those with no range are left out."""
-    brightness, contrast, saturation, hue = (2.0 * uniforms[:, _COLOURS + i] - 1.0 for i in range(4))
-    in_use: list[Floats] = []
-    for centred, width, middle in (
-        (brightness, augmentation.brightness, 1.0),
-        (contrast, augmentation.contrast, 1.0),
-        (saturation, augmentation.saturation, 1.0),
-        (hue, augmentation.hue_degrees, 0.0),
-    ):
-        if width > 0.0:
-            in_use.append((middle + width * centred).astype(np.float32))
-    return in_use
+def chosen_filters(augmentation: Augmentation, uniforms: Floats) -> list[NDArray[np.int32]]:
+    """Places in `resize_filters`, int32 [N]; nothing where there is no choice."""
+    count = len(augmentation.resize_filters)
+    return [(uniforms[:, _FILTER] * np.float32(count)).astype(np.int32)] if count > 1 else []

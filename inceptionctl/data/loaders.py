@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from inceptionctl.data import reasons
-from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, colour_changes, crop_candidates, flips
+from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, chosen_filters, crop_candidates, flips
+from inceptionctl.data.colour import colour_maps, limits, normalised
 from inceptionctl.data.dataset import ImageFolder
 from inceptionctl.data.graphs import evaluation, training
 from inceptionctl.data.order import SampleOrder, uniforms
@@ -34,7 +35,7 @@ class Batch:
     """Images with their labels, on the loader's device; valid for as long as they are referred to."""
 
     images: Tensor
-    """float32 [N, 3, px, px] in [-1, 1], RGB, in channels_last memory format."""
+    """float32 [N, 3, px, px], RGB, (value in [0, 1] - mean) / std, in channels_last memory format."""
     labels: Tensor
     """int64 [N]."""
 
@@ -66,6 +67,8 @@ class TrainLoader:
         num_threads: int,
         device_id: int | None,
         decode: Decode,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
         prefetch: int = 2,
     ) -> None:
         share, rest = divmod(global_batch_size, world_size)
@@ -76,6 +79,7 @@ class TrainLoader:
         self._dataset = dataset
         self._order = SampleOrder(seed, len(dataset))
         self._augmentation = augmentation
+        self._mean, self._std = mean, std
         self._micro = micro_batch_size
         slices = (step * global_batch_size + rank * share for step in range(start_step, num_steps))
         starts = (start + offset for start in slices for offset in range(0, share, micro_batch_size))
@@ -90,12 +94,17 @@ class TrainLoader:
                 num_threads=num_threads,
                 device_id=device_id,
                 decode=decode,
+                resize_filters=augmentation.resize_filters,
                 horizontal_flip=augmentation.horizontal_flip > 0.0,
                 vertical_flip=augmentation.vertical_flip > 0.0,
-                colours=augmentation.colours,
+                colours=augmentation.has_colours,
+                contrast=augmentation.contrast > 0.0,
+                mean=mean,
+                std=std,
                 prefetch=prefetch,
             ),
             device_id,
+            limits(mean, std) if augmentation.has_colours else None,
         )
 
     def _inputs(self, start: int) -> tuple[Indices, Inputs]:
@@ -103,7 +112,14 @@ class TrainLoader:
         _, index = self._order.at(start, self._micro)
         drawn = uniforms(self._order.seed, start, self._micro, NUM_UNIFORMS)
         candidates = crop_candidates(self._augmentation, drawn)
-        return index, (candidates, *flips(self._augmentation, drawn), *colour_changes(self._augmentation, drawn))
+        choices = (*chosen_filters(self._augmentation, drawn), *flips(self._augmentation, drawn))
+        return index, (candidates, *choices, *self._colours(drawn))
+
+    def _colours(self, drawn: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        if not self._augmentation.has_colours:
+            return ()
+        maps = normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
+        return maps if self._augmentation.contrast > 0.0 else maps[:2]
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself: a loader is used up once."""
@@ -132,6 +148,11 @@ class EvalLoader:
         *,
         input_px: int,
         central_fraction: float = 0.875,
+        keep_aspect: bool = False,
+        interpolation: str = "bilinear",
+        antialias: bool = False,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
         batch_size: int,
         rank: int,
         world_size: int,
@@ -152,6 +173,11 @@ class EvalLoader:
                 source,
                 input_px=input_px,
                 central_fraction=central_fraction,
+                keep_aspect=keep_aspect,
+                interpolation=interpolation,
+                antialias=antialias,
+                mean=mean,
+                std=std,
                 batch_size=batch_size,
                 num_threads=num_threads,
                 device_id=device_id,
@@ -187,9 +213,11 @@ class _Stream:
         inputs: Iterator[tuple[Indices, Inputs]],
         build: Callable[[Callable[[], Inputs]], Any],
         device_id: int | None,
+        limits: Sequence[tuple[float, float]] | None = None,
     ) -> None:
         self._dataset = dataset
         self._inputs = inputs
+        self._limits = limits
         self._device_id = device_id
         self._in_flight: deque[Indices] = deque()
         self._pipe = build(self._feed)
@@ -215,6 +243,8 @@ class _Stream:
         self._in_flight.popleft()
         # Not copied: under DALI's dynamic executor an output belongs to whoever holds it. HWC seen as CHW is channels_last.
         pixels = from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+        if self._limits:
+            _clamp(pixels, self._limits)
         return Batch(pixels, from_dlpack(labels.as_tensor()))
 
     def _consumer(self) -> Any:
@@ -223,6 +253,15 @@ class _Stream:
 
     def close(self) -> None:
         self._pipe = None
+
+
+def _clamp(pixels: Tensor, limits: Sequence[tuple[float, float]]) -> None:
+    """Keep each channel of [N, 3, px, px] within its limits, in place; in one go where they are all the same."""
+    if len(set(limits)) == 1:
+        pixels.clamp_(*limits[0])
+        return
+    for channel, bounds in enumerate(limits):
+        pixels[:, channel].clamp_(*bounds)
 
 
 def _as_bytes(path: bytes) -> NDArray[np.uint8]:

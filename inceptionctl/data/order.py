@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 _MASK_64 = (1 << 64) - 1
 _WORDS_A_BLOCK = 4  # one step of Philox's counter gives four 64-bit words
-_BLOCKS_A_PLACE = 16
+_BLOCKS_A_PLACE = 128
 MOST_UNIFORMS = _BLOCKS_A_PLACE * _WORDS_A_BLOCK
 # Permutations use the key (seed, epoch); no epoch gets here, so the two streams never meet.
 _UNIFORMS_STREAM = _MASK_64

@@ -15,6 +15,7 @@ from torch import Tensor
 from inceptionctl.data.dataset import ImageFolder, open_split
 from inceptionctl.data.loaders import Batch, Decode, EvalLoader
 from inceptionctl.errors import DataError
+from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import confusion_matrix, score
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.run import disk_errors, write_atomically
@@ -45,12 +46,12 @@ def evaluate(
     decoded.
     """
     start = time.perf_counter()
+    preparation = preparation_of(trained.recipe)
     images = open_split(data_root, "val")
     check_classes(images, trained)
     loader = EvalLoader(
         images,
-        input_px=trained.recipe.model.input_px,
-        central_fraction=trained.recipe.evaluate.central_fraction,
+        **preparation.options(),
         batch_size=batch_size,
         rank=0,
         world_size=1,
@@ -66,8 +67,10 @@ def evaluate(
     matrix = confusion_matrix(scores.predicted, scores.labels, len(trained.classes))
     return {
         "protocol": "single",
-        "central_fraction": trained.recipe.evaluate.central_fraction,
-        "input_px": trained.recipe.model.input_px,
+        "preparation": preparation.in_words(),
+        **preparation.options(),
+        "mean": list(preparation.mean),
+        "std": list(preparation.std),
         "weights": trained.weights,
         "step": trained.step,
         "checkpoint": str(trained.checkpoint),

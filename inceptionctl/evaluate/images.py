@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inceptionctl.data.dataset import ImageFolder
 from inceptionctl.data.loaders import EvalLoader
+from inceptionctl.data.preparation import Preparation
 
 
 def folder_of(paths: Sequence[Path]) -> ImageFolder:
@@ -25,10 +26,8 @@ def folder_of(paths: Sequence[Path]) -> ImageFolder:
     return ImageFolder(common, "val", common.parent, (common.name or ".",), labels, b"".join(names), offsets)
 
 
-def load_images(
-    paths: Sequence[Path], *, input_px: int, central_fraction: float, batch_size: int, num_threads: int
-) -> Iterator[Tensor]:
-    """Batches of the images in order: float32 [N, 3, input_px, input_px] in [-1, 1] on the CPU, preprocessed as for evaluation.
+def load_images(paths: Sequence[Path], preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
+    """Batches of the images in order: float32 [N, 3, input_px, input_px] on the CPU, prepared as for evaluation.
 
     Decoded on the CPU on every machine, so that one file gives the same numbers everywhere. Raises DataError naming the files
     that cannot be decoded.
@@ -37,8 +36,7 @@ def load_images(
         return
     loader = EvalLoader(
         folder_of(paths),
-        input_px=input_px,
-        central_fraction=central_fraction,
+        **preparation.options(),
         batch_size=batch_size,
         rank=0,
         world_size=1,

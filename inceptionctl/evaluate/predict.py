@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.images import load_images
@@ -31,16 +32,14 @@ def predict(
     logits: Callable[[Tensor], Tensor],
     class_names: Sequence[str],
     images: Sequence[Path],
+    preparation: Preparation,
     *,
-    input_px: int,
-    central_fraction: float,
     num_threads: int,
 ) -> list[Prediction]:
     """The five likeliest classes (all, where there are fewer) of each image, in the order given.
 
-    `logits` takes images float32 [N, 3, px, px] in [-1, 1] on the CPU and gives float32 [N, number of classes] there. The images
-    are preprocessed as for evaluation. One that cannot be decoded has a `reason` and no classes. Raises DataError for files that
-    do not exist.
+    `logits` takes images float32 [N, 3, px, px] on the CPU, prepared as told, and gives float32 [N, number of classes] there.
+    One that cannot be decoded has a `reason` and no classes. Raises DataError for files that do not exist.
     """
     missing = [str(image) for image in images if not image.is_file()]
     if missing:
@@ -48,9 +47,7 @@ def predict(
     with closing(FileProbe(num_threads)) as probe:
         findings = probe.look_into([os.fsencode(image) for image in images])
     readable = [image for image, found in zip(images, findings, strict=True) if found.reason is None]
-    batches = load_images(
-        readable, input_px=input_px, central_fraction=central_fraction, batch_size=BATCH_SIZE, num_threads=num_threads
-    )
+    batches = load_images(readable, preparation, batch_size=BATCH_SIZE, num_threads=num_threads)
     answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names)])
     return [
         Prediction(image, reason=found.reason) if found.reason else Prediction(image, next(answers))

@@ -29,7 +29,7 @@ class Trained:
     """A network in evaluation mode with fp32 weights, and where they come from."""
 
     model: nn.Module
-    """Images float32 [N, 3, px, px] in [-1, 1] -> logits [N, number of classes]."""
+    """Images float32 [N, 3, px, px], normalised by the recipe's data.mean and data.std -> logits [N, number of classes]."""
     recipe: Recipe
     classes: tuple[str, ...]
     """Names in the order of the logits."""

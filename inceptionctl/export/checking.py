@@ -14,6 +14,7 @@ from torch.nn import functional
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.forms import Logits
 
@@ -30,7 +31,7 @@ class Sample:
     model: nn.Module
     """The checkpoint's network, fp32, on the CPU."""
     images: Tensor
-    """float32 [N, 3, px, px] in [-1, 1], on the CPU, channels first in memory too."""
+    """float32 [N, 3, px, px], normalised, on the CPU, channels first in memory too."""
     source: str
     """Which images these are, in words."""
 
@@ -68,15 +69,16 @@ def draw_sample(trained: Trained, data_root: Path, num_threads: int) -> Sample:
 
 
 def _images(trained: Trained, data_root: Path, num_threads: int) -> tuple[Tensor, str]:
-    px = trained.recipe.model.input_px
+    preparation = preparation_of(trained.recipe)
     try:
         split = open_split(data_root, "val")
         count = min(NUM_IMAGES, len(split))
         paths = [Path(split.path(i * len(split) // count).decode(errors="surrogateescape")) for i in range(count)]
-        fraction = trained.recipe.evaluate.central_fraction
-        loaded = list(load_images(paths, input_px=px, central_fraction=fraction, batch_size=count, num_threads=num_threads))
+        loaded = list(load_images(paths, preparation, batch_size=count, num_threads=num_threads))
     except DataError as error:
-        return pseudo_random_images(NUM_IMAGES, px), f"{NUM_IMAGES} pseudo-random images ({error.message.splitlines()[0]})"
+        made = pseudo_random_images(NUM_IMAGES, preparation.input_px)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (preparation.mean, preparation.std))
+        return made * (0.5 / std) + (0.5 - mean) / std, f"{NUM_IMAGES} pseudo-random images ({error.message.splitlines()[0]})"
     return torch.cat(loaded).contiguous(), f"{count} validation images of {data_root}"
 
 

@@ -11,9 +11,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.models import MODELS
+from inceptionctl.recipe.schema import Filter, Positive
 
 # The fields that `to_properties` gives as they are.
 _TEXTS = frozenset({"architecture", "input_layout", "interpolation", "weights", "checkpoint", "checkpoint_sha256"})
@@ -44,12 +46,17 @@ class Description(BaseModel):
     """Shape and type of `images`."""
     central_fraction: float = Field(gt=0.0, le=1.0)
     """Share of each side of a picture that the central crop keeps, before it is resized to the square."""
-    interpolation: Literal["bilinear"] = "bilinear"
-    """How the crop is resized, without antialiasing; the aspect ratio is not kept."""
-    mean: list[float] = [0.5, 0.5, 0.5]
+    keep_aspect: bool = False
+    """false: the crop is squashed to the square; true: the shorter side is resized to floor(input_px / central_fraction) and the
+    middle square taken."""
+    interpolation: Filter = "bilinear"
+    """How the picture is resized."""
+    antialias: bool = False
+    """Whether the filter widens where the picture shrinks, as Pillow's do."""
+    mean: list[float] = Field(default=[0.5, 0.5, 0.5], min_length=3, max_length=3)
     """Subtracted from the R, G, B values in [0, 1]."""
-    std: list[float] = [0.5, 0.5, 0.5]
-    """Divisor after that: the input is in [-1, 1]."""
+    std: list[Positive] = Field(default=[0.5, 0.5, 0.5], min_length=3, max_length=3)
+    """Divisor after that."""
     weights: Literal["ema", "raw"]
     """Running averages of the weights, or the last weights."""
     step: int = Field(ge=0)
@@ -58,6 +65,19 @@ class Description(BaseModel):
     """The checkpoint that was exported, as RUN/checkpoints/step-..."""
     checkpoint_sha256: str
     """sha256 of the checkpoint's file of these weights."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a picture becomes the network's input."""
+        return Preparation(
+            input_px=self.input_px,
+            central_fraction=self.central_fraction,
+            keep_aspect=self.keep_aspect,
+            interpolation=self.interpolation,
+            antialias=self.antialias,
+            mean=(self.mean[0], self.mean[1], self.mean[2]),
+            std=(self.std[0], self.std[1], self.std[2]),
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -78,7 +98,7 @@ class Description(BaseModel):
 
 def describe(trained: Trained) -> Description:
     """The description of an export of a trained network."""
-    section = trained.recipe.model
+    section, evaluated = trained.recipe.model, trained.recipe.evaluate
     place = trained.checkpoint.absolute()
     return Description(
         architecture=section.name,
@@ -87,7 +107,12 @@ def describe(trained: Trained) -> Description:
         num_classes=section.num_classes,
         class_names=list(trained.classes),
         input_px=section.input_px,
-        central_fraction=trained.recipe.evaluate.central_fraction,
+        central_fraction=evaluated.central_fraction,
+        keep_aspect=evaluated.keep_aspect,
+        interpolation=evaluated.interpolation,
+        antialias=evaluated.antialias,
+        mean=list(trained.recipe.data.mean),
+        std=list(trained.recipe.data.std),
         weights=trained.weights,
         step=trained.step,
         # Only the last names: an export goes to other machines, where the folders above mean nothing.

@@ -15,6 +15,8 @@ from inceptionctl.models import MODELS
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
+Positive = Annotated[float, Field(gt=0.0)]
+Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
 
 
 class Section(BaseModel):
@@ -63,18 +65,29 @@ class AugmentSection(Section):
     """Area of the random crop, as a share of the image's, drawn uniformly."""
     crop_aspect: Range = (0.75, 1.3333333333333333)
     """Width over height of the random crop."""
+    resize_filters: list[Filter | Literal["area"]] = Field(default=["bilinear"], min_length=1)
+    """How the crop is resized; of several, each image draws one. None antialiases but `area`, which averages."""
     horizontal_flip: Probability = 0.5
     """Probability of a mirror image."""
     vertical_flip: Probability = 0.0
     """Probability of an upside-down image; not for natural photographs."""
-    brightness: float = Field(default=0.125, ge=0.0, lt=1.0)
-    """Brightness factor is drawn from 1 - x to 1 + x."""
+    brightness: float = Field(default=0.12549019607843137, ge=0.0, lt=1.0)
+    """All values are shifted by up to this share of the full range either way (TF-slim: 32/255)."""
     contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Contrast factor is drawn from 1 - x to 1 + x."""
+    """Contrast factor, about the mean of each channel, is drawn from 1 - x to 1 + x."""
     saturation: float = Field(default=0.5, ge=0.0, le=1.0)
     """Saturation factor is drawn from 1 - x to 1 + x."""
     hue_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
-    """Hue is turned by up to this many degrees either way."""
+    """Hue is turned by up to this many degrees either way (TF-slim's full mode: 72)."""
+    color_order: Literal["fixed", "random"] = "fixed"
+    """`fixed`: brightness, saturation, hue, contrast; `random`: each image draws one of TF-slim's four orders."""
+
+    @field_validator("resize_filters")
+    @classmethod
+    def _no_filter_twice(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"resize_filters {names} names a filter twice; each is drawn equally often")
+        return names
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -96,6 +109,10 @@ class DataSection(Section):
     """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
     num_threads: int | None = Field(default=None, ge=1)
     """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
+    mean: Annotated[tuple[float, float, float], Field(strict=False)] = (0.5, 0.5, 0.5)
+    """Subtracted from R, G and B in [0, 1]. With `std` 0.5 the network sees [-1, 1], as in TF-slim."""
+    std: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)] = (0.5, 0.5, 0.5)
+    """Divisor of R, G and B after that."""
     augment: AugmentSection = AugmentSection()
     """Random changes of training images."""
 
@@ -209,7 +226,14 @@ class EvaluateSection(Section):
     batch_size: int = Field(default=64, ge=1)
     """Images a rank takes through the network at once."""
     central_fraction: float = Field(default=0.875, gt=0.0, le=1.0)
-    """Share of each side that the central crop keeps."""
+    """Share of each side that the central crop keeps (timm's crop_pct)."""
+    keep_aspect: bool = False
+    """false: the crop is squashed to the square, as TF-slim; true: the shorter side is resized to input_px / central_fraction and
+    the middle square taken, as timm."""
+    interpolation: Filter = "bilinear"
+    """How images are resized."""
+    antialias: bool = False
+    """Whether the filter widens where an image shrinks: Pillow's and timm's do, TensorFlow 1's do not."""
 
 
 class CheckpointSection(Section):

@@ -19,6 +19,7 @@ from inceptionctl import console
 from inceptionctl.data.dataset import ImageFolder
 from inceptionctl.data.loaders import Batch, EvalLoader, TrainLoader
 from inceptionctl.errors import DivergedError, InceptionctlError
+from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
 from inceptionctl.launch.world import World
 from inceptionctl.recipe.schema import Recipe
@@ -234,10 +235,10 @@ def _train_loader(job: Training) -> TrainLoader:
 def _validate(job: Training) -> bool:
     """Score the averaged weights on the validation images, each exactly once over the ranks. Whether it is the best so far."""
     start = time.perf_counter()
-    options = {key: job.loader_options[key] for key in ("input_px", "num_threads", "device_id", "decode")}
+    options = {key: job.loader_options[key] for key in ("num_threads", "device_id", "decode")}
     loader = EvalLoader(
         job.val_set,
-        central_fraction=job.recipe.evaluate.central_fraction,
+        **preparation_of(job.recipe).options(),
         batch_size=job.recipe.evaluate.batch_size,
         rank=job.world.rank,
         world_size=job.world.size,

@@ -194,6 +194,8 @@ def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     return {
         "input_px": recipe.model.input_px,
         "augmentation": Augmentation(**recipe.data.augment.model_dump()),
+        "mean": recipe.data.mean,
+        "std": recipe.data.std,
         "num_threads": recipe.data.num_threads or machine.num_threads,
         "device_id": machine.device.index if on_gpu else None,
         "decode": decode,

@@ -22,19 +22,6 @@ def photo(seed: int, width: int, height: int) -> Pixels:
     return np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def bilinear(pixels: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
-    """Bilinear resize without antialiasing, pixel centres at halves, edges repeated."""
-    result = pixels.astype(np.float64)
-    for axis in (0, 1):
-        length = result.shape[axis]
-        position = np.clip((np.arange(side) + 0.5) * length / side - 0.5, 0, length - 1)
-        low = np.floor(position).astype(int)
-        high = np.minimum(low + 1, length - 1)
-        weight = (position - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        result = result.take(low, axis) * (1 - weight) + result.take(high, axis) * weight
-    return result
-
-
 SIZES = ((160, 120), (90, 150), (128, 128), (200, 75), (64, 64), (97, 131))
 
 
@@ -77,4 +64,13 @@ def torture() -> Path:
     folder = Path(__file__).parents[3] / "shared" / "data" / "torture" / "bad"
     if not folder.is_dir():
         pytest.skip("the collection of damaged images is not beside this checkout (../shared/data/torture/bad)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """A data set of colour photographs (JPEG, 100 x 100); it lies beside the checkout where it is."""
+    folder = Path(__file__).parents[3] / "shared" / "data" / "sign_digits"
+    if not folder.is_dir():
+        pytest.skip("the photographs of sign digits are not beside this checkout (../shared/data/sign_digits)")
     return folder

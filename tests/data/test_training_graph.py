@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
-from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, crop_candidates
+from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation, crop_candidates
 from inceptionctl.data.order import uniforms
-from pipelines.training import COLOURS, crop_window
+from pipelines.training import crop_window
 
 Ints = NDArray[np.int32]
 
@@ -96,7 +96,10 @@ def test_the_last_place_is_reached_and_not_passed() -> None:
         assert (anchors + shapes).tolist() == [[side, side]]
 
 
-def test_names_of_colours_agree() -> None:
-    every = Augmentation(brightness=0.1, contrast=0.1, saturation=0.1, hue_degrees=1.0)
-    assert every.colours == COLOURS
-    assert NUM_CANDIDATES > 1
+def test_a_panorama_is_tried_a_hundred_times() -> None:
+    # A window of the least area or more is seldom flat enough here: one try in twenty fits.
+    sizes = np.tile(np.array([[100, 1000, 3]], dtype=np.int32), (1000, 1))
+    candidates = drawn(1000, crop_area=(0.05, 1.0))
+    assert candidates.shape[1] == 100
+    wholes = [(in_graph(sizes, part)[1] == [100, 1000]).all(axis=1).mean() for part in (candidates[:, :10].copy(), candidates)]
+    assert wholes[0] > 0.4 and 0.0 < wholes[1] < 0.03

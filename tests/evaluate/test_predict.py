@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.data.loaders import EvalLoader
+from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.images import folder_of, load_images
 from inceptionctl.evaluate.machine import claim_machine
@@ -16,7 +17,7 @@ from inceptionctl.evaluate.predict import predict
 from inceptionctl.run import Run
 from tests.evaluate.making import CLASSES, INPUT_PX, photo
 
-OPTIONS = {"input_px": INPUT_PX, "central_fraction": 0.875, "num_threads": 1}
+OPTIONS = {"preparation": Preparation(INPUT_PX), "num_threads": 1}
 
 
 def val_images(data: Path) -> list[Path]:
