@@ -92,7 +92,7 @@ def _config(trained: Trained, description: Description, counterpart: Counterpart
             "fixed_input_size": False,
             "interpolation": description.interpolation,
             "crop_pct": description.central_fraction,
-            "crop_mode": "squash",
+            "crop_mode": "center" if description.keep_aspect else "squash",
             "mean": description.mean,
             "std": description.std,
             "num_classes": section.num_classes,

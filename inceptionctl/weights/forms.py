@@ -42,7 +42,15 @@ class Counterpart:
     std: Triple = HALF
     """Normalisation of the RGB values in [0, 1] that the weights were trained with."""
     central_fraction: float = 0.875
-    """Of the evaluation that the weights' published errors are of."""
+    """Of the evaluation that the form's published errors are of."""
+
+
+# The rest of those evaluations: keys of a recipe's section evaluate.
+EVALUATIONS: dict[Form, dict[str, object]] = {
+    "timm": {"keep_aspect": True, "interpolation": "bicubic", "antialias": True},
+    "torchvision": {"keep_aspect": True, "interpolation": "bilinear", "antialias": True},
+    "tf-slim": {"keep_aspect": False, "interpolation": "bilinear", "antialias": False},
+}
 
 
 def _resnet(name: str, units: tuple[int, int, int, int], convolutions: int) -> Counterpart:

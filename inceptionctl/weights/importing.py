@@ -20,7 +20,7 @@ from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, save_tensors
 from inceptionctl.weights.class_names import default_class_names
-from inceptionctl.weights.forms import COUNTERPARTS, Counterpart, Form, find_counterpart
+from inceptionctl.weights.forms import COUNTERPARTS, EVALUATIONS, Counterpart, Form, find_counterpart
 from inceptionctl.weights.matching import (
     AUX_HEAD,
     WITH_BACKGROUND,
@@ -100,8 +100,8 @@ def prepare(
             if module.startswith(AUX_HEAD)
             for leaf in ("weight", "bias")
         )
-    recipe = _recipe(model, counterpart, len(classes), aux_head)
-    found = match(_shapes(recipe.model), names, tensors, content.kind, drop_background=background)
+    recipe = _recipe(model, used, counterpart, len(classes), aux_head)
+    found = match(_shapes(model, len(classes), aux_head), names, tensors, content.kind, drop_background=background)
     found.dropped = {**content.set_aside, **set_aside, **found.dropped}
     if found.problems:
         _refuse(source, model, used, found)
@@ -130,7 +130,7 @@ def _classes(in_file: int, names: Sequence[str] | None, number: int | None) -> t
     return tuple(names if names is not None else default_class_names(wanted)), background
 
 
-def _recipe(model: str, counterpart: Counterpart, num_classes: int, aux_head: bool) -> Recipe:
+def _recipe(model: str, form: Form, counterpart: Counterpart, num_classes: int, aux_head: bool) -> Recipe:
     spec = find_spec(model)
     section = {
         "name": model,
@@ -139,14 +139,15 @@ def _recipe(model: str, counterpart: Counterpart, num_classes: int, aux_head: bo
         "batch_norm_eps": counterpart.batch_norm_eps,
         "aux_head": aux_head if spec.aux_head is not None else None,
     }
+    section = {key: value for key, value in section.items() if key in ModelSection.model_fields}
     data = {"mean": list(counterpart.mean), "std": list(counterpart.std)}
-    evaluate = {"central_fraction": counterpart.central_fraction}
+    evaluate = {**EVALUATIONS[form], "central_fraction": counterpart.central_fraction}
     return recipe_from_dict({"model": section, "data": data, "evaluate": evaluate}, f"the import of {model}")
 
 
-def _shapes(section: ModelSection) -> dict[str, torch.Tensor]:
+def _shapes(model: str, num_classes: int, aux_head: bool) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
-        network = build_model(section.name, num_classes=section.num_classes, aux_head=section.aux_head)
+        network = build_model(model, num_classes=num_classes, aux_head=aux_head)
     return network.state_dict()
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from inceptionctl.data.preparation import Preparation
 from inceptionctl.evaluate.images import load_images
 from inceptionctl.models import find_spec
 from inceptionctl.recipe.load import recipe_from_dict
@@ -41,7 +41,7 @@ def jpegs(folder: Path, count: int) -> list[Path]:
 
 def decoded(paths: list[Path], px: int = INPUT_PX) -> Tensor:
     """float32 [N, 3, px, px] in [-1, 1], as evaluation prepares them."""
-    batches = load_images(paths, input_px=px, central_fraction=0.875, batch_size=len(paths), num_threads=1)
+    batches = load_images(paths, Preparation(px), batch_size=len(paths), num_threads=1)
     return torch.cat(list(batches)).contiguous()
 
 
