@@ -36,8 +36,22 @@ ONLY_IMPORTER = {
     "typer": {"inceptionctl/cli"},
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
+    "timm": {"inceptionctl/models/timm_network.py"},
 }
-HEAVY = {"torch", "nvidia", "deepspeed", "onnx", "onnxruntime", "numpy", "pydantic", "yaml", "matplotlib", "safetensors"}
+HEAVY = {
+    "torch",
+    "nvidia",
+    "deepspeed",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "pydantic",
+    "yaml",
+    "matplotlib",
+    "safetensors",
+    "timm",
+    "tensorflow",
+}
 
 
 def part_of(path: Path) -> str:

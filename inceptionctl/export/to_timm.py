@@ -14,19 +14,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from inceptionctl.errors import CheckpointError
+from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
 from inceptionctl.export.forms import Exporter, Logits, Opened
 from inceptionctl.export.quiet import quiet
+from inceptionctl.models import find_spec, is_timm
+from inceptionctl.models.timm_network import import_timm
 from inceptionctl.weights.forms import COUNTERPARTS, TAKE_INSTEAD, Counterpart
 from inceptionctl.weights.matching import AUX_HEAD, match, their_tensor
 
+CPU = torch.device("cpu")
 FOLDER = "timm"
 CONFIG = "config.json"
 # Our own description, under a key of config.json that timm does not read.
 OURS = "inceptionctl"
 AGAIN = "export it again: `inceptionctl export RUN --format timm`"
+OTHER_FORMATS = "--format safetensors, onnx or pt2"
 WITHOUT_HEAD = "the auxiliary head is left out of the timm file: timm builds the network without it"
 
 
@@ -56,22 +60,29 @@ def _timm_name(names: dict[str, str], tensor: str) -> str:
 
 def _counterpart(trained: Trained) -> Counterpart:
     section = trained.recipe.model
+    if is_timm(section.name):
+        raise CheckpointError(
+            f"{section.name} is a network of timm, whose tensors have timm's names already",
+            "use --format safetensors and load model.safetensors into timm.create_model",
+        )
     found = COUNTERPARTS["timm"].get(section.name)
     if found is None or not found.same_function:
         other, why = TAKE_INSTEAD.get(section.name, ("", "it has none under another name either"))
-        hint = f"train {other}, which is timm's" if other else "use --format safetensors, onnx or pt2"
+        hint = f"train {other}, which is timm's" if other else f"use {OTHER_FORMATS}"
         raise CheckpointError(f"timm has no network that computes what {section.name} computes: {why}", hint)
-    if section.width != 1.0:
-        raise CheckpointError(
-            f"timm builds {found.name} at width 1.0 alone; this one was trained at model.width {section.width:g}",
-            "train with model.width=1.0, or use --format safetensors, onnx or pt2",
-        )
-    if section.batch_norm_eps != found.batch_norm_eps and not found.takes_batch_norm_eps:
-        raise CheckpointError(
-            f"timm builds {found.name} with a batch norm epsilon of {found.batch_norm_eps:g}; this one was trained with"
-            f" {section.batch_norm_eps:g}",
-            f"train with model.batch_norm_eps={found.batch_norm_eps:g}, or use --format safetensors, onnx or pt2",
-        )
+    spec = find_spec(section.name)
+    fixed = {  # what timm builds, whatever is asked for
+        "width": (section.width, 1.0),
+        "residual_scale": (section.residual_scale or spec.residual_scale, spec.residual_scale),
+        "residual_unit": (section.residual_unit or spec.residual_unit, spec.residual_unit),
+        **({} if found.takes_batch_norm_eps else {"batch_norm_eps": (section.batch_norm_eps, found.batch_norm_eps)}),
+    }
+    for key, (ours, theirs) in fixed.items():
+        if ours != theirs:
+            raise CheckpointError(
+                f"timm builds {found.name} with model.{key} {theirs} alone; this one was trained with {ours}",
+                f"train with model.{key}={theirs}, or use {OTHER_FORMATS}",
+            )
     return found
 
 
@@ -116,7 +127,7 @@ def open_export(path: Path, device: torch.device) -> Opened:
             "take the weights in first: `inceptionctl weights import`",
         )
     description = parse_description(json.dumps(content[OURS]), f"{OURS} in {config}")
-    model = empty_network(description.architecture, description.num_classes, description.width, description.batch_norm_eps)
+    model = empty_network({**description.model_arguments(), "aux_head": False if description.aux_head is not None else None})
     counterpart = COUNTERPARTS["timm"].get(description.architecture)
     try:
         tensors = load_file(str(path))
@@ -151,10 +162,9 @@ def ask_timm(path: Path) -> tuple[str, Logits]:
     """What computes the logits of the file, and they: timm itself where it is installed and runs, else our network."""
     with quiet():
         try:
-            import timm
-        except Exception as error:  # torchvision's import fails in ways of its own beside a torch that is not its
-            why = "timm is not installed" if isinstance(error, ModuleNotFoundError) else f"timm does not import: {error}"
-            return f"inceptionctl's own network, names mapped back ({why})", open_export(path, torch.device("cpu")).logits
+            timm = import_timm("--format timm")
+        except EnvironmentFault as error:
+            return f"inceptionctl's own network, names mapped back ({error.message})", open_export(path, CPU).logits
         try:
             model = timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval()
         except Exception as error:  # what timm and load_state_dict raise for a file that does not fit

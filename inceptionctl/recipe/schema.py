@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from inceptionctl.models import MODELS
+from inceptionctl.models import MODELS, is_timm, option_problem
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
@@ -29,7 +30,7 @@ class ModelSection(Section):
     """The network (`inceptionctl models list` names them all)."""
 
     name: str = "inception_v4"
-    """A name from `inceptionctl models list`."""
+    """A name from `inceptionctl models list`, or `timm/NAME` for a network of timm, where that is installed."""
     num_classes: int = Field(default=1000, ge=2)
     """Number of classes; must equal the class folders of the data set."""
     input_px: int = Field(default=299, ge=32)
@@ -42,19 +43,42 @@ class ModelSection(Section):
     """Share of the new batch in the running statistics: 1 - TensorFlow's decay (0.9997). Short runs want 0.01 to 0.1."""
     batch_norm_eps: float = Field(default=1e-3, gt=0.0)
     """Added to the variance in batch norm."""
+    aux_head: bool | None = None
+    """Train with the auxiliary head; null takes it where the network's own paper does (the Inception-v3 family)."""
+    residual_scale: float | tuple[float, float, float] | None = None
+    """Factor on the residuals of an Inception-ResNet, or three for its three grids; 1.0 switches it off; null is (0.17, 0.10, 0.20)."""
+    residual_unit: Literal["original", "bottleneck"] | None = None
+    """Unit of a ResNet: two 3x3 convolutions, or the 1x1 bottleneck; null is the paper's, `original` below 50 layers."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in MODELS:
-            raise ValueError(f"'{name}' is not a network; known: {', '.join(MODELS)}")
+        if name not in MODELS and not is_timm(name):
+            raise ValueError(f"'{name}' is not a network; known: {', '.join(MODELS)}, and timm/NAME")
         return name
 
+    @field_validator("residual_scale", mode="before")
+    @classmethod
+    def _scales(cls, value: Any) -> Any:
+        scales = value if isinstance(value, list | tuple) else [1.0 if value is None else value]
+        numbers = all(isinstance(scale, int | float) and not isinstance(scale, bool) and 0.0 < scale <= 1.0 for scale in scales)
+        if not numbers or (scales is value and len(scales) != 3):
+            raise ValueError(f"{value!r} is neither a number above 0 and up to 1 nor a list of three, one for each grid")
+        return tuple(map(float, scales)) if scales is value else value
+
     @model_validator(mode="after")
-    def _input_passes_the_strides(self) -> Self:
-        smallest = MODELS[self.name].min_input_px
-        if self.input_px < smallest:
-            raise ValueError(f"input_px {self.input_px} is too small for {self.name}: at least {smallest}")
+    def _options_of_the_network(self) -> Self:
+        problem = option_problem(
+            self.name,
+            width=self.width,
+            input_px=self.input_px,
+            aux_head=self.aux_head,
+            residual_scale=self.residual_scale,
+            residual_unit=self.residual_unit,
+        )
+        if problem:
+            message, hint = problem
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
         return self
 
 

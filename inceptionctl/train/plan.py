@@ -54,10 +54,8 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
 
 
 def model_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Arguments of `build_model`: the model section less the input size, which the network does not depend on."""
-    values = recipe.model.model_dump()
-    values.pop("input_px")
-    return values
+    """Arguments of `build_model`: the model section."""
+    return recipe.model.model_dump()
 
 
 def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:

@@ -15,7 +15,7 @@ import torch
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import build_model, find_spec
 from inceptionctl.recipe.load import recipe_from_dict
-from inceptionctl.recipe.schema import ModelSection, Recipe
+from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, save_tensors
@@ -59,7 +59,7 @@ class Import:
             "model": section.name,
             "num_classes": section.num_classes,
             "background_dropped": self.background_dropped,
-            "aux_head": any(name.startswith(AUX_HEAD) for name in self.match.tensors),
+            "aux_head": bool(section.aux_head),
             **self.match.to_json(),
         }
 
@@ -101,7 +101,7 @@ def prepare(
             for leaf in ("weight", "bias")
         )
     recipe = _recipe(model, used, counterpart, len(classes), aux_head)
-    found = match(_shapes(model, len(classes), aux_head), names, tensors, content.kind, drop_background=background)
+    found = match(_shapes(recipe), names, tensors, content.kind, drop_background=background)
     found.dropped = {**content.set_aside, **set_aside, **found.dropped}
     if found.problems:
         _refuse(source, model, used, found)
@@ -137,18 +137,16 @@ def _recipe(model: str, form: Form, counterpart: Counterpart, num_classes: int, 
         "num_classes": num_classes,
         "input_px": spec.default_input_px,
         "batch_norm_eps": counterpart.batch_norm_eps,
-        "aux_head": aux_head if spec.aux_head is not None else None,
+        "aux_head": aux_head if spec.aux_head is not None else aux_head or None,  # True is the recipe's to refuse
     }
-    section = {key: value for key, value in section.items() if key in ModelSection.model_fields}
     data = {"mean": list(counterpart.mean), "std": list(counterpart.std)}
     evaluate = {**EVALUATIONS[form], "central_fraction": counterpart.central_fraction}
     return recipe_from_dict({"model": section, "data": data, "evaluate": evaluate}, f"the import of {model}")
 
 
-def _shapes(model: str, num_classes: int, aux_head: bool) -> dict[str, torch.Tensor]:
+def _shapes(recipe: Recipe) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
-        network = build_model(model, num_classes=num_classes, aux_head=aux_head)
-    return network.state_dict()
+        return build_model(**recipe.model.model_dump()).state_dict()
 
 
 def _refuse_network(

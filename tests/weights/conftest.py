@@ -8,17 +8,14 @@ import torch
 from tests.evaluate.making import one_thread
 from tests.weights.making import decoded, jpegs
 
-# Before timm is imported by whoever runs first: torchvision looks for two operators that its wheel has for CUDA builds alone.
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
-
 
 @pytest.fixture(scope="session")
 def timm() -> ModuleType:
     """timm, as it runs beside a torch for CPUs."""
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("timm", reason="timm is not installed")
+    import tests.with_timm.sitecustomize  # noqa: F401
+
+    module: ModuleType = pytest.importorskip("timm", reason="timm is not installed: scripts/environment does it")
+    return module
 
 
 @pytest.fixture(scope="session")
