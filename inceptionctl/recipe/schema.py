@@ -316,7 +316,7 @@ class CheckpointSection(Section):
 class ExportSection(Section):
     """What `inceptionctl export` writes when no format is named."""
 
-    formats: list[Literal["onnx", "safetensors", "pt2"]] = Field(default=["onnx", "safetensors"], min_length=1)
+    formats: list[Literal["onnx", "safetensors", "pt2", "timm"]] = Field(default=["onnx", "safetensors"], min_length=1)
     """File formats."""
 
 
