@@ -36,7 +36,7 @@ ONLY_IMPORTER = {
     "typer": {"inceptionctl/cli"},
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
-    "timm": {"inceptionctl/models/timm_network.py"},
+    "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py"},
 }
 HEAVY = {
     "torch",

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from inceptionctl.errors import Problem, RecipeError
-from inceptionctl.recipe.schema import VARIANTS, Recipe, Section
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.recipe.variants import VARIANTS, Section
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
 
 NUMBER_AS_TEXT = re.compile(r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")

@@ -9,23 +9,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from inceptionctl.models import MODELS, is_timm, option_problem
+from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, Section, StaircaseSection
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
-Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]
 Positive = Annotated[float, Field(gt=0.0)]
 Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
-
-
-class Section(BaseModel):
-    """Base of every section: strict types, no unknown keys, values that cannot be changed after loading."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -53,7 +46,7 @@ class ModelSection(Section):
     """Unit of a ResNet: two 3x3 convolutions, or the 1x1 bottleneck; null is the paper's, `original` below 50 layers."""
     init_from: str | None = None
     """Start with the weights of this run, checkpoint or safetensors export; the classifier is new where the classes differ in number."""
-    freeze: list[str] = []
+    freeze: list[str] = Field(default=[])
     """Blocks that keep their weights and statistics, by name: `stem`, `blocks_a.0` (`inceptionctl models show NAME`)."""
 
     @field_validator("name")
@@ -152,109 +145,6 @@ class DataSection(Section):
         return Path(os.path.expanduser(self.root))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 
-class RmsPropSection(Section):
-    """RMSProp in TensorFlow's form: epsilon inside the square root, mean square starting at one."""
-
-    name: Literal["rmsprop"] = "rmsprop"
-    """TensorFlow's RMSProp (the paper's final training)."""
-    decay: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Decay of the running mean of squared gradients."""
-    epsilon: float = Field(default=1.0, gt=0.0)
-    """Added to the mean square inside the root."""
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Momentum on the scaled gradient; 0 for none."""
-    centered: bool = False
-    """Subtract the square of the mean gradient from the mean square: the centered form."""
-    weight_decay: float = Field(default=4e-5, ge=0.0)
-    """L2 penalty added to the gradient of weights (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class SgdSection(Section):
-    """Stochastic gradient descent with momentum (the paper's earlier runs)."""
-
-    name: Literal["sgd"]
-    """SGD with momentum."""
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Momentum."""
-    nesterov: bool = False
-    """Nesterov's form of momentum."""
-    weight_decay: float = Field(default=4e-5, ge=0.0)
-    """L2 penalty added to the gradient of weights (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class AdamWSection(Section):
-    """AdamW, torch's: weight decay apart from the gradient. Not of the paper."""
-
-    name: Literal["adamw"]
-    """Adam with decoupled weight decay."""
-    betas: Betas = (0.9, 0.999)
-    """Decays of the running means of the gradient and of its square."""
-    epsilon: float = Field(default=1e-8, gt=0.0)
-    """Added to the root of the mean square."""
-    weight_decay: float = Field(default=0.05, ge=0.0)
-    """Share of a weight, times the learning rate, taken off it in a step (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class LambSection(Section):
-    """LAMB for large batches, timm's (`pip install timm`). Not of the paper."""
-
-    name: Literal["lamb"]
-    """Adam's direction, scaled to the norm of each weight tensor."""
-    betas: Betas = (0.9, 0.999)
-    """Decays of the running means of the gradient and of its square."""
-    epsilon: float = Field(default=1e-6, gt=0.0)
-    """Added to the root of the mean square."""
-    weight_decay: float = Field(default=0.02, ge=0.0)
-    """Share of a weight added to its direction (not of norms and biases)."""
-    clip_global_norm: float = Field(default=1.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class StaircaseSection(Section):
-    """The paper's schedule: times `factor` every `every_epochs`."""
-
-    name: Literal["staircase"] = "staircase"
-    """Exponential decay in steps."""
-    base_lr: float = Field(default=0.045, gt=0.0)
-    """Learning rate of the first stair."""
-    factor: float = Field(default=0.94, gt=0.0, le=1.0)
-    """Factor from stair to stair."""
-    every_epochs: float = Field(default=2.0, gt=0.0)
-    """Length of a stair in epochs."""
-    warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Linear rise from zero over this many epochs; 0 for none."""
-
-
-class ConstantSection(Section):
-    """One learning rate throughout."""
-
-    name: Literal["constant"]
-    """No decay."""
-    base_lr: float = Field(gt=0.0)
-    """The learning rate."""
-    warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Linear rise from zero over this many epochs; 0 for none."""
-
-
-class CosineSection(Section):
-    """Half a cosine from `base_lr` to `final_lr` over the whole training."""
-
-    name: Literal["cosine"]
-    """Cosine decay."""
-    base_lr: float = Field(gt=0.0)
-    """Learning rate at the top, after the warm-up."""
-    final_lr: float = Field(default=0.0, ge=0.0)
-    """Learning rate at the end."""
-    warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Linear rise from zero over this many epochs; 0 for none."""
-
-
 class TrainSection(Section):
     """Length, batch, precision and averages of the training."""
 
@@ -331,16 +221,6 @@ class HealthSection(Section):
     """Dead is a network with a larger share of zeros than this before the average pool."""
     patience_windows: int = Field(default=3, ge=1)
     """... in so many rows in succession. Nothing is saved meanwhile, so that the last checkpoint is a good one."""
-
-
-Optim = Annotated[RmsPropSection | SgdSection | AdamWSection | LambSection, Field(discriminator="name")]
-Schedule = Annotated[StaircaseSection | ConstantSection | CosineSection, Field(discriminator="name")]
-
-# Sections whose keys depend on their `name`: a recipe that extends another and changes the name starts the section anew.
-VARIANTS: dict[str, dict[str, type[Section]]] = {
-    "optim": {"rmsprop": RmsPropSection, "sgd": SgdSection, "adamw": AdamWSection, "lamb": LambSection},
-    "schedule": {"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
-}
 
 
 class Recipe(Section):

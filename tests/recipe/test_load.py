@@ -6,7 +6,8 @@ import yaml
 
 from inceptionctl.errors import RecipeError
 from inceptionctl.recipe import bundled_recipes, dump_recipe, find_recipe, load_recipe, recipe_from_dict
-from inceptionctl.recipe.schema import Recipe, Section, binding
+from inceptionctl.recipe.schema import Recipe, binding
+from inceptionctl.recipe.variants import Section
 from inceptionctl.recipe.yaml_source import parse, parse_value
 
 
