@@ -163,3 +163,34 @@ def test_models_show(timm) -> None:
         "parameters": 5130,
         "multiply_adds": 5120,
     }
+
+
+# timm's batch norm of its ResNets has another epsilon; `build_model` sets the same on both.
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("inception_v3_torchvision", "inception_v3"),
+        ("inception_v4_tf_slim", "inception_v4"),
+        ("inception_resnet_v2_tf_slim", "inception_resnet_v2"),
+        ("resnet_34", "resnet34"),
+        ("resnet_50_v1_5", "resnet50"),
+    ],
+)
+def test_the_same_weights_give_the_same_logits_as_in_timm(timm, ours: str, theirs: str) -> None:
+    torch.manual_seed(0)
+    reference = build_model(f"timm/{theirs}", num_classes=10, dropout=0.0, batch_norm_momentum=1.0)
+    with torch.no_grad():
+        for layer in reference.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.bias.fill_(1.0)  # at 0 a random network of this depth is chaotic
+        x = torch.randn(6, 3, 107, 107) * torch.linspace(0.5, 2.0, 6).view(6, 1, 1, 1)
+        reference(x)  # statistics that fit: without them the features of a random network vanish
+        model = build_model(ours, num_classes=10, **({} if "resnet_" in ours else {"aux_head": False}))
+        # Both name their layers in the order of the forward pass, branches in TF-slim's order.
+        own, given = model.state_dict(), list(reference.state_dict().values())
+        assert [value.shape for value in own.values()] == [value.shape for value in given]
+        model.load_state_dict(dict(zip(own, given, strict=True)))
+        expected, found = reference.eval()(x), model.eval()(x)
+    assert expected.std(dim=0).min() > 0.01  # images are told apart
+    print(f"{ours}: largest difference {(found - expected).abs().max():.1e} of logits that spread by {expected.std():.2f}")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.std()))
