@@ -21,7 +21,7 @@ class Opened:
 
     description: Description
     logits: Logits
-    """Images float32 [N, 3, px, px] in [-1, 1] on the CPU, any N -> logits float32 [N, num_classes] on the CPU."""
+    """Images float32 [N, 3, px, px], normalised, on the CPU, any N -> logits float32 [N, num_classes] on the CPU."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ MOST_BYTES = 2**31 - 2**20
 
 
 def write(trained: Trained, description: Description) -> dict[str, bytes]:
-    """The one file: input `images` float32 [batch, 3, px, px] in [-1, 1], output `logits`, the description in metadata_props.
+    """The one file: input `images` float32 [batch, 3, px, px] normalised, output `logits`, the description in metadata_props.
 
     Checked by onnx.checker. Raises CheckpointError for a network of more than 2 GiB.
     """

@@ -8,7 +8,7 @@ from nvidia.dali import Pipeline, fn, types
 
 from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation, crop_candidates
 from inceptionctl.data.order import uniforms
-from pipelines.training import crop_window
+from pipelines.training import crop_window, recoloured
 
 Ints = NDArray[np.int32]
 
@@ -103,3 +103,20 @@ def test_a_panorama_is_tried_a_hundred_times() -> None:
     assert candidates.shape[1] == 100
     wholes = [(in_graph(sizes, part)[1] == [100, 1000]).all(axis=1).mean() for part in (candidates[:, :10].copy(), candidates)]
     assert wholes[0] > 0.4 and 0.0 < wholes[1] < 0.03
+
+
+def test_both_ways_of_adding_the_mean_agree() -> None:
+    # On a GPU the mean cannot be an argument of an operator; that way runs on a CPU too.
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    matrix, of_mean = (rng.normal(size=(3, 3)).astype(np.float32) for _ in range(2))
+    offset = rng.normal(size=3).astype(np.float32)
+    pipe = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)
+    with pipe:
+        pixels = fn.external_source(name="image", dtype=types.UINT8, layout="HWC")
+        maps = [fn.external_source(name=name, dtype=types.FLOAT) for name in ("matrix", "offset", "of_mean")]
+        pipe.set_outputs(*[recoloured(pixels, *maps, on_gpu=on_gpu) for on_gpu in (False, True)])
+    outputs = pipe.run(image=[image], matrix=[matrix], offset=[offset], of_mean=[of_mean])
+    expected = image @ matrix.T + image.mean(axis=(0, 1)) @ of_mean.T + offset
+    for made in outputs:
+        assert np.abs(np.array(made.at(0)) - expected).max() < 1e-3

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.evaluation import evaluate, most_confused, result_file
-from inceptionctl.evaluate.trained import load_trained
+from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.run import Run
+from tests.data.resampling import middle_square_by_pillow
 from tests.evaluate.making import CLASSES, INPUT_PX, damage
 
 CPU = torch.device("cpu")
@@ -89,6 +91,30 @@ def test_what_the_result_says_of_itself(run: Run, data: Path, result) -> None:
     assert result["checkpoint"] == str(run.checkpoints / "step-00000010")
     assert result["classes"] == list(CLASSES)
     assert result["images_per_second"] == pytest.approx(24 / result["seconds"])
+
+
+def in_other_form(trained: Trained, **evaluate: object) -> Trained:
+    """As if the recipe had other keys for preparing images."""
+    data = trained.recipe.data.model_copy(update={"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+    section = trained.recipe.evaluate.model_copy(update={"keep_aspect": True, "antialias": True, **evaluate})
+    return replace(trained, recipe=trained.recipe.model_copy(update={"data": data, "evaluate": section}))
+
+
+def test_the_recipe_says_how_images_are_prepared(run: Run, data: Path, result) -> None:
+    trained = in_other_form(load_trained(run.path, "ema", CPU), interpolation="bicubic", central_fraction=0.4)
+    files = [(label, path) for label, name in enumerate(CLASSES) for path in sorted((data / "val" / name).iterdir())]
+    squares = [middle_square_by_pillow(np.array(Image.open(path)), INPUT_PX, 0.4, "bicubic") for _, path in files]
+    images = (np.stack(squares) / 255 - trained.recipe.data.mean) / trained.recipe.data.std
+    logits = trained.model(torch.from_numpy(images).float().permute(0, 3, 1, 2))
+    expected = functional.cross_entropy(logits, torch.tensor([label for label, _ in files])).item()
+    options = {"precision": "fp32", "batch_size": 10, "device": CPU, "num_threads": 1, "decode": "cpu"}
+    found = evaluate(trained, data, **options)
+    assert found["loss"] == pytest.approx(expected, abs=0.01)
+    assert abs(found["loss"] - result["loss"]) > 0.1
+    assert (found["keep_aspect"], found["interpolation"], found["mean"]) == (True, "bicubic", [0.485, 0.456, 0.406])
+    assert found["preparation"].startswith(
+        "one central crop of 75 px, resized with the shorter side to 75 / 0.4, bicubic, anti"
+    )
 
 
 def test_progress_counts_images(run: Run, data: Path) -> None:

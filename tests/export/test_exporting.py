@@ -5,11 +5,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.export import exporting
@@ -18,7 +21,9 @@ from inceptionctl.export.description import Description, describe, description_o
 from inceptionctl.export.exporting import export
 from inceptionctl.export.to_safetensors import write
 from inceptionctl.run import Run
+from tests.data.resampling import middle_square
 from tests.evaluate.making import CLASSES
+from tests.evaluate.test_evaluation import in_other_form
 
 CPU = torch.device("cpu")
 
@@ -177,6 +182,9 @@ def test_description_survives_both_forms(trained: Trained) -> None:
         ({"class_names": ["a"]}, "1 class_names for 6 num_classes"),
         ({"input_px": "75"}, "input_px: Input should be a valid integer"),
         ({"format": 2}, "format: Input should be 1"),
+        ({"std": [0.2, 0.0, 0.2]}, "std.1: Input should be greater than 0"),
+        ({"mean": [0.5]}, "mean: List should have at least 3 items"),
+        ({"interpolation": "box"}, "interpolation: Input should be 'bilinear'"),
     ],
 )
 def test_a_config_that_cannot_be_used(trained: Trained, change: dict[str, object], said: str) -> None:
@@ -185,6 +193,32 @@ def test_a_config_that_cannot_be_used(trained: Trained, change: dict[str, object
         parse_description(text, "folder/config.json")
     assert said in caught.value.message and "folder/config.json" in caught.value.message
     assert caught.value.hint
+
+
+def test_descriptions_from_before_the_preparation_was_a_choice(trained: Trained) -> None:
+    older = {key: value for key, value in describe(trained).model_dump().items() if key not in {"keep_aspect", "antialias"}}
+    assert parse_description(json.dumps(older), "x").preparation == Preparation(75)
+
+
+def test_predictions_of_an_export_prepare_images_as_the_recipe_did(trained: Trained, data: Path, tmp_path: Path) -> None:
+    other = in_other_form(trained, interpolation="bicubic", central_fraction=0.5)
+    export(other, ["safetensors"], tmp_path, draw_sample(other, data, 1))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["keep_aspect"], config["antialias"], config["interpolation"]) == (True, True, "bicubic")
+    assert (config["mean"], config["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    path = data / "val" / "cat" / "0.jpg"
+    square = middle_square(np.array(Image.open(path)), 75, 0.5, "bicubic", antialias=True).round() / 255
+    prepared = ((square - config["mean"]) / config["std"]).transpose(2, 0, 1)[None]
+    expected = trained.model(torch.from_numpy(prepared).float()).softmax(1)[0]
+    answer = predicted(tmp_path, data)
+    (found,) = json.loads(answer.stdout)["predictions"]
+    likeliest = {item["class"]: item["probability"] for item in found["classes"]}
+    assert likeliest == pytest.approx({name: float(expected[CLASSES.index(name)]) for name in likeliest}, abs=0.01)
+    plain = tmp_path / "plain"
+    export(trained, ["safetensors"], plain, draw_sample(trained, data, 1))
+    (otherwise,) = json.loads(predicted(plain, data).stdout)["predictions"]
+    apart = [abs(item["probability"] - likeliest.get(item["class"], 0.0)) for item in otherwise["classes"]]
+    assert max(apart) > 0.2  # else the comparison would tell little
 
 
 @pytest.fixture

@@ -41,3 +41,32 @@ def test_trains_two_steps(name: str, root: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows(run)] == [1, 2]
     assert (run / "checkpoints" / "latest").read_text() == "step-00000002\n"
     assert f"next: inceptionctl evaluate runs/{run.name}" in result.stderr
+
+
+PREPARATION = (
+    "data.mean=[0.485,0.456,0.406]",
+    "data.std=[0.229,0.224,0.225]",
+    "data.augment.resize_filters=[bilinear,nearest,bicubic,area]",
+    "data.augment.contrast=0.5",
+    "data.augment.hue_degrees=72",
+    "data.augment.color_order=random",
+    "evaluate.keep_aspect=true",
+    "evaluate.interpolation=bicubic",
+    "evaluate.antialias=true",
+)
+
+
+@pytest.mark.slow
+def test_the_full_distortion_trains_and_validates_as_it_is_evaluated(root: Path, tmp_path: Path) -> None:
+    settings = sets(*TINY, *PREPARATION, "model.num_classes=3", f"data.root={root}", "train.max_steps=2", "train.ema_decay=0.1")
+    result = inceptionctl("train", "inception_v4", *settings, "--cpu-ranks", "1", "--output", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (validated,) = rows(tmp_path / "run", "evaluate")
+    evaluated = json.loads(inceptionctl("evaluate", "run", "--precision", "fp32", "--json", cwd=tmp_path).stdout)
+    assert evaluated["loss"] == pytest.approx(validated["loss"], rel=1e-4)
+    assert (evaluated["keep_aspect"], evaluated["interpolation"], evaluated["antialias"]) == (True, "bicubic", True)
+    assert (evaluated["mean"], evaluated["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert (
+        "one central crop of 75 px, resized with the shorter side to 75 / 0.875, bicubic, antialiased"
+        == evaluated["preparation"]
+    )
