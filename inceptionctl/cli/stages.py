@@ -31,7 +31,10 @@ class Format(StrEnum):
 
 
 Source = Annotated[
-    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory, or a folder checkpoints/step-... in one.")
+    Path,
+    typer.Argument(
+        metavar="RUN|CHECKPOINT", help="A run directory, a folder checkpoints/step-... in one, or one of `weights import`."
+    ),
 ]
 WeightsOption = Annotated[
     Literal["ema", "raw"], typer.Option(help="Running averages of the weights, or the weights of the last step.")

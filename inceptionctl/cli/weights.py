@@ -43,6 +43,13 @@ def import_(
     aux_head: Annotated[
         bool | None, typer.Option(help="With the auxiliary head, or without; by default as the file has it.")
     ] = None,
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="R G B", help="Subtracted from RGB in [0, 1] before the network; the form's by default."),
+    ] = None,
+    std: Annotated[
+        tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Divisor after that; the form's by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn weights of timm, torchvision or TF-slim into a checkpoint folder.
@@ -61,6 +68,8 @@ def import_(
         class_names=read_class_names(class_names) if class_names else None,
         num_classes=num_classes,
         aux_head=aux_head,
+        mean=mean,
+        std=std,
     )
     folder = output or Path("weights") / model
     write(done, folder)
@@ -86,6 +95,7 @@ def _print_import(done: Import, result: dict[str, Any]) -> None:
         ("from", f"{result['source']}: {result['form']}'s {result['their_network']}"),
         ("to", f"{result['model']}, {'with' if result['aux_head'] else 'without'} its auxiliary head"),
         ("classes", f"{result['num_classes']} ({names})" + (", background dropped" if result["background_dropped"] else "")),
+        ("images", f"RGB in [0, 1], less {_triple(result['mean'])}, over {_triple(result['std'])}"),
         ("tensors", f"{len(done.match.mapped) - filled.total()} mapped, none missing, none of another shape, none left over"),
         *(("", f"{count} not in the file: {note}") for note, count in filled.items()),
         ("dropped", f"{len(done.match.dropped)} of the file's tensors"),
@@ -99,3 +109,7 @@ def _print_import(done: Import, result: dict[str, Any]) -> None:
             counts = Counter(done.match.dropped.values()).items()
             console.print_table("Dropped", ("reason", "number"), counts, right=("number",))
         typer.echo("import.json in the folder lists every tensor.")
+
+
+def _triple(values: list[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -20,7 +20,7 @@ from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, save_tensors
 from inceptionctl.weights.class_names import default_class_names
-from inceptionctl.weights.forms import COUNTERPARTS, EVALUATIONS, Counterpart, Form, find_counterpart
+from inceptionctl.weights.forms import COUNTERPARTS, EVALUATIONS, Counterpart, Form, Triple, find_counterpart
 from inceptionctl.weights.matching import (
     AUX_HEAD,
     WITH_BACKGROUND,
@@ -60,6 +60,8 @@ class Import:
             "num_classes": section.num_classes,
             "background_dropped": self.background_dropped,
             "aux_head": bool(section.aux_head),
+            "mean": list(self.recipe.data.mean),
+            "std": list(self.recipe.data.std),
             **self.match.to_json(),
         }
 
@@ -73,13 +75,16 @@ def prepare(
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
     aux_head: bool | None = None,
+    mean: Triple | None = None,
+    std: Triple | None = None,
 ) -> Import:
     """Read a file and find a place for each of its tensors in our network `model`; nothing is written.
 
     `form` auto goes by the kind of file. `which` chooses between averaged and last weights where the file has both. Without
     `class_names` and `num_classes` a file of 1,001 classes gives 1,000: the first is TF-slim's background. `aux_head` None builds
-    the auxiliary head if the file has one. Raises CheckpointError that lists every tensor that is missing, wrong or left over;
-    RecipeError for names that do not fit each other.
+    the auxiliary head if the file has one. `mean` and `std` of the images that the weights expect are the form's where nothing is
+    said. Raises CheckpointError that lists every tensor that is missing, wrong or left over; RecipeError for names that do not fit
+    each other.
     """
     find_spec(model)
     content = read(source, which)
@@ -100,7 +105,8 @@ def prepare(
             if module.startswith(AUX_HEAD)
             for leaf in ("weight", "bias")
         )
-    recipe = _recipe(model, used, counterpart, len(classes), aux_head)
+    normalisation = (mean or counterpart.mean, std or counterpart.std)
+    recipe = _recipe(model, used, counterpart, len(classes), aux_head, normalisation)
     found = match(_shapes(recipe), names, tensors, content.kind, drop_background=background)
     found.dropped = {**content.set_aside, **set_aside, **found.dropped}
     if found.problems:
@@ -130,7 +136,9 @@ def _classes(in_file: int, names: Sequence[str] | None, number: int | None) -> t
     return tuple(names if names is not None else default_class_names(wanted)), background
 
 
-def _recipe(model: str, form: Form, counterpart: Counterpart, num_classes: int, aux_head: bool) -> Recipe:
+def _recipe(
+    model: str, form: Form, counterpart: Counterpart, num_classes: int, aux_head: bool, normalisation: tuple[Triple, Triple]
+) -> Recipe:
     spec = find_spec(model)
     section = {
         "name": model,
@@ -139,7 +147,7 @@ def _recipe(model: str, form: Form, counterpart: Counterpart, num_classes: int, 
         "batch_norm_eps": counterpart.batch_norm_eps,
         "aux_head": aux_head if spec.aux_head is not None else aux_head or None,  # True is the recipe's to refuse
     }
-    data = {"mean": list(counterpart.mean), "std": list(counterpart.std)}
+    data = dict(zip(("mean", "std"), map(list, normalisation), strict=True))
     evaluate = {**EVALUATIONS[form], "central_fraction": counterpart.central_fraction}
     return recipe_from_dict({"model": section, "data": data, "evaluate": evaluate}, f"the import of {model}")
 

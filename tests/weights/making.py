@@ -22,7 +22,7 @@ from tests.evaluate.making import photo
 NUM_CLASSES = 7
 CLASSES = [f"sign_{i}" for i in range(NUM_CLASSES)]
 # A last grid of 2 x 2: smaller, and a wrong padding or order of kernels could hide in its 1 x 1.
-INPUT_PX = 107
+INPUT_PX = int(os.environ.get("INCEPTIONCTL_TEST_INPUT_PX", "107"))
 # A folder of photographs to use in place of generated ones: any tree with .jpg files.
 PHOTOGRAPHS = "INCEPTIONCTL_TEST_PHOTOGRAPHS"
 

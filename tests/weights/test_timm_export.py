@@ -156,3 +156,14 @@ def test_timm_that_does_not_load_it_keeps_it_from_being_written(
     assert answer.exit_code == 5
     assert "does not load the export" in answer.stderr and "it was not written" in answer.stderr
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_import_goes_out_again_with_its_preparation(exported: Path, tmp_path: Path) -> None:
+    source = exported / "timm" / "model.safetensors"
+    assert run("weights", "import", source, "--model", "resnet_18", "--output", tmp_path / "in").exit_code == 0
+    answer = run("export", tmp_path / "in", "--format", "timm", "--data", tmp_path, "--output", tmp_path / "out")
+    assert answer.exit_code == 0, answer.stderr
+    assert (tmp_path / "out" / "timm" / "model.safetensors").read_bytes() == source.read_bytes()
+    kept = json.loads((tmp_path / "out" / "timm" / "config.json").read_text())["pretrained_cfg"]
+    assert (kept["crop_mode"], kept["interpolation"], kept["crop_pct"]) == ("center", "bicubic", 0.875)
+    assert kept["mean"] == [0.485, 0.456, 0.406] and kept["std"] == [0.229, 0.224, 0.225]
