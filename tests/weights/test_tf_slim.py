@@ -73,8 +73,11 @@ def test_same_logits_as_tensorflow(slim: Path, model: str, images: torch.Tensor,
     assert trained.recipe.model.batch_norm_eps == 1e-3 and trained.recipe.data.mean == (0.5, 0.5, 0.5)
 
 
-def test_the_head_is_dropped_by_name_where_it_is_not_wanted(slim: Path, tmp_path: Path) -> None:
-    trained, report = imported(slim / "inception_v3.ckpt", "inception_v3", tmp_path / "out", "--no-aux-head")
+def test_head_and_background_as_asked_for(slim: Path, tmp_path: Path) -> None:
+    options = ("--no-aux-head", "--num-classes", "1001")
+    trained, report = imported(slim / "inception_v3.ckpt", "inception_v3", tmp_path / "out", *options)
+    assert not report["background_dropped"]
+    assert len(trained.classes) == 1001 and trained.classes[0] == "class_0000"
     assert not report["aux_head"] and trained.recipe.model.aux_head is False
     assert len(report["dropped"]) == 10
     for item in report["dropped"]:
@@ -98,12 +101,6 @@ def test_averages_of_a_training_checkpoint(slim: Path, images: torch.Tensor, tmp
     assert torch.equal(last.model.state_dict()[name], averaged.model.state_dict()[name] + 1.0)
     reasons = {item["theirs"]: item["reason"] for item in report["dropped"]}
     assert reasons[f"{first}/ExponentialMovingAverage"] == "running average; the last weights were asked for"
-
-
-def test_the_background_stays_where_it_is_asked_for(slim: Path, tmp_path: Path) -> None:
-    trained, report = imported(slim / "inception_v3.ckpt", "inception_v3", tmp_path / "out", "--num-classes", "1001")
-    assert not report["background_dropped"]
-    assert len(trained.classes) == 1001 and trained.classes[0] == "class_0000"
 
 
 def test_a_damaged_checkpoint(slim: Path, tmp_path: Path) -> None:

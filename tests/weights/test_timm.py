@@ -53,7 +53,8 @@ def test_timm_to_ours(timm: ModuleType, model: str, images: torch.Tensor, tmp_pa
 @pytest.mark.parametrize("model", [*FAMILIES, "resnet_18"])
 def test_ours_to_timm(timm: ModuleType, model: str, images: torch.Tensor, tmp_path: Path) -> None:
     counterpart = COUNTERPARTS["timm"][model]
-    section = {"batch_norm_eps": counterpart.batch_norm_eps}
+    # Another epsilon than timm's goes into config.json, for the networks that take one.
+    section = {"batch_norm_eps": 5e-2 if model == "inception_v4_tf_slim" else counterpart.batch_norm_eps}
     if model in FAMILIES:
         section["aux_head"] = model == "inception_v3_torchvision"
     network = calibrate(build_model(model, num_classes=NUM_CLASSES, input_px=INPUT_PX, **section), images, seed=2)
@@ -76,22 +77,3 @@ def test_ours_to_timm(timm: ModuleType, model: str, images: torch.Tensor, tmp_pa
     assert list(kept["mean"]) == [0.5, 0.5, 0.5] and kept["label_names"][2] == "sign_2"
     # Fine-tuning there: the classifier and the first convolution are where config.json says.
     assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3, in_chans=1).num_classes == 3
-
-
-def test_the_export_of_an_export_is_itself(timm: ModuleType, images: torch.Tensor, tmp_path: Path) -> None:
-    network = calibrate(build_model("inception_v4_tf_slim", num_classes=NUM_CLASSES), images, seed=3)
-    checkpoint = save_as_checkpoint(tmp_path / "checkpoints", network, "inception_v4_tf_slim", batch_norm_eps=2e-3)
-    assert run("export", checkpoint, "--format", "timm", "--output", tmp_path).exit_code == 0
-    answer = run(
-        "weights",
-        "import",
-        tmp_path / "timm" / "model.safetensors",
-        "--model",
-        "inception_v4_tf_slim",
-        "--output",
-        tmp_path / "back",
-    )
-    assert answer.exit_code == 0
-    back = load_file(tmp_path / "back" / "model.safetensors")
-    for name, value in network.state_dict().items():
-        assert torch.equal(back[name], value), name
