@@ -28,9 +28,10 @@ TINY = (
 
 def environment() -> dict[str, str]:
     """The user's environment without what a launcher or a terminal would add."""
-    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {key: value for key, value in os.environ.items() if key not in hidden and not key.startswith("SLURM_")}
-    return {**kept, "COLUMNS": "200", "NO_COLOR": "1"}
+    # One thread: these nets are too small to gain from more, and threads that wait for each other crawl on a busy machine.
+    return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 def inceptionctl(*arguments: str | Path, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

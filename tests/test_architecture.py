@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "data": {"errors", "pipelines", "cores"},
     "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores"},
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
-    "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores"},
+    "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights"},
+    "weights": {"errors", "models", "recipe", "run", "train"},
     "report": {"errors", "run"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
@@ -33,8 +34,24 @@ ONLY_IMPORTER = {
     "deepspeed": {"inceptionctl/train/engine.py"},
     "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/trials.py"},
     "typer": {"inceptionctl/cli"},
+    # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
+    "tensorflow": {"inceptionctl/weights/tf_process.py"},
+    "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py"},
 }
-HEAVY = {"torch", "nvidia", "deepspeed", "onnx", "onnxruntime", "numpy", "pydantic", "yaml", "matplotlib", "safetensors"}
+HEAVY = {
+    "torch",
+    "nvidia",
+    "deepspeed",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "pydantic",
+    "yaml",
+    "matplotlib",
+    "safetensors",
+    "timm",
+    "tensorflow",
+}
 
 
 def part_of(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inceptionctl import __version__
-from inceptionctl.cli import data, doctor, models, recipes, runs, stages, train
+from inceptionctl.cli import data, doctor, models, recipes, runs, stages, train, weights
 from inceptionctl.cli.group import ErrorGroup
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command(name="evaluate")(stages.evaluate)
 app.command(name="export")(stages.export)
 app.command(name="predict")(stages.predict)
 app.add_typer(models.app, name="models")
+app.add_typer(weights.app, name="weights")
 app.add_typer(runs.app, name="runs")
 app.command(name="doctor")(doctor.doctor)
 

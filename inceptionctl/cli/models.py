@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,19 +36,21 @@ def list_models(as_json: Json = False) -> None:
             item["name"],
             item["input_px"],
             f"{item['parameters']:,}",
-            f"{item['paper_top1_error_percent']:.1f}",
-            f"{item['paper_top5_error_percent']:.1f}",
-            item["source"],
+            _percent(item["paper_top1_error_percent"]),
+            _percent(item["paper_top5_error_percent"]),
+            _arxiv(item["source"]),
         )
         for item in found
     ]
-    columns = ("name", "input px", "parameters", "top-1 error %", "top-5 error %", "paper")
-    console.print_table("Networks, with the paper's single-crop errors", columns, rows, right=columns[1:5])
-    console.say("`inceptionctl models show NAME` shows the stages of one")
+    columns = ("name", "px", "parameters", "top-1 %", "top-5 %", "paper")
+    title = "Networks, with the Inception-v4 paper's single-crop errors"
+    console.print_table(title, columns, rows, right=columns[1:5], whole=columns[:1])
+    console.say(
+        "`inceptionctl models show NAME` shows the stages of one; timm/NAME is a network of timm, where that is installed"
+    )
 
 
 def _listed(name: str, spec: ModelSpec) -> dict[str, Any]:
-    from inceptionctl.models.summary import count_parameters
     from inceptionctl.recipe.schema import ModelSection
 
     return {
@@ -55,7 +58,7 @@ def _listed(name: str, spec: ModelSpec) -> dict[str, Any]:
         "source": spec.source,
         "input_px": spec.default_input_px,
         "min_input_px": spec.min_input_px,
-        "parameters": count_parameters(_built(ModelSection(name=name))),
+        **_parameters(_built(ModelSection(name=name))),
         "paper_top1_error_percent": spec.paper_top1_error_percent,
         "paper_top5_error_percent": spec.paper_top5_error_percent,
     }
@@ -68,32 +71,67 @@ def _built(section: ModelSection) -> nn.Module:
     from inceptionctl.models import build_model
 
     with torch.device("meta"):
-        return build_model(section.name, num_classes=section.num_classes, width=section.width)
+        return build_model(**section.model_dump())
+
+
+def _parameters(network: nn.Module) -> dict[str, int | None]:
+    """Parameters of the network that evaluation runs, and beside them those of its auxiliary head, null where it has none."""
+    from inceptionctl.models.summary import count_parameters
+
+    head = getattr(network, "aux_head", None)
+    of_head = count_parameters(head) if head is not None else None
+    return {"parameters": count_parameters(network) - (of_head or 0), "aux_head_parameters": of_head}
+
+
+def _arxiv(source: str) -> str:
+    """The number of the paper in a source, all that a narrow table has room for."""
+    found = re.search(r"arXiv [\d.]*\d", source)
+    return found[0] if found else source
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A name from `inceptionctl models list`.")],
+    name: Annotated[str, typer.Argument(help="A name from `inceptionctl models list`, or timm/NAME.")],
     num_classes: Annotated[int | None, typer.Option(help="Number of classes; 1000 by default.")] = None,
     width: Annotated[float | None, typer.Option(help="Factor on every channel count; 1.0 by default.")] = None,
     input_px: Annotated[int | None, typer.Option(help="Side of the input in pixels; the paper's by default.")] = None,
+    aux_head: Annotated[
+        bool | None, typer.Option("--aux-head/--no-aux-head", help="With the auxiliary head; the network's own default else.")
+    ] = None,
+    residual_scale: Annotated[
+        str | None, typer.Option(help="Of an Inception-ResNet: one number, or three with commas, for the three grids.")
+    ] = None,
+    residual_unit: Annotated[str | None, typer.Option(help="Of a ResNet: `original` or `bottleneck`.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show parameters, multiply-adds and the stages of a network."""
-    from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
+    from inceptionctl.models.summary import endpoints, multiply_adds
 
     spec = _known(name)
-    wanted = {"name": name, "num_classes": num_classes, "width": width, "input_px": input_px or spec.default_input_px}
+    wanted = {
+        "name": name,
+        "num_classes": num_classes,
+        "width": width,
+        "input_px": spec["default_input_px"] if input_px is None else input_px,
+        "aux_head": aux_head,
+        "residual_scale": _numbers(residual_scale),
+        "residual_unit": residual_unit,
+    }
     section = _checked({key: value for key, value in wanted.items() if value is not None})
     network = _built(section)
     about = {
-        **section.model_dump(include=set(wanted)),
-        "source": spec.source,
-        "min_input_px": spec.min_input_px,
-        "parameters": count_parameters(network),
+        **section.model_dump(include={"name", "num_classes", "width", "input_px"}),
+        **{option: _in_force(section, spec, option) for option in ("aux_head", "residual_scale", "residual_unit")},
+        "source": spec["source"],
+        "min_input_px": spec["min_input_px"],
+        **_parameters(network),
         "multiply_adds": multiply_adds(network, section.input_px),
-        "paper_top1_error_percent": spec.paper_top1_error_percent,
-        "paper_top5_error_percent": spec.paper_top5_error_percent,
+        "paper_top1_error_percent": spec["paper_top1_error_percent"],
+        "paper_top5_error_percent": spec["paper_top5_error_percent"],
     }
     stages = [
         {
@@ -111,14 +149,37 @@ def show(
         _print_network(about, stages)
 
 
-def _known(name: str) -> ModelSpec:
-    from inceptionctl.models import MODELS
+def _numbers(text: str | None) -> Any:
+    """`0.1` as a number, `0.1,0.2,0.3` as a list of them; what is no number stays text, for the recipe's check to word."""
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return values[0] if len(values) == 1 else values
 
+
+def _in_force(section: ModelSection, spec: dict[str, Any], option: str) -> Any:
+    """What the network is built with: the option, or its own default, or null where it has no such option."""
+    given = getattr(section, option)
+    return spec[option] if given is None else given
+
+
+def _known(name: str) -> dict[str, Any]:
+    """The facts of a network: its line of MODELS, or what timm knows of it."""
+    from inceptionctl.models import MODELS, ModelSpec, is_timm
+
+    facts: dict[str, Any] = {field.name: None for field in dataclasses.fields(ModelSpec)}
+    if is_timm(name):
+        from inceptionctl.models.timm_network import default_input_px
+
+        return facts | {"default_input_px": default_input_px(name), "source": "timm"}
     if name in MODELS:
-        return MODELS[name]
+        return facts | {field: getattr(MODELS[name], field) for field in facts}
     nearest = difflib.get_close_matches(name, MODELS, n=1)
     guess = f"did you mean `{nearest[0]}`? " if nearest else ""
-    raise RecipeError(f"no network '{name}'", f"{guess}known: {', '.join(MODELS)}")
+    raise RecipeError(f"no network '{name}'", f"{guess}known: {', '.join(MODELS)}, and timm/NAME")
 
 
 def _checked(wanted: dict[str, Any]) -> ModelSection:
@@ -137,21 +198,28 @@ def _of_option(problem: Problem) -> Problem:
     """A recipe's problem as one of the option that stands for its key: `model.width: ...` is of `--width`."""
     key = re.match(r"model(?:\.|: )(\w+)", problem.message)
     where = f"--{key[1].replace('_', '-')}" if key else problem.where
-    return Problem(where, re.sub(r"^model(\.|: )", "", problem.message), problem.hint)
+    message = re.sub(r"^model(\.|: )", "", problem.message)
+    return Problem(where, message.removeprefix(f"{key[1]}: ") if key else message, problem.hint)
 
 
 def _print_network(about: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+    smallest, of_head = about["min_input_px"], about["aux_head_parameters"]
+    top1, top5 = about["paper_top1_error_percent"], about["paper_top5_error_percent"]
+    scale = about["residual_scale"]
+    in_words = {
+        "residual scale": ", ".join(f"{part:g}" for part in scale) if isinstance(scale, tuple) else scale,
+        "residual unit": about["residual_unit"],
+    }
+    options = [(label, value) for label, value in in_words.items() if value is not None]
     pairs = [
         ("paper", about["source"]),
-        ("input", f"{about['input_px']} x {about['input_px']} px (at least {about['min_input_px']})"),
+        ("input", f"{about['input_px']} x {about['input_px']} px" + (f" (at least {smallest})" if smallest else "")),
         ("classes", about["num_classes"]),
         ("width", f"{about['width']:g}"),
-        ("parameters", f"{about['parameters']:,}"),
+        *options,
+        ("parameters", f"{about['parameters']:,}" + (f", and {of_head:,} of the auxiliary head" if of_head else "")),
         ("multiply-adds", f"{about['multiply_adds']:,} an image"),
-        (
-            "paper's errors",
-            f"top-1 {about['paper_top1_error_percent']:.1f}%, top-5 {about['paper_top5_error_percent']:.1f}%, at width 1",
-        ),
+        ("paper's errors", f"top-1 {top1:.1f}%, top-5 {top5:.1f}%, at width 1" if top1 is not None else "-"),
     ]
     console.print_pairs(about["name"], pairs)
     rows = [

@@ -27,10 +27,14 @@ class Format(StrEnum):
     ONNX = "onnx"
     SAFETENSORS = "safetensors"
     PT2 = "pt2"
+    TIMM = "timm"
 
 
 Source = Annotated[
-    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory, or a folder checkpoints/step-... in one.")
+    Path,
+    typer.Argument(
+        metavar="RUN|CHECKPOINT", help="A run directory, a folder checkpoints/step-... in one, or one of `weights import`."
+    ),
 ]
 WeightsOption = Annotated[
     Literal["ema", "raw"], typer.Option(help="Running averages of the weights, or the weights of the last step.")
@@ -159,6 +163,9 @@ def export(
     ] = None,
     weights: WeightsOption = "ema",
     checkpoint: CheckpointOption = "latest",
+    data: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/* to compare on; the recipe's by default.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the files; RUN/export by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -181,7 +188,7 @@ def export(
         raise RecipeError(
             f"{trained.checkpoint} lies in no run directory, so there is no export folder", "name one with --output DIR"
         )
-    sample = draw_sample(trained, trained.recipe.data.root_path, machine.num_threads)
+    sample = draw_sample(trained, data or trained.recipe.data.root_path, machine.num_threads)
     done = export_trained(
         trained,
         [kind.value for kind in formats or ()] or trained.recipe.export.formats,
@@ -203,6 +210,7 @@ def export(
                 "bytes": item.num_bytes,
                 "max_difference": item.max_difference,
                 "seconds": item.seconds,
+                "remarks": list(item.remarks),
             }
             for item in done
         ],
@@ -216,7 +224,7 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
     else:
         rows = [
             (
-                Path(item["path"]).name,
+                str(Path(item["path"]).relative_to(result["folder"])),
                 console.size(item["bytes"]),
                 f"{item['max_difference']:.1e}",
                 f"{item['seconds']:.1f}",
@@ -229,6 +237,9 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
             f"difference: of a logit from the checkpoint's in fp32, on {sample.source};"
             f" between these images a logit differs by up to {sample.logit_spread:.3g}"
         )
+        for item in result["exports"]:
+            for remark in item["remarks"]:
+                console.out.print(f"{item['format']}: {remark}")
     console.say(f"wrote {result['folder']}")
     if not sample.tells:
         console.warn(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -72,18 +73,22 @@ def load_trained(path: Path, weights: Weights, device: torch.device, which: Whic
             f"{checkpoint}/progress.json names {len(progress.classes)} classes, the network has {recipe.model.num_classes}",
             "use another checkpoint of the run",
         )
-    section = recipe.model
-    model = empty_network(section.name, section.num_classes, section.width, section.batch_norm_eps)
+    model = empty_network(recipe.model.model_dump())
     load_weights(checkpoint / WEIGHT_FILES[weights], model)
     return Trained(model.to(device), recipe, tuple(progress.classes), progress.step, checkpoint, weights)
 
 
-def empty_network(name: str, num_classes: int, width: float, batch_norm_eps: float) -> nn.Module:
-    """A network on the CPU in evaluation mode whose weights are yet to be loaded, all of them: they are not initialised."""
-    with torch.device("meta"):
-        # Dropout and the momentum of the statistics do nothing in evaluation mode.
-        model = build_model(name, num_classes=num_classes, width=width, batch_norm_eps=batch_norm_eps)
-    return model.to_empty(device="cpu").eval().requires_grad_(False)
+def empty_network(arguments: Mapping[str, Any]) -> nn.Module:
+    """A network on the CPU in evaluation mode whose weights are yet to be loaded, all of them: they need not be initialised.
+
+    `arguments` are those of `build_model`; the auxiliary head is among the weights where it was trained with.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = build_model(**arguments)
+    # timm's networks are real even here, and must stay so: they keep tables as buffers that no checkpoint holds.
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model = model.to_empty(device="cpu")
+    return model.eval().requires_grad_(False)
 
 
 def _best_of(path: Path) -> Path:

@@ -7,18 +7,20 @@ config.json in model.pt2.
 from __future__ import annotations
 
 import json
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.models import MODELS
+from inceptionctl.models import MODELS, is_timm, option_problem
 from inceptionctl.recipe.data_section import Filter, Positive
 
 # The fields that `to_properties` gives as they are.
 _TEXTS = frozenset({"architecture", "input_layout", "interpolation", "weights", "checkpoint", "checkpoint_sha256"})
+
+Scale = Annotated[float, Field(gt=0.0, le=1.0)]
 
 HINT = "name a run or an export of inceptionctl; `inceptionctl export RUN` writes one"
 
@@ -36,6 +38,12 @@ class Description(BaseModel):
     """Factor on every channel count; 1.0 is the paper's network."""
     batch_norm_eps: float = Field(gt=0.0)
     """Added to the variance in batch norm."""
+    aux_head: bool | None = None
+    """Whether the weights include an auxiliary head, which nothing but training uses; null is the network's default."""
+    residual_scale: Scale | Annotated[list[Scale], Field(min_length=3, max_length=3)] | None = None
+    """Factor on the residuals, or one for each of the three grids; null is the network's default."""
+    residual_unit: Literal["original", "bottleneck"] | None = None
+    """Unit of a ResNet; null is the network's default."""
     num_classes: int = Field(ge=1)
     """Number of logits."""
     class_names: list[str]
@@ -83,9 +91,18 @@ class Description(BaseModel):
     def _consistent(self) -> Self:
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} num_classes")
-        if self.architecture not in MODELS:
+        if self.architecture not in MODELS and not is_timm(self.architecture):
             raise ValueError(f"unknown architecture '{self.architecture}'; this version knows {', '.join(MODELS)}")
+        options = ("width", "input_px", "aux_head", "residual_scale", "residual_unit")
+        problem = option_problem(self.architecture, **{option: getattr(self, option) for option in options})
+        if problem:
+            raise ValueError(problem[0])
         return self
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Arguments of `build_model` for this network. Dropout and the momentum of the statistics matter in training alone."""
+        names = ("num_classes", "width", "batch_norm_eps", "input_px", "aux_head", "residual_scale", "residual_unit")
+        return {"name": self.architecture, **{name: getattr(self, name) for name in names}}
 
     def to_json(self) -> str:
         """The text of a config.json."""
@@ -104,6 +121,9 @@ def describe(trained: Trained) -> Description:
         architecture=section.name,
         width=section.width,
         batch_norm_eps=section.batch_norm_eps,
+        aux_head=section.aux_head,
+        residual_scale=list(section.residual_scale) if isinstance(section.residual_scale, tuple) else section.residual_scale,
+        residual_unit=section.residual_unit,
         num_classes=section.num_classes,
         class_names=list(trained.classes),
         input_px=section.input_px,

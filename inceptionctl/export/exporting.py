@@ -14,16 +14,18 @@ import torch
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.checking import Sample, check
 from inceptionctl.export.description import describe
-from inceptionctl.export.forms import Exporter
+from inceptionctl.export.forms import Exporter, Logits
 from inceptionctl.export.to_onnx import ONNX
 from inceptionctl.export.to_pt2 import PT2
 from inceptionctl.export.to_safetensors import SAFETENSORS
+from inceptionctl.export.to_timm import TIMM
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 
 EXPORTERS: dict[str, Exporter] = {
     "onnx": ONNX,
     "safetensors": SAFETENSORS,
     "pt2": PT2,
+    "timm": TIMM,
 }
 
 
@@ -37,6 +39,8 @@ class Exported:
     max_difference: float
     """Largest absolute difference of a logit from the checkpoint's."""
     seconds: float
+    remarks: tuple[str, ...] = ()
+    """What should be known of it."""
 
 
 def export(
@@ -65,12 +69,24 @@ def _export(name: str, trained: Trained, folder: Path, sample: Sample) -> Export
         temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
         try:
             for file, content in files.items():
+                (temporary / file).parent.mkdir(exist_ok=True)
                 write_atomically(temporary / file, content)
-            difference = check(exporter.file, exporter.open(temporary / exporter.file, torch.device("cpu")).logits, sample)
+            asked, logits = _reader(exporter, temporary / exporter.file)
+            difference = check(exporter.file, logits, sample)
             for file in files:
+                (folder / file).parent.mkdir(exist_ok=True)
                 (temporary / file).replace(folder / file)
-            sync_folder(folder)
+            sync_folder((folder / exporter.file).parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     num_bytes = sum(len(content) for content in files.values())
-    return Exported(name, folder / exporter.file, num_bytes, difference, time.perf_counter() - start)
+    remarks = (*exporter.remarks(trained), *asked)
+    return Exported(name, folder / exporter.file, num_bytes, difference, time.perf_counter() - start, remarks)
+
+
+def _reader(exporter: Exporter, file: Path) -> tuple[tuple[str, ...], Logits]:
+    """(a remark on who was asked, for formats with a client of their own; the logits of a file just written)."""
+    if exporter.client is None:
+        return (), exporter.open(file, torch.device("cpu")).logits
+    name, logits = exporter.client(file)
+    return (f"compared with the logits that {name} gives",), logits

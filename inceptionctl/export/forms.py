@@ -28,9 +28,13 @@ class Opened:
 class Exporter:
     """A format: `file` is the name of its file, `write` makes the content of its files, `open` reads it from a path again.
 
-    `write` leaves the network as it was. `open` raises CheckpointError when the file is damaged or not of inceptionctl.
+    `write` leaves the network as it was. `open` raises CheckpointError when the file is damaged or not of inceptionctl. `client`
+    gives the program that the file is for, in words, and what it computes, where that is another than `open` asks; an export is
+    compared with that one. `remarks` says what the files leave out of a network.
     """
 
     file: str
     write: Callable[[Trained, Description], dict[str, bytes]]
     open: Callable[[Path, torch.device], Opened]
+    client: Callable[[Path], tuple[str, Logits]] | None = None
+    remarks: Callable[[Trained], list[str]] = lambda trained: []

@@ -12,6 +12,7 @@ from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.export.description import describe
 from inceptionctl.export.exporting import EXPORTERS
 from inceptionctl.export.forms import Opened
+from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.run import is_run
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
 
@@ -19,7 +20,7 @@ from inceptionctl.train.checkpoint_files import STEP_FOLDER
 def open_any(path: Path, device: torch.device) -> tuple[Opened, Path]:
     """(network, the checkpoint folder or export file that was taken).
 
-    A run gives the averaged weights of its newest checkpoint, an export folder the first of onnx, safetensors and pt2.
+    A run gives the averaged weights of its newest checkpoint, an export folder the first of onnx, safetensors, pt2 and timm.
     Raises CheckpointError.
     """
     if path.is_file():
@@ -32,6 +33,8 @@ def open_any(path: Path, device: torch.device) -> tuple[Opened, Path]:
 
 
 def _open_file(path: Path, device: torch.device) -> Opened:
+    if path.suffix == ".safetensors" and read_config(path.with_name(CONFIG)) is not None:
+        return TIMM.open(path, device)
     for exporter in EXPORTERS.values():
         if path.suffix == Path(exporter.file).suffix:
             return exporter.open(path, device)

@@ -39,7 +39,7 @@ def open_export(path: Path, device: torch.device) -> Opened:
         raise CheckpointError(
             f"{path} and {config} are of different checkpoints", "export again: `inceptionctl export RUN --format safetensors`"
         )
-    model = empty_network(description.architecture, description.num_classes, description.width, description.batch_norm_eps)
+    model = empty_network(description.model_arguments())
     load_weights(path, model)
     model.to(device)
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ResidualUnit = Literal["original", "bottleneck"]
 
+# `timm/resnet50` is timm's resnet50, where timm is installed.
+TIMM_PREFIX = "timm/"
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -196,17 +199,35 @@ def build_model(
 ) -> nn.Module:
     """Build the network `name` of MODELS, initialised as TF-slim does from torch's global random state: seed that first.
 
+    `timm/NAME` is a network of timm, initialised as timm does (see `timm_network.build_timm_network`).
+
     The network takes images (N, 3, H, W) and gives logits (N, num_classes); in training with an auxiliary head it gives
     (logits, auxiliary logits). `batch_norm_momentum` is torch's: 1 - TensorFlow's decay. `input_px` matters to the auxiliary head
     alone. The last four are the network's own defaults where they are None. Raises RecipeError for an unknown name and for an
-    option that the network does not have, ValueError for an argument out of its range.
+    option that the network does not have, ValueError for an argument out of its range, EnvironmentFault where timm is wanted and
+    not to be had.
     """
-    spec = find_spec(name)
     problem = option_problem(
-        name, input_px=input_px, aux_head=aux_head, residual_scale=residual_scale, residual_unit=residual_unit
+        name,
+        width=width,
+        input_px=input_px,
+        aux_head=aux_head,
+        residual_scale=residual_scale,
+        residual_unit=residual_unit,
     )
     if problem:
         raise RecipeError(*problem)
+    common = {
+        "num_classes": num_classes,
+        "dropout": dropout,
+        "batch_norm_momentum": batch_norm_momentum,
+        "batch_norm_eps": batch_norm_eps,
+    }
+    if is_timm(name):
+        from inceptionctl.models.timm_network import build_timm_network
+
+        return build_timm_network(name, input_px=input_px, **common)  # type: ignore[arg-type]
+    spec = find_spec(name)
     own: dict[str, Any] = {}
     if spec.aux_head is not None:
         own["aux_head"] = spec.aux_head if aux_head is None else aux_head
@@ -215,14 +236,12 @@ def build_model(
         own["residual_scale"] = spec.residual_scale if residual_scale is None else residual_scale
     if spec.residual_unit is not None:
         own["residual_unit"] = residual_unit or spec.residual_unit
-    return spec.build(
-        num_classes=num_classes,
-        width=width,
-        dropout=dropout,
-        batch_norm_momentum=batch_norm_momentum,
-        batch_norm_eps=batch_norm_eps,
-        **own,
-    )
+    return spec.build(width=width, **common, **own)
+
+
+def is_timm(name: str) -> bool:
+    """Whether `name` means a network of timm, known there or not."""
+    return name.startswith(TIMM_PREFIX) and name != TIMM_PREFIX
 
 
 def find_spec(name: str) -> ModelSpec:
@@ -238,12 +257,19 @@ def find_spec(name: str) -> ModelSpec:
 def option_problem(
     name: str,
     *,
+    width: float,
     input_px: int | None,
     aux_head: bool | None,
     residual_scale: float | tuple[float, float, float] | None,
     residual_unit: ResidualUnit | None,
 ) -> tuple[str, str] | None:
-    """What is wrong with these options of the network `name`, and a hint; None if nothing is. The message opens with the option."""
+    """What is wrong with these options of the network `name`, and a hint; None if nothing is.
+
+    The message opens with the option. timm is not asked: what its networks take is found out when they are built. Raises RecipeError
+    for an unknown name.
+    """
+    if is_timm(name):
+        return _timm_option_problem(name, width, aux_head, residual_scale, residual_unit)
     spec = find_spec(name)
     if input_px is not None and input_px < spec.min_input_px:
         return f"input_px {input_px} is too small for {name}: at least {spec.min_input_px}", "choose larger images"
@@ -260,6 +286,23 @@ def option_problem(
             f"aux_head of {name} needs input_px of at least {smallest}, got {input_px}",
             f"set aux_head to false, or input_px to {smallest} or more",
         )
+    return None
+
+
+def _timm_option_problem(
+    name: str, width: float, aux_head: Any, residual_scale: Any, residual_unit: Any
+) -> tuple[str, str] | None:
+    if width != 1.0:
+        return (
+            f"width: {name} has the one width that timm gives it, got {width:g}",
+            "leave width at 1.0, or name a narrower network",
+        )
+    if aux_head:
+        return f"aux_head: {name} has no auxiliary head", _that_have("aux_head")
+    if residual_scale is not None:
+        return f"residual_scale: {name} has no residuals to scale", _that_have("residual_scale")
+    if residual_unit is not None:
+        return f"residual_unit: {name} has no residual units to choose", _that_have("residual_unit")
     return None
 
 

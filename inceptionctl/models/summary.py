@@ -55,6 +55,7 @@ def multiply_adds(model: nn.Module, input_px: int) -> int:
 def endpoints(model: nn.Module, input_px: int) -> list[Endpoint]:
     """The stages that `model.STAGES` names, with their shapes (H, W, C) for images of `input_px` x `input_px` px.
 
+    A stage that takes no part in the forward pass of evaluation, or gives no tensor, is left out.
     Raises TypeError for a model without STAGES, and what the model raises for an image that is too small.
     """
     if not isinstance(model, Staged):
@@ -62,6 +63,8 @@ def endpoints(model: nn.Module, input_px: int) -> list[Endpoint]:
     shapes, layers = _trace(model, input_px)
     found = []
     for stage in model.STAGES:
+        if stage.module not in shapes:
+            continue
         own = (count for name, count in layers.items() if f"{name}.".startswith(f"{stage.module}."))
         found.append(
             Endpoint(
@@ -76,13 +79,25 @@ def endpoints(model: nn.Module, input_px: int) -> list[Endpoint]:
 
 
 def _height_width_channels(shape: torch.Size) -> tuple[int, int, int]:
-    if len(shape) == 2:  # (N, C), after the grid is gone
-        return 1, 1, shape[1]
-    return shape[2], shape[3], shape[1]
+    if len(shape) == 4:
+        return shape[2], shape[3], shape[1]
+    if len(shape) == 3:  # (N, tokens, C): transformers have no grid
+        return 1, shape[1], shape[2]
+    return 1, 1, shape[-1]  # (N, C), after the grid is gone
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    found = map(_first_tensor, output) if isinstance(output, list | tuple) else ()
+    return next((tensor for tensor in found if tensor is not None), None)
 
 
 def _trace(model: nn.Module, input_px: int) -> tuple[dict[str, torch.Size], dict[str, int]]:
-    """Output shape of every module, and multiply-adds of every convolution and linear layer, by module path."""
+    """Output shape of every module, and multiply-adds of every convolution and linear layer, by module path.
+
+    Of several outputs the first tensor counts; a module that is not called in evaluation, as an auxiliary head, is in neither.
+    """
     # The memo makes deepcopy take these in place of the tensors: the copy holds no values, so it takes no memory, and the
     # original's device, mode and hooks are left alone.
     tensors = [*model.parameters(), *model.buffers()]
@@ -91,12 +106,15 @@ def _trace(model: nn.Module, input_px: int) -> tuple[dict[str, torch.Size], dict
     shapes: dict[str, torch.Size] = {}
     layers: dict[str, int] = {}
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            shapes[name] = output.shape
+    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            tensor = _first_tensor(output)
+            if tensor is None:
+                return
+            shapes[name] = tensor.shape
             if isinstance(module, nn.Conv2d | nn.Linear):
                 # Each output value is one dot product with the weights of its channel.
-                layers[name] = layers.get(name, 0) + output.numel() * module.weight[0].numel()
+                layers[name] = layers.get(name, 0) + tensor.numel() * module.weight[0].numel()
 
         return hook
 

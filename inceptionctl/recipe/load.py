@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from inceptionctl.errors import Problem, RecipeError
-from inceptionctl.recipe.schema import VARIANTS, Recipe
+from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.section import Section
+from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
 
 NUMBER_AS_TEXT = re.compile(r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
@@ -198,6 +199,8 @@ def _problem(details: ErrorDetails, source: Source) -> Problem:
         return _tag_problem(path, where, source)
     if kind == "value_error":
         return _rule_problem(path, details["msg"].removeprefix("Value error, "), source)
+    if kind == "rule_with_hint":
+        return _rule_problem(path, details["ctx"]["message"], source, details["ctx"]["hint"])
     if isinstance(value, str) and NUMBER_AS_TEXT.match(value):
         return Problem(where, f"{key}: {value!r} is text, not a number", "write it without quotes")
     if isinstance(value, str) and kind == "literal_error":
@@ -206,11 +209,11 @@ def _problem(details: ErrorDetails, source: Source) -> Problem:
     return Problem(where, f"{key}: {shown}: {_lower(details['msg'])}")
 
 
-def _rule_problem(path: KeyPath, message: str, source: Source) -> Problem:
+def _rule_problem(path: KeyPath, message: str, source: Source, hint: str | None = None) -> Problem:
     """A rule over several keys: its message opens with the key to blame, relative to the section that has the rule."""
-    blamed = (*path, *message.split()[0].split("."))
+    blamed = (*path, *message.split()[0].rstrip(":").split("."))
     where = _where(blamed if blamed in source.lines else path, source)
-    return Problem(where, ".".join(path) + ("." if blamed in source.lines and path else ": " if path else "") + message)
+    return Problem(where, ".".join(path) + ("." if blamed in source.lines and path else ": " if path else "") + message, hint)
 
 
 def _lower(message: str) -> str:

@@ -5,23 +5,22 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from inceptionctl.models import MODELS
+from inceptionctl.models import MODELS, is_timm, option_problem
 from inceptionctl.recipe.data_section import DataSection, Filter
 from inceptionctl.recipe.section import Section
-
-Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]
+from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
 
 
 class ModelSection(Section):
     """The network (`inceptionctl models list` names them all)."""
 
     name: str = "inception_v4"
-    """A name from `inceptionctl models list`."""
+    """A name from `inceptionctl models list`, or `timm/NAME` for a network of timm, where that is installed."""
     num_classes: int = Field(default=1000, ge=2)
     """Number of classes; must equal the class folders of the data set."""
     input_px: int = Field(default=299, ge=32)
@@ -34,6 +33,12 @@ class ModelSection(Section):
     """Share of the new batch in the running statistics: 1 - TensorFlow's decay (0.9997). Short runs want 0.01 to 0.1."""
     batch_norm_eps: float = Field(default=1e-3, gt=0.0)
     """Added to the variance in batch norm."""
+    aux_head: bool | None = None
+    """Train with the auxiliary head; null takes it where the network's own paper does (the Inception-v3 family)."""
+    residual_scale: float | tuple[float, float, float] | None = None
+    """Factor on the residuals of an Inception-ResNet, or three for its three grids; 1.0 switches it off; null is (0.17, 0.10, 0.20)."""
+    residual_unit: Literal["original", "bottleneck"] | None = None
+    """Unit of a ResNet: two 3x3 convolutions, or the 1x1 bottleneck; null is the paper's, `original` below 50 layers."""
     init_from: str | None = None
     """Start with the weights of this run, checkpoint or safetensors export; the classifier is new where the classes differ in number."""
     freeze: list[str] = Field(default=[])
@@ -42,119 +47,33 @@ class ModelSection(Section):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in MODELS:
-            raise ValueError(f"'{name}' is not a network; known: {', '.join(MODELS)}")
+        if name not in MODELS and not is_timm(name):
+            raise ValueError(f"'{name}' is not a network; known: {', '.join(MODELS)}, and timm/NAME")
         return name
 
+    @field_validator("residual_scale", mode="before")
+    @classmethod
+    def _scales(cls, value: Any) -> Any:
+        scales = value if isinstance(value, list | tuple) else [1.0 if value is None else value]
+        numbers = all(isinstance(scale, int | float) and not isinstance(scale, bool) and 0.0 < scale <= 1.0 for scale in scales)
+        if not numbers or (scales is value and len(scales) != 3):
+            raise ValueError(f"{value!r} is neither a number above 0 and up to 1 nor a list of three, one for each grid")
+        return tuple(map(float, scales)) if scales is value else value
+
     @model_validator(mode="after")
-    def _input_passes_the_strides(self) -> Self:
-        smallest = MODELS[self.name].min_input_px
-        if self.input_px < smallest:
-            raise ValueError(f"input_px {self.input_px} is too small for {self.name}: at least {smallest}")
+    def _options_of_the_network(self) -> Self:
+        problem = option_problem(
+            self.name,
+            width=self.width,
+            input_px=self.input_px,
+            aux_head=self.aux_head,
+            residual_scale=self.residual_scale,
+            residual_unit=self.residual_unit,
+        )
+        if problem:
+            message, hint = problem
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
         return self
-
-
-class RmsPropSection(Section):
-    """RMSProp in TensorFlow's form: epsilon inside the square root, mean square starting at one."""
-
-    name: Literal["rmsprop"] = "rmsprop"
-    """TensorFlow's RMSProp (the paper's final training)."""
-    decay: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Decay of the running mean of squared gradients."""
-    epsilon: float = Field(default=1.0, gt=0.0)
-    """Added to the mean square inside the root."""
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Momentum on the scaled gradient; 0 for none."""
-    centered: bool = False
-    """Subtract the square of the mean gradient from the mean square: the centered form."""
-    weight_decay: float = Field(default=4e-5, ge=0.0)
-    """L2 penalty added to the gradient of weights (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class SgdSection(Section):
-    """Stochastic gradient descent with momentum (the paper's earlier runs)."""
-
-    name: Literal["sgd"]
-    """SGD with momentum."""
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Momentum."""
-    nesterov: bool = False
-    """Nesterov's form of momentum."""
-    weight_decay: float = Field(default=4e-5, ge=0.0)
-    """L2 penalty added to the gradient of weights (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class AdamWSection(Section):
-    """AdamW, torch's: weight decay apart from the gradient. Not of the paper."""
-
-    name: Literal["adamw"]
-    """Adam with decoupled weight decay."""
-    betas: Betas = (0.9, 0.999)
-    """Decays of the running means of the gradient and of its square."""
-    epsilon: float = Field(default=1e-8, gt=0.0)
-    """Added to the root of the mean square."""
-    weight_decay: float = Field(default=0.05, ge=0.0)
-    """Share of a weight, times the learning rate, taken off it in a step (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class LambSection(Section):
-    """LAMB for large batches, timm's (`pip install timm`). Not of the paper."""
-
-    name: Literal["lamb"]
-    """Adam's direction, scaled to the norm of each weight tensor."""
-    betas: Betas = (0.9, 0.999)
-    """Decays of the running means of the gradient and of its square."""
-    epsilon: float = Field(default=1e-6, gt=0.0)
-    """Added to the root of the mean square."""
-    weight_decay: float = Field(default=0.02, ge=0.0)
-    """Share of a weight added to its direction (not of norms and biases)."""
-    clip_global_norm: float = Field(default=1.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class StaircaseSection(Section):
-    """The paper's schedule: times `factor` every `every_epochs`."""
-
-    name: Literal["staircase"] = "staircase"
-    """Exponential decay in steps."""
-    base_lr: float = Field(default=0.045, gt=0.0)
-    """Learning rate of the first stair."""
-    factor: float = Field(default=0.94, gt=0.0, le=1.0)
-    """Factor from stair to stair."""
-    every_epochs: float = Field(default=2.0, gt=0.0)
-    """Length of a stair in epochs."""
-    warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Linear rise from zero over this many epochs; 0 for none."""
-
-
-class ConstantSection(Section):
-    """One learning rate throughout."""
-
-    name: Literal["constant"]
-    """No decay."""
-    base_lr: float = Field(gt=0.0)
-    """The learning rate."""
-    warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Linear rise from zero over this many epochs; 0 for none."""
-
-
-class CosineSection(Section):
-    """Half a cosine from `base_lr` to `final_lr` over the whole training."""
-
-    name: Literal["cosine"]
-    """Cosine decay."""
-    base_lr: float = Field(gt=0.0)
-    """Learning rate at the top, after the warm-up."""
-    final_lr: float = Field(default=0.0, ge=0.0)
-    """Learning rate at the end."""
-    warmup_epochs: float = Field(default=0.0, ge=0.0)
-    """Linear rise from zero over this many epochs; 0 for none."""
 
 
 class TrainSection(Section):
@@ -218,7 +137,7 @@ class CheckpointSection(Section):
 class ExportSection(Section):
     """What `inceptionctl export` writes when no format is named."""
 
-    formats: list[Literal["onnx", "safetensors", "pt2"]] = Field(default=["onnx", "safetensors"], min_length=1)
+    formats: list[Literal["onnx", "safetensors", "pt2", "timm"]] = Field(default=["onnx", "safetensors"], min_length=1)
     """File formats."""
 
 
@@ -233,16 +152,6 @@ class HealthSection(Section):
     """Dead is a network with a larger share of zeros than this before the average pool."""
     patience_windows: int = Field(default=3, ge=1)
     """... in so many rows in succession. Nothing is saved meanwhile, so that the last checkpoint is a good one."""
-
-
-Optim = Annotated[RmsPropSection | SgdSection | AdamWSection | LambSection, Field(discriminator="name")]
-Schedule = Annotated[StaircaseSection | ConstantSection | CosineSection, Field(discriminator="name")]
-
-# Sections whose keys depend on their `name`: a recipe that extends another and changes the name starts the section anew.
-VARIANTS: dict[str, dict[str, type[Section]]] = {
-    "optim": {"rmsprop": RmsPropSection, "sgd": SgdSection, "adamw": AdamWSection, "lamb": LambSection},
-    "schedule": {"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
-}
 
 
 class Recipe(Section):
@@ -284,12 +193,6 @@ class Recipe(Section):
 FREE_TO_CHANGE = frozenset(
     {
         "data.root",
-        "data.format",
-        "data.class_names",
-        "data.class_order",
-        "data.val_labels",
-        "data.train_csv",
-        "data.val_csv",
         "data.decode",
         "data.num_threads",
         "train.epochs",

@@ -61,9 +61,9 @@ def save_checkpoint(
     with disk_errors(final):
         try:
             temporary.mkdir(parents=True)
-            _save_tensors(temporary / "model.safetensors", model.state_dict())
-            _save_tensors(temporary / "ema.safetensors", average.model.state_dict())
-            _save_tensors(temporary / "optimizer.safetensors", optimizer_tensors(model, optimizer))
+            save_tensors(temporary / "model.safetensors", model.state_dict())
+            save_tensors(temporary / "ema.safetensors", average.model.state_dict())
+            save_tensors(temporary / "optimizer.safetensors", optimizer_tensors(model, optimizer))
             write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
             files.seal(temporary)
             sync_folder(temporary)
@@ -77,7 +77,8 @@ def save_checkpoint(
     return final
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name and sync them. Raises EnvironmentFault when the disk refuses."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         save_file(plain, str(path), metadata={"format": "pt"})

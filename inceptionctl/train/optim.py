@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault, RecipeError
 
-# Values of one tensor that an update takes at once on a CPU: four or five tensors of these fit a core's second-level cache.
-PIECE = 1 << 16
+# Values of one tensor that an update takes at once on a CPU: its few tensors of half a megabyte stay in the caches.
+PIECE = 1 << 17
 
 
 class TensorFlowRMSProp(torch.optim.Optimizer):

@@ -55,8 +55,8 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
 
 
 def model_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Arguments of `build_model`: the model section less the input size and what is done to a network once it is built."""
-    return recipe.model.model_dump(exclude={"input_px", "init_from", "freeze"})
+    """Arguments of `build_model`: the model section less what is done to a network once it is built."""
+    return recipe.model.model_dump(exclude={"init_from", "freeze"})
 
 
 def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:

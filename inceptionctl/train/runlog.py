@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+from types import ModuleType
 from typing import Any
 
 from rich.live import Live
@@ -25,6 +27,9 @@ class RunLog:
         self._live: Live | None = None
         if not enabled:
             return
+        # Where TensorFlow is installed, tensorboard imports it for its file functions alone: 4 s and a page of messages. It looks
+        # for this module to know that it should not.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         # Imported here: only rank 0 pays for it.
         from torch.utils.tensorboard.writer import SummaryWriter
 

@@ -16,7 +16,6 @@ from inceptionctl.cli import app
 from inceptionctl.cores import cgroup_cores
 from inceptionctl.doctor import Finding
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.launch.local import visible_gpus
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,6 @@ def test_every_package_of_pyproject_is_looked_at(report: tuple[int, dict[str, An
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not visible_gpus(), reason="no GPU")
 def test_gpu_is_found(report: tuple[int, dict[str, Any]]) -> None:
     found = by_name(report[1])
     assert "driver" in found["gpu 0"]["found"]

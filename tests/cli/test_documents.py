@@ -5,11 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from inceptionctl.cli import app
 from inceptionctl.errors import EXIT_CODES
+from inceptionctl.models import MODELS, build_model
+from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +55,24 @@ def test_every_documented_command_is_understood(line: str) -> None:
     for word in words:
         if word.startswith("--"):
             assert word.split("=")[0] in options, f"no option {word} in: {line}"
+
+
+def test_the_table_of_networks_is_the_codes() -> None:
+    text = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    written = {row[0]: row[1:5] for row in re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \| (\S+) \| (\S+) \| ", text, re.M)}
+    expected = {}
+    for name, spec in MODELS.items():
+        with torch.device("meta"):
+            model = build_model(name, num_classes=1000, aux_head=None if spec.aux_head is None else True)
+        head = getattr(model, "aux_head", None)
+        of_head = count_parameters(head) if head is not None else 0
+        expected[name] = (
+            str(spec.default_input_px),
+            f"{count_parameters(model) - of_head:,}",
+            f"{of_head:,}" if of_head else "-",
+            f"{multiply_adds(model, spec.default_input_px):,}",
+        )
+    assert written == expected
 
 
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), re.S))

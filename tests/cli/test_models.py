@@ -22,7 +22,7 @@ def shown(*arguments: str) -> dict[str, Any]:
 def test_list_names_every_network() -> None:
     listed = json.loads(run("list", "--json").stdout)
     assert [item["name"] for item in listed] == list(MODELS)
-    first = listed[0]
+    first = next(item for item in listed if item["name"] == "inception_v4")
     assert (first["name"], first["input_px"], first["parameters"]) == ("inception_v4", 299, 42_679_816)
     assert (first["paper_top1_error_percent"], first["paper_top5_error_percent"]) == (20.0, 5.0)
     assert "1602.07261" in first["source"]
@@ -78,9 +78,9 @@ def test_unknown_network_names_the_nearest() -> None:
     ("option", "value", "words"),
     [
         ("--input-px", "74", "input_px 74 is too small for inception_v4: at least 75"),
-        ("--width", "9", "width: 9.0: input should be less than or equal to 4"),
-        ("--width", "0", "width: 0.0: input should be greater than 0"),
-        ("--num-classes", "1", "num_classes: 1: input should be greater than or equal to 2"),
+        ("--width", "9", "9.0: input should be less than or equal to 4"),
+        ("--width", "0", "0.0: input should be greater than 0"),
+        ("--num-classes", "1", "1: input should be greater than or equal to 2"),
     ],
 )
 def test_impossible_options_are_worded(option: str, value: str, words: str) -> None:
@@ -89,6 +89,67 @@ def test_impossible_options_are_worded(option: str, value: str, words: str) -> N
     assert f"{option}: {words}" in result.stderr
 
 
-def test_smallest_input_of_every_network_is_shown() -> None:
-    for name, spec in MODELS.items():
-        assert shown(name, "--input-px", str(spec.min_input_px))["input_px"] == spec.min_input_px
+@pytest.mark.parametrize(
+    ("name", "arguments", "words", "hint"),
+    [
+        (
+            "resnet_50",
+            ("--residual-scale", "0.1"),
+            "--residual-scale: resnet_50 has no residuals to scale",
+            "inception_resnet_v1",
+        ),
+        ("inception_resnet_v1", ("--residual-scale", "0.1,x"), "--residual-scale: '0.1,x' is neither a number", ""),
+        ("inception_resnet_v1", ("--residual-scale", "0.1,0.2"), "--residual-scale: [0.1, 0.2] is neither a number", ""),
+        ("inception_resnet_v1", ("--residual-scale", "0"), "--residual-scale: 0.0 is neither a number above 0", ""),
+        ("inception_resnet_v1", ("--aux-head",), "--aux-head: inception_resnet_v1 has no auxiliary head", "inception_v3"),
+        ("inception_v3", ("--input-px", "106"), "aux_head of inception_v3 needs input_px of at least 107, got 106", "false"),
+        ("inception_v3", ("--residual-unit", "original"), "--residual-unit: inception_v3 has no residual units", "resnet_18"),
+        ("resnet_18", ("--residual-unit", "wide"), "--residual-unit: 'wide' is not a choice", "'original' or 'bottleneck'"),
+        ("resnet_18", ("--input-px", "31"), "--input-px: 31: input should be greater than or equal to 32", ""),
+    ],
+)
+def test_options_of_other_networks_are_worded(name: str, arguments: tuple[str, ...], words: str, hint: str) -> None:
+    result = run("show", name, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr and hint in result.stderr
+
+
+def test_parameters_with_and_without_the_auxiliary_head() -> None:
+    own, without = shown("inception_v3"), shown("inception_v3", "--no-aux-head")
+    assert (own["parameters"], own["aux_head_parameters"], own["aux_head"]) == (23_834_568, 3_326_696, True)
+    assert own["parameters"] + own["aux_head_parameters"] == 27_161_264
+    assert (without["parameters"], without["aux_head_parameters"], without["aux_head"]) == (23_834_568, None, False)
+    assert without["endpoints"] == own["endpoints"]
+    assert shown("inception_v4", "--aux-head")["aux_head_parameters"] == 3_359_464
+    assert shown("resnet_18")["aux_head"] is None
+
+
+def test_options_of_the_families_are_shown() -> None:
+    assert shown("inception_resnet_v1")["residual_scale"] == [0.17, 0.10, 0.20]
+    assert shown("inception_resnet_v1", "--residual-scale", "1")["residual_scale"] == 1.0
+    assert shown("inception_resnet_v2", "--residual-scale", "0.1,0.2,0.3")["residual_scale"] == [0.1, 0.2, 0.3]
+    basic, bottleneck = shown("resnet_34"), shown("resnet_34", "--residual-unit", "bottleneck")
+    assert (basic["residual_unit"], bottleneck["residual_unit"]) == ("original", "bottleneck")
+    assert (basic["parameters"], bottleneck["parameters"]) == (21_797_672, 25_557_032)  # the units of 34 are those of 50
+
+
+def test_names_are_not_broken_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = run("list").stdout
+    assert all(name in printed for name in MODELS)
+
+
+def test_a_network_whose_errors_the_paper_does_not_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    line = next(line for line in run("list").stdout.splitlines() if line.startswith("resnet_152 "))
+    assert [cell.strip() for cell in line.split("│")][1:] == ["224", "60,192,808", "-", "-", "arXiv 1512.03385"]
+    assert shown("resnet_152")["paper_top1_error_percent"] is None
+    assert "None" not in run("show", "resnet_152").stdout
+
+
+@pytest.mark.parametrize("name", ["bn_inception", "inception_v3", "inception_resnet_v1", "resnet_18"])
+def test_smallest_input_is_shown(name: str) -> None:
+    spec = MODELS[name]
+    without = ["--no-aux-head"] if spec.aux_head is not None else []
+    about = shown(name, "--input-px", str(spec.min_input_px), *without)
+    assert about["input_px"] == about["min_input_px"] == spec.min_input_px

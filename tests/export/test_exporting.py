@@ -178,7 +178,7 @@ def test_description_survives_both_forms(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"architecture": "resnet50"}, "unknown architecture 'resnet50'; this version knows inception_v4"),
+        ({"architecture": "resnet50"}, "unknown architecture 'resnet50'; this version knows bn_inception"),
         ({"class_names": ["a"]}, "1 class_names for 6 num_classes"),
         ({"input_px": "75"}, "input_px: Input should be a valid integer"),
         ({"format": 2}, "format: Input should be 1"),

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from inceptionctl.models import build_model
 from inceptionctl.models.inception_v4 import inception_v4
 from inceptionctl.models.summary import Stage, count_parameters, endpoints, multiply_adds
 
@@ -41,6 +42,40 @@ def test_a_layer_called_twice_costs_twice() -> None:
             return self.conv(self.conv(x))
 
     assert multiply_adds(Twice(), 2) == 2 * 4 * 9
+
+
+def test_outputs_that_are_no_single_tensor() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor):
+            return {"no": "tensor"}, [x[:, :2], x]
+
+    class Nothing(nn.Module):
+        def forward(self, x: torch.Tensor) -> None:
+            return None
+
+    class Odd(nn.Module):
+        STAGES = (Stage("pair", ""), Stage("nothing", ""), Stage("never", ""), Stage("tokens", ""))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair, self.nothing, self.never, self.tokens = Pair(), Nothing(), nn.Linear(3, 5), nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor):
+            self.nothing(x)
+            return self.tokens(self.pair(x)[1][1].flatten(2).transpose(1, 2)), x
+
+    found = [(e.name, e.shape, e.multiply_adds) for e in endpoints(Odd(), 5)]
+    # Of several the first tensor counts; the stage that is not called is left out.
+    assert found == [("pair", (5, 5, 2), 0), ("tokens", (1, 25, 4), 25 * 4 * 3)]
+
+
+def test_an_auxiliary_head_costs_parameters_but_no_evaluation() -> None:
+    with torch.device("meta"):
+        models = [build_model("inception_v3", num_classes=10, width=0.25, aux_head=head) for head in (True, False)]
+    with_head, without = models
+    assert multiply_adds(with_head, 299) == multiply_adds(without, 299)
+    assert count_parameters(with_head) == count_parameters(without) + count_parameters(with_head.aux_head)
+    assert with_head.training
 
 
 def test_a_network_without_stages() -> None:

@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.recipe import bundled_recipes, dump_recipe, find_recipe, load_recipe
+from inceptionctl.recipe import bundled_recipes, dump_recipe, find_recipe, load_recipe, recipe_from_dict
 from inceptionctl.recipe.schema import Recipe, binding
 from inceptionctl.recipe.section import Section
 from inceptionctl.recipe.yaml_source import parse, parse_value
@@ -122,12 +123,46 @@ def test_scientific_numbers_work_in_files_and_settings(tmp_path: Path) -> None:
         ("model: !!python/object:x.Y {}\n", 1, "not YAML"),
         ("a: &a [*a]\n", 1, "not YAML"),
         ("model: {name: inception_v9}\n", 1, "'inception_v9' is not a network"),
+        ("model: {name: timm/}\n", 1, "'timm/' is not a network"),
+        ("model: {name: timm/resnet50, width: 0.5}\n", 1, "model.width: timm/resnet50 has the one width"),
+        ("model:\n  name: inception_v4\n  residual_scale: 0.1\n", 3, "model.residual_scale: inception_v4 has no residuals"),
+        ("model:\n  name: resnet_50\n  aux_head: true\n", 3, "model.aux_head: resnet_50 has no auxiliary head"),
+        ("model:\n  name: inception_v3\n  residual_unit: original\n", 3, "model.residual_unit: inception_v3 has no"),
+        ("model: {name: resnet_50, residual_unit: wide}\n", 1, "model.residual_unit: 'wide' is not a choice"),
+        ("model:\n  name: inception_v3\n  input_px: 75\n", 1, "model: aux_head of inception_v3 needs input_px of at least 107"),
+        ("model: {name: inception_resnet_v1, residual_scale: 0}\n", 1, "model.residual_scale: 0 is neither a number above 0"),
+        ("model: {name: inception_resnet_v1, residual_scale: true}\n", 1, "model.residual_scale: True is neither a number"),
+        ("model: {name: inception_resnet_v1, residual_scale: [0.1]}\n", 1, "model.residual_scale: [0.1] is neither a number"),
+        ("model: {name: inception_resnet_v1, residual_scale: .nan}\n", 1, "model.residual_scale: nan is neither a number"),
+        ("model: {name: inception_resnet_v1, residual_scale: [a, b, c]}\n", 1, "is neither a number above 0 and up to 1"),
     ],
 )
 def test_bad_recipes_are_worded(text: str, where: int, message: str, tmp_path: Path) -> None:
     path = write(tmp_path, text)
     found = problems(path)
     assert any(message in text and place[0] == f"{path}:{where}" for text, place in found.items()), found
+
+
+def test_options_of_a_network_and_their_hint(tmp_path: Path) -> None:
+    text = "model: {name: inception_resnet_v1, input_px: 107, residual_scale: [0.1, 0.2, 0.3]}\n"
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.model.residual_scale == (0.1, 0.2, 0.3)
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+    assert recipe_from_dict(json.loads(json.dumps(recipe.resolved())), "kept") == recipe
+    assert load_recipe(write(tmp_path, text), ["model.residual_scale=1"]).model.residual_scale == 1
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text), ["model.aux_head=true"])
+    [problem] = caught.value.problems
+    assert problem.where == "--set model.aux_head=true"
+    assert problem.hint is not None and "inception_v3" in problem.hint
+
+
+def test_a_recipe_of_before_these_options_reads_the_same() -> None:
+    kept = recipe_from_dict({"model": {"name": "inception_v4", "input_px": 299}}, "kept").resolved()
+    for option in ("aux_head", "residual_scale", "residual_unit"):
+        assert kept["model"].pop(option) is None
+    read = recipe_from_dict(kept, "kept").resolved()["model"]
+    assert read == {**kept["model"], "aux_head": None, "residual_scale": None, "residual_unit": None}
 
 
 def test_extends_merges_deeply_and_settings_come_last(tmp_path: Path) -> None:

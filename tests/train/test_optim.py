@@ -49,6 +49,36 @@ def test_100_steps_equal_tensorflows_formula(
     assert np.abs(expected - start).max() > 0.1
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_an_update_in_pieces_is_the_update_of_the_whole(
+    memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+    for piece in (7, 10**9):
+        monkeypatch.setattr(optim, "PIECE", piece)
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(5, 4, 3, 3).to(memory_format=memory_format))
+        optimizer = TensorFlowRMSProp([weight], 0.1, momentum=0.9, weight_decay=0.01, centered=True)
+        for _ in range(3):
+            weight.grad = torch.randn(5, 4, 3, 3).to(memory_format=memory_format)
+            optimizer.step()
+        ends.append([weight.detach(), *optimizer.state[weight].values()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_gradient_in_another_memory_format_is_taken_as_it_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "PIECE", 7)
+    torch.manual_seed(0)
+    start, gradient = torch.randn(5, 4, 3, 3), torch.randn(5, 4, 3, 3)
+    ends = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        weight = nn.Parameter(start.to(memory_format=memory_format))
+        weight.grad = gradient  # contiguous
+        TensorFlowRMSProp([weight], 0.1, momentum=0.9).step()
+        ends.append(weight.detach())
+    assert torch.equal(*ends)
+
+
 def test_torchs_own_rmsprop_is_another_optimizer() -> None:
     ends = []
     for kind in (

@@ -1,0 +1,115 @@
+"""`inceptionctl weights`: weights of other programs as checkpoints of ours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import Json
+
+if TYPE_CHECKING:
+    from inceptionctl.weights.importing import Import
+
+MOST_TABLE_ROWS = 20
+
+app = typer.Typer(help="Take in weights of timm, torchvision and TF-slim.", no_args_is_help=True)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A state dict (.safetensors, .pth, .pt), or a TensorFlow checkpoint (.ckpt).")
+    ],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The network to fill: a name from `inceptionctl models list`.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Checkpoint folder to make; weights/NAME by default.")
+    ] = None,
+    form: Annotated[
+        Literal["auto", "timm", "torchvision", "tf-slim"], typer.Option(help="Whose names; `auto` goes by the kind of file.")
+    ] = "auto",
+    weights: Annotated[
+        Literal["ema", "raw"], typer.Option(help="Running averages or the last weights, where the file has both.")
+    ] = "ema",
+    class_names: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names of the classes in the order of the logits, one a line.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=2, help="Number of classes; 1001 keeps the background of TF-slim's files.")
+    ] = None,
+    aux_head: Annotated[
+        bool | None, typer.Option(help="With the auxiliary head, or without; by default as the file has it.")
+    ] = None,
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="R G B", help="Subtracted from RGB in [0, 1] before the network; the form's by default."),
+    ] = None,
+    std: Annotated[
+        tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Divisor after that; the form's by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn weights of timm, torchvision or TF-slim into a checkpoint folder.
+
+    Every tensor is accounted for: one that is missing, left over or of another shape is an error (exit code 5), and nothing is
+    written. Code in a file is never run.
+    """
+    from inceptionctl.weights.class_names import read_class_names
+    from inceptionctl.weights.importing import prepare, write
+
+    done = prepare(
+        file,
+        model,
+        form=form,
+        which=weights,
+        class_names=read_class_names(class_names) if class_names else None,
+        num_classes=num_classes,
+        aux_head=aux_head,
+        mean=mean,
+        std=std,
+    )
+    folder = output or Path("weights") / model
+    write(done, folder)
+    result = {"checkpoint": str(folder), **done.to_json()}
+    if as_json:
+        console.print_json(result)
+    else:
+        _print_import(done, result)
+    console.say(f"wrote {folder}; next: inceptionctl evaluate {folder} --data ROOT")
+    if not done.counterpart.same_function:
+        from inceptionctl.weights.forms import TAKE_INSTEAD
+
+        other, why = TAKE_INSTEAD[model]
+        console.warn(
+            f"{model} does not give the logits of {done.form}'s {done.counterpart.name}: {why}", f"use {other} for those"
+        )
+
+
+def _print_import(done: Import, result: dict[str, Any]) -> None:
+    filled = Counter(item.note for item in done.match.mapped if item.theirs is None)
+    names = f"{done.classes[0]} ... {done.classes[-1]}"
+    pairs = [
+        ("from", f"{result['source']}: {result['form']}'s {result['their_network']}"),
+        ("to", f"{result['model']}, {'with' if result['aux_head'] else 'without'} its auxiliary head"),
+        ("classes", f"{result['num_classes']} ({names})" + (", background dropped" if result["background_dropped"] else "")),
+        ("images", f"RGB in [0, 1], less {_triple(result['mean'])}, over {_triple(result['std'])}"),
+        ("tensors", f"{len(done.match.mapped) - filled.total()} mapped, none missing, none of another shape, none left over"),
+        *(("", f"{count} not in the file: {note}") for note, count in filled.items()),
+        ("dropped", f"{len(done.match.dropped)} of the file's tensors"),
+    ]
+    console.print_pairs("Import", pairs)
+    if done.match.dropped:
+        console.out.print()
+        if len(done.match.dropped) <= MOST_TABLE_ROWS:
+            console.print_table("Dropped", ("name in the file", "reason"), done.match.dropped.items())
+        else:
+            counts = Counter(done.match.dropped.values()).items()
+            console.print_table("Dropped", ("reason", "number"), counts, right=("number",))
+        typer.echo("import.json in the folder lists every tensor.")
+
+
+def _triple(values: list[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)

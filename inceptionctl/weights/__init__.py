@@ -1,0 +1,1 @@
+"""Weights in other programs' forms: their names of our layers, and how a file of theirs becomes a checkpoint of ours."""

@@ -1,0 +1,32 @@
+"""The parts of a table of names: small dictionaries from our modules to another program's, joined and prefixed.
+
+A table holds the modules that own tensors, and nothing else: convolutions, norms and linear layers. Each is bijective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+Names = dict[str, str]
+ConvNorm = Callable[[str, str], Names]  # the two tables' names of a convolution with its norm -> those of its parts
+
+
+def chain(ours: str, *theirs: str) -> Names:
+    """Members 0, 1, ... of a sequence of ours."""
+    return {f"{ours}.{i}": name for i, name in enumerate(theirs)}
+
+
+def prefixed(ours: str, theirs: str, names: Mapping[str, str]) -> Names:
+    """The names inside of a block, seen from outside. The separators are part of the prefixes."""
+    return {f"{ours}{name}": f"{theirs}{other}" for name, other in names.items()}
+
+
+def expanded(blocks: Mapping[str, str], conv_norm: ConvNorm) -> Names:
+    """Every convolution with norm of ours by the modules that it is made of."""
+    return {part: other for ours, theirs in blocks.items() for part, other in conv_norm(ours, theirs).items()}
+
+
+def module_and_leaf(tensor: str) -> tuple[str, str]:
+    """`stem.conv_1.conv.weight` -> (`stem.conv_1.conv`, `weight`)."""
+    module, _, leaf = tensor.rpartition(".")
+    return module, leaf
