@@ -57,6 +57,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
+    def bad_images_file(self) -> Path:
+        """Images that a training could not read, with the reasons: a JSON list."""
+        return self.path / "bad_images.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard events."""
         return self.path / "tensorboard"

@@ -9,6 +9,7 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, math, types
 
 from pipelines.filters import FILTERS
+from pipelines.limits import refused_above
 
 
 def evaluation(
@@ -26,12 +27,13 @@ def evaluation(
     device_id: int | None,
     decode: str,
     prefetch: int,
-    read_files: bool = True,
+    most_pixels: int,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
-    Images are (value in [0, 1] - mean) / std. `source` returns (file names as uint8 arrays, labels int64) of one batch a call,
-    the last one as short as it comes, and raises StopIteration at the end; without `read_files` encoded images instead of names.
+    Images are (value in [0, 1] - mean) / std. `source` returns (encoded images as uint8 arrays, labels int64) of one batch a
+    call, the last one as short as it comes, and raises StopIteration at the end. An image whose header claims more than `most_pixels`
+    makes the run fail before it is decoded.
 
     Without `keep_aspect` the crop keeps `central_fraction` of each side and is squashed to the square, as in tf-slim's
     `inception_preprocessing.preprocess_for_eval`; pixel centres lie at halves, unlike in TensorFlow 1's resize. With it the
@@ -45,9 +47,9 @@ def evaluation(
     )
     options = {"size": [input_px, input_px], "interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
-        first, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
-        encoded = fn.io.file.read(first) if read_files else first
+        encoded, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
         sides = fn.peek_image_shape(encoded, dtype=types.INT32)[:2]
+        encoded = refused_above(most_pixels, encoded, sides)
         # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
         image = fn.decoders.image(encoded, device=decode, output_type=types.RGB)
         if device_id is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 
 from pipelines.filters import resize_by_choice
+from pipelines.limits import refused_above
 
 
 def training(
@@ -30,7 +31,7 @@ def training(
     mean: Sequence[float],
     std: Sequence[float],
     prefetch: int,
-    read_files: bool = True,
+    most_pixels: int,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
@@ -38,14 +39,15 @@ def training(
     twenty times as fast as this graph would.
 
     `source` returns one batch a call and raises StopIteration at the end. Its tuple holds, in this order and of N samples each:
-    file names as uint8 arrays, or without `read_files` encoded images; labels, int64; crop candidates, float32 [N,
+    encoded images as uint8 arrays; labels, int64; crop candidates, float32 [N,
     num_candidates, 4] (see `crop_window`); where there are several `resize_filters` (names in FILTERS), the place of one, int32;
     where `horizontal_flip`, int32 0 or 1; where `vertical_flip`, the same; where `colours`, the matrix [N, 3, 3] and the offset
     [N, 3] of the map from RGB in 0..255 to the result, float32; where `contrast`, the matrix [N, 3, 3] by which the mean RGB of
     the resized image adds to the offset.
     What is switched off is not fed: DALI warns of inputs that nothing uses.
 
-    `decode` is 'cpu', or 'mixed' for the GPU's decoder. With a `device_id` everything after decoding runs on that GPU.
+    An image whose header claims more than `most_pixels` makes the run fail before it is decoded. `decode` is 'cpu', or 'mixed' for
+    the GPU's decoder. With a `device_id` everything after decoding runs on that GPU.
     """
     filters = list(resize_filters)
     num_ints = (len(filters) > 1) + horizontal_flip + vertical_flip
@@ -53,12 +55,13 @@ def training(
     wanted = [types.UINT8, types.INT64, types.FLOAT, *[types.INT32] * num_ints, *[types.FLOAT] * num_maps]
 
     def graph() -> Any:
-        first, label, candidates, *rest = fn.external_source(source=source, num_outputs=len(wanted), batch=True, dtype=wanted)
+        encoded, label, candidates, *rest = fn.external_source(source=source, num_outputs=len(wanted), batch=True, dtype=wanted)
         place = rest.pop(0) if len(filters) > 1 else None
         mirror = rest.pop(0) if horizontal_flip else 0
         upside_down = rest.pop(0) if vertical_flip else 0
-        encoded = fn.io.file.read(first) if read_files else first
-        anchor, shape = crop_window(fn.peek_image_shape(encoded, dtype=types.INT32), candidates, num_candidates)
+        size = fn.peek_image_shape(encoded, dtype=types.INT32)
+        anchor, shape = crop_window(size, candidates, num_candidates)
+        encoded = refused_above(most_pixels, encoded, size)
         image = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], device=decode, output_type=types.RGB)
         if device_id is not None:
             image, label = image.gpu(), label.gpu()

@@ -1,127 +1,242 @@
-"""Encoded images out of shards, read a few batches ahead by threads, so that training waits for a slow disk only."""
+"""Encoded images from files and shards, read a few batches ahead by threads, so that training waits for a slow disk only.
+
+Read here and not by DALI, because a file that vanishes, is cut short or does not answer must not end the whole batch.
+"""
 
 from __future__ import annotations
 
 import os
+import queue
 import resource
+import stat
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data import reasons
-from inceptionctl.data.imageset import CUT_SHORT, ImageSet, unreadable
+from inceptionctl.data.imageset import CUT_SHORT, ImageSet
 
 Indices = NDArray[np.int64]
 Encoded = NDArray[np.uint8]
 
 NUM_THREADS = 4  # reading frees Python's lock and waits for the disk; more of them only help where the disk is far away
 BATCHES_AHEAD = 4
+SECONDS_TO_READ = 60.0
+SECONDS_TO_CLOSE = 1.0
 
 
 class ReadAhead:
     """The images of (index, inputs) pairs, in the order of these: gives (index, encoded images, inputs).
 
-    An image is read once and into memory of its own, which is handed on as it is. Raises DataError, in its turn, for an image that
-    cannot be read whole.
+    An image is read once and into memory of its own, which is handed on as it is. In the place of one that cannot be read whole,
+    or that has not come after `seconds` of waiting for nothing else, stands the DataError that says why.
     """
 
     def __init__(
         self,
         images: ImageSet,
         inputs: Iterator[tuple[Indices, Any]],
+        *,
         num_threads: int = NUM_THREADS,
         batches_ahead: int = BATCHES_AHEAD,
+        seconds: float = SECONDS_TO_READ,
     ) -> None:
         self._images = images
         self._inputs = inputs
-        self._num_threads = num_threads
+        self._num_parts = num_threads
         self._batches_ahead = batches_ahead
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
-        self._files = _Files(images)
-        self._waiting: deque[tuple[Indices, list[Future[list[Encoded]]], Any]] = deque()
+        self._seconds = seconds
+        self._source = _Source(images)
+        self._readers = _Readers(num_threads, self._source.read)
+        self._waiting: deque[tuple[Indices, list[_Part], Any]] = deque()
 
-    def __iter__(self) -> Iterator[tuple[Indices, list[Encoded], Any]]:
+    def __iter__(self) -> Iterator[tuple[Indices, list[Encoded | str], Any]]:
         """Itself: the inputs are used up once."""
         return self
 
-    def __next__(self) -> tuple[Indices, list[Encoded], Any]:
+    def __next__(self) -> tuple[Indices, list[Encoded | str], Any]:
         """The next batch; waits only if its images are not there yet."""
         while len(self._waiting) <= self._batches_ahead and self._submit_next():
             pass
         if not self._waiting:
             raise StopIteration
         index, parts, inputs = self._waiting.popleft()
-        return index, [image for part in parts for image in part.result()], inputs
+        return index, [image for part in parts for image in self._images_of(part)], inputs
+
+    def read(self, i: int) -> Encoded | str:
+        """One image out of turn."""
+        part = _Part([i])
+        self._readers.submit(part)
+        (image,) = self._images_of(part)
+        return image
 
     def _submit_next(self) -> bool:
         following = next(self._inputs, None)
         if following is None:
             return False
         index, inputs = following
-        parts = np.array_split(index, min(self._num_threads, len(index)))
-        self._waiting.append((index, [self._pool.submit(self._read, part) for part in parts], inputs))
+        parts = [_Part(some.tolist()) for some in np.array_split(index, min(self._num_parts, len(index)))]
+        for part in parts:
+            self._readers.submit(part)
+        self._waiting.append((index, parts, inputs))
         return True
 
-    def _read(self, index: Indices) -> list[Encoded]:
-        shards, offsets, lengths = self._images.places(index)
-        return [
-            self._read_one(int(i), shard, offset, length)
-            for i, shard, offset, length in zip(index, shards.tolist(), offsets.tolist(), lengths.tolist(), strict=True)
-        ]
+    def _images_of(self, part: _Part) -> list[Encoded | str]:
+        read = -1
+        while not part.done.wait(self._seconds):
+            if len(part.images) == read:
+                return self._images_without_the_stalled(part)
+            read = len(part.images)
+        return part.images
 
-    def _read_one(self, i: int, shard: int, offset: int, length: int) -> Encoded:
-        image = np.empty(length, dtype=np.uint8)
-        try:
-            with self._files.opened(shard) as descriptor:
-                read = os.preadv(descriptor, [image.data], offset)
-        except OSError as fault:
-            raise unreadable(self._images.span(i), reasons.os_words(self._images.path(i), fault)) from fault
-        if read < length:
-            raise unreadable(self._images.span(i), CUT_SHORT)
-        return image
+    def _images_without_the_stalled(self, part: _Part) -> list[Encoded | str]:
+        # The thread cannot be called back from the operating system: it is given up, and another one takes its place.
+        part.given_up = True
+        read = part.images[:]
+        stalled = f"nothing came for {self._seconds:g} seconds"
+        self._source.stalled[part.index[len(read)]] = stalled
+        rest = _Part(part.index[len(read) + 1 :])
+        self._readers.add_one()
+        self._readers.submit(rest)
+        return [*read, stalled, *self._images_of(rest)]
 
     def close(self) -> None:
         """Stop reading and close the files."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
         self._waiting.clear()
+        if self._readers.stop():
+            self._source.close()
+
+
+class _Source:
+    """Reads one image from its file or shard. Apart from ReadAhead, so that threads hold no loader that nobody else holds."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+        self._files = _Files(images)
+        self.stalled: dict[int, str] = {}
+
+    def read(self, i: int) -> Encoded | str:
+        """The image, or why it cannot be had. One that has stalled is not waited for again."""
+        if i in self.stalled:
+            return self.stalled[i]
+        span = self._images.span(i)
+        try:
+            with self._files.opened(span.path) as descriptor:
+                return self._read_from(descriptor, span.offset, span.length)
+        except OSError as fault:
+            return reasons.os_words(span.path, fault)
+
+    @staticmethod
+    def _read_from(descriptor: int, offset: int, length: int | None) -> Encoded | str:
+        if length is None:
+            status = os.fstat(descriptor)
+            wrong = reasons.not_an_image_file(stat.S_ISREG(status.st_mode), status.st_size)
+            if wrong:
+                return wrong
+            length = status.st_size
+        image = np.empty(length, dtype=np.uint8)
+        read = 0
+        while read < length:
+            count = os.preadv(descriptor, [image[read:].data], offset + read)
+            if count == 0:
+                return CUT_SHORT
+            read += count
+        return reasons.refused_kind(image[:16].tobytes()) or image
+
+    def close(self) -> None:
         self._files.close()
 
 
+class _Part:
+    """Some images that one thread reads, one after another."""
+
+    def __init__(self, index: list[int]) -> None:
+        self.index = index
+        self.images: list[Encoded | str] = []
+        self.done = threading.Event()
+        self.given_up = False
+
+
+class _Readers:
+    """Threads that read parts. Daemons, unlike a pool's: one that hangs in the operating system must not keep the process alive."""
+
+    def __init__(self, count: int, read: Callable[[int], Encoded | str]) -> None:
+        self._read = read
+        self._parts: queue.SimpleQueue[_Part | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._dismiss = weakref.finalize(self, _dismiss, self._parts, self._threads)
+        for _ in range(count):
+            self.add_one()
+
+    def submit(self, part: _Part) -> None:
+        self._parts.put(part)
+
+    def add_one(self) -> None:
+        thread = threading.Thread(target=_work, args=(self._parts, self._read), name="read-ahead", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def stop(self) -> bool:
+        """End the threads after the image that they are at. Whether they have ended; one that hangs has not."""
+        self._dismiss()
+        for thread in self._threads:
+            thread.join(SECONDS_TO_CLOSE)
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+def _dismiss(parts: queue.SimpleQueue[_Part | None], threads: Sequence[threading.Thread]) -> None:
+    with suppress(queue.Empty):
+        while True:
+            parts.get_nowait()
+    for _ in threads:
+        parts.put(None)
+
+
+def _work(parts: queue.SimpleQueue[_Part | None], read: Callable[[int], Encoded | str]) -> None:
+    while (part := parts.get()) is not None:
+        for i in part.index:
+            image = read(i)
+            if part.given_up:
+                return
+            part.images.append(image)
+        part.done.set()
+
+
 class _Files:
-    """Descriptors of the shards, opened when first needed. They stay open, except those beyond a share of what a process may have."""
+    """Descriptors of shards, opened when first needed. They stay open, except those beyond a share of what a process may have."""
 
     def __init__(self, images: ImageSet) -> None:
-        assert images.pieces is not None
-        self._paths = [images.root / file for file in images.pieces.files]
+        self._keep = images.pieces is not None
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
-        self._open: dict[int, int] = {}
+        self._open: dict[bytes, int] = {}
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, _close_all, self._open)
 
     @contextmanager
-    def opened(self, shard: int) -> Iterator[int]:
-        """The descriptor of a shard, as long as it is in use."""
-        with self._lock:
-            kept = self._open.get(shard)
-            if kept is None and len(self._open) < self._most:
-                kept = self._open[shard] = os.open(self._paths[shard], os.O_RDONLY)
+    def opened(self, path: bytes) -> Iterator[int]:
+        """The descriptor of a file, as long as it is in use."""
+        kept = self._open.get(path)
         if kept is not None:
             yield kept
             return
-        descriptor = os.open(self._paths[shard], os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
+        with self._lock:
+            keep = self._keep and path not in self._open and len(self._open) < self._most
+            if keep:
+                self._open[path] = descriptor
         try:
             yield descriptor
         finally:
-            os.close(descriptor)
+            if not keep:
+                os.close(descriptor)
 
 
-def _close_all(descriptors: dict[int, int]) -> None:
+def _close_all(descriptors: dict[bytes, int]) -> None:
     while descriptors:
         os.close(descriptors.popitem()[1])

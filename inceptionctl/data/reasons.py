@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Pixels in a header above which nobody decodes: 200 megapixels are 600 MB of RGB. A file of 1 KB can claim 4 gigapixels.
 MOST_PIXELS = 200_000_000
+MOST_BYTES = 8 * MOST_PIXELS  # four channels of 16 bits, not compressed
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -48,9 +49,15 @@ def look(path: bytes, offset: int = 0, length: int | None = None) -> tuple[int, 
     kind = kind_of(head)
     if size == 0:
         return 0, kind, "the file is empty"
-    if kind not in _DECODED:
-        return size, kind, "GIF is not decoded" if kind == "gif" else f"the file is no image (it starts with {head[:8]!r})"
-    return size, kind, None
+    return size, kind, refused_kind(head)
+
+
+def refused_kind(head: bytes) -> str | None:
+    """Why a file with these first 16 bytes is of no kind that is decoded, else None."""
+    kind = kind_of(head)
+    if kind in _DECODED:
+        return None
+    return "GIF is not decoded" if kind == "gif" else f"the file is no image (it starts with {head[:8]!r})"
 
 
 def os_words(path: bytes, fault: OSError) -> str:
@@ -58,6 +65,15 @@ def os_words(path: bytes, fault: OSError) -> str:
     if isinstance(fault, FileNotFoundError):
         return "the link leads nowhere" if Path(os.fsdecode(path)).is_symlink() else "the file does not exist"
     return (fault.strerror or str(fault)).lower()
+
+
+def not_an_image_file(regular: bool, num_bytes: int) -> str | None:
+    """Why a file is not even read: a pipe or a device, an empty one, or one that no image of MOST_PIXELS fills."""
+    if not regular:
+        return "it is no regular file"
+    if num_bytes == 0:
+        return "the file is empty"
+    return f"the file has {num_bytes:,} bytes; {MOST_BYTES:,} is the most" if num_bytes > MOST_BYTES else None
 
 
 def too_large(height: int, width: int) -> str | None:
@@ -76,6 +92,8 @@ def in_words(printed: str, raised: str) -> str:
     status = _STATUS.search(raised)
     if status:
         return _STATUS_WORDS.get(status[1], f"the decoder refused it (nvImageCodec status {status[1]})")
+    if "requested_volume" in raised:  # pipelines.limits.refused_above
+        return f"the header claims more than {MOST_PIXELS / 1e6:,.0f} megapixels"
     if "Failed to decode sample" in raised:
         return "no decoder takes it (a 12-bit JPEG, for example)"
     return essence(raised)

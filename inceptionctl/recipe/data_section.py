@@ -79,6 +79,10 @@ class DataSection(Section):
     """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
     num_threads: int | None = Field(default=None, ge=1)
     """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
+    max_bad_images: int = Field(default=100, ge=0)
+    """Images that training may find unreadable before it stops; their places go to others, validation leaves them out."""
+    read_timeout_seconds: float = Field(default=60.0, gt=0.0)
+    """An image that has not been read after so long, while nothing else was waited for, counts as unreadable."""
     mean: Annotated[tuple[float, float, float], Field(strict=False)] = (0.5, 0.5, 0.5)
     """Subtracted from R, G and B in [0, 1]. With `std` 0.5 the network sees [-1, 1], as in TF-slim."""
     std: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)] = (0.5, 0.5, 0.5)

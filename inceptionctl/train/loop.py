@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import EvalLoader, TrainLoader
 from inceptionctl.evaluate.preparation import preparation_of
@@ -21,6 +22,7 @@ from inceptionctl.launch.world import World
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
@@ -54,6 +56,7 @@ class Training:
     progress: Progress
     log: RunLog
     loader_options: dict[str, Any]
+    bad: BadImages
 
     @property
     def steps_per_epoch(self) -> float:
@@ -75,6 +78,8 @@ def train(job: Training) -> None:
         log=job.log,
         device=job.device,
         epochs=recipe.train.epochs,
+        bad=job.bad,
+        data_root=job.train_set.root,
     )
     try:
         batches = iter(loader)
@@ -157,6 +162,7 @@ def _train_loader(job: Training) -> TrainLoader:
         world_size=job.world.size,
         start_step=job.progress.step,
         num_steps=job.progress.total_steps,
+        bad=job.bad,
         **job.loader_options,
     )
 
@@ -164,19 +170,21 @@ def _train_loader(job: Training) -> TrainLoader:
 def _validate(job: Training) -> bool:
     """Score the averaged weights on the validation images, each exactly once over the ranks. Whether it is the best so far."""
     start = time.perf_counter()
-    options = {key: job.loader_options[key] for key in ("num_threads", "device_id", "decode")}
+    options = {key: job.loader_options[key] for key in ("num_threads", "device_id", "decode", "seconds_to_read")}
     loader = EvalLoader(
         job.val_set,
         **preparation_of(job.recipe).options(),
         batch_size=job.recipe.evaluate.batch_size,
         rank=job.world.rank,
         world_size=job.world.size,
+        bad=job.bad,
         **options,
     )
     try:
         scores = score(job.average.model, loader, device=job.device, precision=job.precision, num_ranks=job.world.size)
     finally:
         loader.close()
+    share_bad_images(job.bad, job.train_set.root, job.world, job.run, job.log)
     seconds = time.perf_counter() - start
     result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
     job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, "num_images": scores.num_images})

@@ -23,6 +23,7 @@ from torch import nn
 
 from inceptionctl import console
 from inceptionctl.cores import usable_cores
+from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_data
 from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError
@@ -32,6 +33,7 @@ from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, append_json, discard_unused, disk_errors
 from inceptionctl.train import engine as distributed
+from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
@@ -155,6 +157,9 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
     progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()
     progress.num_train_images, progress.ranks = len(train_set), world.size
     progress.precision = resolve_precision(recipe.train.precision, machine.device)
+    bad = BadImages(recipe.data.max_bad_images)
+    known = distributed.on_rank_zero(world, machine.device, lambda: read_bad_images(start.run))
+    bad.add((name, reason) for name, reason in known)
     log = RunLog(start.run, start_step=progress.step, enabled=world.rank == 0)
     job = Training(
         recipe=recipe,
@@ -173,6 +178,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
         progress=progress,
         log=log,
         loader_options=loader_options(recipe, machine),
+        bad=bad,
     )
     try:
         _greet(job, start)
@@ -214,6 +220,7 @@ def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
         "num_threads": recipe.data.num_threads or machine.num_threads,
         "device_id": machine.device.index if on_gpu else None,
         "decode": decode,
+        "seconds_to_read": recipe.data.read_timeout_seconds,
     }
 
 

@@ -15,7 +15,17 @@ from rich.text import Text
 from inceptionctl import console
 from inceptionctl.run import Run, disk_errors, write_atomically
 
-SCALARS = ("loss", "learning_rate", "grad_norm", "images_per_second", "data_wait", "zero_share", "top1_error", "top5_error")
+SCALARS = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "images_per_second",
+    "data_wait",
+    "bad_images",
+    "zero_share",
+    "top1_error",
+    "top5_error",
+)
 
 
 class RunLog:

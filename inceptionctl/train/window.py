@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from inceptionctl import console
+from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import DivergedError, InceptionctlError
 from inceptionctl.launch.world import World
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.engine import Engine, RelayedError
@@ -38,10 +41,13 @@ class Window:
     log: RunLog
     device: torch.device
     epochs: float
+    bad: BadImages
+    data_root: Path
     _loss: float | None = None
     _norm: float | None = None
     _speed: float | None = None
     _waited_share: float = 0.0
+    _fresh_bad_images: bool = False
     _seen: Health = field(default_factory=Health)
 
     def __post_init__(self) -> None:
@@ -72,6 +78,8 @@ class Window:
         Raises DivergedError when loss or gradient is not finite, or the network has died; the row is written before.
         """
         self._read()
+        if self._fresh_bad_images:
+            share_bad_images(self.bad, self.data_root, self.world, self.run, self.log)
         seconds = time.perf_counter() - self._began
         self._speed = self._passes * self.batch.micro_batch_size * self.world.size / seconds
         self._waited_share = self._waited / seconds
@@ -92,7 +100,7 @@ class Window:
 
     def _read(self) -> None:
         """The numbers of the window, the mean over the ranks; the only wait for the device."""
-        numbers = [self._sum / self._passes, *self.health.numbers()]
+        numbers = [self._sum.new_tensor(self.bad.num_fresh), self._sum / self._passes, *self.health.numbers()]
         shared = torch.stack([number.float() for number in numbers])
         if self.world.size > 1:
             dist.all_reduce(shared)
@@ -100,6 +108,7 @@ class Window:
         norm = self.engine.grad_norm  # the same on every rank
         values = (shared if norm is None else torch.cat([norm.float().reshape(1), shared])).tolist()
         self._norm = None if norm is None else values.pop(0)
+        self._fresh_bad_images = values.pop(0) > 0.0
         self._loss = values.pop(0)
         self._seen = self.health.health(values)
 
@@ -112,6 +121,7 @@ class Window:
             "grad_norm": self._norm,
             "images_per_second": self._speed,
             "data_wait": self._waited_share,
+            "bad_images": len(self.bad),
         }
         if self._seen.zero_share is not None:
             row["zero_share"] = self._seen.zero_share

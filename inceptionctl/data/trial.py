@@ -1,0 +1,57 @@
+"""Which image of a batch made DALI raise: it raises for all of them, and a pipeline that has raised is of no more use."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from inceptionctl.data import reasons
+
+Feed = tuple[Any, ...]
+
+
+class Trial:
+    """Runs the graph of a loader on single images, each with its own crop and draws.
+
+    So the answer is a function of the place alone: a JPEG cut short is good where the crop lies in what there is of it, whatever
+    images it happens to be in a batch with.
+    """
+
+    def __init__(self, build: Callable[[Callable[[], Feed]], Any]) -> None:
+        """`build` makes the pipeline for batches of one, from the function that feeds it."""
+        self._build = build
+        self._next: deque[Feed] = deque()
+        self._pipe: Any = None
+
+    def fault(self, feed: Feed) -> str | None:
+        """Why the graph does not take a batch of one image, in words; None when it does."""
+        self._pipe = self._pipe or self._build(lambda: self._next.popleft())
+        self._next.append(feed)
+        with overheard() as printed:
+            try:
+                self._pipe.run()
+            except (RuntimeError, MemoryError) as fault:
+                self._pipe = None
+                self._next.clear()
+                return reasons.in_words(printed(), str(fault))
+        return None
+
+
+@contextmanager
+def overheard() -> Iterator[Callable[[], str]]:
+    """Catch what is written to descriptor 2 inside the block; decoders complain there by themselves, and say more than DALI does."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 2)
+        try:
+            yield lambda: os.pread(printed.fileno(), 1 << 16, 0).decode(errors="replace")
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
