@@ -39,7 +39,7 @@ from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.loop import Training, train
-from inceptionctl.train.optim import build_optimizer, parameter_groups
+from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.plan import disk_needed
 from inceptionctl.train.precision import resolve_precision
 from inceptionctl.train.runlog import RunLog
@@ -248,7 +248,7 @@ def _check(recipe: Recipe, start: Start) -> None:
     # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
     _with_initial_weights(recipe, start, model)
     freeze(model, recipe.model.freeze)
-    parameter_groups(model, recipe.optim.weight_decay)
+    build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
 
 
 def take_lock(run: Run) -> IO[str]:
