@@ -42,7 +42,7 @@ def list_recipes(as_json: Json = False) -> None:
         console.print_json(found)
         return
     rows = [(item["name"], item.get("title", ""), item.get("expected", ""), item.get("cost", "")) for item in found]
-    console.print_table("Bundled recipes", ("name", "what it trains", "expected", "cost"), rows)
+    console.print_table("Bundled recipes", ("name", "what it trains", "expected", "cost"), rows, whole=("name",))
     console.say("`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it")
 
 

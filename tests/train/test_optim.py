@@ -72,7 +72,7 @@ def test_a_gradient_in_another_memory_format_is_taken_as_it_means(monkeypatch: p
     start, gradient = torch.randn(5, 4, 3, 3), torch.randn(5, 4, 3, 3)
     ends = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        weight = nn.Parameter(start.to(memory_format=memory_format))
+        weight = nn.Parameter(start.clone(memory_format=memory_format))
         weight.grad = gradient  # contiguous
         TensorFlowRMSProp([weight], 0.1, momentum=0.9).step()
         ends.append(weight.detach())
