@@ -197,8 +197,12 @@ class Recipe(Section):
 FREE_TO_CHANGE = frozenset(
     {
         "data.root",
+        "data.format",
+        "data.val_labels",
         "data.decode",
         "data.num_threads",
+        "data.max_bad_images",
+        "data.read_timeout_seconds",
         "train.epochs",
         "train.max_steps",
         "train.micro_batch_size",
