@@ -27,6 +27,7 @@ def evaluation(
     decode: str,
     prefetch: int,
     read_files: bool = True,
+    exif_orientation: bool = True,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
@@ -37,8 +38,9 @@ def evaluation(
     `inception_preprocessing.preprocess_for_eval`; pixel centres lie at halves, unlike in TensorFlow 1's resize. With it the
     shorter side becomes floor(input_px / central_fraction) and the square in the middle is taken, as in timm.
 
-    `interpolation` is a name in FILTERS; `antialias` widens it where the image shrinks. `decode` is 'cpu', or 'mixed' for the
-    GPU's decoder; with a `device_id` everything after it runs on that GPU.
+    `exif_orientation` turns photographs upright as their EXIF data say. `interpolation` is a name in FILTERS; `antialias` widens it
+    where the image shrinks. `decode` is 'cpu', or 'mixed' for the GPU's decoder; with a `device_id` everything after it runs on
+    that GPU.
     """
     pipe = Pipeline(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
@@ -47,9 +49,9 @@ def evaluation(
     with pipe:
         first, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
         encoded = fn.io.file.read(first) if read_files else first
-        sides = fn.peek_image_shape(encoded, dtype=types.INT32)[:2]
+        sides = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)[:2]
         # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
-        image = fn.decoders.image(encoded, device=decode, output_type=types.RGB)
+        image = fn.decoders.image(encoded, device=decode, output_type=types.RGB, adjust_orientation=exif_orientation)
         if device_id is not None:
             image, label = image.gpu(), label.gpu()
         if keep_aspect:

@@ -31,6 +31,7 @@ def training(
     std: Sequence[float],
     prefetch: int,
     read_files: bool = True,
+    exif_orientation: bool = True,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
@@ -45,6 +46,7 @@ def training(
     the resized image adds to the offset.
     What is switched off is not fed: DALI warns of inputs that nothing uses.
 
+    `exif_orientation` turns photographs upright as their EXIF data say, before anything else.
     `decode` is 'cpu', or 'mixed' for the GPU's decoder. With a `device_id` everything after decoding runs on that GPU.
     """
     filters = list(resize_filters)
@@ -58,8 +60,11 @@ def training(
         mirror = rest.pop(0) if horizontal_flip else 0
         upside_down = rest.pop(0) if vertical_flip else 0
         encoded = fn.io.file.read(first) if read_files else first
-        anchor, shape = crop_window(fn.peek_image_shape(encoded, dtype=types.INT32), candidates, num_candidates)
-        image = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], device=decode, output_type=types.RGB)
+        size = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)
+        anchor, shape = crop_window(size, candidates, num_candidates)
+        image = fn.decoders.image_slice(
+            encoded, anchor, shape, axes=[0, 1], device=decode, output_type=types.RGB, adjust_orientation=exif_orientation
+        )
         if device_id is not None:
             image, label = image.gpu(), label.gpu()
         image = resize_by_choice(image, input_px, filters, place)

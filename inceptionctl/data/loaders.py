@@ -71,6 +71,7 @@ class TrainLoader:
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         prefetch: int = 2,
+        exif_orientation: bool = True,
     ) -> None:
         share, rest = divmod(global_batch_size, world_size)
         if rest or share % micro_batch_size:
@@ -104,6 +105,7 @@ class TrainLoader:
                 std=std,
                 prefetch=prefetch,
                 read_files=dataset.pieces is None,
+                exif_orientation=exif_orientation,
             ),
             device_id,
             limits(mean, std) if augmentation.has_colours else None,
@@ -162,6 +164,7 @@ class EvalLoader:
         device_id: int | None,
         decode: Decode,
         prefetch: int = 2,
+        exif_orientation: bool = True,
     ) -> None:
         self.first = rank * len(dataset) // world_size
         """Index in the data set of this rank's first image; its images follow one another."""
@@ -186,6 +189,7 @@ class EvalLoader:
                 decode=decode,
                 prefetch=prefetch,
                 read_files=dataset.pieces is None,
+                exif_orientation=exif_orientation,
             ),
             device_id,
         )

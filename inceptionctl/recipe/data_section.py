@@ -77,6 +77,8 @@ class DataSection(Section):
     """The same for the validation images."""
     decode: Literal["auto", "cpu", "mixed"] = "auto"
     """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
+    exif_orientation: bool = True
+    """Turn photographs upright as their EXIF data say; TF-slim ignores EXIF."""
     num_threads: int | None = Field(default=None, ge=1)
     """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
     mean: Annotated[tuple[float, float, float], Field(strict=False)] = (0.5, 0.5, 0.5)
