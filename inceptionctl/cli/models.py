@@ -71,7 +71,7 @@ def _built(section: ModelSection) -> nn.Module:
     from inceptionctl.models import build_model
 
     with torch.device("meta"):
-        return build_model(**section.model_dump())
+        return build_model(**section.network())
 
 
 def _parameters(network: nn.Module) -> dict[str, int | None]:

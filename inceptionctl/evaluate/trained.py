@@ -73,7 +73,7 @@ def load_trained(path: Path, weights: Weights, device: torch.device, which: Whic
             f"{checkpoint}/progress.json names {len(progress.classes)} classes, the network has {recipe.model.num_classes}",
             "use another checkpoint of the run",
         )
-    model = empty_network(recipe.model.model_dump())
+    model = empty_network(recipe.model.network())
     load_weights(checkpoint / WEIGHT_FILES[weights], model)
     return Trained(model.to(device), recipe, tuple(progress.classes), progress.step, checkpoint, weights)
 

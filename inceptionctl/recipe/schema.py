@@ -75,6 +75,10 @@ class ModelSection(Section):
             raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
         return self
 
+    def network(self) -> dict[str, Any]:
+        """Arguments of `models.build_model`: this section less what is done to a network once it is built."""
+        return self.model_dump(exclude={"init_from", "freeze"})
+
 
 class TrainSection(Section):
     """Length, batch, precision and averages of the training."""

@@ -27,7 +27,7 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
     """
     batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
     with torch.device("meta"):
-        model = build_model(**model_arguments(recipe))
+        model = build_model(**recipe.model.network())
     parameters = count_parameters(model)
     images, source = _num_train_images(recipe)
     steps = total_steps(recipe.train.epochs, images, batch.global_batch_size, recipe.train.max_steps) if images else None
@@ -52,11 +52,6 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
         "disk_needed": f"{size(disk_needed(parameters, recipe))} for checkpoints ({size(checkpoint_bytes(parameters, recipe))} each)",
     }
     return plan
-
-
-def model_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Arguments of `build_model`: the model section less what is done to a network once it is built."""
-    return recipe.model.model_dump(exclude={"init_from", "freeze"})
 
 
 def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:

@@ -40,7 +40,7 @@ from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_f
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.loop import Training, train
 from inceptionctl.train.optim import build_optimizer, parameter_groups
-from inceptionctl.train.plan import disk_needed, model_arguments
+from inceptionctl.train.plan import disk_needed
 from inceptionctl.train.precision import resolve_precision
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import schedule_in_words
@@ -138,7 +138,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
     train_set, val_set = open_data(_root(recipe), recipe.model.num_classes, **recipe.data.sources(_root(recipe)))
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
-    model = build_model(**model_arguments(recipe))
+    model = build_model(**recipe.model.network())
     start = _with_initial_weights(recipe, start, model)
     model.to(machine.device)
     frozen = freeze(model, recipe.model.freeze)
@@ -244,7 +244,7 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> N
 def _check(recipe: Recipe, start: Start) -> None:
     open_data(_root(recipe), recipe.model.num_classes, **recipe.data.sources(_root(recipe)))
     with torch.device("meta"):
-        model = build_model(**model_arguments(recipe))
+        model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)
     # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
     _with_initial_weights(recipe, start, model)

@@ -154,7 +154,7 @@ def _recipe(
 
 def _shapes(recipe: Recipe) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
-        return build_model(**recipe.model.model_dump()).state_dict()
+        return build_model(**recipe.model.network()).state_dict()
 
 
 def _refuse_network(

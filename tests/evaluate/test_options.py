@@ -16,7 +16,6 @@ from inceptionctl.run import create_run
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import build_optimizer
-from inceptionctl.train.plan import model_arguments
 
 CPU = torch.device("cpu")
 OLD = {
@@ -46,7 +45,7 @@ def test_options_survive_the_checkpoint_and_the_export(options, tmp_path: Path) 
     section = {**options, "width": 0.125, "num_classes": 3}
     recipe = recipe_from_dict({"model": section, "data": {"root": str(tmp_path)}}, "test")
     torch.manual_seed(0)
-    model = build_model(**model_arguments(recipe))
+    model = build_model(**recipe.model.network())
     x = torch.randn(2, 3, options["input_px"], options["input_px"])
     with torch.no_grad():
         model(

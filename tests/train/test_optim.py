@@ -76,7 +76,7 @@ def test_a_gradient_in_another_memory_format_is_taken_as_it_means(monkeypatch: p
         weight.grad = gradient  # contiguous
         TensorFlowRMSProp([weight], 0.1, momentum=0.9).step()
         ends.append(weight.detach())
-    assert torch.equal(*ends)
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-7)  # vector and scalar units of a processor round a last bit apart
 
 
 def test_torchs_own_rmsprop_is_another_optimizer() -> None:
