@@ -116,6 +116,9 @@ def pack(
     class_names: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names in the order of the labels, as data.class_names.")
     ] = None,
+    exclusions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="List of images to leave out, as data.exclusions.")
+    ] = None,
 ) -> None:
     """Write a data set as WebDataset shards with index and checksums. Goes on where it was stopped; the same bytes on every run."""
     from inceptionctl.data.dataset import open_split, same_classes
@@ -123,8 +126,8 @@ def pack(
 
     shard_bytes = _bytes(shard_size)
     console.say(f"listing {source}")
-    train = open_split(source, "train", class_names=class_names)
-    val = open_split(source, "val", class_names=class_names, val_labels=val_labels)
+    train = open_split(source, "train", class_names=class_names, exclusions=exclusions)
+    val = open_split(source, "val", class_names=class_names, val_labels=val_labels, exclusions=exclusions)
     same_classes(train, val)
     with console.progress_bar() as bar:
         task = bar.add_task("packing", total=None)

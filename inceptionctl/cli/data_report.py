@@ -112,4 +112,4 @@ def _print_duplicates(report: DataReport) -> None:
     if len(groups) > MOST_BAD:
         rows.append(("", "", f"and {len(groups) - MOST_BAD:,} more"))
     console.out.print()
-    console.print_table(f"Same bytes: {len(groups):,} pictures more than once", ("splits", "classes", "images"), rows)
+    console.print_table(f"Copies, byte for byte: {len(groups):,}", ("splits", "classes", "images"), rows)

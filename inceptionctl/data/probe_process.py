@@ -23,7 +23,7 @@ import numpy as np
 from inceptionctl.data import reasons
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
-from inceptionctl.data.traits import Remarks, cut_short, mislabelled, tiny, traits
+from inceptionctl.data.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.errors import DataError
 
 _GRAPHS = {"headers": headers, "images": images}
@@ -90,6 +90,9 @@ class Decoder:
             if image.reason is None:
                 image.remarks |= found
         for image in batch:
+            stumbled = misread(image.data, image.kind) if image.fault == "truncated" else None
+            if stumbled:
+                image.blame("unsupported", stumbled)
             short = cut_short(image.data, image.kind) if image.fault in ("corrupt", "unsupported") else None
             if short:
                 said = "" if image.fault == "unsupported" else f" ({image.reason})"

@@ -37,7 +37,7 @@ def test_the_tables_name_what_is_bad_and_odd(spoilt: Path) -> None:
         r"train/class_0/\xff\xfe.jpg",
         r"train/class_0/[bold]back\\slash.jpg",
         "no image: the file is no image (it starts with b'no image')",
-        "Same bytes: 2 pictures more than once",
+        "Copies, byte for byte: 2",
         "train/class_1/000.jpg, train/class_1/copy.jpg",
     ):
         assert words in result.stdout, result.stdout
@@ -77,6 +77,16 @@ def test_what_is_on_the_list_is_not_checked_again(spoilt: Path, tmp_path: Path) 
     assert again.returncode == 3
     names = [line for line in excluded.read_text().splitlines() if not line.startswith("#")]
     assert len(names) == 5 and names[-2:] == ["train/class_1/copy.jpg", "train/class_2/leak.jpg"]
+
+
+def test_packing_leaves_out_what_is_on_the_list(spoilt: Path, tmp_path: Path) -> None:
+    (spoilt / "train/class_0/link.jpg").symlink_to("nowhere")
+    excluded, packed = tmp_path / "exclusions.txt", tmp_path / "packed"
+    inceptionctl("data", "check", spoilt, "--write-exclusions", excluded)
+    refused(inceptionctl("data", "pack", spoilt, tmp_path / "other"), 3, "link.jpg")
+    assert "22 images" in inceptionctl("data", "pack", spoilt, packed, "--exclusions", excluded).stderr
+    result = inceptionctl("data", "check", packed, "--json")
+    assert result.returncode == 0 and json.loads(result.stdout)["splits"][0]["num_images"] == 15
 
 
 def test_wrong_options_are_refused(root: Path, tmp_path: Path) -> None:
