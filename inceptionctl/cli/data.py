@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.cores import usable_cores
-from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.data_section import DataSection
@@ -50,6 +51,7 @@ def check(
     if unknown or (also and write_exclusions is None):
         what = f"--also {unknown[0]} is no kind" if unknown else "--also needs --write-exclusions"
         raise RecipeError(what, f"kinds are {', '.join(ODD)}; bad images are always on the list")
+    _check_places({"--output": output, "--write-exclusions": write_exclusions})
     section = _data_section(root, recipe, settings or [])
     sources = section.sources(section.root_path)
     if write_exclusions and sources["exclusions"]:
@@ -91,6 +93,14 @@ def check(
             f"{len(report.bad):,} of the images of {section.root_path} cannot be used",
             f"replace them, or leave them out of training: {done}",
         )
+
+
+def _check_places(files: dict[str, Path | None]) -> None:
+    """Refuse a file that cannot be written before hours go into what it is to hold."""
+    for option, file in files.items():
+        if file and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
+            why = "is a folder" if file.is_dir() else "cannot be written: its folder is missing or not writable"
+            raise EnvironmentFault(f"{option} {file} {why}", "name a file in a folder that is there")
 
 
 def _data_section(root: Path | None, recipe: str | None, settings: list[str]) -> DataSection:

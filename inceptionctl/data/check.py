@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from inceptionctl.data.dataset import ImageSet, open_split, same_classes
 from inceptionctl.data.duplicates import DIGEST, Duplicates, find_duplicates
-from inceptionctl.data.exclusions import escaped, name_below
+from inceptionctl.data.exclusions import check_used, escaped, name_below, read_exclusions
 from inceptionctl.data.findings import BAD, KINDS, Finding
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
@@ -118,7 +118,10 @@ def check(
     `sources` are the arguments of `open_split`. An image that cannot be decoded is reported, not raised. Raises DataError when a
     split or a class is missing or empty, and EnvironmentFault when the process that decodes cannot be started.
     """
-    splits = [open_split(root, split, **(sources or {})) for split in ("train", "val")]
+    sources = sources or {}
+    splits = [open_split(root, split, **sources) for split in ("train", "val")]
+    if sources.get("exclusions"):
+        check_used(read_exclusions(sources["exclusions"], root), *splits)
     total, done = sum(map(len, splits)), 0
     tallies = [_Tally(split) for split in splits]
     on_progress(0, total)

@@ -170,7 +170,7 @@ class ImageSet:
             files = tuple(self.pieces.files[shard] for shard in shards.tolist())
             pieces = Pieces(files, np.arange(len(files)), offsets, lengths)
         names = Names.of(self.names[int(i)] for i in where)
-        return replace(self, labels=self.labels[where], names=names, pieces=pieces)
+        return replace(self, labels=self.labels[where], names=names, pieces=pieces, made_of="")
 
     def without(self, index: NDArray[np.int64]) -> ImageSet:
         """All but some of the images; `index` is sorted."""

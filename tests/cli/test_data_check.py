@@ -72,6 +72,10 @@ def test_what_is_on_the_list_is_not_checked_again(spoilt: Path, tmp_path: Path) 
     result = inceptionctl("data", "check", "--recipe", "quickstart", *settings, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["splits"][0]["num_images"] == 15
+    other = tmp_path / "of_other_data.txt"
+    other.write_text("n01440764/n01440764_10026.JPEG\n")
+    wrong = inceptionctl("data", "check", spoilt, *sets(f"data.exclusions={other}"))
+    refused(wrong, 3, "names 1 images, 1 of which are not in", "n01440764_10026.JPEG")
     # A list that is written anew holds what the old one held.
     again = inceptionctl("data", "check", *settings, spoilt, "--write-exclusions", excluded, "--also", "duplicate")
     assert again.returncode == 3
@@ -96,7 +100,10 @@ def test_wrong_options_are_refused(root: Path, tmp_path: Path) -> None:
     refused(
         inceptionctl("data", "check", root, *sets("data.formt=csv")), 2, "data.formt: unknown key", "did you mean `format`?"
     )
-    refused(inceptionctl("data", "check", root, "--output", tmp_path / "no/such/file.json"), 4, "no/such")
+    refused(
+        inceptionctl("data", "check", root, "--output", tmp_path / "no/such/file.json"), 4, "no/such", "its folder is missing"
+    )
+    refused(inceptionctl("data", "check", root, "--write-exclusions", tmp_path), 4, "is a folder")
 
 
 def test_a_run_leaves_out_what_its_list_says_and_keeps_the_list(spoilt: Path, tmp_path: Path) -> None:
