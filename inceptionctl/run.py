@@ -2,6 +2,7 @@
 
 runs/2026-08-22_inception-v4_a1b2c3/
   recipe.yaml        complete, defaults included
+  exclusions.txt     the list of data.exclusions as it was when the run began, if there is one
   environment.json   one entry for each start: versions, machine, ranks, command
   log.txt            what rank 0 said
   metrics.jsonl      one JSON object a line: kind train or evaluate
@@ -40,6 +41,11 @@ class Run:
     def recipe_file(self) -> Path:
         """The complete recipe."""
         return self.path / "recipe.yaml"
+
+    @property
+    def exclusions_file(self) -> Path:
+        """The list of images that are left out, as it was when the run began."""
+        return self.path / "exclusions.txt"
 
     @property
     def environment_file(self) -> Path:
@@ -122,14 +128,25 @@ def create_run(path: Path, recipe: Recipe) -> Run:
         for folder in ("checkpoints", "evaluations", "tensorboard"):
             (path / folder).mkdir(parents=True, exist_ok=True)
     run = Run(path)
+    excluded = _exclusions(recipe)
+    if excluded is not None:
+        write_atomically(run.exclusions_file, excluded)
     write_atomically(run.recipe_file, dump_recipe(recipe))
     return run
+
+
+def _exclusions(recipe: Recipe) -> bytes | None:
+    """The list of a recipe; None where there is none or it cannot be read, which whoever opens the data set says."""
+    try:
+        return recipe.data.exclusions_path.read_bytes() if recipe.data.exclusions_path else None
+    except OSError:
+        return None
 
 
 def discard_unused(run: Run) -> None:
     """Take back a run directory in which nothing has happened yet; one that holds anything but its recipe stays as it is."""
     folders = ("checkpoints", "evaluations", "tensorboard")
-    ours = {"recipe.yaml", ".lock", "origin", *folders}
+    ours = {"recipe.yaml", "exclusions.txt", ".lock", "origin", *folders}
     if any(child.name not in ours for child in run.path.iterdir()) or any(any((run.path / name).iterdir()) for name in folders):
         return
     for child in run.path.iterdir():
@@ -162,9 +179,13 @@ def list_runs(root: Path) -> list[Run]:
 def changed_keys(recipe: Recipe, run: Run) -> list[str]:
     """What a recipe would compute differently from a run, as `key: run's value -> recipe's value`."""
     old, new = binding(run.recipe().resolved()), binding(recipe.resolved())
-    return [
+    changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)
     ]
+    then, now = run.exclusions_file, _exclusions(recipe)
+    if now is not None and then.is_file() and then.read_bytes() != now:
+        changed.append(f"data.exclusions: the list {recipe.data.exclusions} is not the one that {then} keeps")
+    return changed
 
 
 def newest_run_of(recipe: Recipe, runs_root: Path) -> Run | None:

@@ -28,6 +28,7 @@ def evaluation(
     decode: str,
     prefetch: int,
     most_pixels: int,
+    exif_orientation: bool = True,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
@@ -39,8 +40,9 @@ def evaluation(
     `inception_preprocessing.preprocess_for_eval`; pixel centres lie at halves, unlike in TensorFlow 1's resize. With it the
     shorter side becomes floor(input_px / central_fraction) and the square in the middle is taken, as in timm.
 
-    `interpolation` is a name in FILTERS; `antialias` widens it where the image shrinks. `decode` is 'cpu', or 'mixed' for the
-    GPU's decoder; with a `device_id` everything after it runs on that GPU.
+    `exif_orientation` turns photographs upright as their EXIF data say. `interpolation` is a name in FILTERS; `antialias` widens it
+    where the image shrinks. `decode` is 'cpu', or 'mixed' for the GPU's decoder; with a `device_id` everything after it runs on
+    that GPU.
     """
     pipe = Pipeline(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
@@ -48,10 +50,10 @@ def evaluation(
     options = {"size": [input_px, input_px], "interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
         encoded, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
-        sides = fn.peek_image_shape(encoded, dtype=types.INT32)[:2]
+        sides = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)[:2]
         encoded = refused_above(most_pixels, encoded, sides)
         # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
-        image = fn.decoders.image(encoded, device=decode, output_type=types.RGB)
+        image = fn.decoders.image(encoded, device=decode, output_type=types.RGB, adjust_orientation=exif_orientation)
         if device_id is not None:
             image, label = image.gpu(), label.gpu()
         if keep_aspect:

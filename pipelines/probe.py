@@ -5,21 +5,22 @@ from __future__ import annotations
 from nvidia.dali import Pipeline, fn, types
 
 
-def headers(*, batch_size: int, num_threads: int) -> Pipeline:
+def headers(*, batch_size: int, num_threads: int, exif_orientation: bool = True) -> Pipeline:
     """Read only headers; run with `encoded=[uint8 arrays]`, gives int64 [height, width, channels] a file. Decodes nothing."""
     pipe = _empty(batch_size, num_threads)
     with pipe:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8)
-        pipe.set_outputs(fn.peek_image_shape(encoded))
+        pipe.set_outputs(fn.peek_image_shape(encoded, adjust_orientation=exif_orientation))
     return pipe
 
 
-def images(*, batch_size: int, num_threads: int) -> Pipeline:
+def images(*, batch_size: int, num_threads: int, exif_orientation: bool = True) -> Pipeline:
     """Decode whole images; run with `encoded=[uint8 arrays]`, gives int64 [height, width, channels] a file."""
     pipe = _empty(batch_size, num_threads)
     with pipe:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8)
-        pipe.set_outputs(fn.decoders.image(encoded, device="cpu", output_type=types.RGB).shape())
+        decoded = fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=exif_orientation)
+        pipe.set_outputs(decoded.shape())
     return pipe
 
 

@@ -32,6 +32,7 @@ def training(
     std: Sequence[float],
     prefetch: int,
     most_pixels: int,
+    exif_orientation: bool = True,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
@@ -46,6 +47,7 @@ def training(
     the resized image adds to the offset.
     What is switched off is not fed: DALI warns of inputs that nothing uses.
 
+    `exif_orientation` turns photographs upright as their EXIF data say, before anything else.
     An image whose header claims more than `most_pixels` makes the run fail before it is decoded. `decode` is 'cpu', or 'mixed' for
     the GPU's decoder. With a `device_id` everything after decoding runs on that GPU.
     """
@@ -59,10 +61,12 @@ def training(
         place = rest.pop(0) if len(filters) > 1 else None
         mirror = rest.pop(0) if horizontal_flip else 0
         upside_down = rest.pop(0) if vertical_flip else 0
-        size = fn.peek_image_shape(encoded, dtype=types.INT32)
+        size = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)
         anchor, shape = crop_window(size, candidates, num_candidates)
         encoded = refused_above(most_pixels, encoded, size)
-        image = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], device=decode, output_type=types.RGB)
+        image = fn.decoders.image_slice(
+            encoded, anchor, shape, axes=[0, 1], device=decode, output_type=types.RGB, adjust_orientation=exif_orientation
+        )
         if device_id is not None:
             image, label = image.gpu(), label.gpu()
         image = resize_by_choice(image, input_px, filters, place)

@@ -2,83 +2,115 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json
+from inceptionctl.cli.options import Json, Settings
 from inceptionctl.cores import usable_cores
-from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.recipe.data_section import DataSection
 
 app = typer.Typer(help="Check, pack and fetch data sets.", no_args_is_help=True)
 
 
 @app.command()
-def check(root: Annotated[Path, typer.Argument(help="Folder with train/ and val/.")], as_json: Json = False) -> None:
-    """Decode every image once; report classes, counts, sizes and unreadable files. Exit code 3 if there are any."""
+def check(
+    root: Annotated[Path | None, typer.Argument(help="The data set, of any form; the recipe's by default.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Take the data set, its lists and exclusions from a recipe's section data."),
+    ] = None,
+    settings: Settings = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the whole report as JSON.")] = None,
+    write_exclusions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the list of bad images, for data.exclusions. Replaces the file.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Put an odd kind on that list too: duplicate, tiny, ... May be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Decode every image once; report classes, sizes, formats, and every bad or odd image. Exit code 3 if there are bad ones."""
+    from inceptionctl.cli.data_report import print_report
     from inceptionctl.data.check import check as check_data
+    from inceptionctl.data.exclusions import listing
+    from inceptionctl.data.findings import ODD
+    from inceptionctl.run import write_atomically
 
+    unknown = [kind for kind in also or () if kind not in ODD]
+    if unknown or (also and write_exclusions is None):
+        what = f"--also {unknown[0]} is no kind" if unknown else "--also needs --write-exclusions"
+        raise RecipeError(what, f"kinds are {', '.join(ODD)}; bad images are always on the list")
+    _check_places({"--output": output, "--write-exclusions": write_exclusions})
+    section = _data_section(root, recipe, settings or [])
+    sources = section.sources(section.root_path)
+    if write_exclusions and sources["exclusions"]:
+        # Else the new list would lack what the old one leaves out.
+        console.say(f"looking at the images of {sources['exclusions']} too, for a list that is whole")
+        sources["exclusions"] = None
+    begin = time.monotonic()
     with console.progress_bar() as bar:
         task = bar.add_task("decoding", total=None)
-        report = check_data(root, usable_cores(), lambda done, total: bar.update(task, completed=done, total=total))
-    result = report.to_json()
+
+        def show(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - begin, 1e-9)
+            bar.update(task, completed=done, total=total, description=f"decoding, {rate:,.0f} images/s")
+
+        report = check_data(section.root_path, usable_cores(), show, sources=sources, exif_orientation=section.exif_orientation)
+    seconds = time.monotonic() - begin
+    result = report.to_json() | {"seconds": seconds}
+    if output:
+        write_atomically(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     if as_json:
         console.print_json(result)
     else:
-        _print_report(root, result)
-    unreadable = [item for split in result["splits"] for item in split["unreadable"]]
-    if unreadable:
+        print_report(report)
+    images = sum(split.num_images for split in report.splits)
+    console.say(f"decoded {images:,} images in {console.duration(seconds)}, {images / seconds:,.0f} images/s")
+    if output:
+        console.say(f"wrote {output}")
+    if write_exclusions:
+        excluded = report.excluded(also or [])
+        write_atomically(write_exclusions, listing(excluded))
+        console.say(f"wrote {write_exclusions}, {len(excluded):,} names")
+    if report.bad:
+        done = (
+            f"`--set data.exclusions={write_exclusions}` does"
+            if write_exclusions
+            else "--write-exclusions FILE writes the list"
+        )
         raise DataError(
-            f"{len(unreadable)} of the files under {root} cannot be read",
-            "remove or replace them; training stops at such a file",
+            f"{len(report.bad):,} of the images of {section.root_path} cannot be used",
+            f"replace them, or leave them out of training: {done}",
         )
 
 
-def _print_report(root: Path, result: dict[str, Any]) -> None:
-    rows = []
-    for split in result["splits"]:
-        counts = split["class_counts"].values()
-        sizes = " x ".join(f"{split[side]['min']}/{split[side]['median']}/{split[side]['max']}" for side in ("width", "height"))
-        per_class = f"{min(counts)}/{round(sum(counts) / len(counts))}/{max(counts)}"
-        formats = ", ".join(f"{name} {count}" for name, count in split["formats"].items())
-        row = (
-            split["split"],
-            split["num_images"],
-            len(counts),
-            per_class,
-            sizes,
-            formats,
-            console.size(split["bytes"]),
-            len(split["unreadable"]),
-        )
-        rows.append(row)
-    columns = (
-        "split",
-        "images",
-        "classes",
-        "a class min/mean/max",
-        "width x height min/median/max",
-        "formats",
-        "size",
-        "unreadable",
-    )
-    console.print_table(f"Images under {root}", columns, rows, right=("images", "classes", "size", "unreadable"))
-    names = [name for split in result["splits"][:1] for name in split["class_counts"]]
-    if len(names) <= 20:
-        by_class = [(name, *(split["class_counts"].get(name, 0) for split in result["splits"])) for name in names]
-        splits = [split["split"] for split in result["splits"]]
-        console.print_table("Images a class", ("class", *splits), by_class, right=splits)
-    for problem in result["problems"]:
-        console.warn(problem)
-    remarks = [(item["path"], item["reason"]) for split in result["splits"] for item in split["remarks"]]
-    if remarks:
-        console.print_table("Files that decode with a remark", ("file", "remark"), remarks)
-    bad = [(item["path"], item["reason"]) for split in result["splits"] for item in split["unreadable"]]
-    if bad:
-        console.print_table("Unreadable files", ("file", "reason"), bad)
+def _check_places(files: dict[str, Path | None]) -> None:
+    """Refuse a file that cannot be written before hours go into what it is to hold."""
+    for option, file in files.items():
+        if file and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
+            why = "is a folder" if file.is_dir() else "cannot be written: its folder is missing or not writable"
+            raise EnvironmentFault(f"{option} {file} {why}", "name a file in a folder that is there")
+
+
+def _data_section(root: Path | None, recipe: str | None, settings: list[str]) -> DataSection:
+    """What is to be checked: a recipe's section, or the defaults, with the folder and settings of the command line."""
+    from inceptionctl.recipe.load import default_recipe, load_recipe
+
+    if root is None and recipe is None:
+        raise RecipeError("no data set to check", "`inceptionctl data check ROOT`, or `--recipe RECIPE`")
+    loaded = load_recipe(recipe, settings) if recipe else default_recipe(settings)
+    return loaded.data if root is None else loaded.data.model_copy(update={"root": str(root)})
 
 
 @app.command()
@@ -94,6 +126,9 @@ def pack(
     class_names: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names in the order of the labels, as data.class_names.")
     ] = None,
+    exclusions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="List of images to leave out, as data.exclusions.")
+    ] = None,
 ) -> None:
     """Write a data set as WebDataset shards with index and checksums. Goes on where it was stopped; the same bytes on every run."""
     from inceptionctl.data.dataset import open_split, same_classes
@@ -101,8 +136,8 @@ def pack(
 
     shard_bytes = _bytes(shard_size)
     console.say(f"listing {source}")
-    train = open_split(source, "train", class_names=class_names)
-    val = open_split(source, "val", class_names=class_names, val_labels=val_labels)
+    train = open_split(source, "train", class_names=class_names, exclusions=exclusions)
+    val = open_split(source, "val", class_names=class_names, val_labels=val_labels, exclusions=exclusions)
     same_classes(train, val)
     with console.progress_bar() as bar:
         task = bar.add_task("packing", total=None)

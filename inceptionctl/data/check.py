@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import queue
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.dataset import ImageSet, open_split, same_classes
+from inceptionctl.data.duplicates import DIGEST, Duplicates, find_duplicates
+from inceptionctl.data.exclusions import check_used, escaped, name_below, read_exclusions
+from inceptionctl.data.findings import BAD, KINDS, Finding
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
 
-_FILES_AT_ONCE = 256
+_FILES_AT_ONCE = 128
+_THREADS_A_PROCESS = 2  # more processes of fewer threads: each has one thread of Python to feed its decoders
 
 Progress = Callable[[int, int], None]
 
@@ -31,11 +37,23 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class FileRemark:
-    """A file and what is to be said of it."""
+class Item:
+    """An image and what is to be said of it."""
 
-    path: str
-    reason: str
+    name: str
+    """Below the data set's root, `shard.tar!member` in shards, escaped as in a list of exclusions."""
+    remarks: dict[str, str]
+    """Words by kind of finding, the bad kinds first."""
+
+    @property
+    def kind(self) -> str:
+        """The gravest kind."""
+        return next(iter(self.remarks))
+
+    @property
+    def reason(self) -> str:
+        """The gravest remark, with its kind."""
+        return f"{self.kind}: {self.remarks[self.kind]}"
 
 
 @dataclass(frozen=True)
@@ -51,10 +69,13 @@ class SplitReport:
     width: Spread
     height: Spread
     formats: dict[str, int]
-    """Number of files by kind; the kind is taken from the content, not from the name."""
-    unreadable: tuple[FileRemark, ...]
-    remarks: tuple[FileRemark, ...]
-    """Files that decode although a decoder complains about them, for instance about a damaged part."""
+    """Number of images by format; it is taken from the content, not from the name."""
+    found: dict[str, int]
+    """Number of images by kind of finding, without duplicates; an image may be of several."""
+    bad: tuple[Item, ...]
+    """Images that training would have to leave out."""
+    odd: tuple[Item, ...]
+    """Images that load right and are worth knowing."""
 
 
 @dataclass(frozen=True)
@@ -63,77 +84,140 @@ class DataReport:
 
     root: str
     splits: tuple[SplitReport, ...]
+    duplicates: Duplicates
     problems: tuple[str, ...]
     """What is wrong with the data set as a whole, such as class folders that differ between the splits."""
 
     @property
-    def num_unreadable(self) -> int:
-        """Files that cannot be decoded, over all splits."""
-        return sum(len(split.unreadable) for split in self.splits)
+    def bad(self) -> list[Item]:
+        """The images that cannot be used, over all splits."""
+        return [item for split in self.splits for item in split.bad]
+
+    def excluded(self, also: Sequence[str]) -> list[tuple[str, str]]:
+        """(name, why) of what a list of exclusions should hold: bad images, and those of the kinds `also`."""
+        items = [item for split in self.splits for item in (*split.bad, *split.odd)]
+        found = [(item.name, item.reason) for item in items if item.remarks.keys() & {*BAD, *also}]
+        more = self.duplicates.superfluous() if "duplicate" in also else []
+        return list(dict(reversed([*found, *more])).items())[::-1]
 
     def to_json(self) -> dict[str, Any]:
         """The report as dictionaries, lists, strings and numbers."""
         return asdict(self)
 
 
-def check(root: Path, num_threads: int, on_progress: Progress | None = None) -> DataReport:
-    """Decode every image under root/train and root/val once; calls `on_progress(done, total)` every few files.
+def check(
+    root: Path,
+    num_threads: int,
+    on_progress: Progress = lambda done, total: None,
+    *,
+    sources: dict[str, Any] | None = None,
+    exif_orientation: bool = True,
+) -> DataReport:
+    """Decode every image of both splits once; calls `on_progress(done, total)` every few files.
 
-    An image that cannot be decoded is reported, not raised. Raises DataError when a split or a class is missing or empty, and
-    EnvironmentFault when the process that decodes cannot be started.
+    `sources` are the arguments of `open_split`. An image that cannot be decoded is reported, not raised. Raises DataError when a
+    split or a class is missing or empty, and EnvironmentFault when the process that decodes cannot be started.
     """
-    folders = [open_split(root, "train"), open_split(root, "val")]
-    total, done = sum(map(len, folders)), 0
-    tallies = [_Tally(folder) for folder in folders]
-    with closing(FileProbe(num_threads)) as probe:
+    sources = sources or {}
+    splits = [open_split(root, split, **sources) for split in ("train", "val")]
+    if sources.get("exclusions"):
+        check_used(read_exclusions(sources["exclusions"], root), *splits)
+    total, done = sum(map(len, splits)), 0
+    tallies = [_Tally(split) for split in splits]
+    on_progress(0, total)
+    with _Probes(num_threads, exif_orientation) as probes:
         for tally in tallies:
-            for start in range(0, len(tally.folder), _FILES_AT_ONCE):
-                done += tally.add(start, probe)
-                if on_progress is not None:
-                    on_progress(done, total)
-    return DataReport(str(root), tuple(tally.report() for tally in tallies), tuple(_problems(*folders)))
+            for start, found in probes.findings(tally.images):
+                tally.add(start, found)
+                done += len(found)
+                on_progress(done, total)
+    duplicates = find_duplicates([(tally.images, tally.digests) for tally in tallies])
+    problems = (*_problems(*splits), *duplicates.problems())
+    return DataReport(str(root), tuple(tally.report() for tally in tallies), duplicates, problems)
+
+
+class _Probes:
+    """Several child processes, each with a few images at a time. A context; its findings come in the order of the images."""
+
+    def __init__(self, num_threads: int, exif_orientation: bool) -> None:
+        threads = min(num_threads, _THREADS_A_PROCESS)
+        self._all = [FileProbe(threads, exif_orientation) for _ in range(-(-num_threads // threads))]
+        self._free: queue.SimpleQueue[FileProbe] = queue.SimpleQueue()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Probes:
+        for probe in self._all:
+            self._free.put(self._stack.enter_context(closing(probe)))
+        self._pool = self._stack.enter_context(ThreadPoolExecutor(len(self._all)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
+
+    def findings(self, images: ImageSet) -> Iterator[tuple[int, list[Finding]]]:
+        """(index of the first, findings) of images in succession."""
+        waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
+        for start in range(0, len(images), _FILES_AT_ONCE):
+            stop = min(start + _FILES_AT_ONCE, len(images))
+            waiting.append((start, self._pool.submit(self._look_into, images, start, stop)))
+            if len(waiting) > 2 * len(self._all):
+                first, found = waiting.popleft()
+                yield first, found.result()
+        for first, found in waiting:
+            yield first, found.result()
+
+    def _look_into(self, images: ImageSet, start: int, stop: int) -> list[Finding]:
+        probe = self._free.get()
+        try:
+            return probe.look_into([images.span(i) for i in range(start, stop)])
+        finally:
+            self._free.put(probe)
 
 
 class _Tally:
-    """What has been found in one split so far. Holds numbers, not findings: a split may have a million files."""
+    """What has been found in one split so far. Holds numbers, and names of the bad and odd only: there may be a million images."""
 
-    def __init__(self, folder: ImageSet) -> None:
-        self.folder = folder
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+        self.digests = np.zeros(len(images), dtype=DIGEST)
         self._bytes = 0
         self._formats: Counter[str] = Counter()
-        self._sides = np.zeros((len(folder), 2), dtype=np.int32)
-        self._unreadable: list[FileRemark] = []
-        self._remarks: list[FileRemark] = []
+        self._found: Counter[str] = Counter()
+        self._sides = np.zeros((len(images), 2), dtype=np.int32)
+        self._bad: list[Item] = []
+        self._odd: list[Item] = []
 
-    def add(self, start: int, probe: FileProbe) -> int:
-        """Look into the next files from `start` on; returns how many they were."""
-        indices = range(start, min(start + _FILES_AT_ONCE, len(self.folder)))
-        for i, found in zip(indices, probe.look_into([self.folder.span(i) for i in indices]), strict=True):
+    def add(self, start: int, findings: Sequence[Finding]) -> None:
+        """What was found of images in succession."""
+        for i, found in enumerate(findings, start):
             self._bytes += found.num_bytes
             self._formats[found.kind] += 1
-            if found.reason:
-                self._unreadable.append(FileRemark(found.name, found.reason))
-            else:
+            remarks = found.all_remarks()
+            self._found.update(remarks.keys())
+            if found.reason is None:
                 self._sides[i] = (found.width, found.height)
-            if found.remark:
-                self._remarks.append(FileRemark(found.name, found.remark))
-        return len(indices)
+                self.digests[i] = np.frombuffer(bytes.fromhex(found.digest), dtype=DIGEST)[0] if found.digest else 0
+            if remarks:
+                item = Item(escaped(name_below(self.images, i)), {kind: remarks[kind] for kind in KINDS if kind in remarks})
+                (self._bad if remarks.keys() & BAD.keys() else self._odd).append(item)
 
     def report(self) -> SplitReport:
-        counts = self.folder.class_counts().tolist()
+        counts = self.images.class_counts().tolist()
         read = self._sides[self._sides[:, 0] > 0]
         return SplitReport(
-            split=self.folder.split,
-            folder=str(self.folder.folder),
-            num_images=len(self.folder),
+            split=self.images.split,
+            folder=str(self.images.folder),
+            num_images=len(self.images),
             bytes=self._bytes,
-            class_counts=dict(zip(self.folder.classes, counts, strict=True)),
+            class_counts=dict(zip(self.images.classes, counts, strict=True)),
             images_per_class=_spread(counts),
             width=_spread(read[:, 0]),
             height=_spread(read[:, 1]),
             formats=dict(self._formats.most_common()),
-            unreadable=tuple(self._unreadable),
-            remarks=tuple(self._remarks),
+            found={kind: self._found[kind] for kind in KINDS if self._found[kind]},
+            bad=tuple(self._bad),
+            odd=tuple(self._odd),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from inceptionctl.data.class_lists import ClassList, ClassOrder, some
 from inceptionctl.data.csv_lists import open_csv
+from inceptionctl.data.exclusions import check_used, leave_out, read_exclusions
 from inceptionctl.data.folders import open_folder
 from inceptionctl.data.imagenet_tars import TARS, open_tar
 from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
@@ -35,20 +36,34 @@ def open_split(
     val_labels: Path | None = None,
     train_csv: Path | None = None,
     val_csv: Path | None = None,
+    exclusions: Path | None = None,
 ) -> ImageSet:
     """List one split of a data set (docs/data.md has the formats).
 
     `class_names` is a file with the names in the order of the labels, `val_labels` one with the classes of validation images that
-    lie in no class folders. Raises DataError when the split is missing, damaged, has no classes, or contradicts a list.
+    lie in no class folders, `exclusions` one with images to leave out. Raises DataError when the split is missing, damaged, has no
+    classes, or contradicts a list.
     """
+    images = _opened(root, split, format, ClassList.read(class_names, class_order), val_labels, train_csv, val_csv)
+    return leave_out(images, read_exclusions(exclusions, root)) if exclusions else images
+
+
+def _opened(
+    root: Path,
+    split: Split,
+    format: Format,
+    class_list: ClassList,
+    val_labels: Path | None,
+    train_csv: Path | None,
+    val_csv: Path | None,
+) -> ImageSet:
     files = {"train": train_csv, "val": val_csv}
     if format == "csv" or (format == "auto" and files[split]):
         file = files[split]
         if file is None:
             raise DataError(f"data.format is csv, but data.{split}_csv names no list", f"`--set data.{split}_csv=FILE`")
-        return open_csv(root, split, file, train_csv, ClassList.read(class_names, class_order))
+        return open_csv(root, split, file, train_csv, class_list)
     _refuse_missing(root)
-    class_list = ClassList.read(class_names, class_order)
     openers: dict[Format, Callable[[], ImageSet | None]] = {
         "tfrecord": lambda: open_records(root, split, found, class_list) if (found := find_records(root, split)) else None,
         "webdataset": lambda: open_shards(root, split, found, class_list) if (found := find_shards(root, split)) else None,
@@ -137,8 +152,12 @@ def open_data(
     val_labels: Path | None = None,
     train_csv: Path | None = None,
     val_csv: Path | None = None,
+    exclusions: Path | None = None,
 ) -> tuple[ImageSet, ImageSet]:
-    """Training and validation images with the same classes, as many as the network has. Raises DataError otherwise."""
+    """Training and validation images with the same classes, as many as the network has. Raises DataError otherwise.
+
+    Also when most names in `exclusions` are those of no images.
+    """
     train, val = (
         open_split(
             root,
@@ -149,9 +168,12 @@ def open_data(
             val_labels=val_labels,
             train_csv=train_csv,
             val_csv=val_csv,
+            exclusions=exclusions,
         )
         for split in ("train", "val")
     )
     same_classes(train, val)
     check_num_classes(train, num_classes)
+    if exclusions:
+        check_used(read_exclusions(exclusions, root), train, val)
     return train, val

@@ -68,6 +68,23 @@ class Names:
     def __getitem__(self, i: int) -> bytes:
         return self.block[int(self.ends[i - 1]) if i else 0 : int(self.ends[i])].tobytes()
 
+    def slice(self, start: int, stop: int) -> list[bytes]:
+        """Names in succession; an eighth of the time that they take one by one."""
+        ends = self.ends[start:stop].astype(np.int64)
+        first = int(self.ends[start - 1]) if start else 0
+        block = self.block[first : int(ends[-1]) if len(ends) else first].tobytes()
+        places = (ends - first).tolist()
+        return [block[begin:end] for begin, end in zip([0, *places[:-1]], places, strict=True)]
+
+    def without(self, index: NDArray[np.int64]) -> Names:
+        """All but some names."""
+        ends = self.ends.astype(np.int64)
+        lengths = np.diff(ends, prepend=0)
+        kept = np.ones(len(self.block), dtype=bool)
+        for i in index.tolist():
+            kept[ends[i] - lengths[i] : ends[i]] = False
+        return Names(self.block[kept], smallest(np.cumsum(np.delete(lengths, index))))
+
 
 def smallest(values: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
     """Numbers from 0 on in four bytes each where they fit, else in eight."""
@@ -114,6 +131,10 @@ class ImageSet:
     """Whether the files lie in a folder for each class."""
     pieces: Pieces | None = None
     """Where the images lie in shards; None where each is a file of its own."""
+    left_out: tuple[str, ...] = ()
+    """Images that are not among these because a list excludes them, by name below the root (`exclusions.escaped`)."""
+    made_of: str = ""
+    """Fingerprint of the list where it is kept on disk; empty elsewhere."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -149,7 +170,17 @@ class ImageSet:
             files = tuple(self.pieces.files[shard] for shard in shards.tolist())
             pieces = Pieces(files, np.arange(len(files)), offsets, lengths)
         names = Names.of(self.names[int(i)] for i in where)
-        return replace(self, labels=self.labels[where], names=names, pieces=pieces)
+        return replace(self, labels=self.labels[where], names=names, pieces=pieces, made_of="")
+
+    def without(self, index: NDArray[np.int64]) -> ImageSet:
+        """All but some of the images; `index` is sorted."""
+        pieces = None
+        if self.pieces is not None:
+            firsts = self.pieces.firsts - np.searchsorted(index, self.pieces.firsts)
+            offsets, lengths = (np.delete(part, index) for part in (self.pieces.offsets, self.pieces.lengths))
+            pieces = Pieces(self.pieces.files, firsts, offsets, lengths)
+        labels, names = np.delete(self.labels, index), self.names.without(index)
+        return replace(self, labels=labels, names=names, pieces=pieces, made_of="")
 
     def read(self, i: int) -> bytes:
         """The i-th image as it is stored. Raises DataError when it cannot be read, or not all of it."""

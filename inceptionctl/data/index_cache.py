@@ -41,18 +41,22 @@ def times_of(paths: list[Path]) -> list[tuple[str, int, int]]:
     return [(str(path.name), 0 if path.is_dir() else stat.st_size, stat.st_mtime_ns) for path, stat in found]
 
 
-def kept(root: Path, split: Split, made_of: str, newest: float, make: Callable[[], ImageSet]) -> ImageSet:
+def kept(
+    root: Path, split: Split, made_of: str, newest: float, make: Callable[[], ImageSet], name: str | None = None
+) -> ImageSet:
     """The list with the fingerprint `made_of`, from the disk if it is there, else made now and kept if that is worth it.
 
-    `newest` is the time of the last change of what it is made of, in seconds since 1970.
+    `newest` is the time of the last change of what it is made of, in seconds since 1970. The file is called after the split, or
+    `name`.
     """
-    for file in _places(root, split):
+    name = name or split
+    for file in _places(root, name):
         images = _load(file, root, split, made_of)
         if images is not None:
             return images
     images = make()
     if len(images) >= WORTH_KEEPING and newest < time.time() - SECONDS_TO_SETTLE:
-        for file in _places(root, split):
+        for file in _places(root, name):
             # A list that cannot be kept is made again the next time.
             with suppress(OSError):
                 _save(file, images, made_of)
@@ -60,10 +64,10 @@ def kept(root: Path, split: Split, made_of: str, newest: float, make: Callable[[
     return images
 
 
-def _places(root: Path, split: Split) -> Iterator[Path]:
-    yield root / _FOLDER / f"{split}.index"
+def _places(root: Path, name: str) -> Iterator[Path]:
+    yield root / _FOLDER / f"{name}.index"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    yield home / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / f"{split}.index"
+    yield home / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / f"{name}.index"
 
 
 def _save(file: Path, images: ImageSet, made_of: str) -> None:
@@ -75,6 +79,7 @@ def _save(file: Path, images: ImageSet, made_of: str) -> None:
         "folder": os.path.relpath(images.folder, images.root),
         "classes": images.classes,
         "class_folders": images.class_folders,
+        "left_out": images.left_out,
     }
     if images.pieces is not None:
         about["files"] = images.pieces.files
@@ -99,7 +104,10 @@ def _load(file: Path, root: Path, split: Split, made_of: str) -> ImageSet | None
             pieces = Pieces(tuple(about["files"]), arrays["firsts"], arrays["offsets"], arrays["lengths"])
         names = Names(arrays["name_block"], arrays["name_ends"])
         folder, classes = root / about["folder"], tuple(about["classes"])
-        return ImageSet(root, split, folder, classes, arrays["labels"], names, about["class_folders"], pieces)
+        left_out = tuple(about.get("left_out", ()))
+        return ImageSet(
+            root, split, folder, classes, arrays["labels"], names, about["class_folders"], pieces, left_out, made_of
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -77,6 +77,7 @@ class TrainLoader:
         prefetch: int = 2,
         bad: BadImages | None = None,
         seconds_to_read: float = SECONDS_TO_READ,
+        exif_orientation: bool = True,
     ) -> None:
         share, rest = divmod(global_batch_size, world_size)
         if rest or share % micro_batch_size:
@@ -110,6 +111,7 @@ class TrainLoader:
                 std=std,
                 prefetch=prefetch if size > 1 else 1,
                 most_pixels=reasons.MOST_PIXELS,
+                exif_orientation=exif_orientation,
             ),
             batch_size=micro_batch_size,
             num_threads=num_threads,
@@ -175,6 +177,7 @@ class EvalLoader:
         prefetch: int = 2,
         bad: BadImages | None = None,
         seconds_to_read: float = SECONDS_TO_READ,
+        exif_orientation: bool = True,
     ) -> None:
         self.first = rank * len(dataset) // world_size
         """Index in the data set of this rank's first image; its images follow one another."""
@@ -199,6 +202,7 @@ class EvalLoader:
                 decode=decode,
                 prefetch=prefetch if size > 1 else 1,
                 most_pixels=reasons.MOST_PIXELS,
+                exif_orientation=exif_orientation,
             ),
             batch_size=batch_size,
             num_threads=num_threads,

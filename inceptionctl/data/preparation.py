@@ -26,6 +26,8 @@ class Preparation:
     """Subtracted from the R, G, B values in [0, 1]."""
     std: Triple = (0.5, 0.5, 0.5)
     """Divisor after that."""
+    exif_orientation: bool = True
+    """Whether a photograph is first turned upright as its EXIF data say."""
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments."""
@@ -34,6 +36,7 @@ class Preparation:
     def in_words(self) -> str:
         """One line for people: the crop and the filter."""
         filtered = f"{self.interpolation}{', antialiased' if self.antialias else ''}"
+        filtered += "" if self.exif_orientation else ", EXIF orientation ignored"
         if self.keep_aspect:
             resized = f"resized with the shorter side to {self.input_px} / {self.central_fraction:g}"
             return f"one central crop of {self.input_px} px, {resized}, {filtered}"

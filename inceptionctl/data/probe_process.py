@@ -1,79 +1,127 @@
 """The child process of `probing`: a line with a JSON list of places comes in, a line with a JSON list of answers goes out.
 
-    python -m inceptionctl.data.probe_process NUM_THREADS
+    python -m inceptionctl.data.probe_process NUM_THREADS EXIF_ORIENTATION
 
-A place is [path, offset, bytes]: 0 and null for a whole file. It says `ready` once DALI is loaded. An answer is
-{height, width, reason, remark} of one image; see `probing.Finding`.
+A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer holds the
+fields of `findings.Finding` of one image.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inceptionctl.data import reasons
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
+from inceptionctl.data.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.errors import DataError
 
 _GRAPHS = {"headers": headers, "images": images}
 _MOST_FILES_AT_ONCE = 64
 _MOST_PIXELS_AT_ONCE = 32_000_000  # 100 MB of RGB; a larger image is decoded alone
+_MOST_BYTES_AT_ONCE = 256_000_000
 
-Answer = dict[str, Any]
+
+@dataclass
+class Image:
+    """One image while it is looked into: the answer so far, and its bytes."""
+
+    span: Span
+    data: bytes = b""
+    num_bytes: int = 0
+    kind: str = "unknown"
+    height: int = 0
+    width: int = 0
+    reason: str | None = None
+    fault: str | None = None
+    remarks: Remarks = field(default_factory=Remarks)
+    digest: str = ""
+
+    def blame(self, fault: str, reason: str) -> None:
+        """It cannot be decoded."""
+        self.fault, self.reason, self.remarks = fault, reason, {}
+
+    def answer(self) -> dict[str, Any]:
+        """What goes out."""
+        names = ("num_bytes", "kind", "height", "width", "reason", "fault", "remarks", "digest")
+        return {name: getattr(self, name) for name in names}
 
 
 class Decoder:
     """Two pipelines, built when needed and again after a failure, which leaves a pipeline of DALI unusable."""
 
-    def __init__(self, num_threads: int, stderr: int) -> None:
+    def __init__(self, num_threads: int, exif_orientation: bool, stderr: int) -> None:
         """`stderr` is the file that descriptor 2 leads to: C libraries write their complaints there by themselves."""
-        self._num_threads = num_threads
+        self._options: dict[str, Any] = {"num_threads": num_threads, "exif_orientation": exif_orientation}
         self._stderr = stderr
         self._pipes: dict[str, Any] = {}
         self._pool = ThreadPoolExecutor(num_threads)
 
-    def answers(self, spans: Sequence[Span]) -> list[Answer]:
-        """One answer a place: headers first, then whole images, but none whose header claims more than MOST_PIXELS."""
-        found: list[Answer] = [{"height": 0, "width": 0, "reason": None, "remark": None} for _ in spans]
-        for batch in _batches(range(len(spans)), [0] * len(spans)):
-            self._attempt("headers", batch, spans, found)
-        sizes = [answer["height"] * answer["width"] for answer in found]
-        for answer in found:
-            answer["reason"] = answer["reason"] or reasons.too_large(answer["height"], answer["width"])
-        for batch in _batches([i for i, answer in enumerate(found) if answer["reason"] is None], sizes):
-            self._attempt("images", batch, spans, found)
-        return found
+    def answers(self, spans: Sequence[Span]) -> list[dict[str, Any]]:
+        """One answer a place. Only a few images at a time are held in memory."""
+        looked = list(self._pool.map(_look, spans))
+        for batch in _batches(looked, [image.num_bytes for image in looked], _MOST_BYTES_AT_ONCE):
+            self._look_into(batch)
+        return [image.answer() for image in looked]
 
-    def _attempt(self, graph: str, batch: Sequence[int], spans: Sequence[Span], found: list[Answer]) -> None:
-        """Run one graph on some files. A message cannot be told to be about one of many, so then they go one by one."""
-        shapes, said = self._run(graph, [spans[i] for i in batch])
+    def _look_into(self, batch: Sequence[Image]) -> None:
+        """Headers first, then whole images, but none whose header claims more than MOST_PIXELS."""
+        list(self._pool.map(_read, batch))
+        self._attempt("headers", _good(batch))
+        for image in _good(batch):
+            too_large = reasons.too_large(image.height, image.width)
+            if too_large:
+                image.blame("huge", too_large)
+        # The threads of the pool work on the headers while those of DALI decode.
+        remarks = self._pool.map(_remarks, good := _good(batch))
+        for part in _batches(good, [image.height * image.width for image in good], _MOST_PIXELS_AT_ONCE):
+            self._attempt("images", part)
+        for image, found in zip(good, remarks, strict=True):
+            if image.reason is None:
+                image.remarks |= found
+        for image in batch:
+            stumbled = misread(image.data, image.kind) if image.fault == "truncated" else None
+            if stumbled:
+                image.blame("unsupported", stumbled)
+            short = cut_short(image.data, image.kind) if image.fault in ("corrupt", "unsupported") else None
+            if short:
+                said = "" if image.fault == "unsupported" else f" ({image.reason})"
+                image.blame("truncated", short + said)
+            image.data = b""
+
+    def _attempt(self, graph: str, batch: Sequence[Image]) -> None:
+        """Run one graph on some images. A message cannot be told to be about one of many, so then they go one by one."""
+        if not batch:
+            return
+        shapes, said = self._run(graph, batch)
         if said and len(batch) > 1:
-            for i in batch:
-                self._attempt(graph, [i], spans, found)
+            for image in batch:
+                self._attempt(graph, [image])
         elif shapes is None:
-            found[batch[0]]["reason"] = said
+            batch[0].blame(reasons.fault_of(said), said)
         else:
-            for i, (height, width) in zip(batch, shapes, strict=True):
-                found[i] = {"height": height, "width": width, "reason": None, "remark": said or None}
+            for image, (height, width) in zip(batch, shapes, strict=True):
+                image.height, image.width = height, width
+                if said:
+                    image.remarks["complaint"] = said
 
-    def _run(self, graph: str, spans: Sequence[Span]) -> tuple[list[list[int]] | None, str]:
-        """([height, width] of each file, what was said), the former None when it failed."""
+    def _run(self, graph: str, batch: Sequence[Image]) -> tuple[list[list[int]] | None, str]:
+        """([height, width] of each image, what was said), the former None when it failed."""
         if graph not in self._pipes:
-            self._pipes[graph] = _GRAPHS[graph](batch_size=_MOST_FILES_AT_ONCE, num_threads=self._num_threads)
+            self._pipes[graph] = _GRAPHS[graph](batch_size=_MOST_FILES_AT_ONCE, **self._options)
         self._silence()
         try:
-            (shapes,) = self._pipes[graph].run(encoded=list(self._pool.map(_read, spans)))
-        except DataError as fault:
-            return None, fault.message
+            (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])
         except (RuntimeError, MemoryError) as fault:
             del self._pipes[graph]
             return None, reasons.in_words(self._printed(), str(fault))
@@ -87,20 +135,44 @@ class Decoder:
         return os.pread(self._stderr, 1 << 16, 0).decode(errors="replace")
 
 
-def _read(span: Span) -> NDArray[np.uint8]:
-    return np.frombuffer(read_span(span), dtype=np.uint8)
+def _look(span: Span) -> Image:
+    num_bytes, kind, fault, reason = reasons.look(span.path, span.offset, span.length)
+    image = Image(span, num_bytes=num_bytes, kind=kind)
+    if reason:
+        image.blame(fault, reason)
+    return image
 
 
-def _batches(indices: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Runs of indices with at most so many files and pixels in all; one that is too large by itself stands alone."""
-    batch: list[int] = []
-    pixels = 0
-    for i in indices:
-        if batch and (len(batch) == _MOST_FILES_AT_ONCE or pixels + sizes[i] > _MOST_PIXELS_AT_ONCE):
+def _read(image: Image) -> None:
+    if image.reason is not None:
+        return
+    try:
+        image.data = read_span(image.span)
+    except DataError as fault:
+        image.blame("no file", fault.message)
+        return
+    image.digest = hashlib.blake2b(image.data, digest_size=16).hexdigest()
+
+
+def _remarks(image: Image) -> Remarks:
+    name = os.fsdecode(image.span.member or image.span.path)
+    return mislabelled(name, image.kind) | tiny(image.height, image.width) | traits(image.data, image.kind)
+
+
+def _good(batch: Sequence[Image]) -> list[Image]:
+    return [image for image in batch if image.reason is None]
+
+
+def _batches(images: Sequence[Image], sizes: Sequence[int], most: int) -> Iterator[list[Image]]:
+    """Runs of images of at most so much size in all; one that is too large by itself stands alone."""
+    batch: list[Image] = []
+    total = 0
+    for image, size in zip(images, sizes, strict=True):
+        if batch and (len(batch) == _MOST_FILES_AT_ONCE or total + size > most):
             yield batch
-            batch, pixels = [], 0
-        batch.append(i)
-        pixels += sizes[i]
+            batch, total = [], 0
+        batch.append(image)
+        total += size
     if batch:
         yield batch
 
@@ -113,10 +185,13 @@ def main() -> None:
         answers.write("ready\n")
         answers.flush()
         os.dup2(printed.fileno(), 2)
-        decoder = Decoder(int(sys.argv[1]), printed.fileno())
+        decoder = Decoder(int(sys.argv[1]), sys.argv[2] == "1", printed.fileno())
         for line in sys.stdin:
-            found = decoder.answers([Span(os.fsencode(path), *place) for path, *place in json.loads(line)])
-            answers.write(json.dumps(found) + "\n")
+            places = [
+                Span(os.fsencode(path), offset, length, os.fsencode(member))
+                for path, member, offset, length in json.loads(line)
+            ]
+            answers.write(json.dumps(decoder.answers(places)) + "\n")
             answers.flush()
 
 

@@ -136,10 +136,12 @@ class _Source:
     def _read_from(descriptor: int, offset: int, length: int | None) -> Encoded | str:
         if length is None:
             status = os.fstat(descriptor)
-            wrong = reasons.not_an_image_file(stat.S_ISREG(status.st_mode), status.st_size)
-            if wrong:
-                return wrong
+            if not stat.S_ISREG(status.st_mode):
+                return reasons.of_no_file(status.st_mode)
             length = status.st_size
+            long = reasons.too_long(length)
+            if long:
+                return long
         image = np.empty(length, dtype=np.uint8)
         read = 0
         while read < length:
@@ -147,7 +149,7 @@ class _Source:
             if count == 0:
                 return CUT_SHORT
             read += count
-        return reasons.refused_kind(image[:16].tobytes()) or image
+        return reasons.wrong_at_once(length, image[:16].tobytes())[1] or image
 
     def close(self) -> None:
         self._files.close()

@@ -45,7 +45,7 @@ def predict(
     missing = [str(image) for image in images if not image.is_file()]
     if missing:
         raise DataError(f"no such image file: {', '.join(missing)}", "name files, not folders")
-    with closing(FileProbe(num_threads)) as probe:
+    with closing(FileProbe(num_threads, preparation.exif_orientation)) as probe:
         findings = probe.look_into([Span(os.fsencode(image)) for image in images])
     readable = [image for image, found in zip(images, findings, strict=True) if found.reason is None]
     batches = load_images(readable, preparation, batch_size=BATCH_SIZE, num_threads=num_threads)

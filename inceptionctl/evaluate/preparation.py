@@ -17,4 +17,5 @@ def preparation_of(recipe: Recipe) -> Preparation:
         antialias=section.antialias,
         mean=recipe.data.mean,
         std=recipe.data.std,
+        exif_orientation=recipe.data.exif_orientation,
     )

@@ -65,6 +65,8 @@ class Description(BaseModel):
     """Subtracted from the R, G, B values in [0, 1]."""
     std: list[Positive] = Field(default=[0.5, 0.5, 0.5], min_length=3, max_length=3)
     """Divisor after that."""
+    exif_orientation: bool = True
+    """Whether the picture is first turned upright as its EXIF data say."""
     weights: Literal["ema", "raw"]
     """Running averages of the weights, or the last weights."""
     step: int = Field(ge=0)
@@ -85,6 +87,7 @@ class Description(BaseModel):
             antialias=self.antialias,
             mean=(self.mean[0], self.mean[1], self.mean[2]),
             std=(self.std[0], self.std[1], self.std[2]),
+            exif_orientation=self.exif_orientation,
         )
 
     @model_validator(mode="after")
@@ -133,6 +136,7 @@ def describe(trained: Trained) -> Description:
         antialias=evaluated.antialias,
         mean=list(trained.recipe.data.mean),
         std=list(trained.recipe.data.std),
+        exif_orientation=trained.recipe.data.exif_orientation,
         weights=trained.weights,
         step=trained.step,
         # Only the last names: an export goes to other machines, where the folders above mean nothing.

@@ -75,8 +75,12 @@ class DataSection(Section):
     """CSV file with the columns path and label that names the training images."""
     val_csv: str | None = None
     """The same for the validation images."""
+    exclusions: str | None = None
+    """File with images to leave out, a name a line below `root`; `inceptionctl data check ROOT --write-exclusions FILE` writes one."""
     decode: Literal["auto", "cpu", "mixed"] = "auto"
     """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
+    exif_orientation: bool = True
+    """Turn photographs upright as their EXIF data say; TF-slim ignores EXIF."""
     num_threads: int | None = Field(default=None, ge=1)
     """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
     max_bad_images: int = Field(default=100, ge=0)
@@ -95,12 +99,17 @@ class DataSection(Section):
         """`root`, with ~ for the home directory."""
         return _expanded(self.root)
 
+    @property
+    def exclusions_path(self) -> Path | None:
+        """`exclusions`, with ~ for the home directory."""
+        return _expanded(self.exclusions) if self.exclusions else None
+
     def sources(self, root: Path) -> dict[str, Any]:
         """How to open the data set at `root` (arguments of `data.dataset.open_data`); of another one, only its class names are told."""
         named = {"class_names": self.class_names and _expanded(self.class_names), "class_order": self.class_order}
         if root != self.root_path:
             return named
-        lists = {"val_labels": self.val_labels, "train_csv": self.train_csv, "val_csv": self.val_csv}
+        lists = {key: getattr(self, key) for key in ("val_labels", "train_csv", "val_csv", "exclusions")}
         return {"format": self.format, **named, **{key: file and _expanded(file) for key, file in lists.items()}}
 
     @model_validator(mode="after")

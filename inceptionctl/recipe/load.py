@@ -59,7 +59,15 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError that carries every problem, each with file:line (or the --set option) and a hint.
     """
-    source = _with_bases(find_recipe(name), ())
+    return _checked(_with_bases(find_recipe(name), ()), settings, name)
+
+
+def default_recipe(settings: Sequence[str] = ()) -> Recipe:
+    """The defaults of every key, changed by `--set` settings. Raises RecipeError as `load_recipe` does."""
+    return _checked(Source(), settings, "of defaults")
+
+
+def _checked(source: Source, settings: Sequence[str], name: str) -> Recipe:
     _apply_settings(source, settings)
     problems = list(source.problems)
     for section, variants in VARIANTS.items():

@@ -217,6 +217,7 @@ def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
         "augmentation": Augmentation(**recipe.data.augment.model_dump()),
         "mean": recipe.data.mean,
         "std": recipe.data.std,
+        "exif_orientation": recipe.data.exif_orientation,
         "num_threads": recipe.data.num_threads or machine.num_threads,
         "device_id": machine.device.index if on_gpu else None,
         "decode": decode,

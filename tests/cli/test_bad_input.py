@@ -130,5 +130,5 @@ def test_unknown_options_and_verbs(tmp_path: Path) -> None:
 def test_a_data_set_with_unreadable_files(mine: Path, tmp_path: Path) -> None:
     (mine / "train" / "class_0" / "zz.jpg").write_text("not a photograph")
     result = inceptionctl("data", "check", mine, cwd=tmp_path)
-    refused(result, 3, "1 of the files")
+    refused(result, 3, "1 of the images")
     assert "zz.jpg" in result.stdout

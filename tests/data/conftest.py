@@ -68,6 +68,12 @@ def torture() -> Path:
 
 
 @pytest.fixture(scope="session")
+def odd_ok(torture: Path) -> Path:
+    """Odd images of that collection, all of them whole."""
+    return torture.parent / "odd_ok"
+
+
+@pytest.fixture(scope="session")
 def photographs() -> Path:
     """A data set of colour photographs (JPEG, 100 x 100); it lies beside the checkout where it is."""
     folder = Path(__file__).parents[3] / "shared" / "data" / "sign_digits"

@@ -1,4 +1,4 @@
-"""`data check`: counts, sizes, kinds, and every unreadable file named, whatever is in it."""
+"""`data check`: counts, sizes, formats, and every bad or odd image named, whatever is in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import struct
 import sys
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def width_of(path: Path) -> int:
 def test_a_good_data_set(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     calls: list[tuple[int, int]] = []
     report = check(root, num_threads=2, on_progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (20, 20) and calls == sorted(calls)
+    assert calls[0] == (0, 20) and calls[-1] == (20, 20) and calls == sorted(calls)
     train, val = report.splits
     assert (train.split, train.num_images, val.split, val.num_images) == ("train", 13, "val", 7)
     assert train.class_counts == {"class_0": 5, "class_1": 4, "class_2": 4}
@@ -40,7 +41,8 @@ def test_a_good_data_set(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     widths = [width_of(path) for path in (root / "train").glob("*/*")]
     assert (train.width.min, train.width.median, train.width.max) == (min(widths), int(np.median(widths)), max(widths))
     assert train.height.max == max(height for _, height in SIZES)
-    assert report.num_unreadable == 0 and report.problems == () and train.remarks == ()
+    assert report.bad == [] and report.problems == () and train.odd == () and train.found == {}
+    assert report.duplicates.groups == ()
     assert capfd.readouterr() == ("", "")
 
 
@@ -49,7 +51,7 @@ def test_the_report_is_json(root: Path) -> None:
     again = json.loads(json.dumps(report))
     assert [split["split"] for split in again["splits"]] == ["train", "val"]
     assert again["splits"][0]["width"] == {"min": 64, "median": 97, "max": 200}
-    assert again["splits"][1]["unreadable"] == []
+    assert again["splits"][1]["bad"] == [] and again["duplicates"] == {"groups": []}
 
 
 def bomb_png() -> bytes:
@@ -76,16 +78,17 @@ def test_every_bad_file_is_named_and_every_good_one_counted(tmp_path: Path, capf
     (folder / "069.jpg").write_text("a note")
     (folder / "070.jpg").write_bytes(b"\xff\xd8\xff\xe0 and then nonsense")
     report = check(tmp_path, num_threads=2)
-    reasons = {Path(bad.path).name: bad.reason for bad in report.splits[0].unreadable}
+    reasons = {Path(bad.name).name: bad.reason for bad in report.splits[0].bad}
     assert list(reasons) == ["000.jpg", "001.jpg", "002.png", "003.jpg", "004.jpg", "069.jpg", "070.jpg"]
-    assert reasons["001.jpg"] == "the file is empty"
-    assert reasons["003.jpg"] == "the header claims 30000 x 30000 pixels, 900 megapixels; 200 is the most"
-    assert reasons["004.jpg"] == "the link leads nowhere"
-    assert reasons["069.jpg"] == "the file is no image (it starts with b'a note')"
+    assert reasons["000.jpg"].startswith("truncated: ") and reasons["002.png"].startswith("truncated: ")
+    assert reasons["001.jpg"] == "empty: the file is empty"
+    assert reasons["003.jpg"] == "huge: the header claims 30000 x 30000 pixels, 900 megapixels; 200 is the most"
+    assert reasons["004.jpg"] == "missing: the link leads nowhere"
+    assert reasons["069.jpg"] == "no image: the file is no image (it starts with b'a note')"
     assert all(reason and "pipeline" not in reason and "\x1b" not in reason for reason in reasons.values())
-    assert report.splits[0].num_images == 71 and report.num_unreadable == 7
+    assert report.splits[0].num_images == 71 and len(report.bad) == 7
     assert sum(report.splits[0].formats.values()) == 71
-    assert report.splits[1].unreadable == ()
+    assert report.splits[1].bad == ()
     # The libraries' own complaints do not reach people.
     assert capfd.readouterr() == ("", "")
 
@@ -96,8 +99,9 @@ def test_damage_that_still_decodes_is_remarked(tmp_path: Path) -> None:
     damaged = tmp_path / "train/a/001.jpg"
     damaged.write_bytes(damaged.read_bytes()[:-2] + b"left over from another file" + b"\xff\xd9")
     report = check(tmp_path, num_threads=2)
-    assert report.num_unreadable == 0
-    assert [(Path(one.path).name, "extraneous bytes" in one.reason) for one in report.splits[0].remarks] == [("001.jpg", True)]
+    assert report.bad == []
+    (odd,) = report.splits[0].odd
+    assert odd.name == "train/a/001.jpg" and "extraneous bytes" in odd.remarks["complaint"]
 
 
 def test_kinds_are_told_by_content(tmp_path: Path) -> None:
@@ -106,9 +110,14 @@ def test_kinds_are_told_by_content(tmp_path: Path) -> None:
     picture = Image.fromarray(photo(0, 30, 20))
     for name, kind in (("0.jpg", "BMP"), ("1.png", "JPEG"), ("2.jpeg", "WEBP"), ("3.tif", "TIFF"), ("4.bmp", "PNG")):
         picture.save(tmp_path / "train/a" / name, format=kind)
+    picture.save(tmp_path / "train/a/5.jpg", format="PPM")
+    picture.save(tmp_path / "train/a/6.jpg", format="AVIF")
     train = check(tmp_path, num_threads=1).splits[0]
-    assert train.unreadable == ()
-    assert sorted(train.formats) == ["bmp", "jpeg", "png", "tiff", "webp"]
+    assert sorted(train.formats) == ["avif", "bmp", "jpeg", "png", "pnm", "tiff", "webp"]
+    assert [bad.reason for bad in train.bad] == ["unsupported: AVIF is not decoded"]
+    labels = {odd.name: odd.remarks.get("mislabelled") for odd in train.odd}
+    assert labels.pop("train/a/3.tif") is None
+    assert labels["train/a/0.jpg"] == "bmp under the name of a jpeg" and None not in labels.values() and len(labels) == 5
 
 
 def test_turned_photographs_are_measured_upright(tmp_path: Path) -> None:
@@ -119,13 +128,16 @@ def test_turned_photographs_are_measured_upright(tmp_path: Path) -> None:
         Image.fromarray(photo(0, 50, 30)).save(tmp_path / split / "a/0.jpg", exif=exif)
     train = check(tmp_path, num_threads=1).splits[0]
     assert (train.width.max, train.height.max) == (30, 50)
+    assert train.odd[0].remarks["rotated"] == "EXIF orientation 6"
+    lying = check(tmp_path, num_threads=1, exif_orientation=False).splits[0]
+    assert (lying.width.max, lying.height.max) == (50, 30)
 
 
 def test_splits_that_do_not_fit_are_a_problem_and_missing_ones_an_error(tmp_path: Path) -> None:
     fill(tmp_path / "train/a", 1, seed=0)
     with pytest.raises(DataError, match="has no val folder"):
         check(tmp_path, num_threads=1)
-    fill(tmp_path / "val/b", 1, seed=0)
+    fill(tmp_path / "val/b", 1, seed=1)
     (problem,) = check(tmp_path, num_threads=1).problems
     assert "only in train/: a; only in val/: b" in problem
 
@@ -143,12 +155,145 @@ def test_the_collection_of_damaged_images(tmp_path: Path, torture: Path) -> None
     fill(tmp_path / "train/good", 5, seed=0)
     fill(tmp_path / "val/good", 1, seed=0)
     train = check(tmp_path, num_threads=2).splits[0]
-    reasons = {Path(bad.path).name: bad.reason for bad in train.unreadable}
-    # Four damaged files that DALI decodes without an error: the first with a remark, the last two are whole in their pixels.
-    silent = {"bad_huffman.jpg", "premature-end.png", "png_decompression_dos.png", "unknown_compression_method.png"}
-    assert set(reasons) == {path.name for path in torture.iterdir()} - silent
+    reasons = {Path(bad.name).name: bad.reason for bad in train.bad}
+    odd = {Path(item.name).name: item.remarks for item in train.odd}
+    # Of two no decoder and no checksum says that they are damaged: one is complained about, one is whole in all its chunks.
+    assert set(reasons) == {path.name for path in torture.iterdir()} - {"bad_huffman.jpg", "premature-end.png"}
+    assert "extraneous bytes" in odd["bad_huffman.jpg"]["complaint"] and list(odd["premature-end.png"]) == ["alpha"]
+    kinds = {name: reason.partition(":")[0] for name, reason in reasons.items()}
+    for kind, names in BAD_KINDS.items():
+        assert {name for name, found in kinds.items() if found == kind} == names
     assert "749 megapixels" in reasons["large.jpg"] and "4,128 megapixels" in reasons["issue205.jpg"]
-    assert "bad_huffman.jpg" in {Path(one.path).name for one in train.remarks}
+    # In words, not in those of a library's own sources.
+    assert not any(word in reason for reason in reasons.values() for word in ("\x1b", "imgcodecs", "pipeline", "nvImageCodec"))
+
+
+BAD_KINDS = {
+    "huge": {"large.jpg", "issue205.jpg"},
+    "empty": {"empty.JPEG"},
+    "no image": {"text.jpg"},
+    "unsupported": {"rgb.u2.jpg", "rgba.u2.jpg"},
+    "damaged": {"unknown_compression_method.png", "png_decompression_dos.png"},
+}
+
+
+def test_every_odd_image_of_the_collection_is_said_to_load(tmp_path: Path, odd_ok: Path) -> None:
+    shutil.copytree(odd_ok, tmp_path / "train/odd")
+    fill(tmp_path / "val/odd", 1, seed=0)
+    train = check(tmp_path, num_threads=2).splits[0]
+    assert train.bad == () and train.num_images == 44
+    named = {Path(item.name).name: set(item.remarks) for item in train.odd}
+    for kind, names in ODD_KINDS.items():
+        assert {name for name, kinds in named.items() if kind in kinds} == names, kind
+
+
+ODD_KINDS = {
+    "rotated": {f"hopper_orientation_{i}.jpg" for i in (4, 5, 7)} | {"bug725582-testrotate.jpg"},
+    "cmyk": {"cmyk_pytorch.jpg", "rgba.u1.jpg"},
+    "16-bit": {"rgb_pytorch16.png", "rgbalpha_pytorch16.png", "DJI-FC6310-16bit_709_v4_krita.png"},
+    "palette": {"palette_pytorch.png", "g10n3p04.png"},
+    "mislabelled": {"bmp_inside.jpg"},
+    "tiny": {"rgba.u1.jpg", "icc-after-SOF.jpg", "multiple_exif.jpg"},
+}
+
+
+def test_a_header_of_gigapixels_takes_no_memory(tmp_path: Path, torture: Path) -> None:
+    """issue205.jpg claims 4.1 gigapixels (12 GB of RGB), large.jpg is a whole one of 749 megapixels (2.2 GB)."""
+    spans = [Span(bytes(torture / name)) for name in ("issue205.jpg", "large.jpg", "bug793470-crasher.png")]
+    with closing(FileProbe(num_threads=1)) as probe:
+        assert all(found.reason for found in probe.look_into(spans))
+        assert probe._child is not None
+        status = Path(f"/proc/{probe._child.pid}/status").read_text()
+    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    assert peak < 2_000_000, f"{peak} kB"
+
+
+def test_what_is_no_file_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+    fill(tmp_path / "train/a", 2, seed=0)
+    fill(tmp_path / "val/a", 1, seed=0)
+    os.mkfifo(tmp_path / "train/a/pipe.jpg")
+    (tmp_path / "train/a/folder.jpg").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "train/a/to_folder.jpg").symlink_to(tmp_path / "elsewhere")
+    train = check(tmp_path, num_threads=1).splits[0]
+    assert {bad.name: bad.reason for bad in train.bad} == {
+        "train/a/pipe.jpg": "no file: it is a pipe or a device, not a file",
+    }
+    span = Span(bytes(tmp_path / "elsewhere"))
+    with closing(FileProbe(num_threads=1)) as probe:
+        assert probe.look_into([span])[0].reason == "it is a folder, not a file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    fill(tmp_path / "train/a", 2, seed=0)
+    fill(tmp_path / "val/a", 1, seed=0)
+    (tmp_path / "train/a/000.jpg").chmod(0)
+    (bad,) = check(tmp_path, num_threads=1).bad
+    assert bad.reason == "no file: permission denied"
+
+
+def test_what_comes_out_wrong_is_bad_although_it_decodes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.fromarray(photo(0, 50, 40)).save(tmp_path / split / "a/0.png")
+    folder = tmp_path / "train/a"
+    Image.fromarray(photo(0, 50, 40)).convert("L").convert("F").save(folder / "1.tif")
+    whole = bytearray((folder / "0.png").read_bytes())
+    text = b"tEXt" + b"Comment\0a picture"
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text) ^ 1)
+    (folder / "2.png").write_bytes(whole[:-12] + chunk + whole[-12:])  # after the pixels
+    reasons = [bad.reason for bad in check(tmp_path, num_threads=1).bad]
+    assert reasons[0] == "colours: samples are floating-point numbers, which come out as white"
+    assert reasons[1].startswith("damaged: it decodes, but its metadata or checksums are wrong, and Pillow refuses it: ")
+
+
+def test_a_webp_that_the_decoders_stumble_over_is_not_called_cut_short(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+    for seed in range(8):
+        picture = Image.fromarray(photo(seed, 50, 40))
+        picture.save(tmp_path / f"train/a/{seed}.webp", lossless=True, exif=exif)
+        picture.save(tmp_path / f"val/a/{seed}.webp", lossless=True)
+    cut = (tmp_path / "train/a/0.webp").read_bytes()[:-100]
+    (tmp_path / "train/a/cut.webp").write_bytes(cut)
+    train, val = check(tmp_path, num_threads=1).splits
+    # Odd lengths of the chunk before the EXIF: should a DALI take them all, docs/data.md has a sentence less.
+    odd = [i for i in range(8) if (tmp_path / f"train/a/{i}.webp").read_bytes()[34] % 2]
+    assert odd and [bad.name for bad in train.bad] == [*(f"train/a/{i}.webp" for i in odd), "train/a/cut.webp"]
+    assert {bad.kind for bad in train.bad[:-1]} == {"unsupported"} and train.bad[-1].kind == "truncated" and val.bad == ()
+
+
+def test_the_same_bytes_twice(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label, seed in (("a", 0), ("b", 10)):
+            fill(tmp_path / split / label, 2, seed=seed + (100 if split == "val" else 0))
+    shutil.copy(tmp_path / "train/a/000.jpg", tmp_path / "train/a/copy.jpg")
+    shutil.copy(tmp_path / "train/a/001.jpg", tmp_path / "train/b/other.jpg")
+    shutil.copy(tmp_path / "val/b/000.jpg", tmp_path / "train/b/leak.jpg")
+    for label in ("a", "b"):  # two empty files have the same bytes, and are bad instead
+        (tmp_path / "train" / label / "empty.jpg").write_bytes(b"")
+    report = check(tmp_path, num_threads=1)
+    groups = [[(copy.split, copy.label, copy.name) for copy in group] for group in report.duplicates.groups]
+    assert groups == [
+        [("train", "a", "train/a/000.jpg"), ("train", "a", "train/a/copy.jpg")],
+        [("train", "a", "train/a/001.jpg"), ("train", "b", "train/b/other.jpg")],
+        [("train", "b", "train/b/leak.jpg"), ("val", "b", "val/b/000.jpg")],
+    ]
+    leak, contradiction = report.problems
+    assert leak.startswith("LEAK: 1 of the validation images are training images too") and "train/b/leak.jpg" in leak
+    assert contradiction.startswith("pictures that lie in several classes, byte for byte: 1;")
+    assert [name for name, _ in report.excluded([])] == ["train/a/empty.jpg", "train/b/empty.jpg"]
+    assert [name for name, _ in report.excluded(["duplicate"])] == [
+        "train/a/empty.jpg",
+        "train/b/empty.jpg",
+        "train/a/copy.jpg",
+        "train/a/001.jpg",
+        "train/b/other.jpg",
+        "train/b/leak.jpg",
+    ]
 
 
 def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +308,7 @@ def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path, root: Path, monke
     )
     monkeypatch.setattr(probing, "_PROGRAM", (str(crashing),))
     train = check(root, num_threads=1).splits[0]
-    assert [(Path(bad.path).name, bad.reason) for bad in train.unreadable] == [("002.png", "the decoder crashed on it")]
+    assert [(bad.name, bad.reason) for bad in train.bad] == [("train/class_1/002.png", "corrupt: the decoder crashed on it")]
     assert (train.width.min, train.width.max, train.height.max) == (4, 4, 3)
 
 
@@ -196,5 +341,5 @@ def test_names_that_are_no_utf8_are_read_and_shown(tmp_path: Path) -> None:
     worse = bytes(tmp_path) + b"/train/a/\xff.jpg"
     Path(os.fsdecode(worse)).write_bytes(b"")
     train = check(tmp_path, num_threads=1).splits[0]
-    assert [Path(bad.path).name for bad in train.unreadable] == ["\\xff.jpg"]
+    assert [bad.name for bad in train.bad] == ["train/a/\\xff.jpg"]
     assert sys.getfilesystemencoding() == "utf-8"

@@ -66,8 +66,8 @@ def test_bad_images_are_named_in_their_shard(root: Path, tmp_path: Path) -> None
         file.write(b"no image any more")
     with pytest.raises(DataError, match=r"cannot decode .*train-00000\d\.tar!class_0/002\.png: the file is no image"):
         list(loader(open_split(packed, "train")))
-    (bad,) = check(packed, num_threads=1).splits[0].unreadable
-    assert bad.path == span.name and "no image" in bad.reason
+    (bad,) = check(packed, num_threads=1).splits[0].bad
+    assert span.name.endswith(f"packed/{bad.name}") and bad.kind == "no image"
 
 
 def test_a_shard_cut_short_while_training_is_named(root: Path, tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def test_what_the_result_says_of_itself(run: Run, data: Path, result) -> None:
 
 def in_other_form(trained: Trained, **evaluate: object) -> Trained:
     """As if the recipe had other keys for preparing images."""
-    data = trained.recipe.data.model_copy(update={"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+    other = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "exif_orientation": False}
+    data = trained.recipe.data.model_copy(update=other)
     section = trained.recipe.evaluate.model_copy(update={"keep_aspect": True, "antialias": True, **evaluate})
     return replace(trained, recipe=trained.recipe.model_copy(update={"data": data, "evaluate": section}))
 
@@ -112,6 +113,7 @@ def test_the_recipe_says_how_images_are_prepared(run: Run, data: Path, result) -
     assert found["loss"] == pytest.approx(expected, abs=0.01)
     assert abs(found["loss"] - result["loss"]) > 0.1
     assert (found["keep_aspect"], found["interpolation"], found["mean"]) == (True, "bicubic", [0.485, 0.456, 0.406])
+    assert found["exif_orientation"] is False and "EXIF orientation ignored" in found["preparation"]
     assert found["preparation"].startswith(
         "one central crop of 75 px, resized with the shorter side to 75 / 0.4, bicubic, anti"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
@@ -175,3 +176,22 @@ def test_command_with_a_source_that_is_none(data: Path, tmp_path: Path) -> None:
     for source, said in (("nowhere", "no run or checkpoint"), (image, "is no export"), (str(tmp_path), "neither a run")):
         answer = CliRunner().invoke(app, ["predict", source, image])
         assert (answer.exit_code, said in answer.stderr) == (5, True), answer.stderr
+
+
+def test_a_turned_photograph_is_predicted_as_the_network_was_trained(data: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(val_images(data)[0]) as image:
+        image.save(tmp_path / "turned.png", exif=exif)
+        image.save(tmp_path / "plain.png")
+    images = [tmp_path / "turned.png", tmp_path / "plain.png"]
+    for upright, same in ((True, False), (False, True)):
+        preparation = Preparation(INPUT_PX, exif_orientation=upright)
+        seen: list[torch.Tensor] = []
+
+        def logits(batch: torch.Tensor, seen: list[torch.Tensor] = seen) -> torch.Tensor:
+            seen.append(batch.clone())
+            return batch.flatten(1)[:, : len(CLASSES)]
+
+        predict(logits, CLASSES, images, preparation, num_threads=1)
+        assert torch.equal(*seen[0]) is same

@@ -196,7 +196,11 @@ def test_a_config_that_cannot_be_used(trained: Trained, change: dict[str, object
 
 
 def test_descriptions_from_before_the_preparation_was_a_choice(trained: Trained) -> None:
-    older = {key: value for key, value in describe(trained).model_dump().items() if key not in {"keep_aspect", "antialias"}}
+    older = {
+        key: value
+        for key, value in describe(trained).model_dump().items()
+        if key not in {"keep_aspect", "antialias", "exif_orientation"}
+    }
     assert parse_description(json.dumps(older), "x").preparation == Preparation(75)
 
 
@@ -205,6 +209,9 @@ def test_predictions_of_an_export_prepare_images_as_the_recipe_did(trained: Trai
     export(other, ["safetensors"], tmp_path, draw_sample(other, data, 1))
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["keep_aspect"], config["antialias"], config["interpolation"]) == (True, True, "bicubic")
+    assert (
+        config["exif_orientation"] is False and parse_description(json.dumps(config), "x").preparation.exif_orientation is False
+    )
     assert (config["mean"], config["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     path = data / "val" / "cat" / "0.jpg"
     square = middle_square(np.array(Image.open(path)), 75, 0.5, "bicubic", antialias=True).round() / 255

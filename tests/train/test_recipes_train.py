@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from inceptionctl.recipe import bundled_recipes
+from inceptionctl.recipe.load import load_recipe
+from inceptionctl.train.rank import Machine, loader_options
 from tests.commands import TINY, inceptionctl, rows, sets
 
 
@@ -54,6 +57,7 @@ PREPARATION = (
     "data.augment.contrast=0.5",
     "data.augment.hue_degrees=72",
     "data.augment.color_order=random",
+    "data.exif_orientation=false",
     "evaluate.keep_aspect=true",
     "evaluate.interpolation=bicubic",
     "evaluate.antialias=true",
@@ -69,8 +73,14 @@ def test_the_full_distortion_trains_and_validates_as_it_is_evaluated(root: Path,
     evaluated = json.loads(inceptionctl("evaluate", "run", "--precision", "fp32", "--json", cwd=tmp_path).stdout)
     assert evaluated["loss"] == pytest.approx(validated["loss"], rel=1e-4)
     assert (evaluated["keep_aspect"], evaluated["interpolation"], evaluated["antialias"]) == (True, "bicubic", True)
+    assert evaluated["exif_orientation"] is False
     assert (evaluated["mean"], evaluated["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert (
         "one central crop of 75 px, resized with the shorter side to 75 / 0.875, bicubic, antialiased"
         == evaluated["preparation"]
     )
+
+
+def test_loaders_of_a_rank_are_told_of_exif() -> None:
+    recipe = load_recipe("quickstart", ["data.exif_orientation=false"])
+    assert loader_options(recipe, Machine(torch.device("cpu"), 1))["exif_orientation"] is False

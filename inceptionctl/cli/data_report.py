@@ -1,0 +1,115 @@
+"""The tables that `inceptionctl data check` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from inceptionctl import console
+
+if TYPE_CHECKING:
+    from inceptionctl.data.check import DataReport, Item, SplitReport, Spread
+
+MOST_CLASSES = 20
+MOST_BAD = 20
+MOST_ODD = 3  # of each kind
+
+
+def print_report(report: DataReport) -> None:
+    """Counts and sizes, what was found, the bad images, examples of the odd ones, and problems, the gravest last."""
+    splits = [split.split for split in report.splits]
+    rows = zip(_PROPERTIES, *map(_properties, report.splits), strict=True)
+    console.print_table(f"Images of {report.root}", ("", *splits), rows)
+    _print_classes(report.splits)
+    _print_found(report)
+    if report.bad:
+        rest = f"and {len(report.bad) - MOST_BAD:,} more" if len(report.bad) > MOST_BAD else None
+        _print_items("Bad images", report.bad[:MOST_BAD], rest)
+    examples = [(kind, item) for kind in _odd_kinds(report) for item in _some(report, kind)]
+    if examples:
+        console.out.print()
+        rows_of = [(kind, item.name, item.remarks[kind]) for kind, item in examples]
+        console.print_table(f"Odd images, up to {MOST_ODD} of a kind", ("kind", "image", "remark"), rows_of)
+    if report.duplicates.groups:
+        _print_duplicates(report)
+    for problem in report.problems:
+        console.warn(problem)
+
+
+_PROPERTIES = ("images", "size", "formats", "classes", "images a class", "width", "height", "bad")
+
+
+def _properties(split: SplitReport) -> tuple[object, ...]:
+    formats = ", ".join(f"{name} {count:,}" for name, count in split.formats.items())
+    spreads = map(_spread, (split.images_per_class, split.width, split.height))
+    return f"{split.num_images:,}", console.size(split.bytes), formats, len(split.class_counts), *spreads, f"{len(split.bad):,}"
+
+
+def _spread(spread: Spread) -> str:
+    if spread.min == spread.max:
+        return "" if spread.min is None else str(spread.min)
+    return f"{spread.min} to {spread.max}, median {spread.median}"
+
+
+def _print_classes(splits: Sequence[SplitReport]) -> None:
+    names = list(dict.fromkeys(name for split in splits for name in split.class_counts))
+    if len(names) <= MOST_CLASSES:
+        by_class = [(name, *(split.class_counts.get(name, 0) for split in splits)) for name in names]
+        columns = [split.split for split in splits]
+        console.out.print()
+        console.print_table("Images a class", ("class", *columns), by_class, right=columns)
+
+
+def _print_found(report: DataReport) -> None:
+    from inceptionctl.data.findings import BAD, KINDS
+
+    columns = [split.split for split in report.splits]
+    copies = [
+        len({copy.name for group in report.duplicates.groups for copy in group if copy.split == name}) for name in columns
+    ]
+    counts = {kind: [split.found.get(kind, 0) for split in report.splits] for kind in KINDS} | {"duplicate": copies}
+    rows = [("bad" if kind in BAD else "odd", kind, *counts[kind], words) for kind, words in KINDS.items() if any(counts[kind])]
+    console.out.print()
+    if rows:
+        console.print_table("Findings", ("", "kind", *columns, "what"), rows, right=columns)
+    else:
+        console.out.print("Nothing bad and nothing odd was found.")
+
+
+def _print_items(title: str, items: Sequence[Item], rest: str | None) -> None:
+    rows = [(item.name, item.reason) for item in items]
+    console.out.print()
+    console.print_table(title, ("image", "reason"), [*rows, *([(rest, "")] if rest else [])])
+
+
+def _odd_kinds(report: DataReport) -> list[str]:
+    """Kinds of which examples help: gray ones are usually the half of a data set, or all of it."""
+    from inceptionctl.data.findings import ODD
+
+    return [kind for kind in ODD if kind != "gray" and any(split.found.get(kind) for split in report.splits)]
+
+
+def _some(report: DataReport, kind: str) -> list[Item]:
+    found = (item for split in report.splits for item in split.odd if kind in item.remarks)
+    return list(islice(found, MOST_ODD))
+
+
+def _print_duplicates(report: DataReport) -> None:
+    groups = report.duplicates.groups
+    # Leaks and contradictions first.
+    worst = sorted(
+        groups, key=lambda group: (len({copy.split for copy in group}) == 1, len({copy.label for copy in group}) == 1)
+    )
+    rows = [
+        (
+            ", ".join(dict.fromkeys(copy.split for copy in group)),
+            ", ".join(dict.fromkeys(copy.label for copy in group)),
+            ", ".join(copy.name for copy in group[:3]) + (f" and {len(group) - 3} more" if len(group) > 3 else ""),
+        )
+        for group in worst[:MOST_BAD]
+    ]
+    if len(groups) > MOST_BAD:
+        rows.append(("", "", f"and {len(groups) - MOST_BAD:,} more"))
+    console.out.print()
+    console.print_table(f"Copies, byte for byte: {len(groups):,}", ("splits", "classes", "images"), rows)
