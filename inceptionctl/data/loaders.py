@@ -15,9 +15,18 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from inceptionctl.data import reasons
-from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, chosen_filters, crop_candidates, flips
+from inceptionctl.data.augment import (
+    COLOUR_ORDER,
+    NUM_CANDIDATES,
+    NUM_UNIFORMS,
+    Augmentation,
+    chosen_filters,
+    crop_candidates,
+    flips,
+)
 from inceptionctl.data.colour import colour_maps, limits, normalised
 from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.finishing import Finished, Maps
 from inceptionctl.data.graphs import evaluation, training
 from inceptionctl.data.order import SampleOrder, uniforms
 from inceptionctl.data.probing import FileProbe
@@ -48,8 +57,11 @@ class TrainLoader:
     R equal slices of them, cut into micro batches in order. An image is a pure function of (seed, place): its pixels are the
     same to the bit for any number of ranks and threads, any micro batch, and any step that the loader was started at.
 
-    `device_id` None keeps everything on the CPU. Raises ValueError when the batch does not split, and, while iterating, DataError
-    that names the files when some cannot be decoded.
+    `device_id` None keeps everything on the CPU, where data/finishing.py takes the last steps. Raises ValueError when the batch
+    does not split, and, while iterating, DataError that names the files when some cannot be decoded.
+
+    `until` stops early, to measure a part: after 'read' or 'decode', when there are only `lists`, or after 'resize', when the values
+    of a batch mean nothing yet.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class TrainLoader:
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         prefetch: int = 2,
+        until: str = "all",
     ) -> None:
         share, rest = divmod(global_batch_size, world_size)
         if rest or share % micro_batch_size:
@@ -82,11 +95,17 @@ class TrainLoader:
         self._augmentation = augmentation
         self._mean, self._std = mean, std
         self._micro = micro_batch_size
-        slices = (step * global_batch_size + rank * share for step in range(start_step, num_steps))
-        starts = (start + offset for start in slices for offset in range(0, share, micro_batch_size))
+        on_gpu = device_id is not None
+        end = until if on_gpu or until in ("read", "decode") else "resize"
+        self._in_graph = augmentation if on_gpu else augmentation.without_colours()
+
+        def starts() -> Iterator[int]:
+            slices = (step * global_batch_size + rank * share for step in range(start_step, num_steps))
+            return (start + offset for start in slices for offset in range(0, share, micro_batch_size))
+
         self._stream = _Stream(
             dataset,
-            (self._inputs(start) for start in starts),
+            (self._inputs(start) for start in starts()),
             lambda source: training(
                 source,
                 input_px=input_px,
@@ -98,16 +117,26 @@ class TrainLoader:
                 resize_filters=augmentation.resize_filters,
                 horizontal_flip=augmentation.horizontal_flip > 0.0,
                 vertical_flip=augmentation.vertical_flip > 0.0,
-                colours=augmentation.has_colours,
-                contrast=augmentation.contrast > 0.0,
+                colours=self._in_graph.has_colours,
+                contrast=self._in_graph.contrast > 0.0,
                 mean=mean,
                 std=std,
                 prefetch=prefetch,
                 read_files=dataset.pieces is None,
+                until=end,
             ),
             device_id,
-            limits(mean, std) if augmentation.has_colours else None,
+            limits(mean, std) if self._in_graph.has_colours else None,
         )
+        self._finished: Finished | None = None
+        if not on_gpu and until not in ("read", "decode"):
+            self._finished = Finished(
+                self._stream.lists(),
+                (self._maps(start) for start in starts()) if until == "all" else None,
+                input_px=input_px,
+                limits=limits(mean, std),
+                num_threads=num_threads,
+            )
 
     def _inputs(self, start: int) -> tuple[Indices, Inputs]:
         # Drawn for the whole batch at once: sample by sample in Python costs a quarter of the throughput of two cores.
@@ -118,10 +147,15 @@ class TrainLoader:
         return index, (candidates, *choices, *self._colours(drawn))
 
     def _colours(self, drawn: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        if not self._augmentation.has_colours:
+        if not self._in_graph.has_colours:
             return ()
         maps = normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
         return maps if self._augmentation.contrast > 0.0 else maps[:2]
+
+    def _maps(self, start: int) -> Maps:
+        # Of the place alone, and so in step with the images whatever has become of those before them.
+        drawn = uniforms(self._order.seed, start, self._micro, COLOUR_ORDER + 1)
+        return normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself: a loader is used up once."""
@@ -129,11 +163,20 @@ class TrainLoader:
 
     def __next__(self) -> Batch:
         """The next micro batch."""
-        return next(self._stream)
+        if self._finished is None:
+            return next(self._stream)
+        pixels, labels = next(self._finished)
+        return Batch(pixels.permute(0, 3, 1, 2), labels)  # HWC seen as CHW is channels_last
+
+    def lists(self) -> Iterator[tuple[Any, Any]]:
+        """The micro batches as the pipeline gives them, unfinished: lists of images and of labels."""
+        return self._stream.lists()
 
     def close(self) -> None:
         """Stop decoding and free DALI's threads and memory; batches already handed out stay valid."""
         self._stream.close()
+        if self._finished is not None:
+            self._finished.close()
 
 
 class EvalLoader:
@@ -237,6 +280,18 @@ class _Stream:
         return encoded, self._dataset.labels[index].astype(np.int64), *inputs
 
     def __next__(self) -> Batch:
+        images, labels = self._run()
+        # Not copied: under DALI's dynamic executor an output belongs to whoever holds it. HWC seen as CHW is channels_last.
+        pixels = from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+        if self._limits:
+            _clamp(pixels, self._limits)
+        return Batch(pixels, from_dlpack(labels.as_tensor()))
+
+    def lists(self) -> Iterator[tuple[Any, Any]]:
+        """The batches as DALI gives them: lists of images, which may differ in size, and of labels."""
+        return iter(self._run, None)  # StopIteration of the pipeline ends it
+
+    def _run(self) -> tuple[Any, Any]:
         if self._pipe is None:
             raise StopIteration
         try:
@@ -248,11 +303,7 @@ class _Stream:
             self.close()
             raise _blamed(self._dataset, self._in_flight, str(fault)) from fault
         self._in_flight.popleft()
-        # Not copied: under DALI's dynamic executor an output belongs to whoever holds it. HWC seen as CHW is channels_last.
-        pixels = from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
-        if self._limits:
-            _clamp(pixels, self._limits)
-        return Batch(pixels, from_dlpack(labels.as_tensor()))
+        return images, labels
 
     def _consumer(self) -> Any:
         # On a GPU the outputs are ordered into torch's stream and the host does not wait for them.
