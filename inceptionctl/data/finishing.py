@@ -1,6 +1,6 @@
-"""The last steps of an image on a CPU: colour and normalise; a batch ahead of whoever takes them.
+"""The last steps of an image on a CPU: resize, colour, normalise; a batch ahead of whoever takes them.
 
-DALI's operator for these takes three times as long on a CPU as a product of matrices does.
+DALI's operators for these take three times as long on a CPU as torch's 8-bit resize and a product of matrices do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
 from inceptionctl.data.augment import Floats
@@ -35,8 +36,9 @@ _MOST_KEPT = 4  # batches: one with the caller, one that is being finished, and 
 class Finished:
     """Batches of a pipeline, finished: float32 [N, px, px, 3] with their labels.
 
-    `source` gives DALI's lists of (8-bit RGB images, squares of `input_px`; labels), `maps` (matrix, offset, of_mean) for each batch,
-    as `colour.normalised` does; None stops before them, to measure what comes first. Values are kept within `limits`, by channel.
+    `source` gives DALI's lists of (8-bit RGB images, labels); `resize` makes the images squares of `input_px`, bilinearly and
+    without antialiasing, which they must be already without it. `maps` gives (matrix, offset, of_mean) for each batch, as
+    `colour.normalised` does; None stops before them, to measure what comes first. Values are kept within `limits`, by channel.
 
     An image gets the same bits whatever the batch, the thread and the images around it. An error of the source comes in its turn.
     """
@@ -47,11 +49,12 @@ class Finished:
         maps: Iterator[Maps] | None,
         *,
         input_px: int,
+        resize: bool,
         limits: Sequence[tuple[float, float]],
         num_threads: int,
     ) -> None:
         self._source, self._maps = source, maps
-        self._input_px, self._num_threads = input_px, num_threads
+        self._input_px, self._resize, self._num_threads = input_px, resize, num_threads
         bounds = np.array(limits, dtype=np.float32)
         # One number for all channels is several times as quick as numbers in turn.
         same = (bounds == bounds[0]).all()
@@ -89,6 +92,10 @@ class Finished:
     def _finish(self, images: Any, maps: Maps | None, pixels: Floats, part: range) -> None:
         for i in part:
             image = from_dlpack(images[i])
+            if self._resize:
+                # Images of 8 bits and three channels, one at a time: the kernel that works in whole numbers, in this thread alone.
+                square = interpolate(image[None].permute(0, 3, 1, 2), size=(self._input_px, self._input_px), mode="bilinear")
+                image = square[0].permute(1, 2, 0)
             if maps is not None:
                 matrix, offset, of_mean = maps
                 self._recolour(image.numpy(), matrix[i], offset[i], of_mean[i], pixels[i])

@@ -96,7 +96,9 @@ class TrainLoader:
         self._mean, self._std = mean, std
         self._micro = micro_batch_size
         on_gpu = device_id is not None
-        end = until if on_gpu or until in ("read", "decode") else "resize"
+        # torch's 8-bit kernel has no other filter that is DALI's.
+        resized_by_torch = not on_gpu and list(augmentation.resize_filters) == ["bilinear"]
+        end = until if on_gpu or until in ("read", "decode") else "decode" if resized_by_torch else "resize"
         self._in_graph = augmentation if on_gpu else augmentation.without_colours()
 
         def starts() -> Iterator[int]:
@@ -134,6 +136,7 @@ class TrainLoader:
                 self._stream.lists(),
                 (self._maps(start) for start in starts()) if until == "all" else None,
                 input_px=input_px,
+                resize=resized_by_torch,
                 limits=limits(mean, std),
                 num_threads=num_threads,
             )
