@@ -35,7 +35,7 @@ def open_folder(root: Path, split: Split, folder: Path, class_list: ClassList, v
 
 def made_of(folder: Path, found: Sequence[str], classes: Sequence[str]) -> tuple[str, float]:
     """The fingerprint of a folder with these class folders, and when one of them last changed, in seconds since 1970."""
-    times = index_cache.times_of([folder, *(folder / name for name in found)])
+    times = index_cache.times_of([folder, *(folder / name for name in sorted(found))])
     newest = max(changed for *_, changed in times) / 1e9
     return index_cache.fingerprint("folder", folder.name, classes, times), newest
 
