@@ -33,6 +33,7 @@ def training(
     prefetch: int,
     most_pixels: int,
     exif_orientation: bool = True,
+    until: str = "all",
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
@@ -47,6 +48,9 @@ def training(
     the resized image adds to the offset.
     What is switched off is not fed: DALI warns of inputs that nothing uses.
 
+    `until` ends the graph early: after 'read' the images are the encoded files; after 'decode' the crops, uint8 HWC of any size,
+    and after 'resize' the squares, uint8, both flipped but not coloured; `colours` is off then.
+
     `exif_orientation` turns photographs upright as their EXIF data say, before anything else.
     An image whose header claims more than `most_pixels` makes the run fail before it is decoded. `decode` is 'cpu', or 'mixed' for
     the GPU's decoder. With a `device_id` everything after decoding runs on that GPU.
@@ -54,26 +58,36 @@ def training(
     filters = list(resize_filters)
     num_ints = (len(filters) > 1) + horizontal_flip + vertical_flip
     num_maps = 2 * colours + contrast
-    wanted = [types.UINT8, types.INT64, types.FLOAT, *[types.INT32] * num_ints, *[types.FLOAT] * num_maps]
+    of_crop = [types.FLOAT, *[types.INT32] * num_ints, *[types.FLOAT] * num_maps] if until != "read" else []
+    wanted = [types.UINT8, types.INT64, *of_crop]
 
     def graph() -> Any:
-        encoded, label, candidates, *rest = fn.external_source(source=source, num_outputs=len(wanted), batch=True, dtype=wanted)
+        encoded, label, *rest = fn.external_source(source=source, num_outputs=len(wanted), batch=True, dtype=wanted)
+        if until == "read":
+            return encoded, label
+        candidates = rest.pop(0)
         place = rest.pop(0) if len(filters) > 1 else None
         mirror = rest.pop(0) if horizontal_flip else 0
         upside_down = rest.pop(0) if vertical_flip else 0
+
+        def flipped(image: Any) -> Any:
+            return fn.flip(image, horizontal=mirror, vertical=upside_down) if horizontal_flip or vertical_flip else image
+
         size = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)
         anchor, shape = crop_window(size, candidates, num_candidates)
         encoded = refused_above(most_pixels, encoded, size)
         image = fn.decoders.image_slice(
             encoded, anchor, shape, axes=[0, 1], device=decode, output_type=types.RGB, adjust_orientation=exif_orientation
         )
+        if until == "decode":
+            return flipped(image), label
         if device_id is not None:
             image, label = image.gpu(), label.gpu()
         image = resize_by_choice(image, input_px, filters, place)
+        if until == "resize":
+            return flipped(image), label
         if colours:
-            if horizontal_flip or vertical_flip:
-                image = fn.flip(image, horizontal=mirror, vertical=upside_down)
-            return recoloured(image, *rest, on_gpu=device_id is not None), label
+            return recoloured(flipped(image), *rest, on_gpu=device_id is not None), label
         if vertical_flip:
             image = fn.flip(image, horizontal=0, vertical=upside_down)
         image = fn.crop_mirror_normalize(

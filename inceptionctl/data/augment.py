@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,10 @@ class Augmentation:
     def has_colours(self) -> bool:
         """Whether any colour changes at all."""
         return max(self.brightness, self.contrast, self.saturation, self.hue_degrees) > 0.0
+
+    def without_colours(self) -> Augmentation:
+        """The same, but for colours, which stay as they are."""
+        return replace(self, brightness=0.0, contrast=0.0, saturation=0.0, hue_degrees=0.0)
 
 
 def crop_candidates(augmentation: Augmentation, uniforms: Floats) -> Floats:

@@ -30,11 +30,14 @@ def open_folder(root: Path, split: Split, folder: Path, class_list: ClassList, v
         also = f", or a file with the labels of its images into {root} (see docs/data.md)" if split == "val" else ""
         raise DataError(f"{folder} has no class folders", f"put the images of a class into {folder}/<class>/{also}")
     classes = class_list.settle(found, str(folder), all_of_them=True)
-    paths = [folder, *(folder / name for name in found)]
-    times = index_cache.times_of(paths)
-    made_of = index_cache.fingerprint("folder", folder.name, classes, times)
+    return index_cache.kept(root, split, *made_of(folder, found, classes), lambda: _listed(root, split, folder, classes))
+
+
+def made_of(folder: Path, found: Sequence[str], classes: Sequence[str]) -> tuple[str, float]:
+    """The fingerprint of a folder with these class folders, and when one of them last changed, in seconds since 1970."""
+    times = index_cache.times_of([folder, *(folder / name for name in sorted(found))])
     newest = max(changed for *_, changed in times) / 1e9
-    return index_cache.kept(root, split, made_of, newest, lambda: _listed(root, split, folder, classes))
+    return index_cache.fingerprint("folder", folder.name, classes, times), newest
 
 
 def _listed(root: Path, split: Split, folder: Path, classes: tuple[str, ...]) -> ImageSet:

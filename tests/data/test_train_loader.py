@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from inceptionctl.data import loaders
+from inceptionctl.data import trial
 from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.loaders import Augmentation, Batch, TrainLoader
 from inceptionctl.data.order import SampleOrder
@@ -221,7 +221,7 @@ def test_the_reason_is_in_words(tmp_path: Path, spoil: Callable[[Path], object],
 
 def test_a_failure_that_no_file_explains_is_not_blamed_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = damaged(tmp_path)
-    monkeypatch.setattr(loaders.Trial, "fault", lambda *_: None)
+    monkeypatch.setattr(trial.Trial, "fault", lambda *_: None)
     with pytest.raises(EnvironmentFault, match=r"the image pipeline failed, though every file in it decodes alone: .*decode"):
         list(loader(dataset))
 

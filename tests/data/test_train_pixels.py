@@ -124,6 +124,8 @@ def cropped(pixels: NDArray[np.uint8], part: Augmentation) -> list[NDArray[np.ui
 
 # DALI resizes 8-bit images to 8 bits: half a level of rounding, and a little for its float32 weights and tabulated kernels.
 ROUNDING = {"bilinear": 0.51, "nearest": 0.0, "bicubic": 0.6, "lanczos": 0.6}
+# Where it is the only filter, torch resizes: it rounds after each of the two directions, to half a level each.
+ROUNDING_OF_TORCH = 1.02
 
 
 @pytest.mark.parametrize("name", ROUNDING)
@@ -131,8 +133,11 @@ def test_the_crop_is_the_drawn_one_resized_without_antialiasing(make_root: MakeR
     pixels = photo(6, 170, 110)
     dataset = open_split(make_root({"train/only/0.png": pixels}), "train")
     part = replace(NOTHING, crop_area=(0.08, 1.0), crop_aspect=(0.75, 4 / 3), resize_filters=[name])
+    allowed = ROUNDING_OF_TORCH if name == "bilinear" else ROUNDING[name]
     for made, crop in zip(augmented(dataset, part), cropped(pixels, part), strict=True):
-        assert np.abs(made - resampled(crop, SIDE, name)).max() <= ROUNDING[name] + EXACT
+        difference = np.abs(made - resampled(crop, SIDE, name))
+        assert difference.max() <= allowed + EXACT
+        assert difference.mean() <= 0.35
 
 
 def test_each_image_is_resized_by_the_filter_that_it_drew(make_root: MakeRoot) -> None:
@@ -148,11 +153,13 @@ def test_each_image_is_resized_by_the_filter_that_it_drew(make_root: MakeRoot) -
     mixed = augmented(dataset, part)
     alone = {name: augmented(dataset, replace(part, resize_filters=[name])) for name in FILTERS}
     for i, place in enumerate(filters):
-        assert np.array_equal(mixed[i], alone[FILTERS[place]][i])
+        by_torch = FILTERS[place] == "bilinear"
+        assert np.abs(mixed[i] - alone[FILTERS[place]][i]).max() <= (1.0 + EXACT if by_torch else 0.0)
     three = replace(part, resize_filters=FILTERS[:3])
     (filters,) = chosen_filters(three, DRAWN)
     for i, made in enumerate(augmented(dataset, three)):
-        assert np.array_equal(made, alone[FILTERS[filters[i]]][i])
+        by_torch = FILTERS[filters[i]] == "bilinear"
+        assert np.abs(made - alone[FILTERS[filters[i]]][i]).max() <= (1.0 + EXACT if by_torch else 0.0)
 
 
 def test_area_is_nearly_a_box_average(make_root: MakeRoot) -> None:

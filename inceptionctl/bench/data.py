@@ -1,0 +1,140 @@
+"""`bench data`: images a second of a recipe's pipeline, stage by stage and without a network, and of its peers on the same files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from inceptionctl.bench.measuring import Contestant, Figure, interleaved, rates, ratio
+from inceptionctl.bench.peers import PREFETCH_FACTOR, PillowImages, is_jpeg, pillow_batches, turbo_round
+from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.loaders import TrainLoader
+from inceptionctl.data.order import SampleOrder
+from inceptionctl.errors import DataError, RecipeError
+
+STAGES = ("read", "decode", "resize", "colour", "all")
+PILLOW, TURBO = "Pillow loader", "libjpeg-turbo"
+# What they are read for: the cost of colour, of order and draws, of everything around libjpeg-turbo, and the usual way beside ours.
+RATIOS = (("all", "resize"), ("all", "colour"), ("decode", TURBO), ("all", PILLOW))
+_PREFETCH = 2
+
+
+class Repeated(TrainLoader):
+    """A training's pipeline without its order and draws: the inputs of the first `num_kept` micro batches again and again."""
+
+    def __init__(self, images: ImageSet, num_kept: int, *, until: str = "all", **options: Any) -> None:
+        self._num_kept, self._until = num_kept, until
+        self._kept: dict[int, Any] = {}
+        self._kept_maps: dict[int, Any] = {}
+        super().__init__(images, until=until, **options)
+        for place in range(num_kept):
+            self._inputs(place * self._micro)
+            self._maps(place * self._micro)
+
+    def _inputs(self, start: int) -> Any:
+        place = start // self._micro % self._num_kept
+        if place not in self._kept:
+            index, inputs = super()._inputs(start)
+            self._kept[place] = index, () if self._until == "read" else inputs
+        return self._kept[place]
+
+    def _maps(self, start: int) -> Any:
+        place = start // self._micro % self._num_kept
+        if place not in self._kept_maps:
+            self._kept_maps[place] = super()._maps(start)
+        return self._kept_maps[place]
+
+
+def bench_data(
+    images: ImageSet,
+    loader_options: dict[str, Any],
+    *,
+    seed: int,
+    batch_size: int,
+    num_images: int,
+    repeats: int,
+    progress: Callable[[str, int, int], None],
+) -> tuple[list[Figure], dict[str, str]]:
+    """Figures of every stage and peer, and name -> reason for each peer that is left out.
+
+    A round takes `num_images` images, in whole micro batches of `batch_size`. `loader_options` are TrainLoader's. Raises DataError
+    when there are fewer images, or when one does not decode, and RecipeError when they do not fill a batch.
+    """
+    if num_images < batch_size:
+        raise RecipeError(
+            f"{num_images} images do not fill a batch of {batch_size}", f"`--images {batch_size}` is the least; 1000 are better"
+        )
+    if num_images > len(images):
+        raise DataError(
+            f"{images.folder} has {len(images)} images, {num_images} are to be measured",
+            f"`--images {len(images)}`, or more photographs: `inceptionctl bench photographs` makes them from yours",
+        )
+    rounds = num_images // batch_size
+    chosen = images.picked(SampleOrder(seed, len(images)).at(0, rounds * batch_size)[1].tolist())
+    encoded = [chosen.read(i) for i in range(len(chosen))]  # from here on every file lies in the memory of the system
+    options = {**loader_options, "seed": seed, "global_batch_size": batch_size, "micro_batch_size": batch_size}
+    with ExitStack() as stack:
+        contestants = [_stage(name, chosen, rounds, options, stack) for name in STAGES]
+        contestants.append(_pillow(chosen, rounds, options))
+        turbo = _turbo(encoded, options["num_threads"], stack)
+        if isinstance(turbo, Contestant):
+            contestants.append(turbo)
+        figures = rates(contestants, interleaved(contestants, repeats, progress), "images")
+    left_out = {} if isinstance(turbo, Contestant) else {TURBO: turbo}
+    pairs = [pair for pair in RATIOS if not {*pair} & {*left_out}]
+    ratios = [ratio(figures, *pair, unit) for pair in pairs for unit in ("images/s", "images/CPU s")]
+    return [*figures, *ratios], left_out
+
+
+def _stage(name: str, images: ImageSet, rounds: int, options: dict[str, Any], stack: ExitStack) -> Contestant:
+    """One stage with all before it. All but the last have their inputs worked out beforehand."""
+    options = {**options, "rank": 0, "world_size": 1, "start_step": 0, "num_steps": 2**40, "prefetch": _PREFETCH}
+    if name == "all":
+        loader = TrainLoader(images, **options)
+    elif name == "colour":
+        loader = Repeated(images, rounds, **options)
+    else:
+        unchanged = replace(options["augmentation"].without_colours(), horizontal_flip=0.0, vertical_flip=0.0)
+        loader = Repeated(images, rounds, until=name, **{**options, "augmentation": unchanged})
+    batches = loader.lists() if name in ("read", "decode") else loader
+    stack.callback(loader.close)
+    on_gpu, lead = options["device_id"] is not None, _PREFETCH + 1
+
+    def take(count: int) -> None:
+        _take(batches, count)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    return Contestant(name, lambda: take(rounds), len(images), lambda: take(lead), lead * options["micro_batch_size"])
+
+
+def _pillow(images: ImageSet, rounds: int, options: dict[str, Any]) -> Contestant:
+    keys = ("augmentation", "input_px", "mean", "std")
+    workers, batch_size = options["num_threads"], options["micro_batch_size"]
+    lead = PREFETCH_FACTOR * workers
+    source = PillowImages(images, **{key: options[key] for key in keys})
+    batches = pillow_batches(source, len(images), batch_size, workers)
+    return Contestant(PILLOW, lambda: _take(batches, rounds), len(images), lambda: _take(batches, lead), lead * batch_size)
+
+
+def _turbo(encoded: Sequence[bytes], num_threads: int, stack: ExitStack) -> Contestant | str:
+    """libjpeg-turbo on those that are JPEGs, or why it is left out."""
+    jpegs = [image for image in encoded if is_jpeg(image)]
+    if not jpegs:
+        return "none of the images is a JPEG"
+    try:
+        work, pool = turbo_round(jpegs, num_threads)
+    except ImportError:
+        return "simplejpeg is not installed: pip install 'inceptionctl[bench]'"
+    stack.callback(pool.shutdown)
+    return Contestant(TURBO, work, len(jpegs))
+
+
+def _take(batches: Iterator[Any], count: int) -> None:
+    for _ in itertools.islice(batches, count):
+        pass

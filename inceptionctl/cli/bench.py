@@ -1,0 +1,180 @@
+"""`inceptionctl bench`: measure this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import Json, Settings
+from inceptionctl.errors import DataError, EnvironmentFault
+
+if TYPE_CHECKING:
+    from inceptionctl.bench.measuring import Figure
+    from inceptionctl.data.imageset import ImageSet
+    from inceptionctl.recipe.schema import Recipe
+
+app = typer.Typer(help="Measure this machine: the data path, large lists of images.", no_args_is_help=True)
+
+Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON into this file.")]
+
+_PACKAGES = ("inceptionctl", "torch", "nvidia-dali-cuda130", "numpy", "pillow", "simplejpeg")
+_WORDS = {
+    "read": "read",
+    "decode": "+ decode the crop",
+    "resize": "+ crop and resize",
+    "colour": "+ flip, colour, normalise",
+    "all": "all, with order and draws",
+    "Pillow loader": "torch DataLoader with Pillow",
+    "libjpeg-turbo": "libjpeg-turbo alone, whole images",
+}
+
+
+@app.command()
+def data(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")] = "inception_v4",
+    settings: Settings = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FOLDER", help="Photographs to take, from anywhere below; else the recipe's."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images of one round; about as many as are measured a second, or more.")
+    ] = 960,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads and worker processes; as many as cores by default.")
+    ] = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Images a second of a recipe's data path without a network, stage by stage, beside a Pillow loader and libjpeg-turbo alone.
+
+    Each stage with all before it, in turn, round by round. The files are read once before, so they come out of memory.
+    """
+    from inceptionctl.recipe import load_recipe
+
+    # What is wrong is told before torch and DALI are loaded.
+    loaded = load_recipe(recipe, settings or ())
+    _refuse_unwritable(output)
+    found = _photographs(folder) if folder else _training_images(loaded)
+
+    from inceptionctl.bench.data import bench_data
+    from inceptionctl.bench.machine import facts
+    from inceptionctl.train.rank import loader_options
+
+    options = loader_options(loaded, _machine(threads))
+    about = facts(_PACKAGES)
+    with console.progress_bar() as bar:
+        task = bar.add_task("measuring", total=None)
+        figures, left_out = bench_data(
+            found,
+            options,
+            seed=loaded.train.seed,
+            batch_size=min(loaded.train.micro_batch_size, loaded.train.global_batch_size),
+            num_images=images,
+            repeats=repeats,
+            progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+        )
+    measured = {"recipe": recipe, "settings": settings or [], "images": images, "threads": options["num_threads"]}
+    result = {"bench": "data", **about, **measured, "decode": options["decode"], "left_out": left_out}
+    _tell(result, figures, output, as_json)
+
+
+def _training_images(recipe: Recipe) -> ImageSet:
+    from inceptionctl.data.dataset import open_split
+
+    root = recipe.data.root_path
+    return open_split(root, "train", **recipe.data.sources(root))
+
+
+def _photographs(folder: Path) -> ImageSet:
+    from inceptionctl.bench.photographs import images_below
+
+    found = images_below(folder)
+    from inceptionctl.evaluate.images import folder_of
+
+    return folder_of(found)
+
+
+def _machine(threads: int | None) -> Any:
+    from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.train.rank import Machine
+
+    claimed = claim_machine()
+    return Machine(claimed.device, threads or claimed.num_threads)
+
+
+@app.command()
+def photographs(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with photographs of at least 500 x 375, at any depth.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make.")],
+    images: Annotated[int, typer.Option(min=1, help="Photographs to make.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the random crops.")] = 0,
+) -> None:
+    """Make JPEGs like ImageNet's (500 x 375, about 110 kB) out of other photographs, to measure with where there is no ImageNet."""
+    from inceptionctl.bench.photographs import images_below, make_photographs
+
+    sources = images_below(source)
+    if destination.exists():
+        raise DataError(f"{destination} exists already", "name a folder that is to be made")
+    with console.progress_bar() as bar:
+        task = bar.add_task("making", total=images)
+        num_bytes = make_photographs(sources, destination, images, seed, lambda done, _: bar.update(task, completed=done))
+    console.say(f"{images} photographs, {console.size(num_bytes / images)} each, in {destination}")
+    console.say(f"next: inceptionctl bench data --data {destination} --images {images}")
+
+
+@app.command()
+def lists(
+    images: Annotated[int, typer.Option(min=10_000, help="Images of the made-up list; ImageNet has 1281167.")] = 1_281_167,
+    classes: Annotated[int, typer.Option(min=1, help="Class folders.")] = 1000,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that open it at once, as the ranks of a machine do.")] = 1,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Seconds and memory of opening a made-up list of images in several processes at once, and of working out the first order."""
+    from inceptionctl.bench.lists import bench_lists
+    from inceptionctl.bench.machine import facts
+
+    _refuse_unwritable(output)
+    about = facts(("inceptionctl", "numpy"))
+    with console.err.status(f"opening a list of {images:,} images in {ranks} processes"):
+        figures = bench_lists(images, classes, ranks)
+    _tell({"bench": "lists", **about, "images": images, "classes": classes, "ranks": ranks}, figures, output, as_json)
+
+
+def _refuse_unwritable(output: Path | None) -> None:
+    """Before minutes are spent on what could not be written."""
+    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise EnvironmentFault(f"cannot write {output}", "name a file in a folder that exists")
+
+
+def _tell(result: dict[str, Any], figures: Sequence[Figure], output: Path | None, as_json: bool) -> None:
+    """Write, then print what was measured."""
+    from inceptionctl.bench.machine import in_words
+
+    complete = {**result, "figures": [figure.to_json() for figure in figures]}
+    if output:
+        output.write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        console.print_json(complete)
+        return
+    _print_figures(f"bench {result['bench']}", figures)
+    for name, reason in result.get("left_out", {}).items():
+        console.say(f"{name} is left out: {reason}")
+    console.say(in_words(result))
+
+
+def _print_figures(title: str, figures: Iterable[Figure]) -> None:
+    from inceptionctl.bench.measuring import shown
+
+    rows = [
+        (_WORDS.get(figure.name, figure.name), figure.unit, shown(figure.median), figure.spread(), len(figure.values))
+        for figure in figures
+    ]
+    console.print_table(title, ("what", "unit", "median", "lowest to highest", "n"), rows, right=("median", "n"))

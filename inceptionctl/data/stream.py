@@ -1,0 +1,198 @@
+"""One pipeline with what is fed to it and what is inside it; it goes on past images that cannot be used."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from inceptionctl.data import reasons
+from inceptionctl.data.bad_images import BadImages
+from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.reading import Encoded, ReadAhead
+from inceptionctl.data.trial import Trial
+from inceptionctl.errors import DataError, EnvironmentFault
+
+Inputs = tuple[Any, ...]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their labels, on the loader's device; valid for as long as they are referred to."""
+
+    images: Tensor
+    """float32 [N, 3, px, px], RGB, (value in [0, 1] - mean) / std, in channels_last memory format."""
+    labels: Tensor
+    """int64 [N]."""
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """One batch on its way through the pipeline."""
+
+    index: Indices
+    encoded: Sequence[Encoded | str]
+    """Images as they are stored, or why one could not be read."""
+    inputs: Inputs
+    """What the graph takes besides, of as many images."""
+
+    def one(self, k: int, label: NDArray[np.int64], encoded: Encoded) -> Inputs:
+        """A batch of one: the k-th image's inputs, with whatever image."""
+        return [encoded], label, *(values[k : k + 1] for values in self.inputs)
+
+
+class Stream:
+    """Feeds one pipeline from an iterator of (indices, inputs after image and label) and knows which images are inside it.
+
+    When the pipeline raises, the images inside it are tried one by one, and a new pipeline goes on from there without the bad ones.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageSet,
+        inputs: Iterator[tuple[Indices, Inputs]],
+        build: Callable[[Callable[[], Inputs], int, int], Any],
+        *,
+        batch_size: int,
+        num_threads: int,
+        device_id: int | None,
+        bad: BadImages,
+        fill: bool,
+        seconds_to_read: float,
+        limits: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
+        self._dataset = dataset
+        self._ahead = ReadAhead(dataset, inputs, seconds=seconds_to_read)
+        self._limits = limits
+        self._device_id = device_id
+        self._bad = bad
+        self._fill = fill
+        self._in_flight: deque[_Fed] = deque()
+        self._again: deque[_Fed] = deque()
+        self._failed_for_no_reason = False
+        self._build = partial(build, self._feed, batch_size, num_threads)
+        self._trial = Trial(lambda source: build(source, 1, 1))
+        self._pipe: Any = self._build()
+
+    def _feed(self) -> Inputs:
+        # DALI calls this inside run(), in the thread of the caller; StopIteration of the iterator is the end it waits for.
+        fed = self._again.popleft() if self._again else self._next_batch()
+        self._in_flight.append(fed)
+        return fed.encoded, self._labels(fed.index), *fed.inputs
+
+    def _labels(self, index: Indices | list[int]) -> NDArray[np.int64]:
+        return self._dataset.labels[index].astype(np.int64)
+
+    def _next_batch(self) -> _Fed:
+        while True:
+            fed = _Fed(*next(self._ahead))
+            # An image that was bad at another place is tried before it can spoil a batch once more.
+            doubtful = [k for k, image in enumerate(fed.encoded) if isinstance(image, str) or self._was_bad(fed.index[k])]
+            fed = self._without_bad(fed, doubtful)
+            if len(fed.index):
+                return fed
+
+    def _was_bad(self, i: int) -> bool:
+        return len(self._bad) > 0 and self._dataset.name(i) in self._bad
+
+    def __next__(self) -> Batch:
+        images, labels = self._run()
+        # Not copied: under DALI's dynamic executor an output belongs to whoever holds it. HWC seen as CHW is channels_last.
+        pixels = from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+        if self._limits:
+            _clamp(pixels, self._limits)
+        return Batch(pixels, from_dlpack(labels.as_tensor()))
+
+    def lists(self) -> Iterator[tuple[Any, Any]]:
+        """The batches as DALI gives them: lists of images, which may differ in size, and of labels."""
+        return iter(self._run, None)  # StopIteration of the pipeline ends it
+
+    def _run(self) -> tuple[Any, Any]:
+        while self._pipe is not None:
+            try:
+                images, labels = self._pipe.run(self._consumer())
+                self._in_flight.popleft()
+                self._failed_for_no_reason = False
+                return images, labels
+            except RuntimeError as fault:
+                self._pipe = None
+                self._recover(fault)
+            except BaseException:  # the end, or too many bad images
+                self.close()
+                raise
+        raise StopIteration
+
+    def _recover(self, fault: RuntimeError) -> None:
+        """Find the bad images among those that are inside the pipeline, and build it anew to go on with the others."""
+        batches, self._in_flight = list(self._in_flight), deque()
+        found = [self._without_bad(fed, range(len(fed.index))) for fed in batches]
+        if all(one is other for one, other in zip(batches, found, strict=True)):
+            # Perhaps it was the machine's fault and has passed; twice on end it has not.
+            if self._failed_for_no_reason:
+                self.close()
+                raise EnvironmentFault(
+                    f"the image pipeline failed, though every file in it decodes alone: {reasons.essence(str(fault))}",
+                    "memory may have run out: lower train.micro_batch_size or data.num_threads",
+                ) from fault
+            self._failed_for_no_reason = True
+        self._again.extendleft(fed for fed in reversed(found) if len(fed.index))
+        self._pipe = self._build()
+
+    def _without_bad(self, fed: _Fed, doubtful: Sequence[int]) -> _Fed:
+        """The batch with those of the doubtful images replaced, or left out, that the graph does not take; itself if there are none."""
+        bad = [k for k in doubtful if self._is_bad(fed, k, int(fed.index[k]), fed.encoded[k])]
+        self._bad.check(self._dataset.root)
+        if not bad:
+            return fed
+        if self._fill:
+            return self._filled(fed, bad)
+        kept = np.setdiff1d(np.arange(len(fed.index)), bad)
+        return _Fed(fed.index[kept], [fed.encoded[k] for k in kept], tuple(values[kept] for values in fed.inputs))
+
+    def _is_bad(self, fed: _Fed, k: int, i: int, image: Encoded | str) -> bool:
+        reason = image if isinstance(image, str) else self._trial.fault(fed.one(k, self._labels([i]), image))
+        if reason is not None:
+            self._bad.note(self._dataset.name(i), reason)
+        return reason is not None
+
+    def _filled(self, fed: _Fed, bad: Sequence[int]) -> _Fed:
+        index, encoded = fed.index.copy(), list(fed.encoded)
+        for k in bad:
+            index[k], encoded[k] = self._substitute(fed, k)
+        return replace(fed, index=index, encoded=encoded)
+
+    def _substitute(self, fed: _Fed, k: int) -> tuple[int, Encoded]:
+        # Those that follow in the data set are mostly of the same class.
+        for i in (np.arange(1, len(self._dataset)) + fed.index[k]) % len(self._dataset):
+            image = self._ahead.read(int(i))
+            if not isinstance(image, str) and not self._is_bad(fed, k, int(i), image):
+                return int(i), image
+            self._bad.check(self._dataset.root)
+        raise DataError(f"no image of {self._dataset.folder} can be decoded", "`inceptionctl data check` says why")
+
+    def _consumer(self) -> Any:
+        # On a GPU the outputs are ordered into torch's stream and the host does not wait for them.
+        return None if self._device_id is None else torch.cuda.current_stream(self._device_id)
+
+    def close(self) -> None:
+        """Stop reading and decoding."""
+        self._pipe = None
+        self._ahead.close()
+
+
+def _clamp(pixels: Tensor, limits: Sequence[tuple[float, float]]) -> None:
+    """Keep each channel of [N, 3, px, px] within its limits, in place; in one go where they are all the same."""
+    if len(set(limits)) == 1:
+        pixels.clamp_(*limits[0])
+        return
+    for channel, bounds in enumerate(limits):
+        pixels[:, channel].clamp_(*bounds)
