@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,11 +29,11 @@ class Repeated(TrainLoader):
     def __init__(self, images: ImageSet, num_kept: int, *, until: str = "all", **options: Any) -> None:
         self._num_kept, self._until = num_kept, until
         self._kept: dict[int, Any] = {}
-        self._kept_maps: dict[int, Any] = {}
+        self._kept_changes: dict[int, Any] = {}
         super().__init__(images, until=until, **options)
         for place in range(num_kept):
             self._inputs(place * self._micro)
-            self._maps(place * self._micro)
+            self._changes(place * self._micro)
 
     def _inputs(self, start: int) -> Any:
         place = start // self._micro % self._num_kept
@@ -43,11 +42,11 @@ class Repeated(TrainLoader):
             self._kept[place] = index, () if self._until == "read" else inputs
         return self._kept[place]
 
-    def _maps(self, start: int) -> Any:
+    def _changes(self, start: int) -> Any:
         place = start // self._micro % self._num_kept
-        if place not in self._kept_maps:
-            self._kept_maps[place] = super()._maps(start)
-        return self._kept_maps[place]
+        if place not in self._kept_changes:
+            self._kept_changes[place] = super()._changes(start)
+        return self._kept_changes[place]
 
 
 def bench_data(
@@ -99,8 +98,7 @@ def _stage(name: str, images: ImageSet, rounds: int, options: dict[str, Any], st
     elif name == "colour":
         loader = Repeated(images, rounds, **options)
     else:
-        unchanged = replace(options["augmentation"].without_colours(), horizontal_flip=0.0, vertical_flip=0.0)
-        loader = Repeated(images, rounds, until=name, **{**options, "augmentation": unchanged})
+        loader = Repeated(images, rounds, until=name, **{**options, "augmentation": options["augmentation"].of_crop_alone()})
     batches = loader.lists() if name in ("read", "decode") else loader
     stack.callback(loader.close)
     on_gpu, lead = options["device_id"] is not None, _PREFETCH + 1

@@ -53,9 +53,10 @@ class Augmentation:
         """Whether any colour changes at all."""
         return max(self.brightness, self.contrast, self.saturation, self.hue_degrees) > 0.0
 
-    def without_colours(self) -> Augmentation:
-        """The same, but for colours, which stay as they are."""
-        return replace(self, brightness=0.0, contrast=0.0, saturation=0.0, hue_degrees=0.0)
+    def of_crop_alone(self) -> Augmentation:
+        """The same, but that nothing is flipped and colours stay as they are."""
+        plain = replace(self, brightness=0.0, contrast=0.0, saturation=0.0, hue_degrees=0.0)
+        return replace(plain, horizontal_flip=0.0, vertical_flip=0.0)
 
 
 def crop_candidates(augmentation: Augmentation, uniforms: Floats) -> Floats:
@@ -71,10 +72,9 @@ def crop_candidates(augmentation: Augmentation, uniforms: Floats) -> Floats:
     return drawn
 
 
-def flips(augmentation: Augmentation, uniforms: Floats) -> list[NDArray[np.int32]]:
-    """0 or 1 a sample, int32 [N], for the horizontal and then the vertical flip; one that is never wanted is left out."""
-    chances = (augmentation.horizontal_flip, augmentation.vertical_flip)
-    return [(uniforms[:, _FLIPS + i] < chance).astype(np.int32) for i, chance in enumerate(chances) if chance > 0.0]
+def chosen_flips(augmentation: Augmentation, uniforms: Floats) -> NDArray[np.bool_]:
+    """Which samples are flipped horizontally, and which vertically: bool [N, 2]."""
+    return uniforms[:, _FLIPS : _FLIPS + 2] < np.array([augmentation.horizontal_flip, augmentation.vertical_flip], np.float32)
 
 
 def chosen_filters(augmentation: Augmentation, uniforms: Floats) -> list[NDArray[np.int32]]:

@@ -1,6 +1,6 @@
-"""The last steps of an image on a CPU: resize, colour, normalise; a batch ahead of whoever takes them.
+"""The last steps of an image on a CPU: resize, flip, colour, normalise; a batch ahead of whoever takes them.
 
-DALI's operators for these take three times as long on a CPU as torch's 8-bit resize and a product of matrices do.
+DALI's operators for these take three times as long on a CPU as torch's 8-bit kernels and a product of matrices do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.dlpack import from_dlpack
 from inceptionctl.data.augment import Floats
 from inceptionctl.errors import InceptionctlError
 
-Maps = tuple[Floats, Floats, Floats]
+Changes = tuple[NDArray[np.bool_], Floats, Floats, Floats]
 Source = Iterator[tuple[Any, Any]]
 
 # A product of many pixels at once with a 3 x 3 matrix is slow; of 4 pixels in a row with the matrix 4 times on the diagonal it is
@@ -37,8 +37,9 @@ class Finished:
     """Batches of a pipeline, finished: float32 [N, px, px, 3] with their labels.
 
     `source` gives DALI's lists of (8-bit RGB images, labels); `resize` makes the images squares of `input_px`, bilinearly and
-    without antialiasing, which they must be already without it. `maps` gives (matrix, offset, of_mean) for each batch, as
-    `colour.normalised` does; None stops before them, to measure what comes first. Values are kept within `limits`, by channel.
+    without antialiasing, which they must be already without it. `changes` gives (flips, matrix, offset, of_mean) for each batch:
+    bool [N, 2], horizontal and vertical, and what `colour.normalised` gives; None stops before them, to measure what comes first.
+    Values are kept within `limits`, by channel.
 
     An image gets the same bits whatever the batch, the thread and the images around it. An error of the source comes in its turn.
     """
@@ -46,14 +47,14 @@ class Finished:
     def __init__(
         self,
         source: Source,
-        maps: Iterator[Maps] | None,
+        changes: Iterator[Changes] | None,
         *,
         input_px: int,
         resize: bool,
         limits: Sequence[tuple[float, float]],
         num_threads: int,
     ) -> None:
-        self._source, self._maps = source, maps
+        self._source, self._changes = source, changes
         self._input_px, self._resize, self._num_threads = input_px, resize, num_threads
         bounds = np.array(limits, dtype=np.float32)
         # One number for all channels is several times as quick as numbers in turn.
@@ -83,22 +84,22 @@ class Finished:
             end, self._end = self._end, StopIteration()
             raise end
         images, labels = next(self._source)
-        maps = next(self._maps) if self._maps is not None else None
+        changes = next(self._changes) if self._changes is not None else None
         pixels = self._buffers.take((len(images), self._input_px, self._input_px, 3))
         share = min(self._num_threads, len(images))
         parts = [range(first, len(images), share) for first in range(share)]
-        return pixels, labels, [self._pool.submit(self._finish, images, maps, pixels, part) for part in parts]
+        return pixels, labels, [self._pool.submit(self._finish, images, changes, pixels, part) for part in parts]
 
-    def _finish(self, images: Any, maps: Maps | None, pixels: Floats, part: range) -> None:
+    def _finish(self, images: Any, changes: Changes | None, pixels: Floats, part: range) -> None:
         for i in part:
-            image = from_dlpack(images[i])
+            # Images of 8 bits and three channels, one at a time: the kernels that work in whole numbers, in this thread alone.
+            image = from_dlpack(images[i])[None].permute(0, 3, 1, 2)
             if self._resize:
-                # Images of 8 bits and three channels, one at a time: the kernel that works in whole numbers, in this thread alone.
-                square = interpolate(image[None].permute(0, 3, 1, 2), size=(self._input_px, self._input_px), mode="bilinear")
-                image = square[0].permute(1, 2, 0)
-            if maps is not None:
-                matrix, offset, of_mean = maps
-                self._recolour(image.numpy(), matrix[i], offset[i], of_mean[i], pixels[i])
+                image = interpolate(image, size=(self._input_px, self._input_px), mode="bilinear")
+            if changes is not None:
+                flips, matrix, offset, of_mean = changes
+                image = torch.flip(image, [axis for axis, wanted in zip((3, 2), flips[i], strict=True) if wanted])
+                self._recolour(image[0].permute(1, 2, 0).numpy(), matrix[i], offset[i], of_mean[i], pixels[i])
 
     def _recolour(self, image: NDArray[np.uint8], matrix: Floats, offset: Floats, of_mean: Floats, out: Floats) -> None:
         """matrix x + of_mean m + offset for each pixel x of an image with the mean m, within the limits, into `out`."""

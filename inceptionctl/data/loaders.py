@@ -15,13 +15,13 @@ from inceptionctl.data.augment import (
     NUM_UNIFORMS,
     Augmentation,
     chosen_filters,
+    chosen_flips,
     crop_candidates,
-    flips,
 )
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.colour import colour_maps, limits, normalised
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.finishing import Finished, Maps
+from inceptionctl.data.finishing import Changes, Finished
 from inceptionctl.data.graphs import evaluation, training
 from inceptionctl.data.order import SampleOrder, uniforms
 from inceptionctl.data.reading import SECONDS_TO_READ
@@ -87,7 +87,7 @@ class TrainLoader:
         # torch's 8-bit kernel has no other filter that is DALI's.
         resized_by_torch = not on_gpu and list(augmentation.resize_filters) == ["bilinear"]
         end = until if on_gpu or until in ("read", "decode") else "decode" if resized_by_torch else "resize"
-        self._in_graph = augmentation if on_gpu else augmentation.without_colours()
+        self._in_graph = augmentation if on_gpu else augmentation.of_crop_alone()
 
         def starts() -> Iterator[int]:
             slices = (step * global_batch_size + rank * share for step in range(start_step, num_steps))
@@ -105,8 +105,8 @@ class TrainLoader:
                 device_id=device_id,
                 decode=decode,
                 resize_filters=augmentation.resize_filters,
-                horizontal_flip=augmentation.horizontal_flip > 0.0,
-                vertical_flip=augmentation.vertical_flip > 0.0,
+                horizontal_flip=self._in_graph.horizontal_flip > 0.0,
+                vertical_flip=self._in_graph.vertical_flip > 0.0,
                 colours=self._in_graph.has_colours,
                 contrast=self._in_graph.contrast > 0.0,
                 mean=mean,
@@ -128,7 +128,7 @@ class TrainLoader:
         if not on_gpu and until not in ("read", "decode"):
             self._finished = Finished(
                 self._stream.lists(),
-                (self._maps(start) for start in starts()) if until == "all" else None,
+                (self._changes(start) for start in starts()) if until == "all" else None,
                 input_px=input_px,
                 resize=resized_by_torch,
                 limits=limits(mean, std),
@@ -140,8 +140,9 @@ class TrainLoader:
         _, index = self._order.at(start, self._micro)
         drawn = uniforms(self._order.seed, start, self._micro, NUM_UNIFORMS)
         candidates = crop_candidates(self._augmentation, drawn)
-        choices = (*chosen_filters(self._augmentation, drawn), *flips(self._augmentation, drawn))
-        return index, (candidates, *choices, *self._colours(drawn))
+        wanted = [self._in_graph.horizontal_flip > 0.0, self._in_graph.vertical_flip > 0.0]
+        flips = chosen_flips(self._augmentation, drawn).astype(np.int32).T[wanted]
+        return index, (candidates, *chosen_filters(self._augmentation, drawn), *flips, *self._colours(drawn))
 
     def _colours(self, drawn: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         if not self._in_graph.has_colours:
@@ -149,10 +150,11 @@ class TrainLoader:
         maps = normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
         return maps if self._augmentation.contrast > 0.0 else maps[:2]
 
-    def _maps(self, start: int) -> Maps:
+    def _changes(self, start: int) -> Changes:
         # Of the place alone, and so in step with the images whatever has become of those before them.
         drawn = uniforms(self._order.seed, start, self._micro, COLOUR_ORDER + 1)
-        return normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
+        maps = normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
+        return chosen_flips(self._augmentation, drawn), *maps
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself: a loader is used up once."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, chosen_filters, crop_candidates, flips
+from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, chosen_filters, chosen_flips, crop_candidates
 from inceptionctl.data.colour import CHANGES, ORDERS, drawn_changes, drawn_orders
 from inceptionctl.data.order import MOST_UNIFORMS, uniforms
 
@@ -34,17 +34,16 @@ def test_crop_candidates_fill_their_bounds() -> None:
 
 
 def test_flips_come_as_often_as_they_should() -> None:
-    horizontal, vertical = flips(ALL, DRAWN)
+    horizontal, vertical = chosen_flips(ALL, DRAWN).T
     # Standard error 0.007.
     assert abs(horizontal.mean() - 0.5) < 0.03
     assert abs(vertical.mean() - 0.25) < 0.03
     assert abs(np.corrcoef(horizontal, vertical)[0, 1]) < 0.06
 
 
-def test_certain_flips_are_certain_and_unwanted_ones_left_out() -> None:
-    (horizontal,) = flips(Augmentation(horizontal_flip=1.0), DRAWN)
-    assert horizontal.all()
-    assert flips(Augmentation(horizontal_flip=0.0), DRAWN) == []
+def test_certain_flips_are_certain_and_unwanted_ones_never_come() -> None:
+    assert chosen_flips(Augmentation(horizontal_flip=1.0), DRAWN)[:, 0].all()
+    assert not chosen_flips(Augmentation(horizontal_flip=0.0), DRAWN).any()
 
 
 def test_colours_fill_their_ranges() -> None:
@@ -73,7 +72,7 @@ def test_without_a_choice_nothing_is_chosen() -> None:
 
 def test_one_setting_leaves_the_draws_of_the_others() -> None:
     plain = replace(ALL, brightness=0.0, horizontal_flip=0.0, crop_area=(0.5, 0.5), color_order="fixed")
-    assert np.array_equal(flips(plain, DRAWN)[0], flips(ALL, DRAWN)[1])
+    assert np.array_equal(chosen_flips(plain, DRAWN)[:, 1], chosen_flips(ALL, DRAWN)[:, 1])
     for name in CHANGES[1:]:
         assert np.array_equal(drawn_changes(plain, DRAWN)[name], drawn_changes(ALL, DRAWN)[name])
     assert np.array_equal(crop_candidates(plain, DRAWN)[..., 1:], crop_candidates(ALL, DRAWN)[..., 1:])
@@ -82,7 +81,12 @@ def test_one_setting_leaves_the_draws_of_the_others() -> None:
 
 
 def test_no_two_things_are_drawn_from_one_number() -> None:
-    drawn = [*flips(ALL, DRAWN), *chosen_filters(ALL, DRAWN), drawn_orders(ALL, DRAWN), *drawn_changes(ALL, DRAWN).values()]
+    drawn = [
+        *chosen_flips(ALL, DRAWN).T,
+        *chosen_filters(ALL, DRAWN),
+        drawn_orders(ALL, DRAWN),
+        *drawn_changes(ALL, DRAWN).values(),
+    ]
     columns = np.stack([*drawn, *crop_candidates(ALL, DRAWN)[:, [0, 1, -1]].reshape(5000, -1).T], axis=1)
     # Standard error 0.014.
     assert np.abs(np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])).max() < 0.07

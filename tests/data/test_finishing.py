@@ -30,7 +30,7 @@ def batches(images: Any = IMAGES, end: Exception | None = None, count: int = 2) 
 
 def finished(maps: tuple[Any, ...], *, std: tuple[float, ...] = (0.5,) * 3, num_threads: int = 2, **source: Any) -> Finished:
     bounds = limits((0.5,) * 3, std)
-    endless = iter(lambda: maps, None)
+    endless = iter(lambda: (np.zeros((len(maps[0]), 2), dtype=bool), *maps), None)
     return Finished(batches(**source), endless, input_px=PX, resize=False, limits=bounds, num_threads=num_threads)
 
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation, chosen_filters, crop_candidates, flips
+from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation, chosen_filters, chosen_flips, crop_candidates
 from inceptionctl.data.colour import CHANGES, ORDERS, Change, drawn_changes, drawn_orders
 from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.order import uniforms
@@ -52,7 +52,7 @@ def test_nothing_leaves_the_picture_as_it_is(square: tuple[ImageSet, NDArray[np.
 def test_flips_mirror_exactly_the_drawn_ones(square: tuple[ImageSet, NDArray[np.float32]]) -> None:
     dataset, pixels = square
     both = replace(NOTHING, horizontal_flip=0.5, vertical_flip=0.5)
-    horizontal, vertical = flips(both, DRAWN)
+    horizontal, vertical = chosen_flips(both, DRAWN).T
     assert 0 < horizontal.sum() < 32 and 0 < vertical.sum() < 32 and (horizontal != vertical).any()
     for made, mirror, upside_down in zip(augmented(dataset, both), horizontal, vertical, strict=True):
         expected = pixels[:: -1 if upside_down else 1, :: -1 if mirror else 1]
@@ -88,7 +88,7 @@ def test_each_colour_change_is_what_it_says(
 ) -> None:
     dataset, pixels = square
     some = replace(NOTHING, horizontal_flip=0.5, **widths)
-    changes, orders, (mirrors,) = drawn_changes(some, DRAWN), drawn_orders(some, DRAWN), flips(some, DRAWN)
+    changes, orders, mirrors = drawn_changes(some, DRAWN), drawn_orders(some, DRAWN), chosen_flips(some, DRAWN)[:, 0]
     assert len(set(orders)) == (4 if "color_order" in widths else 1)
     for i, made in enumerate(augmented(dataset, some, **normalisation)):
         drawn = {name: float(changes[name][i]) for name in CHANGES}
