@@ -23,8 +23,9 @@ from inceptionctl.data.colour import colour_maps, limits, normalised
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.finishing import Changes, Finished
 from inceptionctl.data.graphs import evaluation, training
-from inceptionctl.data.order import SampleOrder, uniforms
+from inceptionctl.data.order import uniforms
 from inceptionctl.data.reading import SECONDS_TO_READ
+from inceptionctl.data.shared_order import sample_order
 from inceptionctl.data.stream import Batch, Indices, Inputs, Stream
 
 __all__ = ["Augmentation", "Batch", "EvalLoader", "TrainLoader"]
@@ -79,7 +80,7 @@ class TrainLoader:
                 f"a batch of {global_batch_size} does not split into {world_size} ranks of micro batches of {micro_batch_size}"
             )
         self._dataset = dataset
-        self._order = SampleOrder(seed, len(dataset))
+        self._order = sample_order(seed, len(dataset))
         self._augmentation = augmentation
         self._mean, self._std = mean, std
         self._micro = micro_batch_size

@@ -10,6 +10,8 @@ same order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,14 +86,16 @@ def _key(seed: int, stream: int) -> NDArray[np.uint64]:
 class SampleOrder:
     """The endless stream of samples: `at` tells what stands at any range of places.
 
-    Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places.
+    Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places. `make` works one
+    out: `permutation`, or something that gives the same.
     """
 
-    def __init__(self, seed: int, num_samples: int) -> None:
+    def __init__(self, seed: int, num_samples: int, make: Callable[[int, int, int], NDArray[np.int32]] = permutation) -> None:
         if num_samples < 1:
             raise ValueError("an order needs at least one sample")
         self.seed = seed
         self.num_samples = num_samples
+        self._make = make
         self._kept: tuple[int, NDArray[np.int32]] | None = None
 
     def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -107,5 +111,5 @@ class SampleOrder:
     def _permutation(self, epoch: int) -> NDArray[np.int32]:
         if self._kept is None or self._kept[0] != epoch:
             self._kept = None  # freed before the next one is made
-            self._kept = (epoch, permutation(self.seed, epoch, self.num_samples))
+            self._kept = (epoch, self._make(self.seed, epoch, self.num_samples))
         return self._kept[1]
