@@ -7,7 +7,7 @@ import pytest
 from tests.commands import TINY, inceptionctl, refused, rows, sets
 from tests.data.conftest import fill
 
-STEPS = 80
+STEPS = 120
 SETTINGS = sets(
     *TINY,
     "model.name=inception_resnet_v2",
@@ -18,7 +18,9 @@ SETTINGS = sets(
     "train.log_every_steps=5",
     f"train.max_steps={STEPS}",
     "train.epochs=200",
-    "schedule.base_lr=0.4",
+    # Unscaled it died before step 70 with each of four seeds, scaled it lived for 120 steps with both that were tried.
+    "schedule.name=constant",
+    "schedule.base_lr=0.2",
     "optim.clip_global_norm=0",
     "checkpoint.every_epochs=null",
     "checkpoint.every_steps=5",
@@ -69,6 +71,7 @@ def test_the_same_training_with_scaled_residuals_is_left_alone(folder: Path) -> 
 
 @pytest.mark.slow
 def test_the_watch_may_only_look_on(folder: Path) -> None:
-    result = train(folder, "watched", "model.residual_scale=1.0", "health.stop_when_dead=false", "train.max_steps=70")
+    result = train(folder, "watched", "model.residual_scale=1.0", "health.stop_when_dead=false")
     assert result.returncode == 0, result.stderr
-    assert rows(folder / "watched")[-1]["zero_share"] > 0.999
+    dead = [row["zero_share"] > 0.999 for row in rows(folder / "watched")]
+    assert len(dead) == STEPS // 5 and any(all(dead[i : i + 3]) for i in range(len(dead) - 2))
