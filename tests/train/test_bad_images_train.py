@@ -13,7 +13,13 @@ NUM_BAD = 6  # of 24; a batch has eight
 # Two images of one pixel a channel make batch norm chaotic: the last bit of a sum over ranks would decide.
 CALM = ("model.input_px=107", "train.micro_batch_size=4")
 SETTINGS = sets(
-    *TINY, "model.num_classes=2", "model.dropout=0", "train.ema_decay=0.1", "checkpoint.every_steps=3", "schedule.base_lr=0.01"
+    *TINY,
+    *CALM,
+    "model.num_classes=2",
+    "model.dropout=0",
+    "train.ema_decay=0.1",
+    "checkpoint.every_steps=3",
+    "schedule.base_lr=0.01",
 )
 
 

@@ -76,7 +76,7 @@ def test_the_full_distortion_trains_and_validates_as_it_is_evaluated(root: Path,
     assert evaluated["exif_orientation"] is False
     assert (evaluated["mean"], evaluated["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert (
-        "one central crop of 75 px, resized with the shorter side to 75 / 0.875, bicubic, antialiased"
+        "one central crop of 75 px, resized with the shorter side to 75 / 0.875, bicubic, antialiased, EXIF orientation ignored"
         == evaluated["preparation"]
     )
 
