@@ -133,8 +133,7 @@ class TrainLoader:
                 input_px=input_px,
                 resize=resized_by_torch,
                 limits=limits(mean, std),
-                # They take half as long as decoding, and more of them would wait for each other: every call frees Python's lock.
-                num_threads=max(1, num_threads // 2),
+                num_threads=num_threads,
             )
 
     def _inputs(self, start: int) -> tuple[Indices, Inputs]:
