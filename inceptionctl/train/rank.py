@@ -327,7 +327,14 @@ def environment(job: Training) -> dict[str, Any]:
         "accumulation": job.batch.accumulation,
         "precision": job.precision,
         "from_step": job.progress.step,
+        "slurm": _slurm_job(),
     }
+
+
+def _slurm_job() -> dict[str, int] | None:
+    """Number of the job and how often Slurm has restarted it; None outside of Slurm."""
+    job, restart = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
+    return {"job": int(job), "restart": int(restart) if restart.isdigit() else 0} if job.isdigit() else None
 
 
 def _farewell(job: Training) -> str:
