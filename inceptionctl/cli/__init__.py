@@ -39,7 +39,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Exit codes: 0 fine, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 130 interrupted.")
+@app.callback(
+    epilog="Exit codes: 0 fine, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 75 resume me, 130 interrupted."
+)
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
