@@ -1,8 +1,10 @@
 """Jobs in a real Slurm of two virtual nodes: submitted, finished, looked at, cut by everything that Slurm does, never set back."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 
 from tests.commands import TINY, inceptionctl, refused, rows, sets
 from tests.data.conftest import fill
+from tests.launch.conftest import SCRIPT
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +55,9 @@ def submit(data: Path, folder: Path, slurm: dict[str, str], *arguments: str, ste
 def show(slurm: dict[str, str], job: str) -> dict[str, str]:
     """What `scontrol show job` says in simple words."""
     text = control(slurm, "show", "job", job)
-    return dict(re.findall(r"^ {3}(?:.* )?(JobState|Restarts|ExitCode|Reason)=(\S+)", text.replace(" ", "\n   "), re.MULTILINE))
+    return dict(
+        re.findall(r"^ {3}(?:.* )?(JobState|Restarts|ExitCode|Reason|RunTime)=(\S+)", text.replace(" ", "\n   "), re.MULTILINE)
+    )
 
 
 def control(slurm: dict[str, str], *arguments: str) -> str:
@@ -169,3 +174,90 @@ def test_restarts_without_progress_give_up(slurm: dict[str, str], data: Path, tm
 def sbatch(slurm: dict[str, str], *arguments: str | Path) -> str:
     command = ["sbatch", "--parsable", *map(str, arguments)]
     return subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_an_array_of_one_rank_goes_on_task_by_task(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
+    shape = ("--nodes", "1", "--array", "1-2%1", "--time", "10:00", "--output", "run")
+    job = submit(data, tmp_path, slurm, *shape, steps=3)
+    said = tmp_path / "run" / "slurm" / f"{job}.out"
+    wait_until(lambda: said.exists() and "nothing to train" in said.read_text(), "second task", tmp_path / "run")
+    text = said.read_text()
+    assert text.index("finished: 3 steps") < text.index("nothing to train")
+    [start] = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert start["ranks"] == 1
+
+
+def rank_steps(run: Path) -> int:
+    found = rows(run)
+    return int(found[-1]["step"]) if found else 0
+
+
+def lose_node(slurm: dict[str, str], name: str) -> None:
+    """Kill everything on a virtual node, which has a host name (UTS namespace) of its own, as a power cut does, and let Slurm notice."""
+    folder = Path(slurm["SLURM_CONF"]).parent
+
+    def place(process: str) -> str | None:
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/{process}/ns/uts")  # noqa: PTH115  (not a path)
+        return None
+
+    here = place((folder / "pid" / name).read_text().strip())
+    for process in os.listdir("/proc"):  # noqa: PTH208
+        if process.isdigit() and place(process) == here:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+    control(slurm, "update", f"nodename={name}", "state=down", "reason=lost")
+
+
+def test_cut_by_everything_that_slurm_does_it_equals_one_never_cut(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
+    run, steps = tmp_path / "cut", 40
+    job = submit(data, tmp_path, slurm, "--time", "20", "--output", "cut", steps=steps, every=20)
+
+    def trained(more: int) -> None:
+        before = rank_steps(run)
+        wait_until(lambda: rank_steps(run) >= before + more, f"{more} steps after {before}", run)
+
+    def requeued(restart: int) -> None:
+        assert rank_steps(run) < steps
+        go_on(slurm, job, run, restart)
+
+    # 1. The time limit, drawn near: Slurm looks twice a minute whether somebody is to be told.
+    trained(5)
+    minutes = int(show(slurm, job)["RunTime"].split(":")[-2])
+    control(slurm, "update", f"jobid={job}", f"TimeLimit={minutes + 2}")
+    wait_until(lambda: show(slurm, job)["Restarts"] == "1", "signal before the time limit", run)
+    assert "stopped by a signal; what was done is kept" in (run / "slurm" / f"{job}.out").read_text()
+    control(slurm, "update", f"jobid={job}", "TimeLimit=20")
+    requeued(1)
+    trained(5)
+    # 2. Preemption by a job of the other partition.
+    high = sbatch(slurm, "--partition=high", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for_state(slurm, high, "COMPLETED", run)
+    requeued(2)
+    trained(5)
+    # 3. Somebody requeues it.
+    control(slurm, "requeue", job)
+    requeued(3)
+    trained(5)
+    # 4. A node is lost.
+    lose_node(slurm, "node2")
+    subprocess.run([SCRIPT, "node2", Path(slurm["SLURM_CONF"]).parent], check=True)
+    requeued(4)
+    trained(5)
+    # 5. Cancelled: that job is over, and another goes on.
+    assert inceptionctl("slurm", "cancel", "cut", cwd=tmp_path, **slurm).returncode == 0
+    wait_for_state(slurm, job, "CANCELLED", run)
+    job = submit(data, tmp_path, slurm, "--time", "20:00", "--output", "cut", steps=steps, every=20)
+    wait_for_state(slurm, job, "COMPLETED", run)
+
+    starts = [
+        (start["slurm"]["job"], start["slurm"]["restart"]) for start in json.loads((run / "environment.json").read_text())
+    ]
+    assert [restart for _, restart in starts] == [0, 1, 2, 3, 4, 0] and starts[-1][0] == int(job)
+    whole = submit(data, tmp_path, slurm, "--time", "20:00", "--output", "whole", steps=steps, every=20)
+    wait_for_state(slurm, whole, "COMPLETED", tmp_path / "whole")
+    assert [row["step"] for row in rows(run)] == list(range(1, steps + 1))
+    for name in FILES:
+        ours, theirs = (path / "checkpoints" / f"step-{steps:08d}" / name for path in (run, tmp_path / "whole"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+    assert "restart 4" in inceptionctl("runs", "show", run).stdout
