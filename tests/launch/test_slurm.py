@@ -211,7 +211,7 @@ def lose_node(slurm: dict[str, str], name: str) -> None:
 
 
 def test_cut_by_everything_that_slurm_does_it_equals_one_never_cut(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
-    run, steps = tmp_path / "cut", 24
+    run, steps = tmp_path / "cut", 32
     job = submit(data, tmp_path, slurm, "--time", "20", "--output", "cut", steps=steps, every=6)
 
     def trained(more: int) -> None:
