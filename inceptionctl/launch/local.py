@@ -179,6 +179,8 @@ class _Forwarding:
                 self.came_first = self._requests.first
             for process in (self._launcher, *children):
                 process.kill()
+            # Whoever goes on at once must find ports, memory and the run's lock free.
+            psutil.wait_procs(children, timeout=2)
 
 
 def _is_rank(child: psutil.Process) -> bool:

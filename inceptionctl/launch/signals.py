@@ -61,7 +61,7 @@ class RankSignals:
 
     @property
     def requested(self) -> str | None:
-        """Name of the signal that has asked this rank to stop."""
+        """Name of the first signal that has come to this rank; SIGUSR1 when the command that started it has passed one on."""
         return self._requests.first
 
     def training_begins(self) -> None:
@@ -84,7 +84,7 @@ class RankSignals:
         if code is None:
             return
         if self._speaks and code == ResumeLater.exit_code and not second:
-            _say(f"stopped by {self.requested} before the training began: nothing is lost")
+            _say("stopped by a signal before the training began: nothing is lost")
         elif self._speaks and second:
             _say("asked twice: left without a save; the same command goes on from the last checkpoint")
         # Not sys.exit: the main thread may be in a call that does not come back.

@@ -245,7 +245,7 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
     on_rank_zero(job.world, job.device, save)
     last = files.pointed(job.run.checkpoints, "latest")
     job.log.say(
-        f"stopped by {job.stop.requested or 'a signal to another rank'} after step {job.progress.step};"
+        f"stopped by a signal after step {job.progress.step};"
         f" the same command goes on {f'from {last}' if last else 'from the beginning'}"
     )
     raise ResumeLater("")
