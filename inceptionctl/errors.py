@@ -5,9 +5,11 @@
     |-- DataError                3   a data set or an image
     |-- EnvironmentFault         4   the machine: GPUs, disk, ports, packages, other ranks
     |-- CheckpointError          5   a checkpoint, a run directory or an export
-    `-- DivergedError            6   the training itself: a loss that is not finite
+    |-- DivergedError            6   the training itself: a loss that is not finite
+    `-- ResumeLater             75   no failure: a training that was asked to stop, and has kept where it was
 
-Exit code 130 is a run that was interrupted from the keyboard. Code 1 without a worded message is a bug of inceptionctl.
+Exit codes 130 and 143 are a command that was interrupted (SIGINT, SIGTERM) and left at once.
+Code 1 without a worded message is a bug of inceptionctl.
 """
 
 from __future__ import annotations
@@ -76,6 +78,13 @@ class DivergedError(InceptionctlError):
     exit_code = 6
 
 
+class ResumeLater(InceptionctlError):
+    """A signal has stopped a training, and nothing is lost: the same command goes on. 75 is EX_TEMPFAIL, "try again"."""
+
+    exit_code = 75
+
+
 EXIT_CODES = {
-    kind.__name__: kind.exit_code for kind in (RecipeError, DataError, EnvironmentFault, CheckpointError, DivergedError)
+    kind.__name__: kind.exit_code
+    for kind in (RecipeError, DataError, EnvironmentFault, CheckpointError, DivergedError, ResumeLater)
 }

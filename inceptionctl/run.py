@@ -3,13 +3,14 @@
 runs/2026-08-22_inception-v4_a1b2c3/
   recipe.yaml        complete, defaults included
   exclusions.txt     the list of data.exclusions as it was when the run began, if there is one
-  environment.json   one entry for each start: versions, machine, ranks, command
+  environment.json   one entry for each start: versions, machine, ranks, command, Slurm job and restart
   log.txt            what rank 0 said
   metrics.jsonl      one JSON object a line: kind train or evaluate
   tensorboard/       the same numbers as TensorBoard events
   checkpoints/       step-00012510/ ..., and the text files `latest` and `best` that name one of them
   evaluations/       one JSON for each evaluation
   export/            what `inceptionctl export` wrote
+  slurm/             what `inceptionctl slurm submit` wrote: job.sh, jobs.json, and the output of each job
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inceptionctl import __version__
-from inceptionctl.cli import bench, data, doctor, models, recipes, runs, stages, train, weights
+from inceptionctl.cli import bench, data, doctor, models, recipes, runs, slurm, stages, train, weights
 from inceptionctl.cli.group import ErrorGroup
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command(name="predict")(stages.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
 app.add_typer(runs.app, name="runs")
+app.add_typer(slurm.app, name="slurm")
 app.add_typer(bench.app, name="bench")
 app.command(name="doctor")(doctor.doctor)
 
@@ -38,7 +39,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Exit codes: 0 fine, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 130 interrupted.")
+@app.callback(
+    epilog="Exit codes: 0 fine, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 75 resume me, 130 interrupted."
+)
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from inceptionctl import console
-from inceptionctl.errors import EnvironmentFault, InceptionctlError
+from inceptionctl.errors import EnvironmentFault, InceptionctlError, ResumeLater
 
 INTERRUPTED = 130
 
@@ -25,7 +25,9 @@ class ErrorGroup(TyperGroup):
             return super().invoke(ctx)
         except InceptionctlError as error:
             # A rank whose error another rank reports already has nothing to add.
-            if type(error).__name__ != "RelayedError":
+            if isinstance(error, ResumeLater):
+                _say_how_to_go_on(error)
+            elif type(error).__name__ != "RelayedError":
                 console.print_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
@@ -40,6 +42,13 @@ class ErrorGroup(TyperGroup):
             worded = _of_the_machine(error) if isinstance(error, OSError) and error.filename else _internal(error)
             console.print_error(worded)
             raise typer.Exit(worded.exit_code) from None
+
+
+def _say_how_to_go_on(stopped: ResumeLater) -> None:
+    # Not an error; a rank has said it in its log.
+    for text in (stopped.message, stopped.hint):
+        if text:
+            console.say(text)
 
 
 def _of_the_machine(error: OSError) -> EnvironmentFault:

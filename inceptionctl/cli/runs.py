@@ -193,7 +193,9 @@ def _print_run(result: dict[str, Any]) -> None:
     pairs += [(key, value) for key, value in (result["recipe"] or {}).items() if value is not None]
     console.print_pairs(result["path"], pairs)
     starts = [_start_row(entry) for entry in result["starts"]]
-    _table("Starts", ("when", "host", "from step", "ranks", "on", "precision", "versions"), starts, ("from step", "ranks"))
+    _table(
+        "Starts", ("when", "host", "job", "from step", "ranks", "on", "precision", "versions"), starts, ("from step", "ranks")
+    )
     row = result["last_train_row"] or {}
     last = [
         (key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else value)
@@ -231,8 +233,12 @@ def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
     known = versions if isinstance(versions, dict) else {}
     shown = ", ".join(f"{name.removesuffix('-cuda130')} {known[name]}" for name in VERSIONS if name in known)
     place = f"{len(gpus)} x {gpus[0]}" if isinstance(gpus, list) and gpus else f"CPU, {entry.get('cores', '?')} cores"
+    slurm = entry.get("slurm")
+    job = f"{slurm.get('job', '?')}, restart {slurm.get('restart', '?')}" if isinstance(slurm, dict) else None
     return (
-        *(entry.get(key, "?") for key in ("started", "host", "from_step", "ranks")),
+        *(entry.get(key, "?") for key in ("started", "host")),
+        job,
+        *(entry.get(key, "?") for key in ("from_step", "ranks")),
         place,
         entry.get("precision", "?"),
         shown,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.group import INTERRUPTED
 from inceptionctl.cli.options import Json, Settings
 
 if TYPE_CHECKING:
@@ -43,19 +42,23 @@ def train(
     In an ordinary shell it starts one rank a GPU of this machine. Under torchrun or srun (RANK or SLURM_* set) it is one rank of the job.
     The same command goes on where it stopped, at the very next sample.
     """
+    from inceptionctl.launch.signals import RankSignals, stoppable
     from inceptionctl.launch.world import world_from_environment
+
+    world = world_from_environment()
+    signals = RankSignals(speaks=world.rank == 0) if world and not dry_run else None  # before anything that takes time
     from inceptionctl.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or ())
-    world = world_from_environment()
     if dry_run:
         _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
-    elif world:
+    elif world and signals:
         from inceptionctl.train.rank import run_rank
 
-        run_rank(world, loaded, output, resume)
+        run_rank(world, loaded, output, resume, signals)
     else:
-        _start_ranks(loaded, gpus, cpu_ranks, output, resume, port)
+        with stoppable():
+            _start_ranks(loaded, gpus, cpu_ranks, output, resume, port)
 
 
 def _start_ranks(
@@ -80,7 +83,9 @@ def _start_ranks(
         console.say(f"{start.run.path} is finished: nothing to train")
         console.say("hint: --resume never trains anew; a larger train.epochs goes on in it")
     else:
-        _run(launch, ranks, start, port)
+        words = [] if gpus is None else ["--gpus", str(gpus)]
+        words += [] if cpu_ranks is None else ["--cpu-ranks", str(cpu_ranks)]
+        _run(launch, ranks, start, port, words)
     console.say(f"next: inceptionctl evaluate {start.run.path}")
 
 
@@ -97,17 +102,30 @@ def _check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
     open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
 
 
-def _run(launch: Callable[[LocalRanks, list[str], int | None], int], ranks: LocalRanks, start: Start, port: int | None) -> None:
+def _run(
+    launch: Callable[[LocalRanks, list[str], int | None], int],
+    ranks: LocalRanks,
+    start: Start,
+    port: int | None,
+    words: list[str],
+) -> None:
+    import shlex
+
+    from inceptionctl.errors import ResumeLater
+
     where = [str(start.run.recipe_file), "--output", str(start.run.path), "--resume", str(start.checkpoint or "auto")]
     if start.checkpoint and start.checkpoint.is_relative_to(start.run.path):
         where[-1] = "auto"
     try:
         code = launch(ranks, ["train", *where], port)
-    except KeyboardInterrupt:
-        console.say(f"\ninterrupted; go on with: inceptionctl train {start.run.recipe_file} --output {start.run.path}")
-        raise typer.Exit(INTERRUPTED) from None
+    except ResumeLater as stopped:
+        console.say(stopped.message)
+        code = stopped.exit_code
     finally:
         console.err.show_cursor()  # a rank that was killed in its live line has left it hidden
+    if code == ResumeLater.exit_code or code > 128:
+        again = ["inceptionctl", "train", str(start.run.recipe_file), "--output", str(start.run.path), *words]
+        console.say(f"go on with: {shlex.join(again)}")
     if code:
         raise typer.Exit(code)
 

@@ -10,12 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from inceptionctl.cores import usable_cores
-from inceptionctl.errors import EnvironmentFault, RecipeError
+from inceptionctl.errors import EnvironmentFault, RecipeError, ResumeLater
+from inceptionctl.launch.signals import ASKING, Requests, blocked
 
 # glibc hands large freed blocks back to the kernel and asks for them again every step; keeping them is 10 to 25% of a CPU step.
 CPU_ALLOCATOR = {
@@ -91,13 +95,24 @@ def check_port(port: int) -> None:
 def launch(ranks: LocalRanks, arguments: Sequence[str], port: int | None) -> int:
     """Start `inceptionctl ARGUMENTS` once a rank and wait. Returns the exit code of the first rank that failed, else 0.
 
-    Raises EnvironmentFault when a rank was killed from outside, and KeyboardInterrupt after the ranks ended on Ctrl-C.
+    A signal is passed on to the ranks, and 75 comes back when they have stopped in order; after a second one they are killed, and 130
+    or 143 comes back. Raises ResumeLater when there was no rank yet, and EnvironmentFault when a rank was killed from outside.
     """
     if port is not None:
         check_port(port)
     command = _launcher_command(ranks, port or free_port(), arguments)
-    with _forwarded(subprocess.Popen(command, env=_environment(ranks))) as process:
-        code = process.wait()
+    # DeepSpeed's launcher ends its ranks on SIGINT and SIGTERM, and kills them 30 seconds later whatever they are saving. A signal
+    # often goes to all processes of a terminal or job, so it is born with them blocked. So are the ranks; they unblock them.
+    with blocked():
+        process = subprocess.Popen(command, env=_environment(ranks))
+        signals = _Forwarding(process)
+    code = process.wait()
+    if signals.exit_code is not None:
+        return signals.exit_code
+    if signals.came_first is not None:
+        raise ResumeLater(f"stopped by {signals.came_first} before the training began: nothing is lost")
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return code  # a rank that was asked twice
     if code > 128 or code < 0:
         number = 256 - code if code > 160 else (code - 128 if code > 0 else -code)
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
@@ -127,23 +142,49 @@ def _environment(ranks: LocalRanks) -> dict[str, str]:
     return environment
 
 
-@contextlib.contextmanager
-def _forwarded(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Let the launcher end its ranks on Ctrl-C or SIGTERM before we go, as if interrupted.
+class _Forwarding:
+    """From now on signals to this process go to the ranks that a launcher has started.
 
-    SIGINT gets a handler of its own: a shell starts a background job with SIGINT ignored, and Python then raises nothing on it.
+    Always as SIGUSR1, which may be repeated: on Ctrl-C the ranks of a terminal get SIGINT as well, and that is one request.
+    `exit_code` is set when the ranks were not left to choose theirs, `came_first` to a signal that came before there was any.
     """
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.exit_code: int | None = None
+        self.came_first: str | None = None
+        self._launcher = psutil.Process(process.pid)
+        self._requests = Requests()
+        for number in ASKING:
+            signal.signal(number, self._take)
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield process
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def _take(self, number: int, _: object) -> None:
+        second = self._requests.is_second(number)
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            self._launcher.suspend()  # else it might start a rank just now, and that would live on
+            while (state := self._launcher.status()) != psutil.STATUS_STOPPED:
+                if state == psutil.STATUS_ZOMBIE:
+                    return  # it has ended by itself
+                time.sleep(0.001)
+            children = self._launcher.children()
+            ranks = [child for child in children if _is_rank(child)]
+            if ranks and not second:
+                for rank in ranks:
+                    rank.send_signal(signal.SIGUSR1)
+                self._launcher.resume()
+                return
+            # Without ranks yet, there is nothing to wait for: the launcher alone takes seconds to start.
+            if second:
+                self.exit_code = 128 + number
+            else:
+                self.came_first = self._requests.first
+            for process in (self._launcher, *children):
+                process.kill()
+            # Whoever goes on at once must find ports, memory and the run's lock free.
+            psutil.wait_procs(children, timeout=2)
+
+
+def _is_rank(child: psutil.Process) -> bool:
+    """Not one of the compilers and the like that DeepSpeed asks for their version."""
+    with contextlib.suppress(psutil.Error):
+        return "RANK" in child.environ()
+    return False

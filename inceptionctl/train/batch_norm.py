@@ -17,6 +17,8 @@ class SharedStatistics:
     All of them lie in one flat tensor (the modules hold views), so that a step costs one small all-reduce and no copies. Doing it
     every step, and not only before an evaluation or a save, gives the same numbers whenever a run is saved: averaging is linear,
     but its rounding is not, and a resumed run must equal one that was never stopped bit for bit.
+
+    `votes`, the last place of the tensor, belongs to train/stopping.py: it goes round with the statistics for nothing.
     """
 
     def __init__(self, model: nn.Module, num_ranks: int, frozen: Iterable[nn.Module] = ()) -> None:
@@ -26,7 +28,8 @@ class SharedStatistics:
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and id(module) not in still]
         buffers = [tensor for module in norms for tensor in _statistics(module)]
         size = sum(buffer.numel() for buffer in buffers)
-        self.flat = torch.empty(size, device=buffers[0].device if buffers else None)
+        self.flat = torch.empty(size + 1, device=next(model.parameters()).device)
+        self.votes = self.flat[-1:].zero_()
         start = 0
         for buffer in buffers:
             view = self.flat[start : start + buffer.numel()].view_as(buffer)
@@ -37,7 +40,7 @@ class SharedStatistics:
     @torch.no_grad()
     def average(self) -> None:
         """Average over the ranks; a collective call."""
-        if self.num_ranks > 1 and self.flat.numel():
+        if self.num_ranks > 1:
             dist.all_reduce(self.flat)
             self.flat.div_(self.num_ranks)
 

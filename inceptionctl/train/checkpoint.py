@@ -36,6 +36,10 @@ class Progress:
     num_train_images: int = 0
     precision: str = "fp32"
     ranks: int = 1
+    evaluation_due: bool = False
+    """A signal came before the validation that was due after this step."""
+    window: dict[str, Any] = field(default_factory=dict)
+    """What the log window had summed up when a signal came (train/window.py)."""
 
 
 def progress_of(checkpoint: Path) -> Progress:

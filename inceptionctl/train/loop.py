@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch import nn
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import EvalLoader, TrainLoader
+from inceptionctl.errors import ResumeLater
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
 from inceptionctl.launch.world import World
@@ -27,12 +29,13 @@ from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import Engine
+from inceptionctl.train.engine import Engine, on_rank_zero
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.precision import Precision, autocast
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import learning_rate
+from inceptionctl.train.stopping import Stop
 from inceptionctl.train.window import Window
 
 
@@ -57,6 +60,7 @@ class Training:
     log: RunLog
     loader_options: dict[str, Any]
     bad: BadImages
+    stop: Stop
 
     @property
     def steps_per_epoch(self) -> float:
@@ -65,7 +69,10 @@ class Training:
 
 
 def train(job: Training) -> None:
-    """Train from `job.progress` to the end. Raises DivergedError when loss or gradient is not finite, or the network has died."""
+    """Train from `job.progress` to the end. Raises DivergedError when loss or gradient is not finite, or the network has died.
+
+    Raises ResumeLater on all ranks after the same step when a signal has asked any of them to stop; that step is saved then.
+    """
     recipe, progress, engine = job.recipe, job.progress, job.engine
     loader = _train_loader(job)
     window = Window(
@@ -81,7 +88,11 @@ def train(job: Training) -> None:
         bad=job.bad,
         data_root=job.train_set.root,
     )
+    window.go_on(progress.window)
+    progress.window = {}
     try:
+        if progress.evaluation_due:
+            _catch_up(job, window)
         batches = iter(loader)
         for step in range(progress.step, progress.total_steps):
             rate = _rate(job, step)
@@ -108,6 +119,7 @@ def train(job: Training) -> None:
                 engine.backward(loss)
                 engine.step()
                 window.add(reported)
+            job.stop.vote()
             job.statistics.average()
             job.average.update(engine.model)
             progress.step = step + 1
@@ -118,11 +130,18 @@ def train(job: Training) -> None:
                 window.close(rate)
             else:
                 job.log.progress(window.line(rate), window_ended=False)
-            best_now = evaluate_now and _validate(job)
-            if (save_now or (best_now and recipe.checkpoint.keep_best)) and not job.health.suspects:
+            stop = job.stop.is_agreed()
+            progress.evaluation_due = evaluate_now
+            best_now = evaluate_now and not stop and _validate(job)
+            saved = (save_now or (best_now and recipe.checkpoint.keep_best)) and not job.health.suspects
+            saved = saved and not progress.evaluation_due
+            if saved:
                 _save(job)
             if evaluate_now or save_now:
                 window.restart()
+                stop = stop or job.stop.ask_all()
+            if stop:
+                _leave(job, window, saved)
     finally:
         loader.close()
 
@@ -168,7 +187,10 @@ def _train_loader(job: Training) -> TrainLoader:
 
 
 def _validate(job: Training) -> bool:
-    """Score the averaged weights on the validation images, each exactly once over the ranks. Whether it is the best so far."""
+    """Score the averaged weights on the validation images, each exactly once over the ranks. Whether it is the best so far.
+
+    When a rank is asked to stop, it is given up on all of them, and `progress.evaluation_due` stays.
+    """
     start = time.perf_counter()
     options = {key: job.loader_options[key] for key in ("num_threads", "device_id", "decode", "seconds_to_read")}
     loader = EvalLoader(
@@ -181,10 +203,14 @@ def _validate(job: Training) -> bool:
         **options,
     )
     try:
-        scores = score(job.average.model, loader, device=job.device, precision=job.precision, num_ranks=job.world.size)
+        batches = itertools.takewhile(lambda _: not job.stop.requested, loader)
+        scores = score(job.average.model, batches, device=job.device, precision=job.precision, num_ranks=job.world.size)
     finally:
         loader.close()
     share_bad_images(job.bad, job.train_set.root, job.world, job.run, job.log)
+    if job.stop.ask_all():
+        return False
+    job.progress.evaluation_due = False
     seconds = time.perf_counter() - start
     result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
     job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, "num_images": scores.num_images})
@@ -197,6 +223,32 @@ def _validate(job: Training) -> bool:
     if is_best:
         job.progress.best = {"step": job.progress.step, **result}
     return is_best
+
+
+def _catch_up(job: Training, window: Window) -> None:
+    """Do the validation that a signal has cut short, and write its checkpoint again, with the result."""
+    _validate(job)
+    if not job.progress.evaluation_due:
+        _save(job)
+    if job.stop.ask_all():
+        _leave(job, window, saved=files.step_folder(job.run.checkpoints, job.progress.step).is_dir())
+
+
+def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
+    """Save this step unless that is done, and end all ranks together: a launcher kills the others when the first has ended."""
+    job.progress.window = window.kept()
+
+    def save() -> None:
+        if not saved and not job.health.suspects:
+            _save(job)
+
+    on_rank_zero(job.world, job.device, save)
+    last = files.pointed(job.run.checkpoints, "latest")
+    job.log.say(
+        f"stopped by a signal after step {job.progress.step};"
+        f" the same command goes on {f'from {last}' if last else 'from the beginning'}"
+    )
+    raise ResumeLater("")
 
 
 def _save(job: Training) -> None:

@@ -9,7 +9,6 @@ import os
 import platform
 import random
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -26,7 +25,8 @@ from inceptionctl.cores import usable_cores
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_data
 from inceptionctl.data.loaders import Augmentation
-from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError
+from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError, ResumeLater
+from inceptionctl.launch.signals import RankSignals
 from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
@@ -47,6 +47,7 @@ from inceptionctl.train.precision import resolve_precision
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import schedule_in_words
 from inceptionctl.train.start import Start, decide_start
+from inceptionctl.train.stopping import Stop
 
 SECONDS_FOR_THE_FIRST_FAILURE = 4.0
 
@@ -59,31 +60,30 @@ class Machine:
     num_threads: int
 
 
-def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str) -> None:
-    """Train as one rank of `world`. Errors of rank 0's preparations end all ranks with the same exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> None:
+    """Train as one rank of `world`. Errors of rank 0's preparations end all ranks with the same exit code.
+
+    Raises ResumeLater when a signal has stopped the training.
+    """
     machine = _claim_machine(world)
     distributed.connect(world, machine.device)
     try:
         with distributed.collective_errors(world):
             start = _shared_start(world, machine.device, recipe, output, resume)
             if not start.finished:
-                _train(world, machine, recipe, start)
+                _train(world, machine, recipe, start, signals)
             elif world.rank == 0:
                 console.say(f"{start.run.path} is finished: nothing to train")
-    except (distributed.RelayedError, distributed.LostRankError):
+    except ResumeLater as stopped:
+        signals.ends_with(stopped.exit_code)
+        distributed.disconnect()
+        raise
+    except (distributed.RelayedError, distributed.LostRankError) as error:
+        signals.ends_with(error.exit_code)
         # The rank that failed first gives the job its message and exit code: the launcher looks once a second, in no order.
         time.sleep(SECONDS_FOR_THE_FIRST_FAILURE)
         raise
     distributed.disconnect()
-
-
-def _interrupt(*_: object) -> None:
-    """Leave in order: the live line is closed, files are flushed. Once: a second signal must not break the leaving."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # not SIG_IGN: Python complains of a signal that is pending then
-    raise KeyboardInterrupt
 
 
 def _claim_machine(world: World) -> Machine:
@@ -134,9 +134,10 @@ def _root(recipe: Recipe) -> Path:
     return recipe.data.root_path
 
 
-def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None:
+def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals: RankSignals) -> None:
     locks: list[IO[str]] = []
-    distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks))
+    remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks))
+    start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
     train_set, val_set = open_data(_root(recipe), recipe.model.num_classes, **recipe.data.sources(_root(recipe)))
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
@@ -160,7 +161,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
     bad = BadImages(recipe.data.max_bad_images)
     known = distributed.on_rank_zero(world, machine.device, lambda: read_bad_images(start.run))
     bad.add((name, reason) for name, reason in known)
-    log = RunLog(start.run, start_step=progress.step, enabled=world.rank == 0)
+    log = RunLog(start.run, start_step=progress.step, enabled=world.rank == 0, evaluation_due=progress.evaluation_due)
     job = Training(
         recipe=recipe,
         run=start.run,
@@ -179,7 +180,9 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
         log=log,
         loader_options=loader_options(recipe, machine),
         bad=bad,
+        stop=Stop(signals, world.size, statistics.votes),
     )
+    signals.training_begins()
     try:
         _greet(job, start)
         train(job)
@@ -187,6 +190,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
     finally:
         log.close()
         for lock in locks:
+            lock.truncate(0)  # a name that is left in it tells of a death
             lock.close()
 
 
@@ -238,14 +242,16 @@ def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Sta
     return dataclasses.replace(start, remarks=(*start.remarks, start_from(initial, model, recipe.model)))
 
 
-def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> None:
-    locks.append(take_lock(start.run))
+def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> list[str]:
+    lock, remarks = take_lock(start.run)
+    locks.append(lock)
     try:
         _check(recipe, start)
     except InceptionctlError:
         # Else the corrected recipe would be another one than the directory's.
         discard_unused(start.run)
         raise
+    return remarks
 
 
 def _check(recipe: Recipe, start: Start) -> None:
@@ -259,8 +265,11 @@ def _check(recipe: Recipe, start: Start) -> None:
     build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
 
 
-def take_lock(run: Run) -> IO[str]:
-    """Hold the run directory while training in it. Raises CheckpointError when another process does; a dead one's lock is gone."""
+def take_lock(run: Run) -> tuple[IO[str], list[str]]:
+    """Hold the run directory while training in it, and remark on a holder that has died: the kernel has released its lock.
+
+    Raises CheckpointError when another process holds it.
+    """
     with disk_errors(run.path):
         file = (run.path / ".lock").open("a+", encoding="utf-8")
     try:
@@ -272,10 +281,16 @@ def take_lock(run: Run) -> IO[str]:
         raise CheckpointError(
             f"{run.path} is being trained by {holder}", "wait for it, or start another run with --resume never"
         ) from None
+    file.seek(0)
+    left = file.read().strip()
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
-    return file
+    if not left:
+        return file, []
+    # Some network file systems keep locks within a host; a process of another one may live, and nobody here can tell.
+    elsewhere = "" if left.endswith(f" on {socket.gethostname()}") else "; make sure that it no longer runs"
+    return file, [f"{run.path} was held by {left}, which was killed or left at once{elsewhere}"]
 
 
 def check_disk(recipe: Recipe, path: Path, model: nn.Module) -> None:
@@ -327,7 +342,14 @@ def environment(job: Training) -> dict[str, Any]:
         "accumulation": job.batch.accumulation,
         "precision": job.precision,
         "from_step": job.progress.step,
+        "slurm": _slurm_job(),
     }
+
+
+def _slurm_job() -> dict[str, int] | None:
+    """Number of the job and how often Slurm has restarted it; None outside of Slurm."""
+    job, restart = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
+    return {"job": int(job), "restart": int(restart) if restart.isdigit() else 0} if job.isdigit() else None
 
 
 def _farewell(job: Training) -> str:

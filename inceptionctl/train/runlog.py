@@ -29,9 +29,12 @@ SCALARS = (
 
 
 class RunLog:
-    """Writers of one run. Rows after `start_step`, which a killed run left behind, are dropped: none is repeated."""
+    """Writers of one run. Rows after `start_step`, which a killed run left behind, are dropped: none is repeated.
 
-    def __init__(self, run: Run, *, start_step: int, enabled: bool) -> None:
+    So is the validation of that very step with `evaluation_due`.
+    """
+
+    def __init__(self, run: Run, *, start_step: int, enabled: bool, evaluation_due: bool = False) -> None:
         self.enabled = enabled
         self._run = run
         self._live: Live | None = None
@@ -43,7 +46,7 @@ class RunLog:
         # Imported here: only rank 0 pays for it.
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        _drop_rows_after(run, start_step)
+        _drop_rows_after(run, start_step, evaluation_due)
         with disk_errors(run.path):
             self._metrics = run.metrics_file.open("a", encoding="utf-8")
             self._text = run.log_file.open("a", encoding="utf-8")
@@ -103,8 +106,8 @@ class RunLog:
             self._text.flush()
 
 
-def _drop_rows_after(run: Run, step: int) -> None:
-    rows = list(run.metrics())
-    kept = [row for row in rows if row.get("step", 0) <= step]
+def _drop_rows_after(run: Run, step: int, evaluation_due: bool) -> None:
+    last = {"evaluate": step - 1 if evaluation_due else step}
+    kept = [row for row in run.metrics() if row["step"] <= last.get(str(row.get("kind")), step)]
     if run.metrics_file.exists():
         write_atomically(run.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))

@@ -57,6 +57,7 @@ class Window:
         """Begin a window here: what came before (an evaluation, a save) does not count as training time."""
         self._sum = torch.zeros((), device=self.device)
         self._passes = 0
+        self._passes_before = 0
         self._waited = 0.0
         self._began = time.perf_counter()
 
@@ -72,6 +73,26 @@ class Window:
         self._sum += loss.detach()
         self._passes += 1
 
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint in the middle of a window must hold for its row to become what it would have been; a collective call."""
+        share_bad_images(self.bad, self.data_root, self.world, self.run, self.log)
+        if not self._passes:
+            return {}
+        sums = [self._sum.clone() for _ in range(self.world.size)]
+        if self.world.size > 1:
+            dist.all_gather(sums, self._sum)
+        return {"passes": self._passes, "accumulation": self.batch.accumulation, "loss_sums": [float(one) for one in sums]}
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """Begin in the middle of a window; with other ranks or micro batches than it was begun, from the mean over them."""
+        if not kept:
+            return
+        sums, before = kept["loss_sums"], kept["passes"]
+        passes = before // kept["accumulation"] * self.batch.accumulation
+        same = (len(sums), before) == (self.world.size, passes)
+        self._sum += sums[self.world.rank] if same else sum(sums) / len(sums) / before * passes
+        self._passes = self._passes_before = passes
+
     def close(self, rate: float) -> None:
         """Write the window's row and begin the next.
 
@@ -81,7 +102,7 @@ class Window:
         if self._fresh_bad_images:
             share_bad_images(self.bad, self.data_root, self.world, self.run, self.log)
         seconds = time.perf_counter() - self._began
-        self._speed = self._passes * self.batch.micro_batch_size * self.world.size / seconds
+        self._speed = (self._passes - self._passes_before) * self.batch.micro_batch_size * self.world.size / seconds
         self._waited_share = self._waited / seconds
         self.log.row("train", self._row(rate))
         self.log.progress(self.line(rate), window_ended=True)

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -160,11 +161,25 @@ def test_a_manifest_edited_by_hand_is_damage(files_entry: str, tmp_path: Path) -
 
 
 def test_a_run_directory_is_held_by_one_training(tmp_path: Path) -> None:
-    held = take_lock(Run(tmp_path))
+    held, remarks = take_lock(Run(tmp_path))
+    assert remarks == []
     with pytest.raises(CheckpointError, match=rf"is being trained by process {os.getpid()} on"):
         take_lock(Run(tmp_path))
+    held.close()  # as the kernel does for a process that dies
+    again, remarks = take_lock(Run(tmp_path))
+    again.close()
+    assert remarks == [
+        f"{tmp_path} was held by process {os.getpid()} on {socket.gethostname()}, which was killed or left at once"
+    ]
+
+
+def test_a_lock_left_by_another_host_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 17 on gpu07\n")
+    held, remarks = take_lock(Run(tmp_path))
     held.close()
-    take_lock(Run(tmp_path)).close()
+    assert remarks[0].endswith(
+        "held by process 17 on gpu07, which was killed or left at once; make sure that it no longer runs"
+    )
 
 
 def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:

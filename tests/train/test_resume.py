@@ -1,8 +1,6 @@
 """A killed run goes on at the very next sample: its end equals, bit for bit, that of a run never stopped. Real processes."""
 
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,6 @@ from tests.commands import TINY, inceptionctl, kill_all, refused, rows, sets, st
 from tests.data.conftest import fill
 
 STEPS = 40
-# A shell without job control starts a background job with SIGINT ignored.
-BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 # 29 images and batches of 8: no epoch ends on a step; checkpoints every 5 steps lie in mid-epoch.
 SETTINGS = sets(
@@ -131,28 +127,6 @@ def test_statistics_of_two_ranks_are_those_of_the_whole_batch(data: Path, tmp_pa
         )
     assert means[0].abs().max() > 0.01
     assert (means[0] - means[1]).abs().max() < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "by"),
-    [(signal.SIGINT, ()), (signal.SIGINT, BACKGROUND), (signal.SIGTERM, ())],
-    ids=["int", "int-background", "term"],
-)
-def test_an_interrupted_run_says_how_to_go_on_and_leaves_nothing_behind(
-    number: int, by: tuple[str, ...], data: Path, tmp_path: Path
-) -> None:
-    command = ("train", "inception_v4", *SETTINGS, *sets(f"data.root={data}"), "--cpu-ranks", "2", "--output", "run")
-    log = tmp_path / "log"
-    with started(*command, cwd=tmp_path, log=log, by=by) as process:
-        wait_for_step(tmp_path / "run", 2, process, log)
-        process.send_signal(number)
-        assert process.wait(timeout=60) == 130
-        assert "interrupted; go on with: inceptionctl train run/recipe.yaml --output run" in log.read_text()
-        assert "Traceback" not in log.read_text()
-        # The command leads a process group of its own; none of its ranks may be left in it.
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
 
 
 @pytest.mark.slow

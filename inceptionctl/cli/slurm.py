@@ -1,0 +1,276 @@
+"""`inceptionctl slurm`: submit a training as a job that goes on by itself, look at it, cancel it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import Json, Settings
+from inceptionctl.errors import CheckpointError, RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.run import Run
+
+app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")]
+
+
+@app.command()
+def submit(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")],
+    time: Annotated[str, typer.Option(metavar="H:M:S", help="Time limit of one start, in Slurm's forms.")],
+    settings: Settings = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs, and so ranks, on each node.")] = None,
+    cpu_ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on the CPU of each node instead.")] = None,
+    cpus_per_rank: Annotated[int | None, typer.Option(min=1, help="Cores of a rank: 8 beside a GPU, else 1.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory; runs/DATE_MODEL_FINGERPRINT by default.")] = None,
+    resume: Annotated[str, typer.Option(metavar="auto|never|PATH", help="As in `inceptionctl train`.")] = "auto",
+    partition: Annotated[str | None, typer.Option(help="sbatch's option of this name; so are the next three.")] = None,
+    account: Annotated[str | None, typer.Option()] = None,
+    qos: Annotated[str | None, typer.Option()] = None,
+    constraint: Annotated[str | None, typer.Option()] = None,
+    array: Annotated[
+        str | None, typer.Option(metavar="1-N%1", help="N starts one after the other, for sites that requeue nothing.")
+    ] = None,
+    container: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="Train in a container: FILE.sif by Apptainer, others by Pyxis.")
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(metavar="OPTIONS", help='Any other options of sbatch: --sbatch "--mem=0 --exclusive".')
+    ] = None,
+    notice: Annotated[
+        int | None, typer.Option(min=1, metavar="SECONDS", help="Before the time limit, for saving: 180, at most half of it.")
+    ] = None,
+    give_up_after: Annotated[int, typer.Option(min=1, help="Restarts in succession without a new checkpoint.")] = 3,
+    no_submit: Annotated[bool, typer.Option("--no-submit", help="Make the run directory and its script, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a batch script into the run directory and submit it.
+
+    The job trains on one rank a GPU, saves before its time limit or when it is preempted, is requeued and goes on at the next sample.
+    """
+    from inceptionctl.launch.slurm import batch_script
+    from inceptionctl.launch.slurm import submit as hand_over
+    from inceptionctl.recipe import load_recipe
+    from inceptionctl.run import append_json, new_run_path, write_atomically
+    from inceptionctl.train.start import RUNS, decide_start
+
+    loaded = load_recipe(recipe, settings or ())
+    ranks_per_node = _ranks_per_node(gpus_per_node, cpu_ranks_per_node)
+    _check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None)
+
+    def script_for(run: Path) -> str:
+        return batch_script(
+            run,
+            Path.cwd(),
+            sys.executable,
+            time,
+            nodes,
+            ranks_per_node,
+            cpus_per_rank or (8 if gpus_per_node else 1),
+            on_cpu=gpus_per_node is None,
+            notice_seconds=notice,
+            give_up_after=give_up_after,
+            array=array,
+            container=container,
+            mounts=(run, loaded.data.root_path.absolute()),
+            options={"partition": partition, "account": account, "qos": qos, "constraint": constraint},
+            extra=_words(sbatch or ()),
+        )
+
+    planned = (output or new_run_path(loaded, RUNS)).absolute()
+    text = script_for(planned)  # whatever is wrong with it is said before a run directory is made
+    if dry_run:
+        console.print_json({"script": text, "run": str(planned)}) if as_json else sys.stdout.write(text)
+        return
+    start = decide_start(loaded, output, resume)
+    if start.finished:
+        console.say(f"{start.run.path} is finished: nothing to train")
+        return
+    _refuse_second(start.run)
+    run = start.run.path.absolute()
+    script = run / "slurm" / "job.sh"
+    script.parent.mkdir(exist_ok=True)
+    write_atomically(script, script_for(run))
+    command = f"sbatch {shlex.quote(str(script))}"
+    if no_submit:
+        console.print_json({"run": str(run), "script": str(script)}) if as_json else console.say(f"submit it with: {command}")
+        return
+    try:
+        job = hand_over(script)
+    except Exception:
+        _take_back(start.run)
+        raise
+    submitted = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    append_json(_jobs_file(start.run), {"job": job, "submitted": submitted, "nodes": nodes, "ranks_per_node": ranks_per_node})
+    if as_json:
+        console.print_json({"job": job, "run": str(run), "script": str(script)})
+        return
+    console.say(f"job {job} trains {start.run.path} on {nodes} x {ranks_per_node} ranks; its script is {script}")
+    for verb in ("status", "logs", "cancel"):
+        console.say(f"next: inceptionctl slurm {verb} {shlex.quote(str(start.run.path))}")
+
+
+def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
+    if (gpus is None) == (cpu_ranks is None):
+        raise RecipeError("give either --gpus-per-node or --cpu-ranks-per-node", "a rank is one GPU, or one process on the CPU")
+    return gpus or cpu_ranks or 0
+
+
+def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> None:
+    """Find what is wrong before a job waits in the queue for it."""
+    from inceptionctl.data.dataset import open_data
+    from inceptionctl.train.batch import plan_batch
+
+    plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    if recipe.data.decode == "mixed" and on_cpu:
+        raise RecipeError("data.decode is `mixed`, but the ranks have no GPU", "set data.decode to auto or cpu")
+    root = recipe.data.root_path
+    if root.exists():
+        open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+    else:
+        console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
+
+
+def _words(options: Sequence[str]) -> list[str]:
+    words: list[str] = []
+    for option in options:
+        try:
+            words += shlex.split(option)
+        except ValueError as error:
+            raise RecipeError(f"--sbatch {option!r}: {error}", "close the quotes") from None
+    return words
+
+
+def _jobs_file(run: Run) -> Path:
+    return run.path / "slurm" / "jobs.json"
+
+
+def _take_back(run: Run) -> None:
+    """A run directory that no job will ever train is not left behind."""
+    from inceptionctl.run import discard_unused
+
+    if not _jobs_file(run).exists():
+        (run.path / "slurm" / "job.sh").unlink(missing_ok=True)
+        if not any((run.path / "slurm").iterdir()):
+            (run.path / "slurm").rmdir()
+            discard_unused(run)
+
+
+def _refuse_second(run: Run) -> None:
+    from inceptionctl.launch.slurm import in_queue, queue
+
+    for job in queue(_jobs(run)):
+        if in_queue(job):
+            raise CheckpointError(
+                f"{run.path} has job {job['job']} in the queue already ({job['state']})",
+                f"wait for it, or end it with: inceptionctl slurm cancel {shlex.quote(str(run.path))}",
+            )
+
+
+def _opened(path: Path) -> Run:
+    from inceptionctl.run import is_run, open_run
+
+    return open_run(Path("runs") / path if not is_run(path) and is_run(Path("runs") / path) else path)
+
+
+def _jobs(run: Run) -> list[str]:
+    """Numbers of all jobs of a run, oldest first: those submitted from here, and those that somebody else's sbatch started."""
+    from inceptionctl.run_contents import read_run
+
+    file = _jobs_file(run)
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        submitted = [str(entry["job"]) for entry in entries]
+    except (ValueError, TypeError, KeyError):
+        raise CheckpointError(f"{file} is not a list of jobs", "somebody changed it; delete it to go on") from None
+    slurm = [start.get("slurm") for start in read_run(run).starts]
+    return list(
+        dict.fromkeys([*submitted, *(str(entry["job"]) for entry in slurm if isinstance(entry, dict) and "job" in entry)])
+    )
+
+
+def _jobs_of(run: Run) -> list[str]:
+    jobs = _jobs(run)
+    if not jobs:
+        raise CheckpointError(
+            f"{run.path} was never given to Slurm",
+            f"inceptionctl slurm submit {shlex.quote(str(run.recipe_file))} --output {shlex.quote(str(run.path))} --nodes N ...",
+        )
+    return jobs
+
+
+@app.command()
+def status(run: RunArgument, as_json: Json = False) -> None:
+    """Show a run's jobs in the queue, and how far it is."""
+    from inceptionctl.launch.slurm import queue
+    from inceptionctl.run_contents import read_run
+
+    opened = _opened(run)
+    jobs = _jobs_of(opened)
+    known = queue(jobs)
+    found = read_run(opened)
+    result: dict[str, Any] = {
+        "run": str(opened.path),
+        "state": found.state,
+        "step": found.step,
+        "total_steps": found.progress.get("total_steps"),
+        "jobs": jobs,
+        "queue": known,
+    }
+    if as_json:
+        console.print_json(result)
+        return
+    total = "?" if result["total_steps"] is None else result["total_steps"]
+    console.print_pairs(
+        str(opened.path), [("state", found.state), ("step", f"{found.step} of {total}"), ("jobs", ", ".join(jobs))]
+    )
+    if known:
+        names = [name.replace("_", " ") for name in known[0]]
+        console.print_table("In Slurm", names, [list(job.values()) for job in known])
+    else:
+        console.say(f"Slurm no longer knows job {jobs[-1]}; `sacct -j {jobs[-1]}` does where there is accounting")
+
+
+@app.command()
+def cancel(run: RunArgument) -> None:
+    """Cancel a run's jobs; the ranks are told to save first."""
+    from inceptionctl.launch.slurm import cancel as cancel_jobs
+    from inceptionctl.launch.slurm import in_queue, queue
+
+    opened = _opened(run)
+    alive = [job["job"] for job in queue(_jobs_of(opened)) if in_queue(job)]
+    if not alive:
+        console.say(f"no job of {opened.path} is in the queue: nothing to cancel")
+        return
+    cancel_jobs(alive)
+    console.say(f"cancelled job {', '.join(alive)}; the run goes on with another `inceptionctl slurm submit`")
+
+
+@app.command()
+def logs(
+    run: RunArgument,
+    lines: Annotated[int, typer.Option(min=1, help="The last N lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what comes, until Ctrl-C.")] = False,
+) -> None:
+    """Print what the run's newest job has said."""
+    opened = _opened(run)
+    job = _jobs_of(opened)[-1]
+    file = opened.path.absolute() / "slurm" / f"{job}.out"
+    if not file.exists() and not follow:
+        raise CheckpointError(f"job {job} has said nothing yet", f"inceptionctl slurm status {shlex.quote(str(opened.path))}")
+    sys.stdout.flush()
+    os.execvp("tail", ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), "--", str(file)])

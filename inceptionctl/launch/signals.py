@@ -1,0 +1,132 @@
+"""Signals that ask a training to stop: SIGTERM, SIGINT and SIGUSR1, in a rank and in the command that started the ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+from inceptionctl.errors import ResumeLater
+
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Launchers repeat a signal: `timeout` and torchrun send it to a child that has got it with its process group already.
+SECONDS_OF_ONE_REQUEST = 1.0
+
+
+class Requests:
+    """Tells a second request from the first one told twice.
+
+    The first signal asks for a stop. Another SIGINT or SIGTERM, a second or more after the first of the two, asks to leave at once;
+    SIGUSR1 may come again and again: Slurm sends it ahead of a time limit, whose SIGTERM must not cut short the save that it began.
+    """
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+        self._insisted: float | None = None
+
+    def is_second(self, number: int) -> bool:
+        """Note a signal; whether it asks to leave at once."""
+        now = time.monotonic()
+        self.first = self.first or signal.Signals(number).name
+        if number == signal.SIGUSR1:
+            return False
+        if self._insisted is None:
+            self._insisted = now
+            return False
+        return now - self._insisted >= SECONDS_OF_ONE_REQUEST
+
+
+class RankSignals:
+    """The signals of one rank, read in a thread: Python's own handlers would wait while the main thread is in a collective call.
+
+    Until `training_begins` there is nothing to save, and any signal ends the process with code 75; so it does after `ends_with`, with
+    that code. In between `requested` names the first signal, which the loop looks at, and a second one ends the process with 128 + n.
+    """
+
+    def __init__(self, speaks: bool) -> None:
+        self._speaks = speaks
+        self._exit_code: int | None = ResumeLater.exit_code
+        self._requests = Requests()
+        ours, theirs = os.pipe()
+        os.set_blocking(theirs, False)
+        signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
+        for number in ASKING:
+            signal.signal(number, lambda *_: None)  # a handler in Python is what makes Python write to the pipe
+        # Our own launcher has blocked them from the birth of the process on: those that came meanwhile are delivered now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+
+    @property
+    def requested(self) -> str | None:
+        """Name of the first signal that has come to this rank; SIGUSR1 when the command that started it has passed one on."""
+        return self._requests.first
+
+    def training_begins(self) -> None:
+        """From now on a signal waits for the end of a step."""
+        self._exit_code = None
+
+    def ends_with(self, code: int) -> None:
+        """There is nothing more to save: a signal may end the process, with the code that it would end with anyway."""
+        self._exit_code = code
+
+    def _listen(self, pipe: int) -> None:
+        while True:
+            for number in os.read(pipe, 64):
+                if number in ASKING:
+                    self._take(number)
+
+    def _take(self, number: int) -> None:
+        second = self._requests.is_second(number)
+        code = 128 + number if second else self._exit_code
+        if code is None:
+            return
+        if self._speaks and code == ResumeLater.exit_code and not second:
+            _say("stopped by a signal before the training began: nothing is lost")
+        elif self._speaks and second:
+            _say("asked twice: left without a save; the same command goes on from the last checkpoint")
+        # Not sys.exit: the main thread may be in a call that does not come back.
+        os._exit(code)
+
+
+def _say(message: str) -> None:
+    # Not the console, whose lock the main thread may hold.
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{message}\n".encode())
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Processes started here are born with the asking signals blocked; what comes meanwhile is delivered at the end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Work before any rank is started: a signal ends it with ResumeLater.
+
+    SIGINT gets a handler of its own: a shell starts a background job with SIGINT ignored, and Python then raises nothing on it.
+    """
+    asked: list[str] = []
+
+    def interrupt(number: int, _: object) -> None:
+        asked.append(signal.Signals(number).name)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in ASKING}
+    try:
+        yield
+    except KeyboardInterrupt:
+        name = asked[0] if asked else "SIGINT"
+        raise ResumeLater(
+            f"stopped by {name} before the training began: nothing is lost", "give the same command again"
+        ) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""A real Slurm of two virtual nodes, started once for all tests that ask for it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm-cluster"
+NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "unshare")
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """Variables that make Slurm's commands speak to the cluster."""
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"no Slurm here: {', '.join(missing)} missing (Debian: slurmctld slurmd slurm-client munge)")
+    if os.geteuid() != 0:
+        pytest.skip("a Slurm of virtual nodes needs root")
+    folder = Path(f"/tmp/slurm-{os.getpid()}")  # short: paths of sockets end at about 108 characters
+    try:
+        started = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, check=False)
+        if started.returncode:
+            logs = {file.name: file.read_text(errors="replace")[-2000:] for file in folder.glob("log/*")}
+            pytest.fail(f"slurm-cluster start: {started.stderr}\n{logs}")
+        yield {"SLURM_CONF": str(folder / "slurm.conf")}
+    finally:
+        subprocess.run([SCRIPT, "stop", folder], check=False)
