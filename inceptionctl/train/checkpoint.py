@@ -31,6 +31,8 @@ class Progress:
     epoch: float = 0.0
     ema_updates: int = 0
     best: dict[str, float] = field(default_factory=dict)
+    kept: list[int] = field(default_factory=list)
+    """Steps whose checkpoints are kept for good, this one's among them."""
     classes: list[str] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
     num_train_images: int = 0

@@ -192,8 +192,9 @@ def _validate(job: Training) -> bool:
         f"validation at epoch {job.progress.epoch:.2f}: top-1 error {scores.top1_error:.2f}%, top-5 error {scores.top5_error:.2f}%,"
         f" loss {scores.loss:.4f} ({scores.num_images} images, EMA weights, {seconds:.1f} s)"
     )
-    best = job.progress.best
-    is_best = not best or scores.top1_error < best["top1_error"]
+    best, by = job.progress.best, job.recipe.checkpoint.best_by
+    # Written so that a loss which is not a number, as the best so far, gives way to any number.
+    is_best = not best or (result[by] < math.inf and not best[by] <= result[by])
     if is_best:
         job.progress.best = {"step": job.progress.step, **result}
     return is_best
@@ -204,9 +205,12 @@ def _save(job: Training) -> None:
     if job.world.rank != 0:
         return
     start = time.perf_counter()
-    folder = job.run.checkpoints
-    saved = save_checkpoint(folder, job.engine.model, job.average, job.engine.optimizer, job.progress)
-    if job.progress.best.get("step") == job.progress.step:
+    folder, progress, wishes = job.run.checkpoints, job.progress, job.recipe.checkpoint
+    every = wishes.keep_every_epochs
+    if files.is_kept_for_good(progress.step, progress.kept, None if every is None else every * job.steps_per_epoch):
+        progress.kept.append(progress.step)
+    saved = save_checkpoint(folder, job.engine.model, job.average, job.engine.optimizer, progress)
+    if progress.best.get("step") == progress.step:
         files.point(folder, "best", saved)
-    files.prune(folder, job.recipe.checkpoint.keep_last, job.recipe.checkpoint.keep_best)
+    files.prune(folder, progress.step, wishes.keep_last, wishes.keep_best, progress.kept)
     job.log.say(f"saved {saved} ({time.perf_counter() - start:.1f} s)")

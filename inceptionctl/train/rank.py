@@ -32,6 +32,7 @@ from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, append_json, discard_unused, disk_errors
+from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import plan_batch, total_steps
@@ -240,6 +241,9 @@ def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Sta
 
 def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> None:
     locks.append(take_lock(start.run))
+    files.clear_leftovers(start.run.checkpoints)
+    if start.checkpoint and start.checkpoint.parent == start.run.checkpoints:
+        files.mend_pointers(start.run.checkpoints, start.checkpoint)
     try:
         _check(recipe, start)
     except InceptionctlError:
