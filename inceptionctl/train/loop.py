@@ -25,7 +25,8 @@ from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.batch_norm import SharedStatistics
-from inceptionctl.train.checkpoint import Progress, save_checkpoint
+from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.health import HealthWatch
@@ -55,6 +56,7 @@ class Training:
     frozen: Sequence[nn.Module]
     progress: Progress
     log: RunLog
+    writer: CheckpointWriter
     loader_options: dict[str, Any]
     bad: BadImages
 
@@ -76,6 +78,7 @@ def train(job: Training) -> None:
         engine=engine,
         health=job.health,
         log=job.log,
+        writer=job.writer,
         device=job.device,
         epochs=recipe.train.epochs,
         bad=job.bad,
@@ -123,7 +126,9 @@ def train(job: Training) -> None:
                 _save(job)
             if evaluate_now or save_now:
                 window.restart()
+        job.writer.finish()
     finally:
+        job.writer.settle()
         loader.close()
 
 
@@ -204,13 +209,7 @@ def _save(job: Training) -> None:
     """Save on rank 0; every rank holds the same."""
     if job.world.rank != 0:
         return
-    start = time.perf_counter()
-    folder, progress, wishes = job.run.checkpoints, job.progress, job.recipe.checkpoint
-    every = wishes.keep_every_epochs
+    progress, every = job.progress, job.recipe.checkpoint.keep_every_epochs
     if files.is_kept_for_good(progress.step, progress.kept, None if every is None else every * job.steps_per_epoch):
         progress.kept.append(progress.step)
-    saved = save_checkpoint(folder, job.engine.model, job.average, job.engine.optimizer, progress)
-    if progress.best.get("step") == progress.step:
-        files.point(folder, "best", saved)
-    files.prune(folder, progress.step, wishes.keep_last, wishes.keep_best, progress.kept)
-    job.log.say(f"saved {saved} ({time.perf_counter() - start:.1f} s)")
+    job.writer.save(job.engine.model, job.average, job.engine.optimizer, progress)

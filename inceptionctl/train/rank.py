@@ -38,6 +38,7 @@ from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
+from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
 from inceptionctl.train.health import HealthWatch
@@ -178,6 +179,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
         frozen=frozen,
         progress=progress,
         log=log,
+        writer=checkpoint_writer(recipe, start.run, log),
         loader_options=loader_options(recipe, machine),
         bad=bad,
     )
@@ -189,6 +191,12 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start) -> None
         log.close()
         for lock in locks:
             lock.close()
+
+
+def checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter:
+    """What saves and prunes as a recipe says."""
+    wishes = recipe.checkpoint
+    return CheckpointWriter(run.checkpoints, keep_last=wishes.keep_last, keep_best=wishes.keep_best, say=log.say)
 
 
 def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -> None:
