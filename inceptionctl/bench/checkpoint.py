@@ -49,7 +49,7 @@ class _Job:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.model)
-        float(reported)
+        float(reported.detach())
 
 
 def bench_checkpoint(
