@@ -36,7 +36,7 @@ class RunContents:
     train_rows: list[Row] = field(default_factory=list)
     evaluate_rows: list[Row] = field(default_factory=list)
     checkpoints: list[Row] = field(default_factory=list)
-    """Oldest first: name, step, bytes, pointers (latest, best) and problem."""
+    """Oldest first, as read_checkpoints gives them."""
     progress: Row = field(default_factory=dict)
     """progress.json of the newest checkpoint that is whole, as far as names and sizes tell."""
 
@@ -178,52 +178,78 @@ def _read_checkpoints(found: RunContents) -> None:
     if not folder.is_dir():
         found.problems.append("checkpoints/ is missing")
         return
-    pointers = {name: _pointed(found, name) for name in ("latest", "best")}
+    found.checkpoints, found.progress, problems = read_checkpoints(folder)
+    found.problems += problems
+
+
+def read_checkpoints(folder: Path) -> tuple[list[Row], Row, list[str]]:
+    """Rows of the checkpoints in a folder, oldest first, the progress of the newest good one, and what is wrong with them.
+
+    A row holds name, step, epoch, bytes, pointers (latest, best, kept) and problem, as far as names and sizes tell.
+    """
+    problems: list[str] = []
+    pointers = {name: _pointed(folder, name, problems) for name in ("latest", "best")}
+    rows: list[Row] = []
+    newest: Row = {}
     for checkpoint in files.list_checkpoints(folder):
-        problem = _look_through(found, checkpoint)
-        if problem:
-            found.problems.append(f"{checkpoint.name}: {problem}")
-        found.checkpoints.append(
-            {
-                "name": checkpoint.name,
-                "step": files.step_of(checkpoint),
-                "bytes": sum(item["bytes"] for item in files_below(checkpoint)),
-                "pointers": [name for name, target in pointers.items() if target == checkpoint],
-                "problem": problem,
-            }
-        )
+        row, progress = read_checkpoint(checkpoint)
+        row["pointers"] = [name for name, target in pointers.items() if target == checkpoint]
+        newest = progress or newest
+        if row["problem"]:
+            problems.append(f"{checkpoint.name}: {row['problem']}")
+        rows.append(row)
+    kept = newest.get("kept")
+    for row in rows:
+        row["pointers"] += ["kept"] if isinstance(kept, list) and row["step"] in kept else []
+    return rows, newest, problems
 
 
-def _pointed(found: RunContents, name: str) -> Path | None:
+def read_checkpoint(checkpoint: Path) -> tuple[Row, Row]:
+    """The row of a checkpoint by itself, and its progress where it is good."""
+    problem, progress = _look_through(checkpoint)
+    row = {
+        "name": checkpoint.name,
+        "step": progress["step"] if progress else files.step_of(checkpoint),
+        "epoch": finite(progress.get("epoch")),
+        "bytes": sum(item["bytes"] for item in files_below(checkpoint)),
+        "pointers": [],
+        "problem": problem,
+    }
+    return row, progress
+
+
+def _pointed(folder: Path, name: str, problems: list[str]) -> Path | None:
     target = None
     with contextlib.suppress(OSError, ValueError):
-        target = files.pointed(found.run.checkpoints, name)
-    if target is None and (found.run.checkpoints / name).exists():
-        found.problems.append(f"checkpoints/{name} names no checkpoint that is there")
+        target = files.pointed(folder, name)
+    if target is None and (folder / name).exists():
+        problems.append(f"checkpoints/{name} names no checkpoint that is there")
     return target
 
 
-def _look_through(found: RunContents, checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint as far as names and sizes tell; keeps the progress of a good one.
+def _look_through(checkpoint: Path) -> tuple[str | None, Row]:
+    """What is wrong with a checkpoint as far as names and sizes tell, and the progress of a good one.
 
     Checksums are left to those who use the checkpoint: they read every byte.
     """
-    name = "manifest.json"
+    name = files.MANIFEST
     try:
         noted = json.loads((checkpoint / name).read_text(encoding="utf-8"))["files"]
-        sizes = {name: int(noted[name]["bytes"]) for name in files.FILES}
+        sizes = {name: int(noted[name]["bytes"]) for name in (*files.FILES, *noted)}
         for name, size in sizes.items():
             held = (checkpoint / name).stat().st_size
             if held != size:
-                return f"{name} has {held} bytes, not {size}"
+                return f"{name} has {held} bytes, not {size}", {}
+        strangers = sorted(path.name for path in checkpoint.iterdir() if path.name not in (files.MANIFEST, *sizes))
+        if strangers:
+            return f"holds {', '.join(strangers)}, which its manifest does not name", {}
         name = "progress.json"
         progress = json.loads((checkpoint / name).read_text(encoding="utf-8"))
         numbers = [progress["step"], progress["total_steps"]]
     except FileNotFoundError:
-        return f"{name} is missing"
+        return f"{name} is missing", {}
     except (OSError, ValueError, KeyError, TypeError):
-        return f"{name} cannot be read"
+        return f"{name} cannot be read", {}
     if not all(isinstance(number, int) for number in numbers) or not isinstance(progress.get("recipe"), dict):
-        return "progress.json is of another version"
-    found.progress = progress
-    return None
+        return "progress.json is of another version", {}
+    return None, progress

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights"},
     "weights": {"errors", "models", "recipe", "run", "train"},
     "report": {"errors", "run"},
-    "bench": {"errors", "cores", "data", "recipe", "train", "evaluate"},
+    "bench": {"errors", "cores", "data", "recipe", "train", "evaluate", "models"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "recipe", "run", "train"},

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inceptionctl import __version__
-from inceptionctl.cli import bench, data, doctor, models, recipes, runs, slurm, stages, train, weights
+from inceptionctl.cli import bench, checkpoints, data, doctor, models, recipes, runs, slurm, stages, train, weights
 from inceptionctl.cli.group import ErrorGroup
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command(name="predict")(stages.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
 app.add_typer(runs.app, name="runs")
+app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(slurm.app, name="slurm")
 app.add_typer(bench.app, name="bench")
 app.command(name="doctor")(doctor.doctor)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
     from inceptionctl.recipe.schema import Recipe
 
-app = typer.Typer(help="Measure this machine: the data path, large lists of images.", no_args_is_help=True)
+app = typer.Typer(help="Measure this machine: the data path, large lists of images, checkpoints.", no_args_is_help=True)
 
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON into this file.")]
 
@@ -146,6 +146,45 @@ def lists(
     with console.err.status(f"opening a list of {images:,} images in {ranks} processes"):
         figures = bench_lists(images, classes, ranks)
     _tell({"bench": "lists", **about, "images": images, "classes": classes, "ranks": ranks}, figures, output, as_json)
+
+
+@app.command()
+def checkpoint(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")] = "inception_v4",
+    settings: Settings = None,
+    images: Annotated[int | None, typer.Option(min=2, help="Images of a step; the recipe's micro batch by default.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    folder: Annotated[Path, typer.Option("--on", metavar="FOLDER", help="Folder on the disk to be measured.")] = Path(),
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """For how long saving a checkpoint holds up training, in the background and in the foreground, beside a step on noise."""
+    import tempfile
+
+    from inceptionctl.recipe import load_recipe
+
+    loaded = load_recipe(recipe, settings or ())
+    _refuse_unwritable(output)
+    if not folder.is_dir():
+        raise EnvironmentFault(f"no folder {folder}", "name an existing folder on the disk to be measured")
+
+    from inceptionctl.bench.checkpoint import bench_checkpoint
+    from inceptionctl.bench.machine import facts
+
+    batch_size = images or loaded.train.micro_batch_size
+    about = facts(("inceptionctl", "torch", "safetensors"))
+    with console.progress_bar() as bar, tempfile.TemporaryDirectory(prefix="inceptionctl-bench-", dir=folder) as made:
+        task = bar.add_task("measuring", total=None)
+        figures, num_bytes = bench_checkpoint(
+            loaded,
+            Path(made),
+            _machine(None).device,
+            batch_size,
+            repeats,
+            lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+        )
+    measured = {"recipe": recipe, "settings": settings or [], "images": batch_size, "checkpoint_bytes": num_bytes}
+    _tell({"bench": "checkpoint", **about, **measured}, figures, output, as_json)
 
 
 def _refuse_unwritable(output: Path | None) -> None:

@@ -135,7 +135,11 @@ class CheckpointSection(Section):
     keep_last: int = Field(default=3, ge=1)
     """Number of newest checkpoints to keep."""
     keep_best: bool = True
-    """Also keep the checkpoint with the lowest validation top-1 error."""
+    """Also keep the best checkpoint of all validations."""
+    best_by: Literal["top1_error", "top5_error", "loss"] = "top1_error"
+    """The best is the one with the lowest of this."""
+    keep_every_epochs: float | None = Field(default=None, gt=0.0)
+    """Keep for good the first checkpoint at or after every so many epochs; null for none."""
 
 
 class ExportSection(Section):

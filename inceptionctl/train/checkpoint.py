@@ -31,6 +31,8 @@ class Progress:
     epoch: float = 0.0
     ema_updates: int = 0
     best: dict[str, float] = field(default_factory=dict)
+    kept: list[int] = field(default_factory=list)
+    """Steps whose checkpoints are kept for good, this one's among them."""
     classes: list[str] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
     num_train_images: int = 0
@@ -53,22 +55,71 @@ def progress_of(checkpoint: Path) -> Progress:
         ) from None
 
 
+@dataclass
+class Snapshot:
+    """A copy of everything that a checkpoint holds, on the CPU: training may go on while it is written."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    """Tensors by name, by file."""
+    progress: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.progress["step"])
+
+
+def take_snapshot(
+    model: nn.Module,
+    average: WeightAverage,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    into: Snapshot | None = None,
+) -> Snapshot:
+    """Copy all tensors; into the memory of an earlier snapshot, which is used up, where shapes agree."""
+    sources: dict[str, Mapping[str, Tensor]] = {
+        "model.safetensors": model.state_dict(),
+        "ema.safetensors": average.model.state_dict(),
+        "optimizer.safetensors": optimizer_tensors(model, optimizer),
+    }
+    memory = into.tensors if into else {}
+    copies = {file: _copied(tensors, memory.get(file, {})) for file, tensors in sources.items()}
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return Snapshot(copies, asdict(progress))
+
+
+def _copied(tensors: Mapping[str, Tensor], memory: dict[str, Tensor]) -> dict[str, Tensor]:
+    copies = {}
+    for name, tensor in tensors.items():
+        copy = memory.get(name)
+        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+            # Contiguous, as safetensors wants it; pinned, so that a GPU copies without waiting for each tensor.
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copies[name] = copy.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+    return copies
+
+
 def save_checkpoint(
     checkpoints: Path, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> Path:
-    """Write a checkpoint to a temporary folder, sync it, rename it, and then let `latest` name it.
+    """Take a snapshot and write it, both now."""
+    return write_snapshot(checkpoints, take_snapshot(model, average, optimizer, progress))
+
+
+def write_snapshot(checkpoints: Path, snapshot: Snapshot) -> Path:
+    """Write a checkpoint to a temporary folder, sync it, rename it, and then let `latest`, and `best` if it is that, name it.
 
     Raises EnvironmentFault when the disk refuses; older checkpoints and pointers are untouched then.
     """
-    final = files.step_folder(checkpoints, progress.step)
+    final = files.step_folder(checkpoints, snapshot.step)
     temporary = checkpoints / f".{final.name}.{os.getpid()}.tmp"
     with disk_errors(final):
         try:
             temporary.mkdir(parents=True)
-            save_tensors(temporary / "model.safetensors", model.state_dict())
-            save_tensors(temporary / "ema.safetensors", average.model.state_dict())
-            save_tensors(temporary / "optimizer.safetensors", optimizer_tensors(model, optimizer))
-            write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
+            for name, tensors in snapshot.tensors.items():
+                write_tensors(temporary / name, tensors)
+            write_atomically(temporary / "progress.json", json.dumps(snapshot.progress, indent=2) + "\n")
             files.seal(temporary)
             sync_folder(temporary)
             if final.exists():  # a damaged checkpoint of the same step, which a resume has passed over
@@ -78,12 +129,18 @@ def save_checkpoint(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     files.point(checkpoints, "latest", final)
+    if snapshot.progress["best"].get("step") == snapshot.step:
+        files.point(checkpoints, "best", final)
     return final
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name and sync them. Raises EnvironmentFault when the disk refuses."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    """Write tensors by name, from any device and in any memory format, and sync them."""
+    write_tensors(path, {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+
+
+def write_tensors(path: Path, plain: dict[str, Tensor]) -> None:
+    """Write contiguous tensors on the CPU that share no memory, and sync them. Raises EnvironmentFault when the disk refuses."""
     try:
         save_file(plain, str(path), metadata={"format": "pt"})
     except SafetensorError as error:

@@ -6,15 +6,18 @@ step-00012510/
   optimizer.safetensors  state of the optimizer, `parameter/key`
   progress.json          position, counters, classes, the whole recipe
   manifest.json          size and sha256 of each file above; written last
+
+A file that the manifest does not name is damage: whatever else lies in a checkpoint, nobody of ours has put there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from inceptionctl.run import disk_errors, is_run, write_atomically
 
 FORMAT = 1
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "progress.json")
+MANIFEST = "manifest.json"
 STEP_FOLDER = re.compile(r"step-(\d{8,})$")
 
 
@@ -47,8 +51,9 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
 
 def seal(folder: Path) -> None:
     """Write the manifest of a folder whose files are complete."""
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES}
-    write_atomically(folder / "manifest.json", json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
+    names = [*FILES, *sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, MANIFEST))]
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
+    write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
 
 
 def verify(checkpoint: Path) -> None:
@@ -59,21 +64,34 @@ def verify(checkpoint: Path) -> None:
         raise _damaged(checkpoint, f"it cannot be compared with manifest.json: {type(error).__name__}: {error}") from None
 
 
+def read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and sha256 of each file, by name, of a checkpoint that verifies."""
+    entries: dict[str, dict[str, Any]] = _read_json(checkpoint / MANIFEST)["files"]
+    return entries
+
+
 def _verify(checkpoint: Path) -> None:
-    manifest = _read_json(checkpoint / "manifest.json")
+    manifest = _read_json(checkpoint / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{checkpoint} has format {manifest.get('format')!r}; this version reads {FORMAT}", "update inceptionctl"
         )
-    for name in FILES:
-        entry = manifest.get("files", {}).get(name)
+    entries = manifest.get("files", {})
+    for name in dict.fromkeys((*FILES, *entries)):
+        entry = entries.get(name)
         path = checkpoint / name
-        if entry is None or not path.is_file():
+        if entry is None or path.parent != checkpoint or not path.is_file():
             raise _damaged(checkpoint, f"{name} is missing")
         if path.stat().st_size != entry["bytes"]:
             raise _damaged(checkpoint, f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}")
         if _sha256(path) != entry["sha256"]:
             raise _damaged(checkpoint, f"{name} was changed: its sha256 differs from the manifest's")
+    strangers = sorted(path.name for path in checkpoint.iterdir() if path.name not in (MANIFEST, *entries))
+    if strangers:
+        raise CheckpointError(
+            f"checkpoint {checkpoint} holds {', '.join(strangers)}, which its manifest does not name",
+            "take away what does not belong there; nothing of it is ever read",
+        )
 
 
 def _damaged(checkpoint: Path, what: str) -> CheckpointError:
@@ -150,17 +168,45 @@ def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
     return None, skipped
 
 
-def prune(checkpoints: Path, keep_last: int, keep_best: bool) -> None:
-    """Delete all but the newest `keep_last` checkpoints and the one that `best` names, and leftovers of killed writers."""
-    kept = set(list_checkpoints(checkpoints)[-keep_last:])
+def prune(checkpoints: Path, newest: int, keep_last: int, keep_best: bool, kept: Iterable[int] = ()) -> None:
+    """Delete checkpoints that nothing keeps, and leftovers of killed writers.
+
+    Kept are the `keep_last` newest up to step `newest`, the one that `best` names, and those of the steps in `kept`. Those after
+    `newest` are damaged ones which a resume has passed over: they are left for people to look at, and count for nothing.
+    """
+    found = list_checkpoints(checkpoints)
+    spared = set([path for path in found if step_of(path) <= newest][-keep_last:])
+    spared |= {path for path in found if step_of(path) > newest or step_of(path) in set(kept)}
     best = pointed(checkpoints, "best")
     if keep_best and best:
-        kept.add(best)
-    for checkpoint in list_checkpoints(checkpoints):
-        if checkpoint not in kept:
+        spared.add(best)
+    for checkpoint in found:
+        if checkpoint not in spared:
             _delete(checkpoint)
+    clear_leftovers(checkpoints)
+
+
+def clear_leftovers(checkpoints: Path) -> None:
+    """Delete what killed writers have left half done. Only for who holds the run."""
     for leftover in checkpoints.glob(".*.tmp"):
         _delete(leftover)
+
+
+def is_kept_for_good(step: int, kept: Iterable[int], every_steps: float | None) -> bool:
+    """Whether a checkpoint at `step` is the first at or after a multiple of `every_steps` (a fraction is fine) since the last kept."""
+    if every_steps is None:
+        return False
+    return math.floor(step / every_steps + 1e-9) > math.floor(max(kept, default=0) / every_steps + 1e-9)
+
+
+def mend_pointers(checkpoints: Path, newest: Path) -> None:
+    """Let `latest` and `best` name what `newest` knows of: a kill between a save and its pointers leaves older ones there."""
+    best = read_progress(newest).get("best")
+    named = {"latest": newest.name, "best": step_folder(checkpoints, int(best["step"])).name if best else None}
+    for pointer, name in named.items():
+        now = pointed(checkpoints, pointer)
+        if name and (checkpoints / name).is_dir() and (now is None or now.name != name):
+            point(checkpoints, pointer, checkpoints / name)
 
 
 def _delete(folder: Path) -> None:

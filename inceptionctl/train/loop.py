@@ -27,7 +27,8 @@ from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.batch_norm import SharedStatistics
-from inceptionctl.train.checkpoint import Progress, save_checkpoint
+from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine, on_rank_zero
 from inceptionctl.train.health import HealthWatch
@@ -58,6 +59,7 @@ class Training:
     frozen: Sequence[nn.Module]
     progress: Progress
     log: RunLog
+    writer: CheckpointWriter
     loader_options: dict[str, Any]
     bad: BadImages
     stop: Stop
@@ -83,6 +85,7 @@ def train(job: Training) -> None:
         engine=engine,
         health=job.health,
         log=job.log,
+        writer=job.writer,
         device=job.device,
         epochs=recipe.train.epochs,
         bad=job.bad,
@@ -142,7 +145,9 @@ def train(job: Training) -> None:
                 stop = stop or job.stop.ask_all()
             if stop:
                 _leave(job, window, saved)
+        job.writer.finish()
     finally:
+        job.writer.settle()
         loader.close()
 
 
@@ -218,8 +223,9 @@ def _validate(job: Training) -> bool:
         f"validation at epoch {job.progress.epoch:.2f}: top-1 error {scores.top1_error:.2f}%, top-5 error {scores.top5_error:.2f}%,"
         f" loss {scores.loss:.4f} ({scores.num_images} images, EMA weights, {seconds:.1f} s)"
     )
-    best = job.progress.best
-    is_best = not best or scores.top1_error < best["top1_error"]
+    best, by = job.progress.best, job.recipe.checkpoint.best_by
+    # Written so that a loss which is not a number, as the best so far, gives way to any number.
+    is_best = not best or (result[by] < math.inf and not best[by] <= result[by])
     if is_best:
         job.progress.best = {"step": job.progress.step, **result}
     return is_best
@@ -230,6 +236,7 @@ def _catch_up(job: Training, window: Window) -> None:
     _validate(job)
     if not job.progress.evaluation_due:
         _save(job)
+        job.writer.finish()
     if job.stop.ask_all():
         _leave(job, window, saved=files.step_folder(job.run.checkpoints, job.progress.step).is_dir())
 
@@ -241,6 +248,7 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
     def save() -> None:
         if not saved and not job.health.suspects:
             _save(job)
+        job.writer.finish()
 
     on_rank_zero(job.world, job.device, save)
     last = files.pointed(job.run.checkpoints, "latest")
@@ -255,10 +263,7 @@ def _save(job: Training) -> None:
     """Save on rank 0; every rank holds the same."""
     if job.world.rank != 0:
         return
-    start = time.perf_counter()
-    folder = job.run.checkpoints
-    saved = save_checkpoint(folder, job.engine.model, job.average, job.engine.optimizer, job.progress)
-    if job.progress.best.get("step") == job.progress.step:
-        files.point(folder, "best", saved)
-    files.prune(folder, job.recipe.checkpoint.keep_last, job.recipe.checkpoint.keep_best)
-    job.log.say(f"saved {saved} ({time.perf_counter() - start:.1f} s)")
+    progress, every = job.progress, job.recipe.checkpoint.keep_every_epochs
+    if files.is_kept_for_good(progress.step, progress.kept, None if every is None else every * job.steps_per_epoch):
+        progress.kept.append(progress.step)
+    job.writer.save(job.engine.model, job.average, job.engine.optimizer, progress)

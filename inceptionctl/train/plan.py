@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -69,5 +70,7 @@ def checkpoint_bytes(num_parameters: int, recipe: Recipe) -> int:
 
 
 def disk_needed(num_parameters: int, recipe: Recipe) -> int:
-    """Bytes that the checkpoints of a run take at most: those kept, the best, and the one being written."""
-    return checkpoint_bytes(num_parameters, recipe) * (recipe.checkpoint.keep_last + 1 + int(recipe.checkpoint.keep_best))
+    """Bytes that the checkpoints of a run take at most: the last, those kept for good, the best, and the one being written."""
+    wishes = recipe.checkpoint
+    for_good = math.floor(recipe.train.epochs / wishes.keep_every_epochs) if wishes.keep_every_epochs else 0
+    return checkpoint_bytes(num_parameters, recipe) * (wishes.keep_last + for_good + 1 + int(wishes.keep_best))

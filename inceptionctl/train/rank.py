@@ -32,11 +32,13 @@ from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, append_json, discard_unused, disk_errors
+from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
+from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
 from inceptionctl.train.health import HealthWatch
@@ -178,6 +180,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         frozen=frozen,
         progress=progress,
         log=log,
+        writer=checkpoint_writer(recipe, start.run, log),
         loader_options=loader_options(recipe, machine),
         bad=bad,
         stop=Stop(signals, world.size, statistics.votes),
@@ -192,6 +195,12 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         for lock in locks:
             lock.truncate(0)  # a name that is left in it tells of a death
             lock.close()
+
+
+def checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter:
+    """What saves and prunes as a recipe says."""
+    wishes = recipe.checkpoint
+    return CheckpointWriter(run.checkpoints, keep_last=wishes.keep_last, keep_best=wishes.keep_best, say=log.say)
 
 
 def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -> None:
@@ -245,6 +254,9 @@ def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Sta
 def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> list[str]:
     lock, remarks = take_lock(start.run)
     locks.append(lock)
+    files.clear_leftovers(start.run.checkpoints)
+    if start.checkpoint and start.checkpoint.parent == start.run.checkpoints:
+        files.mend_pointers(start.run.checkpoints, start.checkpoint)
     try:
         _check(recipe, start)
     except InceptionctlError:

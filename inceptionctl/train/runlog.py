@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,7 @@ class RunLog:
         self.enabled = enabled
         self._run = run
         self._live: Live | None = None
+        self._one_at_a_time = threading.Lock()  # checkpoints are told of from a thread of their own
         if not enabled:
             return
         # Where TensorFlow is installed, tensorboard imports it for its file functions alone: 4 s and a page of messages. It looks
@@ -101,7 +103,7 @@ class RunLog:
 
     def _note(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with disk_errors(self._run.path):
+        with self._one_at_a_time, disk_errors(self._run.path):
             self._text.write("".join(f"{stamp} {line}\n" for line in message.splitlines()))
             self._text.flush()
 

@@ -93,7 +93,10 @@ def _continue(run: Run, recipe: Recipe) -> Start:
         return Start(run, checkpoint, remarks=(*remarks, f"starts from {checkpoint}"))
     _check_same_network(recipe, checkpoint)
     _keep_changed_recipe(run, recipe, files.step_of(checkpoint))
-    return Start(run, checkpoint, files.reached_end(files.read_progress(checkpoint), recipe), tuple(remarks))
+    finished = files.reached_end(files.read_progress(checkpoint), recipe)
+    if finished:  # else whoever holds the run does it
+        files.mend_pointers(run.checkpoints, checkpoint)
+    return Start(run, checkpoint, finished, tuple(remarks))
 
 
 def _check_same_network(recipe: Recipe, checkpoint: Path) -> None:

@@ -23,6 +23,7 @@ from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.engine import Engine, RelayedError
 from inceptionctl.train.health import Health, HealthWatch, remedy
 from inceptionctl.train.runlog import RunLog
@@ -39,6 +40,7 @@ class Window:
     engine: Engine
     health: HealthWatch
     log: RunLog
+    writer: CheckpointWriter
     device: torch.device
     epochs: float
     bad: BadImages
@@ -154,6 +156,7 @@ class Window:
     def _stopped(self, what: str, block: str | None) -> InceptionctlError:
         if self.world.rank != 0:  # the numbers are the same everywhere; one message is enough
             return RelayedError(DivergedError.exit_code)
+        self.writer.settle()
         last = files.pointed(self.run.checkpoints, "latest")
         kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         where = f" (block {block}, activations of {self._seen.activation_rms[block]:.3g} root mean square)" if block else ""

@@ -104,3 +104,16 @@ def test_a_made_up_list_is_opened_by_several_processes() -> None:
     }
     assert (result["images"], result["classes"], result["ranks"]) == (10_000, 300, 2)
     assert inceptionctl("bench", "lists", "--images", "9999").returncode == 2
+
+
+def test_what_a_save_holds_up_is_measured(tmp_path: Path) -> None:
+    arguments = ("--images", "2", "--repeats", "1", "--on", tmp_path, "--json")
+    done = inceptionctl("bench", "checkpoint", "quickstart", *sets("model.width=0.125", "model.input_px=75"), *arguments)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    figures = {figure["name"]: figure for figure in result["figures"]}
+    assert list(figures)[:4] == ["step", "held up, foreground", "held up, background", "step while one is written"]
+    assert all(figure["n"] == 1 and figure["low"] > 0 for figure in figures.values())
+    assert result["checkpoint_bytes"] > 4 * 4 * 500_000  # weights, averages and two states of fp32
+    assert list(tmp_path.iterdir()) == []
+    refused(inceptionctl("bench", "checkpoint", "quickstart", "--on", tmp_path / "none"), 4, "no folder")

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -160,6 +161,24 @@ def test_a_manifest_edited_by_hand_is_damage(files_entry: str, tmp_path: Path) -
         files.verify(saved)
 
 
+def test_a_planted_file_is_refused(tmp_path: Path) -> None:
+    job = Job()
+    good, bad = job.save(tmp_path, 1), job.save(tmp_path, 2)
+    (bad / "optimizer.pt").write_bytes(pickle.dumps({"step": 2}))
+    with pytest.raises(CheckpointError, match=r"holds optimizer\.pt, which its manifest does not name"):
+        files.verify(bad)
+    assert files.newest_whole(tmp_path)[0] == good
+
+
+def test_a_manifest_names_nothing_outside_of_its_folder(tmp_path: Path) -> None:
+    saved = Job().save(tmp_path, 1)
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["files"]["../latest"] = {"bytes": 0, "sha256": ""}
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"\.\./latest is missing"):
+        files.verify(saved)
+
+
 def test_a_run_directory_is_held_by_one_training(tmp_path: Path) -> None:
     held, remarks = take_lock(Run(tmp_path))
     assert remarks == []
@@ -182,17 +201,45 @@ def test_a_lock_left_by_another_host_is_told_apart(tmp_path: Path) -> None:
     )
 
 
-def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:
+def test_pruning_keeps_the_last_the_best_and_those_for_good(tmp_path: Path) -> None:
     job = Job()
     saved = {step: job.save(tmp_path, step) for step in (1, 2, 3, 4, 5)}
     files.point(tmp_path, "best", saved[2])
     leftover = tmp_path / ".step-00000009.123.tmp"
     leftover.mkdir()
-    files.prune(tmp_path, keep_last=2, keep_best=True)
-    assert files.list_checkpoints(tmp_path) == [saved[2], saved[4], saved[5]]
+    files.prune(tmp_path, newest=5, keep_last=1, keep_best=True, kept=[1])
+    assert files.list_checkpoints(tmp_path) == [saved[1], saved[2], saved[5]]
     assert not leftover.exists()
-    files.prune(tmp_path, keep_last=1, keep_best=False)
+    files.prune(tmp_path, newest=5, keep_last=1, keep_best=False)
     assert files.list_checkpoints(tmp_path) == [saved[5]]
+
+
+def test_a_damaged_checkpoint_that_was_passed_over_pushes_out_no_good_one(tmp_path: Path) -> None:
+    job = Job()
+    damaged, good = job.save(tmp_path, 20), job.save(tmp_path, 17)
+    flip(damaged / "model.safetensors")
+    files.prune(tmp_path, newest=17, keep_last=1, keep_best=False)
+    assert files.newest_whole(tmp_path)[0] == good and damaged.exists()
+
+
+def test_the_first_checkpoint_past_each_multiple_is_kept_for_good() -> None:
+    kept: list[int] = []
+    for step in range(3, 40, 3):
+        if files.is_kept_for_good(step, kept, 7.5):
+            kept.append(step)
+    assert kept == [9, 15, 24, 30, 39]
+    assert not files.is_kept_for_good(9, [], None)
+
+
+def test_pointers_that_a_kill_left_behind_are_mended(tmp_path: Path) -> None:
+    job = Job()
+    old = job.save(tmp_path, 1)
+    best = {"step": 2, "top1_error": 3.0}
+    new = save_checkpoint(tmp_path, job.model, job.average, job.optimizer, Progress(step=2, best=best))
+    for name in ("latest", "best"):
+        files.point(tmp_path, name, old)
+    files.mend_pointers(tmp_path, new)
+    assert files.pointed(tmp_path, "latest") == files.pointed(tmp_path, "best") == new
 
 
 @pytest.fixture

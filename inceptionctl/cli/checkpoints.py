@@ -1,0 +1,181 @@
+"""`inceptionctl checkpoints`: what is in a checkpoint and whether it is whole. Reads what training wrote, changes nothing."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import Json
+from inceptionctl.errors import CheckpointError
+
+app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True)
+
+PathOf = Annotated[Path, typer.Argument(metavar="PATH", help="A run directory or a checkpoint folder.")]
+
+
+@app.command(name="list")
+def list_checkpoints(path: PathOf, as_json: Json = False) -> None:
+    """List checkpoints, oldest first, with what keeps them. Damage as far as names and sizes tell; `verify` reads every byte.
+
+    Exit code 5 when one is damaged, or there is none.
+    """
+    rows = _rows(path)
+    if as_json:
+        console.print_json(rows)
+    else:
+        _print_rows(f"Checkpoints of {path}", rows)
+    _refuse_damage(path, rows)
+
+
+@app.command()
+def verify(path: PathOf, as_json: Json = False) -> None:
+    """Compare every byte of every file with the manifest's sha256.
+
+    Exit code 5 when a checkpoint is damaged or holds a file that its manifest does not name, or there is none.
+    """
+    from inceptionctl.train import checkpoint_files as files
+
+    rows = _rows(path)
+    for row in rows:
+        row["problem"] = _damage(files.verify, Path(row["path"]))
+    if as_json:
+        console.print_json(rows)
+    else:
+        _print_rows(f"Checkpoints of {path}, every byte compared", rows)
+    _refuse_damage(path, rows)
+
+
+@app.command()
+def show(path: PathOf, as_json: Json = False) -> None:
+    """Show where a checkpoint is in its training, and its files: of a run the newest whole one.
+
+    Every byte is compared first. Exit code 5 when the checkpoint is damaged, or the run has none that is whole.
+    """
+    from inceptionctl.run import is_run
+    from inceptionctl.train import checkpoint_files as files
+
+    _check_exists(path)
+    newest, skipped = files.newest_whole(path / "checkpoints") if is_run(path) else (None, [])
+    checkpoint = newest or files.open_checkpoint(path)
+    for sentence in skipped:
+        console.warn(sentence)
+    progress = files.read_progress(checkpoint)
+    result = {
+        "path": str(checkpoint),
+        **{key: value for key, value in progress.items() if key not in ("recipe", "classes")},
+        "classes": progress.get("classes"),
+        "recipe": progress.get("recipe"),
+        "files": _files(checkpoint),
+    }
+    if as_json:
+        console.print_json(result)
+        return
+    _print_checkpoint(result)
+    if skipped:
+        console.say(f"`inceptionctl checkpoints verify {shlex.quote(str(path))}` says more about the damage")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    from inceptionctl.run import is_run
+    from inceptionctl.run_contents import read_checkpoint, read_checkpoints
+    from inceptionctl.train import checkpoint_files as files
+
+    _check_exists(path)
+    folder = path / "checkpoints" if is_run(path) or (path / "checkpoints").is_dir() else path
+    if files.list_checkpoints(folder) or folder != path:
+        rows, _, problems = read_checkpoints(folder)
+        for problem in problems:
+            if problem.startswith("checkpoints/"):  # a pointer; the others stand in the rows
+                console.warn(problem)
+        return [{"path": str(folder / row["name"]), **row} for row in rows]
+    if not any((path / name).exists() for name in (*files.FILES, files.MANIFEST)):
+        raise CheckpointError(f"{path} is neither a run directory nor a checkpoint", "name a run, or a folder step-... in one")
+    return [{"path": str(path), **read_checkpoint(path)[0]}]
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_dir():
+        raise CheckpointError(f"no run or checkpoint {path}", "`inceptionctl runs list` shows the runs")
+
+
+def _damage(verify: Any, checkpoint: Path) -> str | None:
+    try:
+        verify(checkpoint)
+    except CheckpointError as error:
+        return error.message.removeprefix(f"checkpoint {checkpoint} ").removeprefix("is damaged: ")
+    return None
+
+
+def _refuse_damage(path: Path, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        raise CheckpointError(f"{path} has no checkpoint yet", "a training saves one as the recipe's `checkpoint` section says")
+    damaged = [row["name"] for row in rows if row["problem"]]
+    if len(damaged) == len(rows):
+        raise CheckpointError(
+            f"no checkpoint of {path} is whole: {', '.join(damaged)}", "restore a copy, or start anew with `--resume never`"
+        )
+    if damaged:
+        raise CheckpointError(
+            f"damaged: {', '.join(damaged)}",
+            "`inceptionctl train` goes on from the newest whole one; damaged ones may be deleted",
+        )
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    console.print_table(
+        title,
+        ("checkpoint", "step", "epoch", "size", "is", "damage"),
+        [
+            (
+                row["name"],
+                row["step"],
+                "" if row["epoch"] is None else f"{row['epoch']:.2f}",
+                console.size(row["bytes"]),
+                ", ".join(row["pointers"]),
+                row["problem"],
+            )
+            for row in rows
+        ],
+        right=("step", "epoch", "size"),
+        whole=("checkpoint",),
+    )
+
+
+def _files(checkpoint: Path) -> list[dict[str, Any]]:
+    from safetensors import safe_open
+
+    from inceptionctl.train import checkpoint_files as files
+
+    found = []
+    for name, entry in files.read_manifest(checkpoint).items():
+        tensors = None
+        if name.endswith(".safetensors"):
+            with safe_open(str(checkpoint / name), framework="np") as file:
+                tensors = len(file.keys())
+        found.append({"name": name, **entry, "tensors": tensors})
+    return found
+
+
+def _print_checkpoint(result: dict[str, Any]) -> None:
+    best = result.get("best") or {}
+    pairs = [
+        ("step", f"{result['step']} of {result['total_steps']}, epoch {result['epoch']:.2f}"),
+        ("network", ((result["recipe"] or {}).get("model") or {}).get("name")),
+        ("classes", len(result["classes"] or ())),
+        ("trained on", f"{result['ranks']} ranks, {result['precision']}, {result['num_train_images']} images"),
+        ("EMA updates", result["ema_updates"]),
+        ("best so far", f"top-1 error {best['top1_error']:.2f}% at step {best['step']:.0f}" if best else "not validated yet"),
+        ("kept for good", ", ".join(map(str, result.get("kept") or ())) or "none"),
+    ]
+    console.print_pairs(result["path"], pairs)
+    console.out.print()
+    console.print_table(
+        "Files, each compared with its sha256",
+        ("file", "size", "tensors", "sha256"),
+        [(item["name"], console.size(item["bytes"]), item["tensors"], item["sha256"]) for item in result["files"]],
+        right=("size", "tensors"),
+    )

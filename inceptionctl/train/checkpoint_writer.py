@@ -1,0 +1,74 @@
+"""Checkpoints written in the background: a step is held up by the copying of tensors, not by hashing and the disk.
+
+A thread is enough: writing, syncing and hashing all free Python's lock. One checkpoint is written at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from inceptionctl.errors import InceptionctlError
+from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.checkpoint import Progress, Snapshot, take_snapshot, write_snapshot
+from inceptionctl.train.ema import WeightAverage
+
+
+class CheckpointWriter:
+    """Saves the checkpoints of one run, one after the other, and prunes after each. Only rank 0 has work for it.
+
+    What goes wrong in the background is raised by the next `save` or by `finish`, as the error that a save in the foreground raises.
+    """
+
+    def __init__(self, checkpoints: Path, *, keep_last: int, keep_best: bool, say: Callable[[str], None]) -> None:
+        self._checkpoints = checkpoints
+        self._keep_last = keep_last
+        self._keep_best = keep_best
+        self._say = say
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._snapshot: Snapshot | None = None
+
+    def save(self, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Copy everything, and begin to write it. Waits for the save before this one, and raises what went wrong with it."""
+        start = time.perf_counter()
+        self.finish()
+        # The memory of the copy before is used again: fresh pages would take several times as long as the copying.
+        self._snapshot = take_snapshot(model, average, optimizer, progress, into=self._snapshot)
+        held_up = time.perf_counter() - start
+        thread = threading.Thread(target=self._write, args=(self._snapshot, held_up), name="checkpoint", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def finish(self) -> None:
+        """Wait until nothing is being written. Raises EnvironmentFault when the last save has failed."""
+        self._join()
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+
+    def settle(self) -> None:
+        """Wait as `finish` does, but only say what went wrong: for who leaves with an error of their own."""
+        try:
+            self.finish()
+        except InceptionctlError as error:
+            self._say(f"the last checkpoint was not saved: {error.message}")
+
+    def _join(self) -> None:
+        if self._thread:
+            self._thread.join()
+        self._thread = None
+
+    def _write(self, snapshot: Snapshot, held_up: float) -> None:
+        start = time.perf_counter()
+        try:
+            saved = write_snapshot(self._checkpoints, snapshot)
+            files.prune(self._checkpoints, snapshot.step, self._keep_last, self._keep_best, snapshot.progress["kept"])
+            self._say(f"saved {saved} (held up for {held_up:.2f} s, written in {time.perf_counter() - start:.1f} s)")
+        except Exception as error:  # whatever it is, the training must hear of it
+            self._failure = error
