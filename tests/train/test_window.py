@@ -22,6 +22,7 @@ def window(rank: int, size: int, micro: int) -> Window:
         engine=unused,
         health=unused,
         log=unused,
+        writer=unused,
         bad=unused,
         data_root=unused,
     )
