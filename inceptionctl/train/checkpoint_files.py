@@ -172,7 +172,7 @@ def prune(checkpoints: Path, newest: int, keep_last: int, keep_best: bool, kept:
     """Delete checkpoints that nothing keeps, and leftovers of killed writers.
 
     Kept are the `keep_last` newest up to step `newest`, the one that `best` names, and those of the steps in `kept`.
-    Those after `newest` are damaged ones which a resume has passed over: they are left for people to look at, and count for nothing.
+    Those after `newest` are damaged ones which a resume has passed over: left for people to look at, they count for nothing.
     """
     found = list_checkpoints(checkpoints)
     spared = set([path for path in found if step_of(path) <= newest][-keep_last:])
