@@ -140,7 +140,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_tensors(path: Path, plain: dict[str, Tensor]) -> None:
-    """Write contiguous tensors on the CPU that share no memory, and sync them. Raises EnvironmentFault when the disk refuses."""
+    """Write contiguous tensors on the CPU that share no memory, and sync them.
+
+    Raises EnvironmentFault when the disk refuses.
+    """
     try:
         save_file(plain, str(path), metadata={"format": "pt"})
     except SafetensorError as error:

@@ -171,8 +171,8 @@ def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
 def prune(checkpoints: Path, newest: int, keep_last: int, keep_best: bool, kept: Iterable[int] = ()) -> None:
     """Delete checkpoints that nothing keeps, and leftovers of killed writers.
 
-    Kept are the `keep_last` newest up to step `newest`, the one that `best` names, and those of the steps in `kept`. Those after
-    `newest` are damaged ones which a resume has passed over: they are left for people to look at, and count for nothing.
+    Kept are the `keep_last` newest up to step `newest`, the one that `best` names, and those of the steps in `kept`.
+    Those after `newest` are damaged ones which a resume has passed over: left for people to look at, they count for nothing.
     """
     found = list_checkpoints(checkpoints)
     spared = set([path for path in found if step_of(path) <= newest][-keep_last:])
@@ -193,7 +193,7 @@ def clear_leftovers(checkpoints: Path) -> None:
 
 
 def is_kept_for_good(step: int, kept: Iterable[int], every_steps: float | None) -> bool:
-    """Whether a checkpoint at `step` is the first at or after a multiple of `every_steps` (a fraction is fine) since the last kept."""
+    """Whether `step` is the first, since the last kept, at or after a multiple of `every_steps` (a fraction is fine)."""
     if every_steps is None:
         return False
     return math.floor(step / every_steps + 1e-9) > math.floor(max(kept, default=0) / every_steps + 1e-9)

@@ -22,7 +22,7 @@ from inceptionctl.train.ema import WeightAverage
 class CheckpointWriter:
     """Saves the checkpoints of one run, one after the other, and prunes after each. Only rank 0 has work for it.
 
-    What goes wrong in the background is raised by the next `save` or by `finish`, as the error that a save in the foreground raises.
+    What goes wrong in the background is raised by the next `save` or by `finish`, worded as by a save in the foreground.
     """
 
     def __init__(self, checkpoints: Path, *, keep_last: int, keep_best: bool, say: Callable[[str], None]) -> None:
