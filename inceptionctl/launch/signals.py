@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -56,6 +57,8 @@ class RankSignals:
         threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
         for number in ASKING:
             signal.signal(number, lambda *_: None)  # a handler in Python is what makes Python write to the pipe
+        # When the interpreter ends, it hands signals back to the system, whose answer would be the death of a rank that has finished.
+        atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, ASKING)
         # Our own launcher has blocked them from the birth of the process on: those that came meanwhile are delivered now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
 

@@ -211,8 +211,9 @@ def lose_node(slurm: dict[str, str], name: str) -> None:
 
 
 def test_cut_by_everything_that_slurm_does_it_equals_one_never_cut(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
-    run, steps = tmp_path / "cut", 32
-    job = submit(data, tmp_path, slurm, "--time", "20", "--output", "cut", steps=steps, every=6)
+    # Slurm takes up to half a minute to tell of a limit: on a quick machine that is a hundred steps and more.
+    run, steps = tmp_path / "cut", 320
+    job = submit(data, tmp_path, slurm, "--time", "20", "--output", "cut", steps=steps, every=40)
 
     def trained(more: int) -> None:
         before = rank_steps(run)
@@ -248,14 +249,14 @@ def test_cut_by_everything_that_slurm_does_it_equals_one_never_cut(slurm: dict[s
     # 5. Cancelled: that job is over, and another goes on.
     assert inceptionctl("slurm", "cancel", "cut", cwd=tmp_path, **slurm).returncode == 0
     wait_for_state(slurm, job, "CANCELLED", run)
-    job = submit(data, tmp_path, slurm, "--time", "20:00", "--output", "cut", steps=steps, every=6)
+    job = submit(data, tmp_path, slurm, "--time", "20:00", "--output", "cut", steps=steps, every=40)
     wait_for_state(slurm, job, "COMPLETED", run)
 
     starts = [
         (start["slurm"]["job"], start["slurm"]["restart"]) for start in json.loads((run / "environment.json").read_text())
     ]
     assert [restart for _, restart in starts] == [0, 1, 2, 3, 4, 0] and starts[-1][0] == int(job)
-    whole = submit(data, tmp_path, slurm, "--time", "20:00", "--output", "whole", steps=steps, every=6)
+    whole = submit(data, tmp_path, slurm, "--time", "20:00", "--output", "whole", steps=steps, every=40)
     wait_for_state(slurm, whole, "COMPLETED", tmp_path / "whole")
     assert [row["step"] for row in rows(run)] == list(range(1, steps + 1))
     for name in FILES:
