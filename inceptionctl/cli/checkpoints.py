@@ -23,12 +23,7 @@ def list_checkpoints(path: PathOf, as_json: Json = False) -> None:
 
     Exit code 5 when one is damaged, or there is none.
     """
-    rows = _rows(path)
-    if as_json:
-        console.print_json(rows)
-    else:
-        _print_rows(f"Checkpoints of {path}", rows)
-    _refuse_damage(path, rows)
+    _report(path, f"Checkpoints of {path}", _rows(path), as_json)
 
 
 @app.command()
@@ -42,11 +37,7 @@ def verify(path: PathOf, as_json: Json = False) -> None:
     rows = _rows(path)
     for row in rows:
         row["problem"] = _damage(files.verify, Path(row["path"]))
-    if as_json:
-        console.print_json(rows)
-    else:
-        _print_rows(f"Checkpoints of {path}, every byte compared", rows)
-    _refuse_damage(path, rows)
+    _report(path, f"Checkpoints of {path}, every byte compared", rows, as_json)
 
 
 @app.command()
@@ -108,6 +99,14 @@ def _damage(verify: Any, checkpoint: Path) -> str | None:
     except CheckpointError as error:
         return error.message.removeprefix(f"checkpoint {checkpoint} ").removeprefix("is damaged: ")
     return None
+
+
+def _report(path: Path, title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        console.print_json(rows)
+    else:
+        _print_rows(title, rows)
+    _refuse_damage(path, rows)
 
 
 def _refuse_damage(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from inceptionctl.data.class_lists import ClassList, ClassOrder, some
 from inceptionctl.data.csv_lists import open_csv
@@ -142,38 +142,26 @@ def same_classes(train: ImageSet, val: ImageSet) -> None:
         )
 
 
-def open_data(
-    root: Path,
-    num_classes: int,
-    *,
-    format: Format = "auto",
-    class_names: Path | None = None,
-    class_order: ClassOrder = "sorted",
-    val_labels: Path | None = None,
-    train_csv: Path | None = None,
-    val_csv: Path | None = None,
-    exclusions: Path | None = None,
-) -> tuple[ImageSet, ImageSet]:
+class Sources(TypedDict, total=False):
+    """The keyword arguments of `open_split`."""
+
+    format: Format
+    class_names: Path | None
+    class_order: ClassOrder
+    val_labels: Path | None
+    train_csv: Path | None
+    val_csv: Path | None
+    exclusions: Path | None
+
+
+def open_data(root: Path, num_classes: int, **sources: Unpack[Sources]) -> tuple[ImageSet, ImageSet]:
     """Training and validation images with the same classes, as many as the network has. Raises DataError otherwise.
 
     Also when most names in `exclusions` are those of no images.
     """
-    train, val = (
-        open_split(
-            root,
-            split,
-            format=format,
-            class_names=class_names,
-            class_order=class_order,
-            val_labels=val_labels,
-            train_csv=train_csv,
-            val_csv=val_csv,
-            exclusions=exclusions,
-        )
-        for split in ("train", "val")
-    )
+    train, val = open_split(root, "train", **sources), open_split(root, "val", **sources)
     same_classes(train, val)
     check_num_classes(train, num_classes)
-    if exclusions:
+    if exclusions := sources.get("exclusions"):
         check_used(read_exclusions(exclusions, root), train, val)
     return train, val

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from inceptionctl.data import reasons
+from inceptionctl.overhearing import overheard
 
 Feed = tuple[Any, ...]
 
@@ -32,7 +29,7 @@ class Trial:
         """Why the graph does not take a batch of one image, in words; None when it does."""
         self._pipe = self._pipe or self._build(lambda: self._next.popleft())
         self._next.append(feed)
-        with overheard() as printed:
+        with overheard() as printed:  # decoders say more there than DALI does
             try:
                 self._pipe.run()
             except (RuntimeError, MemoryError) as fault:
@@ -40,18 +37,3 @@ class Trial:
                 self._next.clear()
                 return reasons.in_words(printed(), str(fault))
         return None
-
-
-@contextmanager
-def overheard() -> Iterator[Callable[[], str]]:
-    """Catch what is written to descriptor 2 inside the block; decoders complain there by themselves, and say more than DALI does."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as printed:
-        os.dup2(printed.fileno(), 2)
-        try:
-            yield lambda: os.pread(printed.fileno(), 1 << 16, 0).decode(errors="replace")
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -136,8 +136,8 @@ def train(job: Training) -> None:
             stop = job.stop.is_agreed()
             progress.evaluation_due = evaluate_now
             best_now = evaluate_now and not stop and _validate(job)
-            saved = (save_now or (best_now and recipe.checkpoint.keep_best)) and not job.health.suspects
-            saved = saved and not progress.evaluation_due
+            wanted = save_now or (best_now and recipe.checkpoint.keep_best)
+            saved = wanted and not (job.health.suspects or progress.evaluation_due)
             if saved:
                 _save(job)
             if evaluate_now or save_now:

@@ -132,15 +132,16 @@ def _shared_start(world: World, device: torch.device, recipe: Recipe, output: Pa
     return Start(Run(Path(answer["run"])), checkpoint, answer["finished"], tuple(answer["remarks"]))
 
 
-def _root(recipe: Recipe) -> Path:
-    return recipe.data.root_path
+def _open_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+    root = recipe.data.root_path
+    return open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
 
 
 def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals: RankSignals) -> None:
     locks: list[IO[str]] = []
     remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks))
     start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
-    train_set, val_set = open_data(_root(recipe), recipe.model.num_classes, **recipe.data.sources(_root(recipe)))
+    train_set, val_set = _open_data(recipe)
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
     model = build_model(**recipe.model.network())
@@ -267,7 +268,7 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> l
 
 
 def _check(recipe: Recipe, start: Start) -> None:
-    open_data(_root(recipe), recipe.model.num_classes, **recipe.data.sources(_root(recipe)))
+    _open_data(recipe)
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)

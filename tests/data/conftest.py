@@ -75,16 +75,7 @@ def odd_ok(torture: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs() -> Path:
-    """A data set of colour photographs (JPEG, 100 x 100); it lies beside the checkout where it is."""
-    folder = Path(__file__).parents[3] / "shared" / "data" / "sign_digits"
-    if not folder.is_dir():
-        pytest.skip("the photographs of sign digits are not beside this checkout (../shared/data/sign_digits)")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def sign_digits() -> Path:
-    """2,062 photographs of hands in 10 classes; they lie beside the checkout where they are."""
+    """Sign digits: 2,062 colour photographs (JPEG, most of 100 x 100) of 10 classes; they lie beside the checkout where they are."""
     folder = Path(__file__).parents[3] / "shared" / "data" / "sign_digits"
     if not folder.is_dir():
         pytest.skip("the photographs of sign digits are not beside this checkout (../shared/data/sign_digits)")

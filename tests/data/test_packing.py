@@ -75,15 +75,15 @@ def test_shards_are_ordinary_tars(root: Path, packed: Path) -> None:
     assert {(member.mtime, member.uid, member.mode, member.uname) for member in members} == {(0, 0, 0o644, "")}
 
 
-def test_sign_digits_survive_packing(sign_digits: Path, tmp_path: Path) -> None:
-    done = inceptionctl("data", "pack", sign_digits, tmp_path / "packed", "--shard-size", "1.5MB")
+def test_sign_digits_survive_packing(photographs: Path, tmp_path: Path) -> None:
+    done = inceptionctl("data", "pack", photographs, tmp_path / "packed", "--shard-size", "1.5MB")
     assert done.returncode == 0, done.stderr
     assert "2062 images" in done.stderr and "model.num_classes=10" in done.stderr
-    for one, other in zip(splits(sign_digits), splits(tmp_path / "packed"), strict=True):
+    for one, other in zip(splits(photographs), splits(tmp_path / "packed"), strict=True):
         same_samples(one, other)
     checked = inceptionctl("data", "check", tmp_path / "packed", "--json")
     assert checked.returncode == 0, checked.stderr
-    assert [split["num_images"] for split in json.loads(checked.stdout)["splits"]] == [len(one) for one in splits(sign_digits)]
+    assert [split["num_images"] for split in json.loads(checked.stdout)["splits"]] == [len(one) for one in splits(photographs)]
 
 
 def test_names_that_a_tar_would_confuse_stay_apart(tmp_path: Path) -> None:

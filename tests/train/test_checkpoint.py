@@ -20,6 +20,7 @@ from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer
 from inceptionctl.train.rank import take_lock
 from inceptionctl.train.start import decide_start
+from tests.disks import mount_small
 
 
 class Job:
@@ -246,11 +247,7 @@ def test_pointers_that_a_kill_left_behind_are_mended(tmp_path: Path) -> None:
 def small_disk(tmp_path: Path) -> Path:
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"needs the right to mount a small tmpfs: {made.stderr.strip()}")
+    mount_small(folder, "size=256k")
     return folder
 
 

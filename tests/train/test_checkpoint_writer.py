@@ -14,6 +14,7 @@ from inceptionctl.train.checkpoint import Progress, take_snapshot, write_snapsho
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import TensorFlowRMSProp
+from tests.disks import mount_small
 
 
 class Job:
@@ -110,16 +111,8 @@ def test_a_failure_is_raised_by_the_next_save_or_at_the_end_and_only_once(job: J
     files.verify(job.checkpoints.with_name("away") / "step-00000001")
 
 
-def mount(folder: Path, options: str) -> None:
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"needs the right to mount a small tmpfs: {made.stderr.strip()}")
-
-
 def test_a_full_disk_is_heard_of_and_room_made_lets_the_next_save_succeed(tmp_path: Path) -> None:
-    mount(tmp_path, "size=1m")
+    mount_small(tmp_path, "size=1m")
     try:
         job = Job(tmp_path, channels=128)
         job.step()
@@ -141,7 +134,7 @@ def test_a_full_disk_is_heard_of_and_room_made_lets_the_next_save_succeed(tmp_pa
 
 
 def test_a_disk_that_becomes_read_only_is_heard_of(tmp_path: Path) -> None:
-    mount(tmp_path, "size=4m")
+    mount_small(tmp_path, "size=4m")
     try:
         job = Job(tmp_path, channels=128)
         job.save(1)

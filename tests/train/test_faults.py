@@ -15,6 +15,7 @@ from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.start import decide_start
 from tests.commands import TINY, environment, inceptionctl, refused, rows, sets, started, wait_for_step
 from tests.data.conftest import fill
+from tests.disks import mount_small
 from tests.train.test_checkpoint import DAMAGE, Job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,11 +117,7 @@ def test_no_whole_checkpoint_left_is_code_5(run: Run, data: Path) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"needs the right to mount a small tmpfs: {made.stderr.strip()}")
+    mount_small(folder, "size=96m")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
