@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
+from inceptionctl.launch.ending import leave
 from inceptionctl.launch.local import free_port
 
 # 32 x 16 px: left half RGB (200, 60, 30), right half (20, 80, 180).
@@ -110,6 +111,7 @@ def _main(name: str) -> None:
         answer = {"error": error.message, "hint": error.hint}
     # After whatever the library printed, on a line of its own.
     print(f"\n{json.dumps(answer)}", flush=True)
+    leave(0)
 
 
 if __name__ == "__main__":

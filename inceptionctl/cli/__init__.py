@@ -53,4 +53,11 @@ def _options(
 
 def main() -> None:
     """Entry point of the `inceptionctl` command."""
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        from inceptionctl.launch.ending import has_joined_ranks, leave
+
+        if has_joined_ranks() and isinstance(ended.code, int | None):
+            leave(ended.code or 0)
+        raise

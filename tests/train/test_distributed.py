@@ -89,6 +89,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from inceptionctl.errors import DataError
+from inceptionctl.launch.ending import leave
 from inceptionctl.launch.world import world_from_environment
 from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.batch_norm import SharedStatistics
@@ -122,6 +123,7 @@ try:
 except Exception as error:
     print(type(error).__name__, error.exit_code)
 distributed.disconnect()
+leave(0)
 """
 
 
