@@ -50,6 +50,7 @@ HEAVY = {
     "pydantic",
     "yaml",
     "matplotlib",
+    "pyarrow",
     "safetensors",
     "timm",
     "tensorflow",

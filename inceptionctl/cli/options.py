@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,3 +12,11 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe: --set train.epochs=10. May be repeated."),
 ]
+WeightsOption = Annotated[
+    Literal["ema", "raw"], typer.Option(help="Running averages of the weights, or the weights of the last step.")
+]
+CheckpointOption = Annotated[
+    Literal["latest", "best"],
+    typer.Option(help="Which checkpoint of the run: the newest, or that of the lowest validation error."),
+]
+DataOption = Annotated[Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/*; the recipe's by default.")]

@@ -1,24 +1,21 @@
-"""`inceptionctl evaluate`, `export` and `predict`: what is done with a trained network."""
+"""`inceptionctl export` and `predict`: what is done with a trained network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json
+from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption
 from inceptionctl.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.predict import Prediction
     from inceptionctl.export.checking import Sample
-
-MOST_TABLE_CLASSES = 20
-MOST_PAIRS_SHOWN = 20
 
 
 class Format(StrEnum):
@@ -36,123 +33,6 @@ Source = Annotated[
         metavar="RUN|CHECKPOINT", help="A run directory, a folder checkpoints/step-... in one, or one of `weights import`."
     ),
 ]
-WeightsOption = Annotated[
-    Literal["ema", "raw"], typer.Option(help="Running averages of the weights, or the weights of the last step.")
-]
-CheckpointOption = Annotated[
-    Literal["latest", "best"],
-    typer.Option(help="Which checkpoint of the run: the newest, or that of the lowest validation error."),
-]
-DataOption = Annotated[Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/*; the recipe's by default.")]
-
-
-def evaluate(
-    source: Source,
-    weights: WeightsOption = "ema",
-    checkpoint: CheckpointOption = "latest",
-    data: DataOption = None,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
-    ] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; the recipe's by default.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON file to write; one in RUN/evaluations by default.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the errors of a trained network on the validation images: one central crop an image."""
-    from inceptionctl.evaluate.evaluation import evaluate as evaluate_trained
-    from inceptionctl.evaluate.evaluation import result_file, write_result
-    from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.train.precision import resolve_precision
-
-    machine = claim_machine()
-    trained = load_trained(source, weights, machine.device, checkpoint)
-    recipe = trained.recipe
-    with console.progress_bar() as bar:
-        task = bar.add_task("evaluating", total=None)
-        result = evaluate_trained(
-            trained,
-            data or recipe.data.root_path,
-            precision=resolve_precision(precision, machine.device),
-            batch_size=batch_size or recipe.evaluate.batch_size,
-            device=machine.device,
-            num_threads=recipe.data.num_threads or machine.num_threads,
-            decode=machine.decode(recipe.data.decode),
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    file = output or result_file(trained)
-    if file:
-        write_result(result, file)
-    if as_json:
-        console.print_json(result)
-    else:
-        _print_evaluation(result)
-    if file:
-        console.say(f"wrote {file}")
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    pairs = (
-        ("checkpoint", result["checkpoint"]),
-        ("weights", f"{result['weights']} at step {result['step']}"),
-        ("images", f"{result['num_images']} of {result['data_root']}"),
-        ("protocol", result["preparation"]),
-        ("top-1 error", f"{result['top1_error']:.2f}%"),
-        ("top-5 error", f"{result['top5_error']:.2f}%"),
-        ("loss", f"{result['loss']:.4f}"),
-        (
-            "speed",
-            f"{result['images_per_second']:.1f} images/s in {result['precision']} ({console.duration(result['seconds'])})",
-        ),
-    )
-    console.print_pairs("Evaluation", pairs)
-    console.out.print()
-    classes: list[str] = result["classes"]
-    if len(classes) <= MOST_TABLE_CLASSES and _matrix_fits(classes, result["confusion"]):
-        _print_matrix(result)
-    else:
-        _print_confused(result)
-
-
-def _short_names(classes: Sequence[str]) -> list[str]:
-    """Column heads: the names, or their positions where the names would not fit beside each other."""
-    room = console.out.width - max(map(len, classes)) - len("error %") - 4
-    return list(classes) if sum(len(name) + 2 for name in classes) <= room else [str(i) for i in range(len(classes))]
-
-
-def _matrix_fits(classes: Sequence[str], matrix: list[list[int]]) -> bool:
-    heads = _short_names(classes)
-    widths = [max(len(head), *(len(str(row[i])) for row in matrix)) + 2 for i, head in enumerate(heads)]
-    return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("error %") + 4 <= console.out.width
-
-
-def _print_matrix(result: dict[str, Any]) -> None:
-    classes: list[str] = result["classes"]
-    heads = _short_names(classes)
-    numbered = heads != classes
-    rows = [
-        (f"{i} {name}" if numbered else name, *row, f"{result['per_class'][name]['top1_error']:.1f}")
-        for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
-    ]
-    title = "Confusion: rows are the true class, columns the prediction"
-    console.print_table(title, ("true class", *heads, "error %"), rows, right=(*heads, "error %"))
-
-
-def _print_confused(result: dict[str, Any]) -> None:
-    pairs = result["confusion"]
-    if pairs and isinstance(pairs[0], list):
-        from torch import tensor
-
-        from inceptionctl.evaluate.evaluation import most_confused
-
-        pairs = most_confused(tensor(pairs), result["classes"])
-    if not pairs:
-        typer.echo("No image was taken for another class.")
-        return
-    rows = [(pair["true"], pair["predicted"], pair["count"]) for pair in pairs[:MOST_PAIRS_SHOWN]]
-    console.print_table("Classes confused most often", ("true class", "taken for", "images"), rows, right=("images",))
 
 
 def export(

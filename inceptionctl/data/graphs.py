@@ -26,5 +26,6 @@ _refuse_shadow()
 from pipelines.evaluation import evaluation  # noqa: E402  (only once they are known to be ours)
 from pipelines.probe import headers, images  # noqa: E402
 from pipelines.training import training  # noqa: E402
+from pipelines.views import views  # noqa: E402
 
-__all__ = ["evaluation", "headers", "images", "training"]
+__all__ = ["evaluation", "headers", "images", "training", "views"]

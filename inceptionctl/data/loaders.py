@@ -168,7 +168,7 @@ class TrainLoader:
         pixels, labels = next(self._finished)
         return Batch(pixels.permute(0, 3, 1, 2), labels)  # HWC seen as CHW is channels_last
 
-    def lists(self) -> Iterator[tuple[Any, Any]]:
+    def lists(self) -> Iterator[tuple[Any, ...]]:
         """The micro batches as the pipeline gives them, unfinished: lists of images and of labels."""
         return self._stream.lists()
 
@@ -183,7 +183,8 @@ class EvalLoader:
     """Every image of a split exactly once over all ranks, in order: rank r has the r-th of `world_size` contiguous ranges.
 
     The ranges differ by at most one image, so ranks may differ by one in their number of batches (`len`): no collective
-    operation belongs into the loop. The last batch is as short as it comes. Raises DataError that names the files when more are bad
+    operation belongs into the loop. The last batch is as short as it comes. `batches`, ranges of at most batch_size indices, are loaded
+    instead where they are given, whatever the rank. Raises DataError that names the files when more are bad
     than `bad` bears (none by default); those are left out, so that batches are shorter, or fewer.
     """
 
@@ -208,12 +209,16 @@ class EvalLoader:
         bad: BadImages | None = None,
         seconds_to_read: float = SECONDS_TO_READ,
         exif_orientation: bool = True,
+        batches: Sequence[range] | None = None,
     ) -> None:
         self.first = rank * len(dataset) // world_size
         """Index in the data set of this rank's first image; its images follow one another."""
         self.end = (rank + 1) * len(dataset) // world_size
-        self._batch_size = batch_size
-        indices = (np.arange(start, min(start + batch_size, self.end)) for start in range(self.first, self.end, batch_size))
+        starts = range(self.first, self.end, batch_size)
+        self._batches = (
+            batches if batches is not None else [range(start, min(start + batch_size, self.end)) for start in starts]
+        )
+        indices = (np.arange(batch.start, batch.stop) for batch in self._batches)
         self._stream = Stream(
             dataset,
             ((index, ()) for index in indices),
@@ -244,7 +249,7 @@ class EvalLoader:
 
     def __len__(self) -> int:
         """Number of batches of this rank."""
-        return -(-(self.end - self.first) // self._batch_size)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself: a loader is used up once."""

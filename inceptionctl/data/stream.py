@@ -112,17 +112,17 @@ class Stream:
             _clamp(pixels, self._limits)
         return Batch(pixels, from_dlpack(labels.as_tensor()))
 
-    def lists(self) -> Iterator[tuple[Any, Any]]:
-        """The batches as DALI gives them: lists of images, which may differ in size, and of labels."""
+    def lists(self) -> Iterator[tuple[Any, ...]]:
+        """The batches as DALI gives them: lists of images, which may differ in size, and last of labels."""
         return iter(self._run, None)  # StopIteration of the pipeline ends it
 
-    def _run(self) -> tuple[Any, Any]:
+    def _run(self) -> tuple[Any, ...]:
         while self._pipe is not None:
             try:
-                images, labels = self._pipe.run(self._consumer())
+                outputs: tuple[Any, ...] = self._pipe.run(self._consumer())
                 self._in_flight.popleft()
                 self._failed_for_no_reason = False
-                return images, labels
+                return outputs
             except RuntimeError as fault:
                 self._pipe = None
                 self._recover(fault)

@@ -1,117 +1,225 @@
-"""`inceptionctl evaluate`: errors of a trained network on the validation images, by the single-crop protocol."""
+"""`inceptionctl evaluate`: errors of a trained network on the validation images, by one of the paper's protocols."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from inceptionctl.data.dataset import ImageSet, open_split
-from inceptionctl.data.loaders import Batch, Decode, EvalLoader
+from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.loaders import Decode, EvalLoader
+from inceptionctl.data.reading import SECONDS_TO_READ
+from inceptionctl.data.view_loader import ViewLoader
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.preparation import preparation_of
-from inceptionctl.evaluate.scoring import confusion_matrix, score
-from inceptionctl.evaluate.trained import Trained
+from inceptionctl.evaluate.crops import crop_probabilities
+from inceptionctl.evaluate.metrics import figures
+from inceptionctl.evaluate.parts import Parts
+from inceptionctl.evaluate.protocols import Protocol
+from inceptionctl.evaluate.records import name_below_root, write_record
+from inceptionctl.evaluate.scoring import confusion_matrix
+from inceptionctl.evaluate.subject import Subject
+from inceptionctl.evaluate.workers import in_order
 from inceptionctl.run import disk_errors, write_atomically
-from inceptionctl.train.precision import Precision
 
 MOST_MATRIX_CLASSES = 100
 MOST_PAIRS = 50
+# An image of 144 crops is many batches by itself; what an interruption loses should stay small.
+IMAGES_AT_ONCE, FEW_VIEWS = 4, 24
+SECONDS_BETWEEN_PARTS = 10.0
 
 OnProgress = Callable[[int, int], None]
+Floats = NDArray[np.float32]
 
 
-def evaluate(
-    trained: Trained,
-    data_root: Path,
-    *,
-    precision: Precision,
-    batch_size: int,
-    device: torch.device,
-    num_threads: int,
-    decode: Decode,
-    on_progress: OnProgress = lambda done, total: None,
-) -> dict[str, Any]:
-    """Run the network over every validation image of `data_root` once; give the result as JSON values.
+@dataclass(frozen=True)
+class Work:
+    """An evaluation to be done: the images in batches whose bounds no number of ranks changes, and how each is answered."""
 
-    Errors are in percent, `loss` is the mean cross entropy without smoothing. `confusion` is the matrix (row: true class,
-    column: predicted, in the order of `classes`) up to 100 classes, else the 50 most confused pairs. `on_progress` is called
-    with (images done, images in all). Raises DataError when the class folders are not the checkpoint's, or an image cannot be
-    decoded.
+    subject: Subject
+    images: ImageSet
+    protocol: Protocol | None
+    """None is the single crop of the recipe."""
+    batch_size: int
+    """Most crops that the network sees at once."""
+    num_threads: int
+    decode: Decode
+
+    @property
+    def batches(self) -> list[range]:
+        """Indices of the images that are read and answered together."""
+        size = self.batch_size
+        if self.protocol:
+            few = not self.protocol.dense and len(self.protocol.views(1, 1)) <= FEW_VIEWS
+            size = 4 * IMAGES_AT_ONCE if few else IMAGES_AT_ONCE
+        return [range(start, min(start + size, len(self.images))) for start in range(0, len(self.images), size)]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two evaluations the same to the bit on one machine."""
+        names = hashlib.sha256()
+        for i in range(len(self.images)):
+            names.update(f"{name_below_root(self.images, i)}\0{int(self.images.labels[i])}\0".encode())
+        return {
+            "version": 1,
+            "weights": self.subject.sha256,
+            "precision": self.subject.precision,
+            "device": self.subject.device.type,
+            "torch": torch.__version__,
+            "preparation": self.subject.preparation.options(),
+            "protocol": None if self.protocol is None else [self.protocol.name, *self.protocol.shorter_sides],
+            "batch_size": self.batch_size,
+            "images": names.hexdigest(),
+        }
+
+
+def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgress = lambda done, total: None) -> None:
+    """Answer the batches with the numbers `mine` and keep the probabilities in `parts` every ten seconds, and when interrupted.
+
+    Raises DataError when an image cannot be decoded.
     """
-    start = time.perf_counter()
-    preparation = preparation_of(trained.recipe)
-    images = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
-    check_classes(images, trained)
-    loader = EvalLoader(
-        images,
-        **preparation.options(),
-        batch_size=batch_size,
-        rank=0,
-        world_size=1,
-        num_threads=num_threads,
-        device_id=device.index if device.type == "cuda" else None,
-        decode=decode,
+    batches = work.batches
+    held: list[Floats] = []
+    first = last = -1
+    written = time.monotonic()
+    done, total = 0, sum(len(batches[number]) for number in mine)
+
+    def keep() -> None:
+        if held:
+            parts.write(first, last, np.concatenate(held))
+            held.clear()
+
+    try:
+        for number, probabilities in zip(mine, _answers(work, [batches[number] for number in mine]), strict=True):
+            if held and (number != last + 1 or time.monotonic() - written > SECONDS_BETWEEN_PARTS):
+                keep()
+                written = time.monotonic()
+            first, last = (first if held else number), number
+            held.append(probabilities.numpy())
+            done += len(probabilities)
+            on_progress(done, total)
+    finally:
+        keep()
+
+
+def _answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
+    """float32 [images, classes] on the CPU of each batch."""
+    subject, preparation = work.subject, work.subject.preparation
+    workers = work.num_threads if subject.in_threads else 0
+    common: dict[str, Any] = {
+        "num_threads": work.num_threads,
+        "device_id": subject.device.index if subject.device.type == "cuda" else None,
+        "decode": work.decode,
+        "seconds_to_read": SECONDS_TO_READ,
+    }
+
+    def answer(images: Tensor) -> Tensor:
+        return subject.logits(images).float().softmax(1).cpu()
+
+    if not batches:
+        return
+    if work.protocol is None:
+        loader = EvalLoader(
+            work.images,
+            **preparation.options(),
+            batch_size=work.batch_size,
+            rank=0,
+            world_size=1,
+            batches=batches,
+            **common,
+        )
+        with closing(loader):
+            yield from in_order(lambda batch: answer(batch.images), loader, workers)
+        return
+    normalise = _normaliser(preparation.mean, preparation.std, subject.device)
+    view_loader = ViewLoader(
+        work.images,
+        batches,
+        shorter_sides=work.protocol.shorter_sides,
+        squares=work.protocol.squares if work.protocol.whole_square else (),
+        input_px=preparation.input_px,
+        interpolation=preparation.interpolation,
+        antialias=preparation.antialias,
+        exif_orientation=preparation.exif_orientation,
+        **common,
     )
-    # The loader's images are channels_last; with weights to match nothing is copied on the way.
-    model = trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with closing(loader):
-        scores = score(model, _counted(loader, len(images), on_progress), device=device, precision=precision)
-    seconds = time.perf_counter() - start
-    matrix = confusion_matrix(scores.predicted, scores.labels, len(trained.classes))
+    with closing(view_loader):
+        yield from crop_probabilities(
+            view_loader,
+            work.protocol,
+            lambda pixels: answer(normalise(pixels)),
+            batch_size=work.batch_size,
+            num_workers=workers,
+        )
+
+
+def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
+    shift = torch.tensor([255.0 * value for value in mean], device=device)
+    scale = torch.tensor([255.0 * value for value in std], device=device)
+
+    def normalise(pixels: Tensor) -> Tensor:
+        # HWC seen as CHW is channels_last.
+        return ((pixels.to(device).float() - shift) / scale).permute(0, 3, 1, 2)
+
+    return normalise
+
+
+def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: float) -> dict[str, Any]:
+    """The result as JSON values, from the probabilities of every image.
+
+    Errors are in percent. `confusion` is the matrix (row: true class, column: predicted, in the order of `classes`) up to 100 classes,
+    else the 50 most confused pairs. See metrics.py for the figures. `num_answered` images took `seconds`; the others were answered by an
+    evaluation that was interrupted.
+    """
+    subject, preparation, classes = work.subject, work.subject.preparation, work.subject.classes
+    answers, labels = torch.from_numpy(probabilities), torch.from_numpy(work.images.labels.astype(np.int64))
+    matrix = confusion_matrix(answers.argmax(1), labels, len(classes))
     return {
-        "protocol": "single",
-        "preparation": preparation.in_words(),
+        "protocol": work.protocol.name if work.protocol else "single",
+        "preparation": work.protocol.in_words() if work.protocol else preparation.in_words(),
+        "scales": list(work.protocol.shorter_sides) if work.protocol else None,
         **preparation.options(),
         "mean": list(preparation.mean),
         "std": list(preparation.std),
-        "weights": trained.weights,
-        "step": trained.step,
-        "checkpoint": str(trained.checkpoint),
-        "data_root": str(data_root),
-        "num_images": scores.num_images,
-        "top1_error": scores.top1_error,
-        "top5_error": scores.top5_error,
-        "loss": scores.loss,
-        "precision": precision,
-        "device": device.type,
+        "weights": subject.weights,
+        "step": subject.step,
+        "checkpoint": str(subject.source),
+        "data_root": str(work.images.root),
+        **figures(answers, labels),
+        "precision": subject.precision,
+        "device": subject.device.type,
         "seconds": seconds,
-        "images_per_second": scores.num_images / seconds,
-        "classes": list(trained.classes),
-        "per_class": _per_class(matrix, trained.classes),
-        "confusion": matrix.tolist() if len(trained.classes) <= MOST_MATRIX_CLASSES else most_confused(matrix, trained.classes),
+        "images_per_second": num_answered / seconds,
+        "classes": list(classes),
+        "per_class": _per_class(matrix, classes),
+        "confusion": matrix.tolist() if len(classes) <= MOST_MATRIX_CLASSES else most_confused(matrix, classes),
     }
 
 
-def _counted(loader: Iterable[Batch], total: int, on_progress: OnProgress) -> Iterator[Batch]:
-    done = 0
-    for batch in loader:
-        yield batch
-        done += len(batch.labels)
-        on_progress(done, total)
-
-
-def check_classes(images: ImageSet, trained: Trained) -> None:
+def check_classes(images: ImageSet, classes: tuple[str, ...], source: Path) -> None:
     """Raise DataError unless the class folders are the classes that the network was trained on, in the same order."""
-    if images.classes == trained.classes:
+    if images.classes == classes:
         return
     parts = []
     for where, one, other in (
-        ("the data", images.classes, trained.classes),
-        ("the checkpoint", trained.classes, images.classes),
+        ("the data", images.classes, classes),
+        ("the checkpoint", classes, images.classes),
     ):
         only = sorted(set(one) - set(other))
         if only:
             parts.append(f"only in {where}: {', '.join(only[:10])}" + (f" and {len(only) - 10} more" if len(only) > 10 else ""))
     differ = "; ".join(parts) or "their order differs"
     raise DataError(
-        f"the class folders of {images.folder} are not the classes of {trained.checkpoint}; {differ}",
+        f"the class folders of {images.folder} are not the classes of {source}; {differ}",
         "name the data set that it was trained on with --data, or rename the folders to the checkpoint's class names",
     )
 
@@ -135,13 +243,14 @@ def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS
     ]
 
 
-def result_file(trained: Trained) -> Path | None:
-    """Where the run keeps this evaluation; None for a checkpoint outside of a run."""
-    return trained.run.evaluations / f"step-{trained.step:08d}_{trained.weights}_single.json" if trained.run else None
-
-
 def write_result(result: dict[str, Any], path: Path) -> None:
     """Write a result whole or not at all. Raises EnvironmentFault when the disk refuses."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_probabilities(work: Work, probabilities: Floats, result: dict[str, Any], path: Path) -> None:
+    """Write them with what they are of beside the result."""
+    tables = ("per_class", "confusion", "calibration")
+    write_record(path, work.images, probabilities, {key: value for key, value in result.items() if key not in tables})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from inceptionctl.errors import CheckpointError
+from inceptionctl.evaluate.subject import Subject
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.export.description import describe
 from inceptionctl.export.exporting import EXPORTERS
@@ -30,6 +32,25 @@ def open_any(path: Path, device: torch.device) -> tuple[Opened, Path]:
         if found and not (path / "progress.json").exists():
             return _open_file(found[0], device), found[0]
     return _open_checkpoint(path, device)
+
+
+def subject_of_export(path: Path) -> Subject:
+    """An exported file to be evaluated, on the CPU in fp32 as its program computes it. Raises CheckpointError."""
+    opened = _open_file(path, torch.device("cpu"))
+    told = opened.description
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Subject(
+        opened.logits,
+        tuple(told.class_names),
+        told.preparation,
+        torch.device("cpu"),
+        "fp32",
+        told.weights,
+        told.step,
+        path,
+        sha256,
+    )
 
 
 def _open_file(path: Path, device: torch.device) -> Opened:

@@ -111,25 +111,29 @@ def blocked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Work before any rank is started: a signal ends it with ResumeLater.
+def stoppable(lost: str = "before the training began: nothing is lost") -> Iterator[None]:
+    """Work that a signal ends with ResumeLater, which says what is `lost` by it; a second one ends the process at once.
 
     SIGINT gets a handler of its own: a shell starts a background job with SIGINT ignored, and Python then raises nothing on it.
     """
-    asked: list[str] = []
+    requests = Requests()
 
     def interrupt(number: int, _: object) -> None:
-        asked.append(signal.Signals(number).name)
-        raise KeyboardInterrupt
+        is_first = requests.first is None
+        if requests.is_second(number):
+            os._exit(128 + number)
+        # One told twice must not interrupt the clearing up, which waits for threads.
+        if is_first:
+            raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, interrupt) for number in ASKING}
+    # A rank is born with them blocked by the command that starts it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     try:
         yield
     except KeyboardInterrupt:
-        name = asked[0] if asked else "SIGINT"
-        raise ResumeLater(
-            f"stopped by {name} before the training began: nothing is lost", "give the same command again"
-        ) from None
+        raise ResumeLater(f"stopped by {requests.first or 'SIGINT'} {lost}", "give the same command again") from None
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if requests.first is None:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -67,7 +67,7 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
 
     Raises ResumeLater when a signal has stopped the training.
     """
-    machine = _claim_machine(world)
+    machine = claim_machine(world)
     distributed.connect(world, machine.device)
     try:
         with distributed.collective_errors(world):
@@ -88,7 +88,8 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     distributed.disconnect()
 
 
-def _claim_machine(world: World) -> Machine:
+def claim_machine(world: World) -> Machine:
+    """Take this rank's GPU, or its share of the CPU. Raises EnvironmentFault when there are more local ranks than GPUs."""
     cores = _cores_of_this_rank(world)
     # The command that starts ranks on the CPU says so: on a machine with GPUs DeepSpeed's launcher would show them to us.
     if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():

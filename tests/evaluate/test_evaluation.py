@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.evaluation import evaluate, most_confused, result_file
+from inceptionctl.evaluate.evaluation import Work, check_classes, most_confused
+from inceptionctl.evaluate.running import Ranks, run_evaluation
+from inceptionctl.evaluate.subject import subject_of
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.run import Run
 from tests.data.resampling import middle_square_by_pillow
@@ -44,9 +48,18 @@ def plain(run: Run, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.tensor([label for label, _ in files])
 
 
-def evaluated(run: Run, data: Path, **changed):
-    options = {"precision": "fp32", "batch_size": 10, "device": CPU, "num_threads": 1, "decode": "cpu", **changed}
-    return evaluate(load_trained(run.path, "ema", CPU), data, **options)
+def evaluated(run: Run, data: Path, batch_size: int = 10, on_progress=lambda done, total: None):
+    return evaluation_of(load_trained(run.path, "ema", CPU), data, batch_size, on_progress)
+
+
+def evaluation_of(trained: Trained, data: Path, batch_size: int = 10, on_progress=lambda done, total: None):
+    images = open_split(data, "val")
+    check_classes(images, trained.classes, trained.checkpoint)
+    work = Work(subject_of(trained, "fp32", CPU), images, None, batch_size, 1, "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_evaluation(work, Path(folder) / "parts", Ranks(), on_progress=on_progress)
+    assert done is not None
+    return done.result
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +121,7 @@ def test_the_recipe_says_how_images_are_prepared(run: Run, data: Path, result) -
     images = (np.stack(squares) / 255 - trained.recipe.data.mean) / trained.recipe.data.std
     logits = trained.model(torch.from_numpy(images).float().permute(0, 3, 1, 2))
     expected = functional.cross_entropy(logits, torch.tensor([label for label, _ in files])).item()
-    options = {"precision": "fp32", "batch_size": 10, "device": CPU, "num_threads": 1, "decode": "cpu"}
-    found = evaluate(trained, data, **options)
+    found = evaluation_of(trained, data)
     assert found["loss"] == pytest.approx(expected, abs=0.01)
     assert abs(found["loss"] - result["loss"]) > 0.1
     assert (found["keep_aspect"], found["interpolation"], found["mean"]) == (True, "bicubic", [0.485, 0.456, 0.406])
@@ -155,7 +167,6 @@ def test_command_writes_and_prints_the_same(run: Run, data: Path, result) -> Non
     assert answer.exit_code == 0, answer.output
     printed = json.loads(answer.stdout)
     file = run.evaluations / "step-00000010_ema_single.json"
-    assert result_file(load_trained(run.path, "ema", CPU)) == file
     assert json.loads(file.read_text()) == printed
     timings = {"seconds", "images_per_second", "loss"}
     assert {key: value for key, value in printed.items() if key not in timings} == {

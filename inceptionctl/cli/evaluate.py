@@ -1,0 +1,318 @@
+"""`inceptionctl evaluate`: the errors of a trained network by the protocols of the paper's tables."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import CheckpointOption, DataOption, Json, WeightsOption
+from inceptionctl.errors import RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.evaluation import Work
+    from inceptionctl.evaluate.machine import Machine
+    from inceptionctl.evaluate.protocols import Name
+    from inceptionctl.evaluate.running import Ranks
+    from inceptionctl.evaluate.subject import Subject
+    from inceptionctl.launch.world import World
+    from inceptionctl.recipe.schema import Recipe
+
+MOST_TABLE_CLASSES = 20
+MOST_PAIRS_SHOWN = 20
+DEFAULT_BATCH_SIZE = 32  # of an export that lies in no run
+
+
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|EXPORT",
+            help="A run directory, a folder checkpoints/step-... in one, one of `weights import`, or an exported file.",
+        ),
+    ],
+    protocol: Annotated[
+        Literal["single", "10crop", "12crop", "144crop", "dense"],
+        typer.Option(help="Crops of an image: the recipe's one, AlexNet's 10, these and the whole square, GoogLeNet's 144."),
+    ] = "single",
+    scales: Annotated[
+        str | None,
+        typer.Option(metavar="PX,...", help="Shorter sides that images are resized to; by default as the sources do."),
+    ] = None,
+    weights: WeightsOption = "ema",
+    checkpoint: CheckpointOption = "latest",
+    every: Annotated[bool, typer.Option("--all", help="Every checkpoint of the run, one after the other.")] = False,
+    data: DataOption = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
+    ] = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops at once; the recipe's by default.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of this machine to evaluate on; the first by default.")] = None,
+    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="Evaluate on the CPU with this many processes.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file to write, a .parquet beside it; in RUN/evaluations by default."),
+    ] = None,
+    show_crops: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Draw the crops of an image into crops.png (or --output), and stop.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the errors of a trained network on the validation images.
+
+    An interrupted evaluation goes on where it was when the same command is given again. Under torchrun or srun it is one rank of the job.
+    """
+    from inceptionctl.launch.signals import stoppable
+    from inceptionctl.launch.world import world_from_environment
+
+    world, sides = world_from_environment(), _sides(scales)
+    if every and output:
+        raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
+    if show_crops:
+        _draw(source, protocol, sides, show_crops, output or Path("crops.png"))
+        return
+    if world is None and (gpus or cpu_ranks):
+        _start_ranks(gpus, cpu_ranks)
+        return
+    with stoppable("within the evaluation; what was answered is kept"):
+        machine, ranks = _join(world)
+        results = []
+        for one in _checkpoints(source) if every else [source]:
+            subject, recipe, stem = _open(one, weights, checkpoint, precision, machine)
+            work = _work(subject, recipe, data, protocol, sides, batch_size, machine)
+            results.append(_run(work, ranks, output or (stem and stem.with_name(f"{stem.name}_{protocol}.json")), as_json))
+    if as_json and ranks.rank == 0:
+        console.print_json(results if every else results[0])
+
+
+def _sides(scales: str | None) -> list[int] | None:
+    if scales is None:
+        return None
+    words = scales.split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise RecipeError(f"--scales {scales}: not whole numbers of px", "for example --scales 342,384,427,470")
+    return [int(word) for word in words]
+
+
+def _start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
+    import sys
+
+    from inceptionctl.launch.local import choose_ranks, launch
+
+    code = launch(choose_ranks(gpus, cpu_ranks), sys.argv[1:], None)
+    if code:
+        raise typer.Exit(code)
+
+
+def _join(world: World | None) -> tuple[Machine, Ranks]:
+    """The machine's part of this process, and what it is among others."""
+    from inceptionctl.evaluate.machine import Machine, claim_machine
+    from inceptionctl.evaluate.running import Ranks
+
+    if world is None:
+        return claim_machine(), Ranks()
+    from inceptionctl.train import engine, rank
+
+    part = rank.claim_machine(world)
+    engine.connect(world, part.device)
+    return Machine(part.device, part.num_threads), Ranks(
+        world.rank, world.size, lambda work: engine.on_rank_zero(world, part.device, work)
+    )
+
+
+def _checkpoints(source: Path) -> list[Path]:
+    """Every checkpoint of a run, the oldest first."""
+    from inceptionctl.run import open_run
+    from inceptionctl.train.checkpoint_files import list_checkpoints
+
+    return list_checkpoints(open_run(source).checkpoints)
+
+
+def _open(
+    source: Path,
+    weights: Literal["ema", "raw"],
+    checkpoint: Literal["latest", "best"],
+    precision: Literal["auto", "fp32", "bf16"],
+    machine: Machine,
+) -> tuple[Subject, Recipe | None, Path | None]:
+    """(what answers, the recipe that it was trained by, where in its run results belong without the protocol's name)."""
+    from inceptionctl.evaluate.subject import subject_of
+    from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.run import Run, is_run
+    from inceptionctl.train.precision import resolve_precision
+
+    if not source.is_file():
+        trained = load_trained(source, weights, machine.device, checkpoint)
+        subject = subject_of(trained, resolve_precision(precision, machine.device), machine.device)
+        stem = trained.run.evaluations / f"step-{trained.step:08d}_{weights}" if trained.run else None
+        return subject, trained.recipe, stem
+    from inceptionctl.export.opening import subject_of_export
+
+    subject = subject_of_export(source)
+    run = Run(source.parent.parent) if is_run(source.parent.parent) else None
+    name = f"step-{subject.step:08d}_{subject.weights}_{source.suffix[1:]}"
+    return subject, run.recipe() if run else None, run.evaluations / name if run else None
+
+
+def _work(
+    subject: Subject,
+    recipe: Recipe | None,
+    data: Path | None,
+    name: Name,
+    sides: list[int] | None,
+    batch_size: int | None,
+    machine: Machine,
+) -> Work:
+    from inceptionctl.data.dataset import open_split
+    from inceptionctl.evaluate.evaluation import Work, check_classes
+    from inceptionctl.evaluate.protocols import make_protocol
+
+    if recipe is None and data is None:
+        raise RecipeError(
+            f"{subject.source} lies in no run directory, so its images are not known", "name them with --data ROOT"
+        )
+    root = data or (recipe.data.root_path if recipe else Path())
+    images = open_split(root, "val", **(recipe.data.sources(root) if recipe else {}))
+    check_classes(images, subject.classes, subject.source)
+    return Work(
+        subject,
+        images,
+        None if name == "single" else make_protocol(name, subject.preparation.input_px, sides),
+        batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
+        (recipe and recipe.data.num_threads) or machine.num_threads,
+        machine.decode(recipe.data.decode if recipe else "auto") if subject.device.type == "cuda" else "cpu",
+    )
+
+
+def _run(work: Work, ranks: Ranks, file: Path | None, as_json: bool) -> dict[str, Any] | None:
+    """Evaluate, write and print; rank 0 gets the result."""
+    from inceptionctl.evaluate.evaluation import write_probabilities, write_result
+    from inceptionctl.evaluate.running import run_evaluation
+
+    speaks = ranks.rank == 0
+    if file is None and ranks.size > 1:
+        raise RecipeError(
+            f"{work.subject.source} lies in no run directory, where ranks could meet", "name a file with --output"
+        )
+    with _folder_of_parts(file) as folder:
+        with console.progress_bar() if speaks else contextlib.nullcontext() as bar:
+            task = bar.add_task("evaluating", total=None) if bar else None
+
+            def show(done: int, total: int) -> None:
+                # The others' shares are as large, and about as far.
+                if bar and task is not None:
+                    bar.update(task, completed=done * ranks.size, total=total * ranks.size)
+
+            done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
+        if done is None:
+            return None
+        if file:
+            write_result(done.result, file)
+            write_probabilities(work, done.probabilities, done.result, file.with_suffix(".parquet"))
+        done.parts.remove()
+    if not as_json:
+        _print_evaluation(done.result)
+    if file:
+        console.say(f"wrote {file} and {file.with_suffix('.parquet').name}")
+    return done.result
+
+
+@contextlib.contextmanager
+def _folder_of_parts(file: Path | None) -> Iterator[Path]:
+    """Where an interrupted evaluation is gone on with; nowhere, when nobody says where its result belongs."""
+    if file:
+        yield file.with_name(f".{file.stem}.parts")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "parts"
+
+
+def _draw(source: Path, name: Name, sides: list[int] | None, image: Path, file: Path) -> None:
+    import torch
+
+    from inceptionctl.evaluate.drawing import draw_crops
+    from inceptionctl.evaluate.preparation import preparation_of
+    from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.export.opening import subject_of_export
+
+    cpu = torch.device("cpu")
+    preparation = (
+        subject_of_export(source).preparation if source.is_file() else preparation_of(load_trained(source, "ema", cpu).recipe)
+    )
+    protocol = None if name == "single" else make_protocol(name, preparation.input_px, sides)
+    draw_crops(image, protocol, preparation, file)
+    console.say(f"wrote {file}")
+
+
+def _with_interval(result: dict[str, Any], key: str) -> str:
+    low, high = result[f"{key}_interval"]
+    return f"{result[key]:.2f}% (95%: {low:.2f} to {high:.2f})"
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    pairs = (
+        ("checkpoint", result["checkpoint"]),
+        ("weights", f"{result['weights']} at step {result['step']}"),
+        ("images", f"{result['num_images']} of {result['data_root']}"),
+        ("protocol", result["preparation"]),
+        ("top-1 error", _with_interval(result, "top1_error")),
+        ("top-5 error", _with_interval(result, "top5_error")),
+        ("loss", f"{result['loss']:.4f}"),
+        ("calibration", f"expected error {result['calibration_error']:.2f}%"),
+        (
+            "speed",
+            f"{result['images_per_second']:.1f} images/s in {result['precision']} ({console.duration(result['seconds'])})",
+        ),
+    )
+    console.print_pairs("Evaluation", pairs)
+    console.out.print()
+    classes: list[str] = result["classes"]
+    if len(classes) <= MOST_TABLE_CLASSES and _matrix_fits(classes, result["confusion"]):
+        _print_matrix(result)
+    else:
+        _print_confused(result)
+
+
+def _short_names(classes: Sequence[str]) -> list[str]:
+    """Column heads: the names, or their positions where the names would not fit beside each other."""
+    room = console.out.width - max(map(len, classes)) - len("error %") - 4
+    return list(classes) if sum(len(name) + 2 for name in classes) <= room else [str(i) for i in range(len(classes))]
+
+
+def _matrix_fits(classes: Sequence[str], matrix: list[list[int]]) -> bool:
+    heads = _short_names(classes)
+    widths = [max(len(head), *(len(str(row[i])) for row in matrix)) + 2 for i, head in enumerate(heads)]
+    return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("error %") + 4 <= console.out.width
+
+
+def _print_matrix(result: dict[str, Any]) -> None:
+    classes: list[str] = result["classes"]
+    heads = _short_names(classes)
+    numbered = heads != classes
+    rows = [
+        (f"{i} {name}" if numbered else name, *row, f"{result['per_class'][name]['top1_error']:.1f}")
+        for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
+    ]
+    title = "Confusion: rows are the true class, columns the prediction"
+    console.print_table(title, ("true class", *heads, "error %"), rows, right=(*heads, "error %"))
+
+
+def _print_confused(result: dict[str, Any]) -> None:
+    pairs = result["confusion"]
+    if pairs and isinstance(pairs[0], list):
+        from torch import tensor
+
+        from inceptionctl.evaluate.evaluation import most_confused
+
+        pairs = most_confused(tensor(pairs), result["classes"])
+    if not pairs:
+        typer.echo("No image was taken for another class.")
+        return
+    rows = [(pair["true"], pair["predicted"], pair["count"]) for pair in pairs[:MOST_PAIRS_SHOWN]]
+    console.print_table("Classes confused most often", ("true class", "taken for", "images"), rows, right=("images",))

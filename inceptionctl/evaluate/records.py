@@ -1,0 +1,79 @@
+"""Per-image results as a Parquet file: what `pandas.read_parquet` opens, and ensembles are made of (docs/evaluation.md)."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as arrow
+import torch
+from numpy.typing import NDArray
+from pyarrow import parquet
+from torch import Tensor
+
+from inceptionctl.data.dataset import ImageSet
+from inceptionctl.errors import DataError
+from inceptionctl.run import write_atomically
+
+ABOUT = b"inceptionctl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a file of probabilities holds."""
+
+    images: list[str]
+    """Names below the data root, in the data set's order."""
+    labels: Tensor
+    """int64 [N]."""
+    probabilities: Tensor
+    """float32 [N, classes]."""
+    about: dict[str, Any]
+    """protocol, classes, checkpoint and the rest of the result, without its tables."""
+
+
+def write_record(path: Path, images: ImageSet, probabilities: NDArray[np.float32], about: dict[str, Any]) -> None:
+    """Columns: image, label, class, predicted, confidence, and probabilities (a list of one float32 a class).
+
+    `about` is kept as JSON in the file's metadata. Raises EnvironmentFault when the disk refuses.
+    """
+    predicted = probabilities.argmax(1)
+    classes = np.array(images.classes, dtype=object)
+    flat = arrow.array(probabilities.reshape(-1))
+    table = arrow.table(
+        {
+            "image": [name_below_root(images, i) for i in range(len(images))],
+            "label": images.labels.astype(np.int32),
+            "class": classes[images.labels],
+            "predicted": classes[predicted],
+            "confidence": probabilities.max(1),
+            "probabilities": arrow.FixedSizeListArray.from_arrays(flat, probabilities.shape[1]),
+        }
+    )
+    data = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata({ABOUT: json.dumps(about)}), data, compression="zstd")
+    write_atomically(path, data.getvalue())
+
+
+def read_record(path: Path) -> Record:
+    """Read a file of `write_record`. Raises DataError for any other."""
+    try:
+        table = parquet.read_table(path)
+        about = json.loads(table.schema.metadata[ABOUT])
+        column = table["probabilities"].combine_chunks()
+        values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        labels = table["label"].to_numpy()
+        return Record(table["image"].to_pylist(), torch.tensor(labels).long(), torch.tensor(values), about)
+    except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
+        raise DataError(
+            f"{path} is no file of probabilities: {type(error).__name__}: {error}", "`inceptionctl evaluate` writes them"
+        ) from None
+
+
+def name_below_root(images: ImageSet, i: int) -> str:
+    """The i-th image's name, the same wherever its data set lies."""
+    return images.name(i).removeprefix(f"{images.root}/")

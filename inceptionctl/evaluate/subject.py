@@ -1,0 +1,59 @@
+"""What is evaluated: a checkpoint, weights of another program, or an export, all asked alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from inceptionctl.data.preparation import Preparation
+from inceptionctl.evaluate.preparation import preparation_of
+from inceptionctl.evaluate.trained import Trained, Weights
+from inceptionctl.train.precision import Precision, autocast
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that answers with logits."""
+
+    logits: Callable[[Tensor], Tensor]
+    """Images float32 [N, 3, height, width], normalised, on `device`, -> logits float32 [N, classes] on any device."""
+    classes: tuple[str, ...]
+    preparation: Preparation
+    device: torch.device
+    precision: Precision
+    weights: Weights
+    step: int
+    source: Path
+    """The checkpoint folder or export file."""
+    sha256: str
+    """Of the weights, to tell whether an evaluation begun earlier was of the same."""
+    in_threads: bool = False
+    """Whether several batches are asked at once, each with one thread; else `logits` uses the cores by itself."""
+
+
+def subject_of(trained: Trained, precision: Precision, device: torch.device) -> Subject:
+    """A checkpoint's network on the device that it lies on."""
+    # The loaders' images are channels_last; with weights to match nothing is copied on the way.
+    model = trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def logits(images: Tensor) -> Tensor:
+        with autocast(precision, device):
+            answer: Tensor = model(images)
+        return answer.float()
+
+    return Subject(
+        logits,
+        trained.classes,
+        preparation_of(trained.recipe),
+        device,
+        precision,
+        trained.weights,
+        trained.step,
+        trained.checkpoint,
+        trained.weights_sha256,
+        in_threads=device.type == "cpu",
+    )

@@ -1,0 +1,59 @@
+"""The graph of evaluations by many crops: every image decoded once, resized to several sizes and as whole squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nvidia.dali import Pipeline, fn, types
+
+from pipelines.filters import FILTERS
+from pipelines.limits import refused_above
+
+
+def views(
+    source: Callable[[], tuple[Any, ...]],
+    *,
+    shorter_sides: Sequence[int],
+    squares: Sequence[str],
+    input_px: int,
+    interpolation: str,
+    antialias: bool,
+    batch_size: int,
+    num_threads: int,
+    device_id: int | None,
+    decode: str,
+    prefetch: int,
+    most_pixels: int,
+    exif_orientation: bool = True,
+) -> Pipeline:
+    """Build the pipeline; it gives one list of images a shorter side, one a square (uint8 HWC, RGB), their (height, width) as decoded
+    (int32), and labels (N int64).
+
+    An image resized to a shorter side s has floor(s x longer / shorter) px on the other, as torchvision rounds. `squares` are 'first'
+    (left or top), 'middle' and 'last' (right or bottom) of the image's own pixels, as wide as its shorter side, resized to
+    input_px x input_px. `source`, the filters, `decode` and the refusal of huge images are those of `evaluation`.
+    """
+    pipe = Pipeline(
+        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
+    )
+    options = {"interp_type": FILTERS[interpolation], "antialias": antialias}
+    with pipe:
+        encoded, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
+        sides = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)[:2]
+        encoded = refused_above(most_pixels, encoded, sides)
+        image = fn.decoders.image(encoded, device=decode, output_type=types.RGB, adjust_orientation=exif_orientation)
+        if device_id is not None:
+            image, label = image.gpu(), label.gpu()
+        shorter = fn.reductions.min(sides)
+        resized = [
+            fn.resize(image, size=fn.cast(side * sides // shorter, dtype=types.FLOAT), **options) for side in shorter_sides
+        ]
+        room = sides - shorter
+        starts = {"first": 0 * room, "middle": room // 2, "last": room}
+        whole = [
+            fn.resize(fn.slice(image, starts[name], sides - room, axes=[0, 1]), size=[input_px, input_px], **options)
+            for name in squares
+        ]
+        pipe.set_outputs(*resized, *whole, sides, label)
+    return pipe
