@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from inceptionctl import __version__
-from inceptionctl.cli import bench, checkpoints, data, doctor, evaluate, models, recipes, runs, slurm, stages, train, weights
+from inceptionctl.cli import (
+    bench,
+    checkpoints,
+    data,
+    doctor,
+    ensemble,
+    evaluate,
+    models,
+    recipes,
+    runs,
+    slurm,
+    stages,
+    train,
+    weights,
+)
 from inceptionctl.cli.group import ErrorGroup
 
 app = typer.Typer(
@@ -23,6 +37,7 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="ensemble")(ensemble.ensemble)
 app.command(name="export")(stages.export)
 app.command(name="predict")(stages.predict)
 app.add_typer(models.app, name="models")

@@ -1,0 +1,91 @@
+"""Several networks as one: their class probabilities of the same images averaged, as in the paper's section 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.evaluate.metrics import figures, percent_wrong
+from inceptionctl.evaluate.records import Record
+
+# What must be the same in all members for their mean to be one evaluation, in words for messages.
+SHARED = {"protocol": "protocols", "classes": "classes, or another order of them"}
+
+
+def combine(
+    records: Sequence[Record], names: Sequence[str], weights: Sequence[float] | None = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """(mean probabilities float32 [N, classes], result as JSON values) of members that answered the same images.
+
+    `weights` are relative; equal by default. `members` are the figures of each, `differ` the share of images in percent of which two
+    members name another class, and `agree` of which all name the same. Raises DataError for members of different images, classes or
+    protocols, RecipeError for weights that do not fit.
+    """
+    if len(records) < 2:
+        raise RecipeError("an ensemble has at least two members", "name two or more evaluations or runs")
+    _check_same(records, names)
+    shares = _shares(weights, len(records))
+    mean = sum(share * record.probabilities.double() for share, record in zip(shares, records, strict=True))
+    assert isinstance(mean, Tensor)
+    probabilities = mean.float()
+    labels = records[0].labels
+    predicted = [record.probabilities.argmax(1) for record in records]
+    return probabilities, {
+        "protocol": records[0].about["protocol"],
+        **figures(probabilities, labels),
+        "members": [
+            {"name": name, "weight": share, "checkpoint": record.about.get("checkpoint"), **_own_figures(record)}
+            for name, share, record in zip(names, shares, records, strict=True)
+        ],
+        "differ": [
+            {"members": [one, other], "percent": percent_wrong(predicted[one] == predicted[other])}
+            for one, other in combinations(range(len(records)), 2)
+        ],
+        "agree": 100.0 - percent_wrong(torch.stack([other == predicted[0] for other in predicted[1:]]).all(0)),
+        "classes": records[0].about["classes"],
+    }
+
+
+def _own_figures(record: Record) -> dict[str, Any]:
+    found = figures(record.probabilities, record.labels)
+    return {key: found[key] for key in ("top1_error", "top5_error", "loss", "calibration_error")}
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1.0 / count] * count
+    if len(weights) != count:
+        raise RecipeError(
+            f"{len(weights)} weights for {count} members", "give --weights one number for each member, in their order"
+        )
+    if not all(0.0 <= weight < float("inf") for weight in weights) or sum(weights) == 0.0:
+        raise RecipeError(
+            f"--weights {', '.join(map(str, weights))}: not numbers of at least 0, one of them more", "for example 2,1,1"
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
+def _check_same(records: Sequence[Record], names: Sequence[str]) -> None:
+    first = records[0]
+    for record, name in zip(records[1:], names[1:], strict=True):
+        for key, words in SHARED.items():
+            if record.about.get(key) != first.about.get(key):
+                told = f": {first.about.get(key)} and {record.about.get(key)}" if key == "protocol" else ""
+                raise DataError(f"{names[0]} and {name} have different {words}{told}", "evaluate both alike first")
+        if record.images != first.images:
+            raise DataError(_different_images(first, record, names[0], name), "evaluate both on the same data set and subset")
+        if not torch.equal(record.labels, first.labels):
+            raise DataError(
+                f"{names[0]} and {name} give the same images different labels", "evaluate both on the same data set"
+            )
+
+
+def _different_images(first: Record, other: Record, name: str, other_name: str) -> str:
+    message = f"{name} and {other_name} are of different images: {len(first.images)} and {len(other.images)}"
+    only = sorted(set(first.images) ^ set(other.images))
+    return f"{message}; {only[0]} is in one alone" if only else f"{message}; their order differs"
