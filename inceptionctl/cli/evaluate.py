@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.machine import Machine
     from inceptionctl.evaluate.protocols import Name
-    from inceptionctl.evaluate.running import Ranks
+    from inceptionctl.evaluate.running import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.launch.world import World
     from inceptionctl.recipe.schema import Recipe
@@ -48,6 +48,17 @@ def evaluate(
     checkpoint: CheckpointOption = "latest",
     every: Annotated[bool, typer.Option("--all", help="Every checkpoint of the run, one after the other.")] = False,
     data: DataOption = None,
+    subset: Annotated[
+        Literal["all", "non-blacklisted"],
+        typer.Option(help="ImageNet without the images that --blacklist lists, as in the paper."),
+    ] = "all",
+    blacklist: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The development kit's list; by default the one that lies in the data root."),
+    ] = None,
+    real_labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="real.json of ImageNet ReaL: give the error by its labels too.")
+    ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
     ] = "auto",
@@ -85,7 +96,11 @@ def evaluate(
         for one in _checkpoints(source) if every else [source]:
             subject, recipe, stem = _open(one, weights, checkpoint, precision, machine)
             work = _work(subject, recipe, data, protocol, sides, batch_size, machine)
-            results.append(_run(work, ranks, output or (stem and stem.with_name(f"{stem.name}_{protocol}.json")), as_json))
+            if subset != "all":
+                work = _without_blacklisted(work, blacklist)
+            name = protocol if subset == "all" else f"{protocol}_{subset}"
+            file = output or (stem and stem.with_name(f"{stem.name}_{name}.json"))
+            results.append(_run(work, ranks, file, real_labels, as_json))
     if as_json and ranks.rank == 0:
         console.print_json(results if every else results[0])
 
@@ -189,7 +204,16 @@ def _work(
     )
 
 
-def _run(work: Work, ranks: Ranks, file: Path | None, as_json: bool) -> dict[str, Any] | None:
+def _without_blacklisted(work: Work, blacklist: Path | None) -> Work:
+    import dataclasses
+
+    from inceptionctl.evaluate.imagenet import find_blacklist, without_blacklisted
+
+    kept = without_blacklisted(work.images, blacklist or find_blacklist(work.images.root))
+    return dataclasses.replace(work, images=kept, subset="non-blacklisted")
+
+
+def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, as_json: bool) -> dict[str, Any] | None:
     """Evaluate, write and print; rank 0 gets the result."""
     from inceptionctl.evaluate.evaluation import write_probabilities, write_result
     from inceptionctl.evaluate.running import run_evaluation
@@ -211,6 +235,8 @@ def _run(work: Work, ranks: Ranks, file: Path | None, as_json: bool) -> dict[str
             done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
         if done is None:
             return None
+        if real_labels:
+            done.result.update(_real_errors(work, done, real_labels))
         if file:
             write_result(done.result, file)
             write_probabilities(work, done.probabilities, done.result, file.with_suffix(".parquet"))
@@ -220,6 +246,14 @@ def _run(work: Work, ranks: Ranks, file: Path | None, as_json: bool) -> dict[str
     if file:
         console.say(f"wrote {file} and {file.with_suffix('.parquet').name}")
     return done.result
+
+
+def _real_errors(work: Work, done: Done, file: Path) -> dict[str, float]:
+    import torch
+
+    from inceptionctl.evaluate.imagenet import real_errors
+
+    return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)
 
 
 @contextlib.contextmanager
@@ -250,6 +284,12 @@ def _draw(source: Path, name: Name, sides: list[int] | None, image: Path, file: 
     console.say(f"wrote {file}")
 
 
+def _real_row(result: dict[str, Any]) -> list[tuple[str, str]]:
+    if "real_top1_error" not in result:
+        return []
+    return [("ReaL top-1 error", f"{result['real_top1_error']:.2f}% of {result['real_num_images']} images")]
+
+
 def _with_interval(result: dict[str, Any], key: str) -> str:
     low, high = result[f"{key}_interval"]
     return f"{result[key]:.2f}% (95%: {low:.2f} to {high:.2f})"
@@ -259,10 +299,11 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     pairs = (
         ("checkpoint", result["checkpoint"]),
         ("weights", f"{result['weights']} at step {result['step']}"),
-        ("images", f"{result['num_images']} of {result['data_root']}"),
+        ("images", f"{result['num_images']} of {result['data_root']}, {result['subset']}"),
         ("protocol", result["preparation"]),
         ("top-1 error", _with_interval(result, "top1_error")),
         ("top-5 error", _with_interval(result, "top5_error")),
+        *_real_row(result),
         ("loss", f"{result['loss']:.4f}"),
         ("calibration", f"expected error {result['calibration_error']:.2f}%"),
         (

@@ -53,6 +53,8 @@ class Work:
     """Most crops that the network sees at once."""
     num_threads: int
     decode: Decode
+    subset: str = "all"
+    """How `images` are called among those of the data set."""
 
     @property
     def batches(self) -> list[range]:
@@ -194,6 +196,7 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
         "step": subject.step,
         "checkpoint": str(subject.source),
         "data_root": str(work.images.root),
+        "subset": work.subset,
         **figures(answers, labels),
         "precision": subject.precision,
         "device": subject.device.type,

@@ -1,0 +1,94 @@
+"""Lists that come with ImageNet's validation images: the blacklisted ones, and the labels of ImageNet ReaL."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from inceptionctl.data.dataset import ImageSet
+from inceptionctl.errors import DataError
+
+NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.")
+
+
+BLACKLIST = "ILSVRC20??_clsloc_validation_blacklist.txt"
+
+
+def find_blacklist(root: Path) -> Path:
+    """The development kit's list in a data root, or in the kit's own folders there. Raises DataError when there is none."""
+    for place in ("", "*/", "*/data/"):
+        for file in sorted(root.glob(place + BLACKLIST)):
+            return file
+    raise DataError(f"{root} has no {BLACKLIST}", "it comes with ImageNet's development kit: name it with --blacklist FILE")
+
+
+def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
+    """The validation images but those whose numbers, from 1 on, `file` lists, one a line: the paper's single-crop tables leave them out.
+
+    The development kit's list has 1,762. Raises DataError for anything else than such a list, and for images that it is not of.
+    """
+    places = {number: i for i, number in enumerate(image_numbers(images))}
+    listed: list[int] = []
+    for line, text in enumerate(_text(file).splitlines(), start=1):
+        if not text.strip():
+            continue
+        if not text.strip().isdigit():
+            raise DataError(f"{file}:{line}: {text.strip()[:40]!r} is no number of an image", "name the development kit's list")
+        listed.append(int(text))
+    missing = [number for number in listed if number not in places]
+    if missing or not listed:
+        what = f"lists image {missing[0]}, which is not among the {len(images)} in {images.folder}" if missing else "is empty"
+        raise DataError(f"{file} {what}", "its numbers start at 1, and all images must be there")
+    return images.without(np.array(sorted({places[number] for number in listed}), dtype=np.int64))
+
+
+def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> dict[str, float]:
+    """Top-1 error in percent by the labels of ImageNet ReaL (arXiv 2006.07159), any of an image's being right, and of how many images.
+
+    `file` is its real.json: a list of labels for each image in the order of their numbers, empty lists being left out. `predicted` is
+    int64 [N]. Raises DataError when it does not fit the images.
+    """
+    try:
+        labels = json.loads(_text(file))
+        sets = [frozenset(map(int, one)) for one in labels]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file} holds no lists of labels: {error}", "name real.json of ImageNet ReaL") from None
+    numbers = image_numbers(images)
+    if max(numbers) > len(sets):
+        raise DataError(
+            f"{file} has labels for {len(sets)} images, but there is a number {max(numbers)}", "name real.json whole"
+        )
+    highest = max((label for one in sets for label in one), default=-1)
+    if highest >= len(images.classes):
+        raise DataError(f"{file} names class {highest}, the data has {len(images.classes)}", "evaluate all 1,000 classes")
+    hits = [guess in sets[number - 1] for number, guess in zip(numbers, predicted.tolist(), strict=True) if sets[number - 1]]
+    if not hits:
+        raise DataError(f"{file} has no labels for these images", "name real.json of ImageNet ReaL")
+    return {"real_top1_error": 100.0 * (1.0 - sum(hits) / len(hits)), "real_num_images": len(hits)}
+
+
+def image_numbers(images: ImageSet) -> list[int]:
+    """Numbers of the validation images from their names. Raises DataError when one has another name, or two have the same number."""
+    numbers = []
+    for i in range(len(images)):
+        found = NUMBER.search(images.name(i))
+        if not found:
+            raise DataError(
+                f"{images.name(i)} is not named like ILSVRC2012_val_00000001.JPEG, so its number is not known",
+                "lists of images go by the original names",
+            )
+        numbers.append(int(found[1]))
+    if len(set(numbers)) != len(numbers):
+        raise DataError(f"two images in {images.folder} have the same number", "keep one file of each")
+    return numbers
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {error}", "name the list's file") from None
