@@ -1,0 +1,87 @@
+"""`inceptionctl evaluate` as a user gives it: every checkpoint, an export, drawn crops, interruptions, usage errors."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from inceptionctl.cli import app
+from inceptionctl.run import Run
+from tests.commands import inceptionctl, started
+from tests.evaluate.making import make_data
+
+
+def test_every_checkpoint(run: Run) -> None:
+    answer = CliRunner().invoke(app, ["evaluate", str(run.path), "--all", "--precision", "fp32", "--json"])
+    assert answer.exit_code == 0, answer.output
+    told = json.loads(answer.stdout)
+    assert [one["step"] for one in told] == [5, 10] and told[0]["loss"] != told[1]["loss"]
+    for one in told:
+        file = run.evaluations / f"step-{one['step']:08d}_ema_single.json"
+        assert json.loads(file.read_text()) == one and file.with_suffix(".parquet").is_file()
+
+
+def test_an_export_has_the_numbers_of_its_checkpoint(run: Run) -> None:
+    assert CliRunner().invoke(app, ["export", str(run.path), "--format", "onnx"]).exit_code == 0
+    results = []
+    for source in (run.path, run.export / "model.onnx"):
+        answer = CliRunner().invoke(app, ["evaluate", str(source), "--protocol", "12crop", "--precision", "fp32", "--json"])
+        assert answer.exit_code == 0, answer.output
+        results.append(json.loads(answer.stdout))
+    one, other = results
+    assert (run.evaluations / "step-00000010_ema_onnx_12crop.json").is_file()
+    assert other["checkpoint"].endswith("model.onnx")
+    assert one["confusion"] == other["confusion"] and one["top5_error"] == other["top5_error"]
+    assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("protocol", ["single", "12crop", "144crop", "dense"])
+def test_crops_are_drawn(run: Run, data: Path, tmp_path: Path, protocol: str) -> None:
+    photo = data / "val" / "bear" / "0.jpg"
+    file = tmp_path / "crops.png"
+    words = ["evaluate", str(run.path), "--protocol", protocol, "--show-crops", str(photo), "--output", str(file)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    with Image.open(file) as drawn, Image.open(photo) as plain:
+        colours = {colour for _, colour in drawn.convert("RGB").getcolors(1 << 24) or ()}
+        assert (31, 119, 180) in colours and drawn.width > plain.width
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--protocol", "10crop", "--scales", "a"], 2, "not whole numbers"),
+        (["--protocol", "144crop", "--scales", "74"], 2, "smaller than the network's input of 75 px"),
+        (["--all", "--output", "x.json"], 2, "--all writes a file for each checkpoint"),
+        (["--show-crops", "nothing.jpg"], 3, "nothing.jpg"),
+    ],
+)
+def test_usage_errors(run: Run, words: list[str], code: int, told: str) -> None:
+    answer = CliRunner().invoke(app, ["evaluate", str(run.path), *words])
+    assert answer.exit_code == code and told in answer.stderr and "hint:" in answer.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_keeps_what_was_answered(run: Run, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "many", num_val=20)
+    file = tmp_path / "result.json"
+    words = ["evaluate", run.path, "--data", root, "--protocol", "144crop", "--precision", "fp32", "--output", file]
+    log = tmp_path / "log.txt"
+    with started(*words, cwd=tmp_path, log=log) as process:
+        parts = tmp_path / ".result.parts"
+        deadline = time.monotonic() + 120
+        while not list(parts.glob("part-*.npy")) and time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 75, log.read_text()
+    assert "stopped by SIGTERM" in log.read_text() and "is kept" in log.read_text()
+    assert not file.exists()
+    done = inceptionctl(*words)
+    assert done.returncode == 0 and "goes on:" in done.stderr, done.stderr
+    assert json.loads(file.read_text())["num_images"] == 120 and not parts.exists()
