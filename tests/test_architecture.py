@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights", "overhearing"},
     "weights": {"errors", "models", "recipe", "run", "train"},
-    "report": {"errors", "run"},
+    "report": {"errors", "run", "run_contents", "evaluate", "recipe"},
     "bench": {"errors", "cores", "data", "recipe", "train", "evaluate", "models"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},

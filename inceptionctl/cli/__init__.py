@@ -16,6 +16,7 @@ from inceptionctl.cli import (
     evaluate,
     models,
     recipes,
+    report,
     runs,
     slurm,
     stages,
@@ -38,6 +39,7 @@ app.add_typer(data.app, name="data")
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="ensemble")(ensemble.ensemble)
+app.command(name="report")(report.report)
 app.command(name="export")(stages.export)
 app.command(name="predict")(stages.predict)
 app.add_typer(models.app, name="models")

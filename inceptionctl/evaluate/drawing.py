@@ -28,13 +28,22 @@ def draw_crops(image: Path, protocol: Protocol | None, preparation: Preparation,
         raise RecipeError(
             f"cannot draw into {file}: its suffix is none of {', '.join(FORMATS)}", "name a file such as crops.png"
         )
+    write_atomically(file, _drawn(image, protocol, preparation, suffix))
+
+
+def crops_png(image: Path, protocol: Protocol | None, preparation: Preparation) -> bytes:
+    """The same picture as a PNG. Raises DataError when the image cannot be decoded."""
+    return _drawn(image, protocol, preparation, "png")
+
+
+def _drawn(image: Path, protocol: Protocol | None, preparation: Preparation, suffix: str) -> bytes:
     try:
         with Image.open(image) as opened:
             turned = ImageOps.exif_transpose(opened) if preparation.exif_orientation else opened
             pixels = np.array(turned.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot decode {image}: {error}", "name an image file") from None
-    write_atomically(file, _draw(pixels, _panels(protocol, preparation, *pixels.shape[:2]), suffix))
+    return _draw(pixels, _panels(protocol, preparation, *pixels.shape[:2]), suffix)
 
 
 def _panels(protocol: Protocol | None, preparation: Preparation, height: int, width: int) -> list[tuple[str, list[Region]]]:

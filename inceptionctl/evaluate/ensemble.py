@@ -39,7 +39,13 @@ def combine(
         "protocol": records[0].about["protocol"],
         **figures(probabilities, labels),
         "members": [
-            {"name": name, "weight": share, "checkpoint": record.about.get("checkpoint"), **_own_figures(record)}
+            {
+                "name": name,
+                "weight": share,
+                "checkpoint": record.about.get("checkpoint"),
+                "network": record.about.get("network"),
+                **_own_figures(record),
+            }
             for name, share, record in zip(names, shares, records, strict=True)
         ],
         "differ": [

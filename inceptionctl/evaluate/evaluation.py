@@ -192,6 +192,7 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
         **preparation.options(),
         "mean": list(preparation.mean),
         "std": list(preparation.std),
+        "network": subject.network,
         "weights": subject.weights,
         "step": subject.step,
         "checkpoint": str(subject.source),

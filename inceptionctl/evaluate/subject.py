@@ -29,6 +29,8 @@ class Subject:
     step: int
     source: Path
     """The checkpoint folder or export file."""
+    network: str
+    """Its name in `inceptionctl models list`."""
     sha256: str
     """Of the weights, to tell whether an evaluation begun earlier was of the same."""
     in_threads: bool = False
@@ -54,6 +56,7 @@ def subject_of(trained: Trained, precision: Precision, device: torch.device) -> 
         trained.weights,
         trained.step,
         trained.checkpoint,
+        trained.recipe.model.name,
         trained.weights_sha256,
         in_threads=device.type == "cpu",
     )

@@ -49,6 +49,7 @@ def subject_of_export(path: Path) -> Subject:
         told.weights,
         told.step,
         path,
+        told.architecture,
         sha256,
     )
 

@@ -1,0 +1,102 @@
+"""The four tables of the Inception-v4 paper (arXiv 1602.07261, section 5), to be set beside what was measured here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One network of a table: errors in percent, None where the paper prints none."""
+
+    label: str
+    networks: tuple[str, ...]
+    """Names in `inceptionctl models list` that are this network."""
+    top1: float | None
+    top5: float | None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table with the protocols and images that it is of."""
+
+    title: str
+    protocols: tuple[str, ...]
+    subset: str
+    num_images: int
+    rows: tuple[PaperRow, ...]
+
+
+BN_INCEPTION = ("bn_inception",)
+INCEPTION_V3 = ("inception_v3", "inception_v3_torchvision")
+INCEPTION_RESNET_V1 = ("inception_resnet_v1",)
+INCEPTION_V4 = ("inception_v4", "inception_v4_tf_slim")
+INCEPTION_RESNET_V2 = ("inception_resnet_v2", "inception_resnet_v2_tf_slim")
+RESNET_152 = ("resnet_152",)
+MISPRINT = "arXiv's figures; AAAI prints BN-Inception's 25.2 and 7.8"
+
+TABLES = (
+    PaperTable(
+        "Single crop, non-blacklisted validation images (Table 2)",
+        ("single",),
+        "non-blacklisted",
+        48_238,
+        (
+            PaperRow("BN-Inception", BN_INCEPTION, 25.2, 7.8),
+            PaperRow("Inception-v3", INCEPTION_V3, 21.2, 5.6),
+            PaperRow("Inception-ResNet-v1", INCEPTION_RESNET_V1, 21.3, 5.5),
+            PaperRow("Inception-v4", INCEPTION_V4, 20.0, 5.0),
+            PaperRow("Inception-ResNet-v2", INCEPTION_RESNET_V2, 19.9, 4.9),
+        ),
+    ),
+    PaperTable(
+        "10 or 12 crops, all 50,000 validation images (Table 3)",
+        ("10crop", "12crop"),
+        "all",
+        50_000,
+        (
+            PaperRow("ResNet-152", RESNET_152, 21.4, 5.7, MISPRINT),
+            PaperRow("Inception-v3", INCEPTION_V3, 19.8, 4.6),
+            PaperRow("Inception-ResNet-v1", INCEPTION_RESNET_V1, 19.8, 4.6),
+            PaperRow("Inception-v4", INCEPTION_V4, 18.7, 4.2),
+            PaperRow("Inception-ResNet-v2", INCEPTION_RESNET_V2, 18.7, 4.1),
+        ),
+    ),
+    PaperTable(
+        "144 crops, ResNet-152 densely, all 50,000 validation images (Table 4)",
+        ("144crop", "dense"),
+        "all",
+        50_000,
+        (
+            PaperRow("ResNet-152", RESNET_152, 19.4, 4.5, "dense"),
+            PaperRow("Inception-v3", INCEPTION_V3, 18.9, 4.3),
+            PaperRow("Inception-ResNet-v1", INCEPTION_RESNET_V1, 18.8, 4.3),
+            PaperRow("Inception-v4", INCEPTION_V4, 17.7, 3.8),
+            PaperRow("Inception-ResNet-v2", INCEPTION_RESNET_V2, 17.8, 3.7),
+        ),
+    ),
+    PaperTable(
+        "Ensembles, 144 crops, all 50,000 validation images (Table 5)",
+        ("144crop", "dense"),
+        "all",
+        50_000,
+        (
+            PaperRow("ResNet-152 x 6, dense", (), None, 3.6),
+            PaperRow("Inception-v3 x 4", ("ensemble:inception_v3 x 4",), 17.3, 3.6),
+            PaperRow(
+                "Inception-v4 + Inception-ResNet-v2 x 3",
+                ("ensemble:inception_resnet_v2 x 3 + inception_v4",),
+                16.5,
+                3.1,
+                "AAAI prints 16.4",
+            ),
+        ),
+    ),
+)
+
+
+def standard_error(error: float, num_images: int) -> float:
+    """Of an error rate in percent over so many images, in percent: that of a binomial proportion."""
+    share = error / 100.0
+    return 100.0 * float((share * (1.0 - share) / num_images) ** 0.5)
