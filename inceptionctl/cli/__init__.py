@@ -21,6 +21,7 @@ from inceptionctl.cli import (
     slurm,
     stages,
     train,
+    watch,
     weights,
 )
 from inceptionctl.cli.group import ErrorGroup
@@ -40,6 +41,7 @@ app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="ensemble")(ensemble.ensemble)
 app.command(name="report")(report.report)
+app.command(name="watch")(watch.watch)
 app.command(name="export")(stages.export)
 app.command(name="predict")(stages.predict)
 app.add_typer(models.app, name="models")

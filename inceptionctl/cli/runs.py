@@ -129,7 +129,7 @@ def show(
     """Show a run: its recipe, starts, numbers and checkpoints, and the command that goes on."""
     from inceptionctl.run_contents import files_below, read_run
 
-    found = read_run(_opened(run))
+    found = read_run(opened(run))
     result = {
         **_summary(found),
         "recipe": _main_keys(found),
@@ -152,7 +152,8 @@ def show(
         _print_run(result)
 
 
-def _opened(path: Path) -> Run:
+def opened(path: Path) -> Run:
+    """A run directory by its path or its name under runs/. Raises CheckpointError saying what is there instead."""
     from inceptionctl.run import Run, open_run
     from inceptionctl.run_contents import looks_like_run
 

@@ -1,0 +1,86 @@
+"""What `inceptionctl watch` shows of a run: where it is, how it goes, and how long it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from inceptionctl.run_contents import RunContents, finite
+
+Row = Mapping[str, Any]
+
+BARS = " ▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 48
+ROWS_FOR_SPEED = 20
+
+
+def total_steps(found: RunContents) -> int | None:
+    """Optimizer steps of the whole run, from its newest checkpoint; before the first one from the epochs of the last row."""
+    told = found.progress.get("total_steps")
+    if isinstance(told, int):
+        return told
+    if found.recipe is None or not found.train_rows:
+        return None
+    step, epoch = found.train_rows[-1]["step"], finite(found.train_rows[-1].get("epoch"))
+    total = round(found.recipe.train.epochs * step / epoch) if epoch else None
+    limit = found.recipe.train.max_steps
+    return total if limit is None or total is None else min(total, limit)
+
+
+def seconds_left(found: RunContents) -> float | None:
+    """At the pace of the last twenty rows, pauses for validation and all; None where two rows are not there yet.
+
+    Only the times of the machine that trains are compared, so that its clock may differ from this one's.
+    """
+    rows = [row for row in found.train_rows[-ROWS_FOR_SPEED:] if finite(row.get("time")) is not None]
+    total = total_steps(found)
+    if total is None or len(rows) < 2:
+        return None
+    steps, seconds = rows[-1]["step"] - rows[0]["step"], rows[-1]["time"] - rows[0]["time"]
+    return (total - rows[-1]["step"]) * seconds / steps if steps > 0 and seconds > 0 else None
+
+
+def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
+    """Values as a row of bars from the lowest to the highest, each the mean of those that fall on it."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    edges = [len(values) * k // count for k in range(count + 1)]
+    means = [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
+    low, room = min(means), max(means) - min(means)
+    return "".join(BARS[1 + round(7 * (value - low) / room)] if room else BARS[4] for value in means)
+
+
+def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
+    """Pairs of name and value. `now` is the time here, in seconds since 1970."""
+    last: Row = found.train_rows[-1] if found.train_rows else {}
+    total = total_steps(found)
+    epoch = "" if found.epoch is None else f", epoch {found.epoch:.2f}"
+    shown = [("state", found.state), ("step", f"{found.step} of {'?' if total is None else total}{epoch}")]
+    shown += [
+        (name, form.format(value))
+        for key, name, form in (
+            ("loss", "loss", "{:.4f}"),
+            ("learning_rate", "learning rate", "{:.3g}"),
+            ("grad_norm", "gradient norm", "{:.3g}"),
+            ("images_per_second", "speed", "{:,.1f} images/s"),
+            ("data_wait", "waits for data", "{:.1%} of the time"),
+            ("zero_share", "zeros before pool", "{:.1%}"),
+            ("bad_images", "bad images", "{:.0f}"),
+        )
+        if (value := finite(last.get(key))) is not None
+    ]
+    losses = [value for row in found.train_rows if (value := finite(row.get("loss"))) is not None]
+    if losses:
+        shown.append(("loss so far", sparkline(losses)))
+    errors = [row for row in found.evaluate_rows if finite(row.get("top1_error")) is not None]
+    for row in errors[-3:]:
+        top5 = finite(row.get("top5_error"))
+        shown.append(
+            (f"validation {row['step']}", f"top-1 {row['top1_error']:.2f}%" + ("" if top5 is None else f", top-5 {top5:.2f}%"))
+        )
+    written = finite(last.get("time"))
+    if written is not None and found.state != "finished":
+        shown.append(("last row", f"{max(0, round(now - written))} s ago"))
+    return shown
