@@ -8,8 +8,19 @@ from tests.data.conftest import make_root, root
 __all__ = ["make_root", "root"]
 
 
+# The longest first, so that no worker is left with one of them when the others have nothing more to do.
+LONG = ("tests/launch/test_slurm.py", "tests/train/test_signals.py", "tests/train/test_faults.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip, and say so, where there is no GPU."""
+    """Tests of one file stay together, for their fixtures' sake, and all that need Slurm, of which a machine has one.
+
+    Those marked `gpu` skip, and say so, where there is no GPU.
+    """
+    for item in items:
+        needs_slurm = "slurm" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("slurm" if needs_slurm else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: next((k for k, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
     if visible_gpus():
         return
     for item in items:
