@@ -74,6 +74,7 @@ class RunLog:
         # Imported here: only rank 0 pays for it.
         from torch.utils.tensorboard.writer import SummaryWriter
 
+        threading.excepthook = _told_elsewhere
         return SummaryWriter(str(self._run.tensorboard), purge_step=purge_step)
 
     def go_back(self, step: int, evaluation_due: bool) -> None:
@@ -159,6 +160,12 @@ class RunLog:
         lines = "".join(f"{stamp} {line}\n" for line in message.splitlines())
         with self._one_at_a_time:
             self._tried(lambda: self._text.add(lines))
+
+
+def _told_elsewhere(failure: threading.ExceptHookArgs) -> None:
+    # TensorBoard's thread hands an error of the disk to its next caller and prints its own traceback besides.
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failure)
 
 
 class _Lines:
