@@ -6,6 +6,7 @@ runs/2026-08-22_inception-v4_a1b2c3/
   environment.json   one entry for each start: versions, machine, ranks, command, Slurm job and restart
   log.txt            what rank 0 said
   metrics.jsonl      one JSON object a line: kind train or evaluate
+  rollbacks.json     where a diverged training went back, and the batches that it skips since
   tensorboard/       the same numbers as TensorBoard events
   checkpoints/       step-00012510/ ..., and the text files `latest` and `best` that name one of them
   evaluations/       one JSON for each evaluation
@@ -67,6 +68,11 @@ class Run:
     def bad_images_file(self) -> Path:
         """Images that a training could not read, with the reasons: a JSON list."""
         return self.path / "bad_images.json"
+
+    @property
+    def rollbacks_file(self) -> Path:
+        """What a diverged training went back from, and the batches that it skips since: a JSON list (train/rollback.py)."""
+        return self.path / "rollbacks.json"
 
     @property
     def tensorboard(self) -> Path:

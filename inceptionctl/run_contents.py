@@ -35,6 +35,8 @@ class RunContents:
     starts: list[Row] = field(default_factory=list)
     train_rows: list[Row] = field(default_factory=list)
     evaluate_rows: list[Row] = field(default_factory=list)
+    rollbacks: list[Row] = field(default_factory=list)
+    """Oldest first: where it diverged, where it went back to, which batches it skips since."""
     checkpoints: list[Row] = field(default_factory=list)
     """Oldest first, as read_checkpoints gives them."""
     progress: Row = field(default_factory=dict)
@@ -90,7 +92,8 @@ def read_run(run: Run) -> RunContents:
     """Read a run directory. Never raises on account of what is in it."""
     found = RunContents(run)
     _read_recipe(found)
-    _read_starts(found)
+    found.starts = _read_list(found, found.run.environment_file, "starts")
+    found.rollbacks = _read_list(found, found.run.rollbacks_file, "rollbacks")
     _read_metrics(found)
     _read_checkpoints(found)
     return found
@@ -128,19 +131,18 @@ def _read_recipe(found: RunContents) -> None:
         found.problems.append(f"recipe.yaml does not load: {details or error.message}")
 
 
-def _read_starts(found: RunContents) -> None:
-    path = found.run.environment_file
+def _read_list(found: RunContents, path: Path, of: str) -> list[Row]:
     if not path.exists():
-        return  # made with the first start; before that nothing is wrong
+        return []  # made with the first of them; before that nothing is wrong
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        found.problems.append(f"environment.json cannot be read: {error}")
-        return
-    if isinstance(entries, list):
-        found.starts = [entry for entry in entries if isinstance(entry, dict)]
-    if not isinstance(entries, list) or len(found.starts) < len(entries):
-        found.problems.append("environment.json is not a list of starts")
+        found.problems.append(f"{path.name} cannot be read: {error}")
+        return []
+    known = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    if not isinstance(entries, list) or len(known) < len(entries):
+        found.problems.append(f"{path.name} is not a list of {of}")
+    return known
 
 
 def _read_metrics(found: RunContents) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,6 +160,10 @@ def _files(checkpoint: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _skipped(rollbacks: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{each['first_batch']} to {each['last_batch']}" for each in rollbacks)
+
+
 def _print_checkpoint(result: dict[str, Any]) -> None:
     best = result.get("best") or {}
     pairs = [
@@ -168,6 +173,7 @@ def _print_checkpoint(result: dict[str, Any]) -> None:
         ("trained on", f"{result['ranks']} ranks, {result['precision']}, {result['num_train_images']} images"),
         ("EMA updates", result["ema_updates"]),
         ("best so far", f"top-1 error {best['top1_error']:.2f}% at step {best['step']:.0f}" if best else "not validated yet"),
+        ("skipped batches", _skipped(result.get("rollbacks") or ()) or "none"),
         ("kept for good", ", ".join(map(str, result.get("kept") or ())) or "none"),
     ]
     console.print_pairs(result["path"], pairs)

@@ -134,6 +134,7 @@ def show(
         **_summary(found),
         "recipe": _main_keys(found),
         "starts": found.starts,
+        "rollbacks": found.rollbacks,
         "last_train_row": found.train_rows[-1] if found.train_rows else None,
         "evaluate_rows": found.evaluate_rows,
         "checkpoints": found.checkpoints,
@@ -197,6 +198,11 @@ def _print_run(result: dict[str, Any]) -> None:
     _table(
         "Starts", ("when", "host", "job", "from step", "ranks", "on", "precision", "versions"), starts, ("from step", "ranks")
     )
+    rollbacks = [
+        (entry.get("step", "?"), entry.get("to_step", "?"), _batches(entry), entry.get("reason", "?"))
+        for entry in result["rollbacks"]
+    ]
+    _table("Rollbacks", ("at step", "back to", "skipped batches", "because"), rollbacks, ("at step", "back to"))
     row = result["last_train_row"] or {}
     last = [
         (key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else value)
@@ -244,6 +250,10 @@ def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
         entry.get("precision", "?"),
         shown,
     )
+
+
+def _batches(entry: dict[str, Any]) -> str:
+    return f"{entry.get('first_batch', '?')} to {entry.get('last_batch', '?')}"
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from inceptionctl.data.colour import colour_maps, limits, normalised
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.finishing import Changes, Finished
 from inceptionctl.data.graphs import evaluation, training
-from inceptionctl.data.order import uniforms
+from inceptionctl.data.order import batch_at, uniforms
 from inceptionctl.data.reading import SECONDS_TO_READ
 from inceptionctl.data.shared_order import sample_order
 from inceptionctl.data.stream import Batch, Indices, Inputs, Stream
@@ -36,9 +36,10 @@ Decode = Literal["cpu", "mixed"]
 class TrainLoader:
     """The micro batches of one rank from `start_step` up to `num_steps` (exclusive), then it stops.
 
-    Step s takes the places [s * B, (s + 1) * B) of the endless stream, with B the global batch; rank r of R takes the r-th of
-    R equal slices of them, cut into micro batches in order. An image is a pure function of (seed, place): its pixels are the
-    same to the bit for any number of ranks and threads, any micro batch, and any step that the loader was started at.
+    Step s takes the places [s * B, (s + 1) * B) of the endless stream, with B the global batch; where batches are `skipped`, those of
+    batch `batch_at(s, skipped)`. Rank r of R takes the r-th of R equal slices of them, cut into micro batches in order. An image is a
+    pure function of (seed, place): its pixels are the same to the bit for any number of ranks and threads, any micro batch, and any
+    step that the loader was started at.
 
     An image that cannot be read within `seconds_to_read`, or not decoded, is noted in `bad`, and its place is filled with the first
     image after it in the data set that can (label and all, with the place's own draws): the same for everyone who gets to the place.
@@ -66,6 +67,7 @@ class TrainLoader:
         num_threads: int,
         device_id: int | None,
         decode: Decode,
+        skipped: Sequence[tuple[int, int]] = (),
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         prefetch: int = 2,
@@ -91,7 +93,8 @@ class TrainLoader:
         self._in_graph = augmentation if on_gpu else augmentation.of_crop_alone()
 
         def starts() -> Iterator[int]:
-            slices = (step * global_batch_size + rank * share for step in range(start_step, num_steps))
+            batches = (batch_at(step, skipped) for step in range(start_step, num_steps))
+            slices = (batch * global_batch_size + rank * share for batch in batches)
             return (start + offset for start in slices for offset in range(0, share, micro_batch_size))
 
         self._stream = Stream(

@@ -10,7 +10,7 @@ same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,20 @@ def uniforms(seed: int, start: int, count: int, num: int) -> NDArray[np.float32]
     words = generator.random_raw(count * MOST_UNIFORMS).reshape(count, MOST_UNIFORMS)
     # 24 bits fill a float32 exactly: nothing is rounded up to 1.
     return (words[:, :num] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def batch_at(step: int, skipped: Iterable[tuple[int, int]]) -> int:
+    """Which batch of the stream (from 0) optimizer step `step` (from 0) takes: the step-th that lies in no range of `skipped`.
+
+    Ranges are (first, last) batch, in any order; they may overlap.
+    """
+    batch, passed = step, 0
+    for first, last in sorted(skipped):
+        if batch < first:
+            break
+        batch += max(0, last + 1 - max(first, passed))
+        passed = max(passed, last + 1)
+    return batch
 
 
 def _key(seed: int, stream: int) -> NDArray[np.uint64]:

@@ -105,6 +105,11 @@ class TrainSection(Section):
     """Decay of the running average of the weights, with the warm-up min(d, (1 + n) / (10 + n))."""
     log_every_steps: int = Field(default=20, ge=1)
     """Length of a log window; the only place where the host waits for the device."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What a loss or gradient that is not finite, or a dead network, does: `stop` ends the run with exit code 6; `rollback` goes back
+    to the last good checkpoint and skips the batches since then."""
+    max_rollbacks: int = Field(default=3, ge=1)
+    """Most rollbacks in a run; the next divergence ends it with exit code 6."""
 
 
 class EvaluateSection(Section):
@@ -140,6 +145,9 @@ class CheckpointSection(Section):
     """The best is the one with the lowest of this."""
     keep_every_epochs: float | None = Field(default=None, gt=0.0)
     """Keep for good the first checkpoint at or after every so many epochs; null for none."""
+    on_write_error: Literal["stop", "continue"] = "stop"
+    """When a disk refuses a checkpoint: `stop` ends the run with exit code 4; `continue` says so, keeps the checkpoint before, and tries
+    again at the next save; the run then ends with code 4 only if its last save failed."""
 
 
 class ExportSection(Section):
@@ -155,7 +163,7 @@ class HealthSection(Section):
     watch: bool = True
     """Measure the share of zeros before the average pool and the scale of each block's activations."""
     stop_when_dead: bool = True
-    """End the run, with exit code 6, when the network has died; a loss or gradient that is not finite always ends it."""
+    """Take a dead network for a diverged training (`train.on_divergence`); a loss or gradient that is not finite always is one."""
     max_zero_share: float = Field(default=0.999, gt=0.0, le=1.0)
     """Dead is a network with a larger share of zeros than this before the average pool."""
     patience_windows: int = Field(default=3, ge=1)
@@ -211,6 +219,8 @@ FREE_TO_CHANGE = frozenset(
         "train.max_steps",
         "train.micro_batch_size",
         "train.log_every_steps",
+        "train.on_divergence",
+        "train.max_rollbacks",
         "evaluate",
         "checkpoint",
         "health",

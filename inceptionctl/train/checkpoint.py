@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inceptionctl.data.order import batch_at
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
@@ -24,7 +25,7 @@ from inceptionctl.train.optim import described_optimizer, state_names
 
 @dataclass
 class Progress:
-    """Where a run is. The position in the stream of samples is `step` x the global batch; epoch and schedule follow from it."""
+    """Where a run is. Its next batch of the stream follows from `step` and `rollbacks` alone, epoch and schedule from `step`."""
 
     step: int = 0
     total_steps: int = 0
@@ -42,6 +43,18 @@ class Progress:
     """A signal came before the validation that was due after this step."""
     window: dict[str, Any] = field(default_factory=dict)
     """What the log window had summed up when a signal came (train/window.py)."""
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    """Oldest first: step, to_step, first_batch, last_batch (all skipped from then on) and reason (train/rollback.py)."""
+
+    @property
+    def skipped(self) -> list[tuple[int, int]]:
+        """Ranges of batches of the stream that are never used: (first, last)."""
+        return [(each["first_batch"], each["last_batch"]) for each in self.rollbacks]
+
+    @property
+    def batch(self) -> int:
+        """The batch of the stream that the next step takes."""
+        return batch_at(self.step, self.skipped)
 
 
 def progress_of(checkpoint: Path) -> Progress:

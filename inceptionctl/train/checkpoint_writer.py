@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from inceptionctl.errors import InceptionctlError
+from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, Snapshot, take_snapshot, write_snapshot
 from inceptionctl.train.ema import WeightAverage
@@ -22,14 +22,20 @@ from inceptionctl.train.ema import WeightAverage
 class CheckpointWriter:
     """Saves the checkpoints of one run, one after the other, and prunes after each. Only rank 0 has work for it.
 
-    What goes wrong in the background is raised by the next `save` or by `finish`, worded as by a save in the foreground.
+    What goes wrong in the background is raised by the next `save` or by `finish`, worded as by a save in the foreground. A writer
+    that `goes_on` says at once when a disk refuses, and tries again at the next `save`; `finish` still raises it when that was the last.
     """
 
-    def __init__(self, checkpoints: Path, *, keep_last: int, keep_best: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, checkpoints: Path, *, keep_last: int, keep_best: bool, say: Callable[[str], None], goes_on: bool = False
+    ) -> None:
+        self.num_failed = 0
+        """Saves that a disk has refused, and that the training has outlived."""
         self._checkpoints = checkpoints
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._say = say
+        self._goes_on = goes_on
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._snapshot: Snapshot | None = None
@@ -37,13 +43,20 @@ class CheckpointWriter:
     def save(self, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Copy everything, and begin to write it. Waits for the save before this one, and raises what went wrong with it."""
         start = time.perf_counter()
-        self.finish()
+        self.wait()
+        self._failure = None
         # The memory of the copy before is used again: fresh pages would take several times as long as the copying.
         self._snapshot = take_snapshot(model, average, optimizer, progress, into=self._snapshot)
         held_up = time.perf_counter() - start
         thread = threading.Thread(target=self._write, args=(self._snapshot, held_up), name="checkpoint", daemon=True)
         thread.start()
         self._thread = thread
+
+    def wait(self) -> None:
+        """Wait until nothing is being written. Raises what went wrong with it, unless the training is to go on."""
+        self._join()
+        if not (self._goes_on and isinstance(self._failure, EnvironmentFault)):
+            self.finish()
 
     def finish(self) -> None:
         """Wait until nothing is being written. Raises EnvironmentFault when the last save has failed."""
@@ -72,3 +85,10 @@ class CheckpointWriter:
             self._say(f"saved {saved} (held up for {held_up:.2f} s, written in {time.perf_counter() - start:.1f} s)")
         except Exception as error:  # whatever it is, the training must hear of it
             self._failure = error
+            if self._goes_on and isinstance(error, EnvironmentFault):
+                self.num_failed += 1
+                last = files.pointed(self._checkpoints, "latest")
+                self._say(
+                    f"THE CHECKPOINT OF STEP {snapshot.step} WAS NOT SAVED: {error.message}; training goes on, with"
+                    f" {last or 'no checkpoint'} to go back to, and tries again at the next save (checkpoint.on_write_error)"
+                )

@@ -109,6 +109,14 @@ def watched_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield stage.module, module
 
 
+@torch.no_grad()
+def largest_value(model: nn.Module) -> Tensor:
+    """The largest of all weights and statistics by magnitude, fp32 []; not finite as soon as one of them is not. No wait for the device."""
+    values = [value for value in model.state_dict().values() if value.is_floating_point()]
+    # Of the ways to ask this the quickest on a CPU: 9 ms for Inception-v4; the maximum norm takes 115.
+    return torch.stack([bound for value in values for bound in torch.aminmax(value)]).abs().max().float()
+
+
 def remedy(model: nn.Module) -> str:
     """What helps most likely, for a hint: the paper's section 3.3 for residuals that are not scaled down, else the usual."""
     # The last block of TF-slim's v2 adds its residual unscaled by design: it has no ReLU that could die.

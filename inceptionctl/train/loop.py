@@ -17,7 +17,7 @@ from torch import nn
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import EvalLoader, TrainLoader
-from inceptionctl.errors import ResumeLater
+from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
 from inceptionctl.launch.world import World
@@ -34,6 +34,7 @@ from inceptionctl.train.engine import Engine, on_rank_zero
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.precision import Precision, autocast
+from inceptionctl.train.rollback import roll_back
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import learning_rate
 from inceptionctl.train.stopping import Stop
@@ -71,10 +72,30 @@ class Training:
 
 
 def train(job: Training) -> None:
-    """Train from `job.progress` to the end. Raises DivergedError when loss or gradient is not finite, or the network has died.
+    """Train from `job.progress` to the end.
 
+    When loss, gradient or weights are not finite, or the network has died, goes back to the last good checkpoint and on from there as
+    a resume would, if the recipe says so (train/rollback.py); else raises DivergedError.
     Raises ResumeLater on all ranks after the same step when a signal has asked any of them to stop; that step is saved then.
     """
+    try:
+        while not _reaches_the_end(job):
+            pass
+        job.writer.finish()
+    finally:
+        job.writer.settle()
+
+
+def _reaches_the_end(job: Training) -> bool:
+    try:
+        _train_on(job)
+    except DivergedError as found:
+        roll_back(job, found)
+        return False
+    return True
+
+
+def _train_on(job: Training) -> None:
     recipe, progress, engine = job.recipe, job.progress, job.engine
     loader = _train_loader(job)
     window = Window(
@@ -98,7 +119,7 @@ def train(job: Training) -> None:
             _catch_up(job, window)
         batches = iter(loader)
         for step in range(progress.step, progress.total_steps):
-            rate = _rate(job, step)
+            rate, position = _rate(job, step), progress.batch
             engine.set_learning_rate(rate)
             engine.model.train()
             for block in job.frozen:
@@ -109,7 +130,7 @@ def train(job: Training) -> None:
             for micro in range(job.batch.accumulation):
                 batch = window.wait_for(batches)
                 # Dropout too is a function of the position, so that a resumed run drops the same features.
-                torch.manual_seed(noise_seed(recipe.train.seed, step, micro, job.world.rank))
+                torch.manual_seed(noise_seed(recipe.train.seed, position, micro, job.world.rank))
                 job.health.listening = row_now and micro == job.batch.accumulation - 1
                 with autocast(job.precision, job.device):
                     output = engine.forward(batch.images)
@@ -130,7 +151,7 @@ def train(job: Training) -> None:
             progress.ema_updates = job.average.num_updates
 
             if row_now:
-                window.close(rate)
+                window.close(rate, saves=evaluate_now or save_now)
             else:
                 job.log.progress(window.line(rate), window_ended=False)
             stop = job.stop.is_agreed()
@@ -145,15 +166,13 @@ def train(job: Training) -> None:
                 stop = stop or job.stop.ask_all()
             if stop:
                 _leave(job, window, saved)
-        job.writer.finish()
     finally:
-        job.writer.settle()
         loader.close()
 
 
-def noise_seed(seed: int, step: int, micro: int, rank: int) -> int:
-    """Seed of the random numbers of one pass of one rank."""
-    return int.from_bytes(hashlib.blake2b(struct.pack("<4q", seed, step, micro, rank), digest_size=8).digest()) >> 1
+def noise_seed(seed: int, batch: int, micro: int, rank: int) -> int:
+    """Seed of the random numbers of one pass of one rank over its share of a batch of the stream."""
+    return int.from_bytes(hashlib.blake2b(struct.pack("<4q", seed, batch, micro, rank), digest_size=8).digest()) >> 1
 
 
 def is_due(step: int, last_step: int, every_steps: float | None) -> bool:
@@ -186,6 +205,7 @@ def _train_loader(job: Training) -> TrainLoader:
         world_size=job.world.size,
         start_step=job.progress.step,
         num_steps=job.progress.total_steps,
+        skipped=job.progress.skipped,
         bad=job.bad,
         **job.loader_options,
     )
@@ -236,7 +256,7 @@ def _catch_up(job: Training, window: Window) -> None:
     _validate(job)
     if not job.progress.evaluation_due:
         _save(job)
-        job.writer.finish()
+        job.writer.wait()
     if job.stop.ask_all():
         _leave(job, window, saved=files.step_folder(job.run.checkpoints, job.progress.step).is_dir())
 
@@ -247,7 +267,10 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
 
     def save() -> None:
         if not saved and not job.health.suspects:
-            _save(job)
+            if window.is_sound(job.progress.window):
+                _save(job)
+            else:
+                job.log.say("the numbers since the last row are not finite: this step is not saved")
         job.writer.finish()
 
     on_rank_zero(job.world, job.device, save)

@@ -46,6 +46,7 @@ from inceptionctl.train.loop import Training, train
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.plan import disk_needed
 from inceptionctl.train.precision import resolve_precision
+from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import schedule_in_words
 from inceptionctl.train.start import Start, decide_start
@@ -158,6 +159,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     if start.checkpoint:
         progress = load_checkpoint(start.checkpoint, engine.model, average, optimizer)
         check_same_data(progress, train_set, start.checkpoint)
+    progress.rollbacks = distributed.on_rank_zero(world, machine.device, lambda: known_rollbacks(start.run, progress, recipe))
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
     progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()
     progress.num_train_images, progress.ranks = len(train_set), world.size
@@ -165,7 +167,13 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     bad = BadImages(recipe.data.max_bad_images)
     known = distributed.on_rank_zero(world, machine.device, lambda: read_bad_images(start.run))
     bad.add((name, reason) for name, reason in known)
-    log = RunLog(start.run, start_step=progress.step, enabled=world.rank == 0, evaluation_due=progress.evaluation_due)
+    log = RunLog(
+        start.run,
+        start_step=progress.step,
+        enabled=world.rank == 0,
+        evaluation_due=progress.evaluation_due,
+        goes_on=recipe.checkpoint.on_write_error == "continue",
+    )
     job = Training(
         recipe=recipe,
         run=start.run,
@@ -202,7 +210,13 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
 def checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter:
     """What saves and prunes as a recipe says."""
     wishes = recipe.checkpoint
-    return CheckpointWriter(run.checkpoints, keep_last=wishes.keep_last, keep_best=wishes.keep_best, say=log.say)
+    return CheckpointWriter(
+        run.checkpoints,
+        keep_last=wishes.keep_last,
+        keep_best=wishes.keep_best,
+        say=log.say,
+        goes_on=wishes.on_write_error == "continue",
+    )
 
 
 def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -> None:
@@ -335,6 +349,8 @@ def _greet(job: Training, start: Start) -> None:
     log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
+    for first, last in progress.skipped:
+        log.say(f"skips batches {first} to {last} of the stream, where it has diverged before")
 
 
 def environment(job: Training) -> dict[str, Any]:

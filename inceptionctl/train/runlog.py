@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from inceptionctl import console
+from inceptionctl.errors import EnvironmentFault
 from inceptionctl.run import Run, disk_errors, write_atomically
 
 SCALARS = (
@@ -23,6 +27,7 @@ SCALARS = (
     "images_per_second",
     "data_wait",
     "bad_images",
+    "rollbacks",
     "zero_share",
     "top1_error",
     "top5_error",
@@ -33,11 +38,18 @@ class RunLog:
     """Writers of one run. Rows after `start_step`, which a killed run left behind, are dropped: none is repeated.
 
     So is the validation of that very step with `evaluation_due`.
+
+    What a disk does not take ends the run, unless it `goes_on`: then lines are kept in memory until there is room, and only points of
+    TensorBoard are lost.
     """
 
-    def __init__(self, run: Run, *, start_step: int, enabled: bool, evaluation_due: bool = False) -> None:
+    def __init__(
+        self, run: Run, *, start_step: int, enabled: bool, evaluation_due: bool = False, goes_on: bool = False
+    ) -> None:
         self.enabled = enabled
         self._run = run
+        self._goes_on = goes_on
+        self._told = False
         self._live: Live | None = None
         self._one_at_a_time = threading.Lock()  # checkpoints are told of from a thread of their own
         if not enabled:
@@ -45,17 +57,32 @@ class RunLog:
         # Where TensorFlow is installed, tensorboard imports it for its file functions alone: 4 s and a page of messages. It looks
         # for this module to know that it should not.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-        # Imported here: only rank 0 pays for it.
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        _drop_rows_after(run, start_step, evaluation_due)
         with disk_errors(run.path):
-            self._metrics = run.metrics_file.open("a", encoding="utf-8")
-            self._text = run.log_file.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1 if start_step else None)
+            self._text = _Lines(run.log_file)
+        self._open(start_step, evaluation_due)
         if console.err.is_terminal:
             self._live = Live(console=console.err, refresh_per_second=4, transient=True)
             self._live.start()
+
+    def _open(self, start_step: int, evaluation_due: bool) -> None:
+        _drop_rows_after(self._run, start_step, evaluation_due)
+        with disk_errors(self._run.path):
+            self._metrics = _Lines(self._run.metrics_file)
+            self._events: Any = self._event_writer(start_step + 1 if start_step else None)
+
+    def _event_writer(self, purge_step: int | None) -> Any:
+        # Imported here: only rank 0 pays for it.
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        threading.excepthook = _told_elsewhere
+        return SummaryWriter(str(self._run.tensorboard), purge_step=purge_step)
+
+    def go_back(self, step: int, evaluation_due: bool) -> None:
+        """Drop the rows after `step`, as a start from there does."""
+        if not self.enabled:
+            return
+        self._close_rows()
+        self._open(step, evaluation_due)
 
     def say(self, message: str) -> None:
         """A message on stderr and in log.txt."""
@@ -67,17 +94,38 @@ class RunLog:
         """A row of numbers; `values` holds step and epoch."""
         if not self.enabled:
             return
-        with disk_errors(self._run.path):
-            self._metrics.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n")
-            self._metrics.flush()
-        with disk_errors(self._run.path):
-            for name in SCALARS:
-                if isinstance(values.get(name), int | float) and math.isfinite(values[name]):
-                    self._events.add_scalar(f"{kind}/{name}", values[name], values["step"])
-            for block, value in values.get("activation_rms", {}).items():
-                if isinstance(value, float):
-                    self._events.add_scalar(f"activation_rms/{block}", value, values["step"])
-            self._events.flush()
+        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n"
+        self._tried(lambda: self._metrics.add(line))
+        if not self._tried(lambda: self._add_scalars(kind, values)) and self._events:
+            # Its thread may have died of the error: another one, when there is room.
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events = None
+
+    def _add_scalars(self, kind: str, values: dict[str, Any]) -> None:
+        step = values["step"]
+        self._events = self._events or self._event_writer(step)
+        for name in SCALARS:
+            if isinstance(values.get(name), int | float) and math.isfinite(values[name]):
+                self._events.add_scalar(f"{kind}/{name}", values[name], step)
+        for block, value in values.get("activation_rms", {}).items():
+            if isinstance(value, float):
+                self._events.add_scalar(f"activation_rms/{block}", value, step)
+        self._events.flush()
+
+    def _tried(self, write: Callable[[], None]) -> bool:
+        """Write something; whether a disk has taken it."""
+        try:
+            with disk_errors(self._run.path):
+                write()
+        except EnvironmentFault as error:
+            if not self._goes_on:
+                raise
+            if not self._told:
+                console.say(f"{error.message}: rows and log lines are kept in memory until there is room")
+            self._told = True
+            return False
+        return True
 
     def progress(self, line: str, *, window_ended: bool) -> None:
         """The live line on a terminal; a plain line a log window elsewhere and in log.txt."""
@@ -96,16 +144,49 @@ class RunLog:
             return
         if self._live:
             self._live.stop()
-        self._metrics.close()
-        self._text.close()
-        self._events.close()
         self.enabled = False
+        with contextlib.suppress(EnvironmentFault):  # raised when the line was added
+            self._close_rows()
+        with contextlib.suppress(EnvironmentFault):
+            self._tried(self._text.close)
+
+    def _close_rows(self) -> None:
+        self._tried(self._metrics.close)
+        if self._events:
+            self._tried(self._events.close)
 
     def _note(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with self._one_at_a_time, disk_errors(self._run.path):
-            self._text.write("".join(f"{stamp} {line}\n" for line in message.splitlines()))
-            self._text.flush()
+        lines = "".join(f"{stamp} {line}\n" for line in message.splitlines())
+        with self._one_at_a_time:
+            self._tried(lambda: self._text.add(lines))
+
+
+def _told_elsewhere(failure: threading.ExceptHookArgs) -> None:
+    # TensorBoard's thread hands an error of the disk to its next caller and prints its own traceback besides.
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failure)
+
+
+class _Lines:
+    """A text file to add lines to. What the disk has not taken is written before the next line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._left = b""
+
+    def add(self, text: str) -> None:
+        """Write lines. Raises OSError when the disk refuses; they are kept then."""
+        self._left += text.encode()
+        while self._left:
+            self._left = self._left[self._file.write(self._left) :]
+
+    def close(self) -> None:
+        """Write what is left, and close in any case."""
+        try:
+            self.add("")
+        finally:
+            self._file.close()
 
 
 def _drop_rows_after(run: Run, step: int, evaluation_due: bool) -> None:

@@ -82,14 +82,11 @@ def _continue(run: Run, recipe: Recipe) -> Start:
             f"{run.path} was started with another recipe:\n  " + "\n  ".join(changed),
             "use its own recipe (`--resume auto` with RUN/recipe.yaml), or start a new run with another --output",
         )
-    checkpoint, skipped = files.newest_whole(run.checkpoints)
+    checkpoint, skipped = newest_of(run)
     remarks = [f"passed over a damaged checkpoint: {sentence}" for sentence in skipped]
     if checkpoint is None:
-        origin = run.path / ORIGIN
-        if not origin.exists():
-            return Start(run, None, remarks=tuple(remarks))
-        # Killed before it saved anything: it begins again where it began.
-        checkpoint = files.open_checkpoint(Path(origin.read_text(encoding="utf-8").strip()))
+        return Start(run, None, remarks=tuple(remarks))
+    if checkpoint.parent != run.checkpoints:  # killed before it saved anything: it begins again where it began
         return Start(run, checkpoint, remarks=(*remarks, f"starts from {checkpoint}"))
     _check_same_network(recipe, checkpoint)
     _keep_changed_recipe(run, recipe, files.step_of(checkpoint))
@@ -97,6 +94,18 @@ def _continue(run: Run, recipe: Recipe) -> Start:
     if finished:  # else whoever holds the run does it
         files.mend_pointers(run.checkpoints, checkpoint)
     return Start(run, checkpoint, finished, tuple(remarks))
+
+
+def newest_of(run: Run) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, else the one of another run that it began from, and a sentence for each damaged one.
+
+    Raises CheckpointError when there are checkpoints but none is whole.
+    """
+    checkpoint, skipped = files.newest_whole(run.checkpoints)
+    origin = run.path / ORIGIN
+    if checkpoint is None and origin.exists():
+        checkpoint = files.open_checkpoint(Path(origin.read_text(encoding="utf-8").strip()))
+    return checkpoint, skipped
 
 
 def _check_same_network(recipe: Recipe, checkpoint: Path) -> None:

@@ -16,16 +16,15 @@ from torch import Tensor
 from inceptionctl import console
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.loaders import Batch
-from inceptionctl.errors import DivergedError, InceptionctlError
+from inceptionctl.errors import DivergedError
 from inceptionctl.launch.world import World
 from inceptionctl.run import Run
-from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
-from inceptionctl.train.engine import Engine, RelayedError
-from inceptionctl.train.health import Health, HealthWatch, remedy
+from inceptionctl.train.engine import Engine
+from inceptionctl.train.health import Health, HealthWatch, largest_value, remedy
 from inceptionctl.train.runlog import RunLog
 
 
@@ -49,6 +48,7 @@ class Window:
     _norm: float | None = None
     _speed: float | None = None
     _waited_share: float = 0.0
+    _largest: float | None = None
     _fresh_bad_images: bool = False
     _seen: Health = field(default_factory=Health)
 
@@ -95,12 +95,16 @@ class Window:
         self._sum += sums[self.world.rank] if same else sum(sums) / len(sums) / before * passes
         self._passes = self._passes_before = passes
 
-    def close(self, rate: float) -> None:
-        """Write the window's row and begin the next.
+    def is_sound(self, kept: dict[str, Any]) -> bool:
+        """Whether what `kept` gave, and the network as it is, are finite: whether it may be saved in the middle of a window."""
+        return all(map(math.isfinite, kept.get("loss_sums", []))) and math.isfinite(float(largest_value(self.engine.model)))
 
-        Raises DivergedError when loss or gradient is not finite, or the network has died; the row is written before.
+    def close(self, rate: float, *, saves: bool) -> None:
+        """Write the window's row and begin the next. `saves`: the network as it is now may be saved, and is looked at too.
+
+        Raises DivergedError on every rank when loss, gradient or network is not finite, or it has died; the row is written before.
         """
-        self._read()
+        self._read(saves)
         if self._fresh_bad_images:
             share_bad_images(self.bad, self.data_root, self.world, self.run, self.log)
         seconds = time.perf_counter() - self._began
@@ -110,10 +114,14 @@ class Window:
         self.log.progress(self.line(rate), window_ended=True)
         dead = self.health.judge(self._seen)
         if not (_is_finite(self._loss) and _is_finite(self._norm)):
-            raise self._stopped(f"loss {self._loss} and gradient norm {self._norm} are not finite", self._seen.first_not_finite)
+            raise self._diverged(
+                f"loss {self._loss} and gradient norm {self._norm} are not finite", self._seen.first_not_finite
+            )
+        if not _is_finite(self._largest):
+            raise self._diverged("the step has left weights or statistics that are not finite", self._seen.first_not_finite)
         if dead or (self.health.suspects and self.progress.step == self.progress.total_steps):
             share = f"{self._seen.zero_share:.2%} of the values before the average pool are zero: the network has died"
-            raise self._stopped(share, self._seen.first_silent or self._seen.largest)
+            raise self._diverged(share, self._seen.first_silent or self._seen.largest)
         if self.health.suspects:
             self.log.say(
                 f"step {self.progress.step}: {self._seen.zero_share:.2%} of the values before the average pool are zero;"
@@ -121,9 +129,11 @@ class Window:
             )
         self.restart()
 
-    def _read(self) -> None:
+    def _read(self, saves: bool) -> None:
         """The numbers of the window, the mean over the ranks; the only wait for the device."""
-        numbers = [self._sum.new_tensor(self.bad.num_fresh), self._sum / self._passes, *self.health.numbers()]
+        numbers = [self._sum.new_tensor(self.bad.num_fresh), self._sum / self._passes]
+        numbers += [largest_value(self.engine.model)] if saves else []
+        numbers += self.health.numbers()
         shared = torch.stack([number.float() for number in numbers])
         if self.world.size > 1:
             dist.all_reduce(shared)
@@ -133,6 +143,7 @@ class Window:
         self._norm = None if norm is None else values.pop(0)
         self._fresh_bad_images = values.pop(0) > 0.0
         self._loss = values.pop(0)
+        self._largest = values.pop(0) if saves else None
         self._seen = self.health.health(values)
 
     def _row(self, rate: float) -> dict[str, Any]:
@@ -145,6 +156,9 @@ class Window:
             "images_per_second": self._speed,
             "data_wait": self._waited_share,
             "bad_images": len(self.bad),
+            "failed_saves": self.writer.num_failed,
+            "rollbacks": len(self.progress.rollbacks),
+            "skipped_batches": self.progress.batch - self.progress.step,
         }
         if self._seen.zero_share is not None:
             row["zero_share"] = self._seen.zero_share
@@ -153,14 +167,9 @@ class Window:
             row["activation_rms"] = {name: _as_json(value) for name, value in self._seen.activation_rms.items()}
         return row
 
-    def _stopped(self, what: str, block: str | None) -> InceptionctlError:
-        if self.world.rank != 0:  # the numbers are the same everywhere; one message is enough
-            return RelayedError(DivergedError.exit_code)
-        self.writer.settle()
-        last = files.pointed(self.run.checkpoints, "latest")
-        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    def _diverged(self, what: str, block: str | None) -> DivergedError:
         where = f" (block {block}, activations of {self._seen.activation_rms[block]:.3g} root mean square)" if block else ""
-        return DivergedError(f"{what} at step {self.progress.step}{where}; {kept}", remedy(self.engine.model))
+        return DivergedError(f"{what} at step {self.progress.step}{where}", remedy(self.engine.model))
 
     def line(self, rate: float) -> str:
         """The live line, with the numbers of the last closed window."""

@@ -142,6 +142,10 @@ def damage_recipe(run: Run) -> None:
     run.recipe_file.write_text("model: [")
 
 
+def damage_rollbacks(run: Run) -> None:
+    run.rollbacks_file.write_text('{"step": 1}')
+
+
 def remove_recipe(run: Run) -> None:
     run.recipe_file.unlink()
 
@@ -177,6 +181,7 @@ def remove_checkpoints(run: Run) -> None:
     ("damage", "words", "state"),
     [
         (damage_environment, "environment.json cannot be read: ", "unfinished"),
+        (damage_rollbacks, "rollbacks.json is not a list of rollbacks", "unfinished"),
         (damage_environment_kind, "environment.json is not a list of starts", "unfinished"),
         (damage_metrics, "metrics.jsonl: 3 lines, the first of them line 2, are no row of numbers", "unfinished"),
         (damage_recipe, "recipe.yaml does not load: ", "unfinished"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inceptionctl.data import order
-from inceptionctl.data.order import MOST_UNIFORMS, SampleOrder, permutation, uniforms
+from inceptionctl.data.order import MOST_UNIFORMS, SampleOrder, batch_at, permutation, uniforms
 
 
 def test_permutation_values_never_change() -> None:
@@ -111,6 +111,22 @@ def test_uniforms_differ_between_seeds_and_from_the_order() -> None:
     assert not np.array_equal(uniforms(0, 0, 4, 8), uniforms(1, 0, 4, 8))
     ranks_of_draws = np.argsort(uniforms(0, 0, 4, 4).ravel(), kind="stable")
     assert ranks_of_draws.tolist() != permutation(0, 0, 16).tolist()
+
+
+@pytest.mark.parametrize(
+    ("skipped", "taken"),
+    [
+        ([], [0, 1, 2, 3, 4, 5]),
+        ([(2, 3)], [0, 1, 4, 5, 6, 7]),
+        ([(4, 6), (2, 3)], [0, 1, 7, 8, 9, 10]),
+        # Back to before an earlier rollback, since a checkpoint between was damaged: what is skipped twice counts once.
+        ([(2, 3), (1, 6)], [0, 7, 8, 9, 10, 11]),
+        ([(1, 4), (3, 6)], [0, 7, 8, 9, 10, 11]),
+        ([(0, 0), (3, 3)], [1, 2, 4, 5, 6, 7]),
+    ],
+)
+def test_steps_take_the_batches_that_are_not_skipped(skipped: list[tuple[int, int]], taken: list[int]) -> None:
+    assert [batch_at(step, skipped) for step in range(6)] == taken
 
 
 def test_too_many_uniforms_are_refused() -> None:

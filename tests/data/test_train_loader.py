@@ -50,7 +50,7 @@ def loader(dataset: ImageSet, **changes: Any) -> TrainLoader:
 def stream(dataset: ImageSet, ranks: int = 1, **changes: Any) -> tuple[Tensor, Tensor]:
     """(images, labels) of all ranks in the order of places: step by step, rank after rank in each."""
     parts = [list(loader(dataset, rank=rank, world_size=ranks, **changes)) for rank in range(ranks)]
-    steps = 3 - changes.get("start_step", 0)
+    steps = changes.get("num_steps", 3) - changes.get("start_step", 0)
     of_step = len(parts[0]) // steps
     batches = [batch for step in range(steps) for part in parts for batch in part[step * of_step : (step + 1) * of_step]]
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
@@ -87,6 +87,15 @@ def test_pixels_of_a_place_are_the_same_whoever_makes_them(
     start = changes.get("start_step", 0) * 12
     assert torch.equal(labels, reference[1][start:])
     assert torch.equal(images, reference[0][start:])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_skipped_batches_are_left_out_and_the_rest_stays_as_it_was(train: ImageSet, ranks: int) -> None:
+    images, labels = (values.split(12) for values in stream(train, ranks, micro_batch_size=6, num_steps=6))
+    left, of_left = (values.split(12) for values in stream(train, ranks, micro_batch_size=6, skipped=[(1, 3)]))
+    assert len(left) == 3
+    for taken, step in enumerate((0, 4, 5)):
+        assert torch.equal(left[taken], images[step]) and torch.equal(of_left[taken], labels[step])
 
 
 def test_labels_and_images_belong_together(train: ImageSet, reference: tuple[Tensor, Tensor]) -> None:

@@ -67,6 +67,17 @@ def test_everything_comes_back_and_training_goes_on_alike(tmp_path: Path) -> Non
     assert all(torch.equal(a, b) for a, b in zip(job.tensors(), other.tensors(), strict=True))
 
 
+def test_a_checkpoint_of_before_rollbacks_comes_back(tmp_path: Path) -> None:
+    job = Job()
+    job.step()
+    saved = job.save(tmp_path, 1)
+    content = json.loads((saved / "progress.json").read_text())
+    assert content.pop("rollbacks") == []
+    (saved / "progress.json").write_text(json.dumps(content))
+    progress = progress_of(saved)
+    assert progress.step == 1 and progress.skipped == [] and progress.batch == 1
+
+
 def test_the_state_of_adamw_comes_back_with_its_counters(tmp_path: Path) -> None:
     def job_with_adamw(seed: int) -> Job:
         job = Job(seed=seed)

@@ -9,25 +9,26 @@ import torch
 from torch import nn
 
 from inceptionctl.errors import EnvironmentFault
+from inceptionctl.run import write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, take_snapshot, write_snapshot
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import TensorFlowRMSProp
-from tests.disks import mount_small
+from tests.disks import mount_small, mount_with_quota
 
 
 class Job:
     """A network of a size that takes some time to write, in the memory format that training uses."""
 
-    def __init__(self, checkpoints: Path, channels: int = 1024) -> None:
+    def __init__(self, checkpoints: Path, channels: int = 1024, goes_on: bool = False) -> None:
         torch.manual_seed(0)
         self.model = nn.Conv2d(channels, channels, 1).to(memory_format=torch.channels_last)
         self.optimizer = TensorFlowRMSProp(self.model.parameters(), 0.1, momentum=0.9)
         self.average = WeightAverage(self.model, 0.9)
         self.said: list[str] = []
         self.checkpoints = checkpoints
-        self.writer = CheckpointWriter(checkpoints, keep_last=3, keep_best=True, say=self.said.append)
+        self.writer = CheckpointWriter(checkpoints, keep_last=3, keep_best=True, say=self.said.append, goes_on=goes_on)
 
     def step(self) -> None:
         self.model(torch.randn(1, self.model.in_channels, 2, 2)).square().sum().backward()
@@ -131,6 +132,52 @@ def test_a_full_disk_is_heard_of_and_room_made_lets_the_next_save_succeed(tmp_pa
         files.verify(tmp_path / "step-00000003")
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_writer_that_goes_on_tries_again_and_fails_only_with_its_last_save(tmp_path: Path) -> None:
+    mount_small(tmp_path, "size=1m")
+    try:
+        job = Job(tmp_path, channels=128, goes_on=True)
+        ballast = tmp_path / "ballast"
+        for step, full in ((1, False), (2, True), (3, True), (4, False), (5, True)):
+            ballast.write_bytes(b"")
+            ballast.write_bytes(b"x" * (shutil.disk_usage(tmp_path).free - 100_000) if full else b"")
+            job.step()
+            job.save(step)  # raises nothing of the one before
+            job.writer.wait()
+        assert job.writer.num_failed == 3 and [files.step_of(path) for path in files.list_checkpoints(tmp_path)] == [1, 4]
+        lost = [line for line in job.said if "NOT SAVED" in line]
+        assert ["2" in lost[0], "3" in lost[1], "5" in lost[2]] == [True] * 3
+        assert all("no space left while writing" in line and "tries again" in line for line in lost)
+        assert f"with {tmp_path / 'step-00000001'} to go back to" in lost[1]
+        assert files.newest_whole(tmp_path) == (tmp_path / "step-00000004", []) == (files.pointed(tmp_path, "latest"), [])
+        with pytest.raises(EnvironmentFault, match="no space left while writing"):
+            job.writer.finish()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_quota_is_a_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    checkpoints = mount_with_quota(disk, tmp_path / "image", 2 << 20)
+    try:
+        job = Job(checkpoints, channels=128)
+        job.step()
+        job.writer = CheckpointWriter(checkpoints, keep_last=99, keep_best=True, say=job.said.append)
+        job.save(1)
+        with pytest.raises(EnvironmentFault, match="no space left while writing") as caught:
+            for step in range(2, 20):
+                job.save(step)
+        assert shutil.disk_usage(checkpoints).free > 30 << 20 and "quota" in str(caught.value.hint)
+        newest, damaged = files.newest_whole(checkpoints)
+        assert newest is not None and not damaged
+        latest = files.pointed(checkpoints, "latest")
+        assert latest is not None and files.step_of(newest) - 1 <= files.step_of(latest)
+        with pytest.raises(EnvironmentFault, match="no space left while writing"):
+            write_atomically(checkpoints / "rows", bytes(2 << 20))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_disk_that_becomes_read_only_is_heard_of(tmp_path: Path) -> None:

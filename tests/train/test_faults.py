@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,44 @@ def test_a_disk_that_fills_up_ends_the_run_with_code_4_and_room_lets_it_go_on(sm
     ballast.unlink()
     result = inceptionctl(*command(data, small_disk / "run", steps=files.step_of(newest) + 2))
     assert result.returncode == 0 and f"goes on from {newest}" in result.stderr, result.stderr
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_over_saves_that_fail_and_ends_with_code_4_only_if_the_last_did(small_disk: Path, data: Path) -> None:
+    run, log, ballast = small_disk / "run", small_disk.with_name("log"), small_disk / "ballast"
+
+    def begun(steps: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        words = [*command(data, run, steps=steps), *sets("checkpoint.on_write_error=continue")]
+        return started(*words, cwd=small_disk.parent, log=log)
+
+    def fill_up(but: int) -> None:
+        ballast.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - but)))
+
+    with begun(20) as process:
+        wait_for_step(run, 5, process, log)
+        fill_up(but=500_000)  # a little is left for the rows of metrics, too little for a checkpoint
+        assert process.wait(timeout=120) == 4, log.read_text()
+    text = log.read_text()
+    assert "WAS NOT SAVED: no space left while writing" in text and "error: no space left while writing" in text
+    assert "Traceback" not in text and [row["step"] for row in rows(run)] == list(range(1, 21))
+    assert rows(run)[0]["failed_saves"] == 0 < rows(run)[-1]["failed_saves"] == text.count("WAS NOT SAVED") - 1
+    newest, damaged = files.newest_whole(run / "checkpoints")
+    assert newest is not None and not damaged and files.pointed(run / "checkpoints", "latest") == newest
+
+    ballast.unlink()
+    log.write_text("")
+    with begun(60) as process:
+        wait_for_step(run, 23, process, log)
+        fill_up(but=0)  # not even a row
+        while not all(words in log.read_text() for words in ("WAS NOT SAVED", "kept in memory until there is room")):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        ballast.unlink()
+        assert process.wait(timeout=120) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert [row["step"] for row in rows(run)] == list(range(1, 61)) and rows(run)[-1]["failed_saves"] > 0
+    assert "WAS NOT SAVED" in (run / "log.txt").read_text()
+    files.verify(run / "checkpoints" / "step-00000060")
 
 
 @pytest.mark.slow

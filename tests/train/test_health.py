@@ -6,7 +6,7 @@ from torch import nn
 
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import HealthSection
-from inceptionctl.train.health import Health, HealthWatch, remedy, watched_blocks
+from inceptionctl.train.health import Health, HealthWatch, largest_value, remedy, watched_blocks
 
 
 def watched(**settings: object) -> tuple[nn.Module, HealthWatch]:
@@ -83,6 +83,17 @@ def test_a_dead_network_shows_nothing_but_zeros() -> None:
             nn.init.zeros_(block.weight)
     health = seen(model, watch)
     assert health.zero_share == 1.0 and health.first_silent == "blocks_c.2"
+
+
+@pytest.mark.parametrize("place", [("0.weight", math.nan), ("1.running_var", math.inf), ("1.weight", -math.inf)])
+def test_one_value_that_is_not_finite_is_noticed_wherever_it_is(place: tuple[str, float]) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    with torch.no_grad():
+        model[0].weight[0] = -3e38  # the largest of all, though its square is too large for fp32
+    assert float(largest_value(model)) == pytest.approx(3e38)
+    name, value = place
+    model.state_dict()[name].view(-1)[-1] = value
+    assert not math.isfinite(float(largest_value(model)))
 
 
 @pytest.mark.parametrize(
