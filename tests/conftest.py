@@ -1,11 +1,17 @@
 """Fixtures that every folder of tests may use, and what tests of a GPU need."""
 
+import os
+
 import pytest
 
 from inceptionctl.launch.local import visible_gpus
 from tests.data.conftest import make_root, root
 
 __all__ = ["make_root", "root"]
+
+# pytest-xdist's workers are born with those of a terminal of 80 columns, at which consoles would cut what tests read.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 
 # The longest first, so that no worker is left with one of them when the others have nothing more to do.
