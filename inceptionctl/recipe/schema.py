@@ -105,6 +105,8 @@ class TrainSection(Section):
     """Decay of the running average of the weights, with the warm-up min(d, (1 + n) / (10 + n))."""
     log_every_steps: int = Field(default=20, ge=1)
     """Length of a log window; the only place where the host waits for the device."""
+    collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
+    """After waiting so long for another rank, at the start or in a step, the run ends with exit code 4."""
 
 
 class EvaluateSection(Section):
@@ -192,6 +194,20 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ranks_wait_for_images(self) -> Self:
+        ranks, image = self.train.collective_timeout_seconds, self.data.read_timeout_seconds
+        if ranks <= image:
+            raise PydanticCustomError(
+                "rule_with_hint",
+                "{message}",
+                {
+                    "message": f"train.collective_timeout_seconds {ranks:g} must be longer than data.read_timeout_seconds {image:g}",
+                    "hint": "while one rank waits for an image, the others wait for that rank; several times as long is better",
+                },
+            )
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """All keys, defaults included, as plain JSON values in reading order."""
         return self.model_dump(mode="json")
@@ -211,6 +227,7 @@ FREE_TO_CHANGE = frozenset(
         "train.max_steps",
         "train.micro_batch_size",
         "train.log_every_steps",
+        "train.collective_timeout_seconds",
         "evaluate",
         "checkpoint",
         "health",

@@ -16,11 +16,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import Store
 
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.launch.world import World
 from inceptionctl.train.batch import BatchPlan
+from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import Output
+from inceptionctl.train.meeting import meet
 
 T = TypeVar("T")
 
@@ -38,10 +41,11 @@ def deepspeed_config(batch: BatchPlan, clip_global_norm: float) -> dict[str, Any
     }
 
 
-def connect(world: World, device: torch.device) -> None:
-    """Join the process group: NCCL between GPUs, gloo between CPU ranks.
+def connect(world: World, device: torch.device, timeout_seconds: float = 600.0) -> Store | None:
+    """Join the process group: NCCL between GPUs, gloo between CPU ranks. The ranks' store, unless this one is alone.
 
-    Raises EnvironmentFault when the port is taken or the other ranks do not come within ten minutes.
+    A collective call then waits for `timeout_seconds` at most. Raises EnvironmentFault when the port is taken or the other ranks do not
+    come within that time.
     """
     os.environ.update(
         RANK=str(world.rank),
@@ -57,10 +61,17 @@ def connect(world: World, device: torch.device) -> None:
         # A shared-memory operator for inference would be compiled here for half a minute at the first start; training uses none.
         # (`deepspeed.comm.torch` as an attribute is torch itself: the package imports it under that name.)
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    timeout, on_gpu = timedelta(seconds=timeout_seconds), device.type == "cuda"
+    # NCCL's watchdog aborts the process without a word about the ranks: it comes after our own (train/heartbeat.py).
+    patience = timeout + timedelta(seconds=30) if on_gpu else timeout
+    # DeepSpeed averages gradients in a group of its own, which would wait for torch's half hour.
+    sys.modules["deepspeed.comm.torch"].TorchBackend.new_group = lambda _, ranks: dist.new_group(ranks, timeout=patience)
     try:
-        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10), verbose=False)
+        store = meet(world, timeout) if world.size > 1 else None
+        deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=patience, verbose=False)
     except (dist.DistError, RuntimeError) as error:
         raise _connection_fault(world, error) from None
+    return store
 
 
 def _import_deepspeed() -> Any:
@@ -137,8 +148,8 @@ def _share(world: World, device: torch.device, value: dict[str, Any]) -> dict[st
 
 
 @contextlib.contextmanager
-def collective_errors(world: World) -> Iterator[None]:
-    """Word the error that a lost rank causes in the others."""
+def collective_errors(world: World, heartbeat: Heartbeat) -> Iterator[None]:
+    """Word the error that a lost rank, or one that hangs, causes in the others."""
     try:
         yield
     except RuntimeError as error:
@@ -147,6 +158,9 @@ def collective_errors(world: World) -> Iterator[None]:
             sign in text
             for sign in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "gloo")
         ):
+            # The first one that gives up closes its connections, which ends the calls of those who waited with it.
+            if "Timed out" in text or heartbeat.has_waited_too_long():
+                raise heartbeat.fault() from None
             raise LostRankError(
                 f"rank {world.rank} lost another rank: {text.splitlines()[0][:160]}",
                 "the message of the rank that failed first stands above; the same command goes on from the last checkpoint",
