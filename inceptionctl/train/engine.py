@@ -23,7 +23,7 @@ from inceptionctl.launch.world import World
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import Output
-from inceptionctl.train.meeting import meet
+from inceptionctl.train.meeting import choose_interface, meet
 
 T = TypeVar("T")
 
@@ -41,8 +41,10 @@ def deepspeed_config(batch: BatchPlan, clip_global_norm: float) -> dict[str, Any
     }
 
 
-def connect(world: World, device: torch.device, timeout_seconds: float = 600.0) -> Store | None:
-    """Join the process group: NCCL between GPUs, gloo between CPU ranks. The ranks' store, unless this one is alone.
+def connect(
+    world: World, device: torch.device, timeout_seconds: float = 600.0, met: Callable[[Store], None] = lambda _: None
+) -> None:
+    """Join the process group: NCCL between GPUs, gloo between CPU ranks. `met` gets the ranks' store when all of them are there.
 
     A collective call then waits for `timeout_seconds` at most. Raises EnvironmentFault when the port is taken or the other ranks do not
     come within that time.
@@ -66,12 +68,14 @@ def connect(world: World, device: torch.device, timeout_seconds: float = 600.0) 
     patience = timeout + timedelta(seconds=30) if on_gpu else timeout
     # DeepSpeed averages gradients in a group of its own, which would wait for torch's half hour.
     sys.modules["deepspeed.comm.torch"].TorchBackend.new_group = lambda _, ranks: dist.new_group(ranks, timeout=patience)
+    if not on_gpu:
+        choose_interface(world)
     try:
-        store = meet(world, timeout) if world.size > 1 else None
+        if world.size > 1:
+            met(meet(world, timeout))
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=patience, verbose=False)
     except (dist.DistError, RuntimeError) as error:
         raise _connection_fault(world, error) from None
-    return store
 
 
 def _import_deepspeed() -> Any:
@@ -92,6 +96,11 @@ def _connection_fault(world: World, error: Exception) -> EnvironmentFault:
     place = f"{world.master_address}:{world.master_port}"
     if "EADDRINUSE" in text or "address already in use" in text.lower():
         return EnvironmentFault(f"{place} is in use by another program", "set MASTER_PORT to a free port on the first node")
+    if "connectFullMesh" in text:
+        return EnvironmentFault(
+            f"rank {world.rank} of {world.size} has found the others at {place}, but they do not reach each other: {text[:200]}",
+            "name the network between the hosts with GLOO_SOCKET_IFNAME, the same or its own on each (`ip -br address` lists them)",
+        )
     return EnvironmentFault(
         f"rank {world.rank} of {world.size} cannot join the others at {place}: {text.splitlines()[0][:200]}",
         "check MASTER_ADDR and MASTER_PORT, and that every rank was started",

@@ -21,6 +21,7 @@ from inceptionctl.train.meeting import is_held_by_torchrun, key_of, sign_of_life
 SECONDS_BETWEEN_BEATS = 2.0
 # A beat may be late on a busy machine; three of them are not.
 BEATS_OF_SILENCE = 3
+BEATS_BEFORE_LISTENING = 2
 # A call of gloo that gives up lets a rank leave in order, and so comes first.
 SECONDS_FOR_GLOO = 10.0
 # Where a rank that stands still waits for others; elsewhere it may be busy on its own for as long as it takes.
@@ -61,15 +62,13 @@ class Heartbeat:
         self._signs: dict[int, Sign] = {}
         self._asked: float | None = None
         self._ended = threading.Event()
-        self._pause = min(SECONDS_BETWEEN_BEATS, timeout_seconds / 10)
+        self._pause = min(SECONDS_BETWEEN_BEATS, timeout_seconds / 20)
         if world.size > 1:
             threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    def join(self, store: Store | None) -> None:
-        """The ranks have met: give signs from now on, unless this one is alone."""
-        self.goes_on("starts")
-        if store is not None:
-            threading.Thread(target=self._beat, args=(store,), name="heartbeat", daemon=True).start()
+    def join(self, store: Store) -> None:
+        """The ranks have met: give signs from now on."""
+        threading.Thread(target=self._beat, args=(store,), name="heartbeat", daemon=True).start()
 
     @property
     def stands_for(self) -> float:
@@ -118,9 +117,9 @@ class Heartbeat:
             return f"{self._holder()}, where the ranks meet, does not answer"
         others = {rank: sign for rank, sign in sorted(self._signs.items()) if rank != self._world.rank}
         silent = [
-            f"no sign of {self._named(rank)} for {now - sign.heard:.0f} s"
+            f"no sign of {self._named(rank)} for {self._unheard(sign):.0f} s"
             for rank, sign in others.items()
-            if now - sign.heard > silence
+            if self._unheard(sign) > silence
         ]
         behind = [
             f"{self._named(rank)} {sign.said['doing']} at step {sign.said['step'] + 1}, for {sign.said['for']:.0f} s"
@@ -129,6 +128,10 @@ class Heartbeat:
         ]
         alike = "all others give signs of life at the same place: one may be slow there, or the network between them"
         return "; ".join(silent or behind) or alike
+
+    def _unheard(self, sign: Sign) -> float:
+        """Seconds without anything new from a rank, of those in which this one has listened."""
+        return time.monotonic() - max(sign.heard, self._since + BEATS_BEFORE_LISTENING * self._pause)
 
     def _holder(self) -> str:
         who = "torchrun" if is_held_by_torchrun() else self._named(0)
@@ -146,7 +149,7 @@ class Heartbeat:
                 self._beats += 1
                 self._asked = time.monotonic()
                 store.set(keys[self._world.rank], sign_of_life(self._beats, self._step, self._doing, self.stands_for))
-                if self.stands_for > 2 * self._pause or not self._signs:
+                if self.stands_for > BEATS_BEFORE_LISTENING * self._pause or not self._signs:
                     self._listen(store.multi_get(keys))
                 self._asked = None
 
@@ -173,6 +176,5 @@ class Heartbeat:
 
     def _speaks(self) -> bool:
         """Whether this is the first of the ranks that still give signs: one warning is enough."""
-        now = time.monotonic()
-        lively = [rank for rank, sign in self._signs.items() if now - sign.heard <= BEATS_OF_SILENCE * self._pause]
+        lively = [rank for rank, sign in self._signs.items() if self._unheard(sign) <= BEATS_OF_SILENCE * self._pause]
         return self._world.rank == min(lively, default=self._world.rank)

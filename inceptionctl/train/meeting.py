@@ -7,6 +7,7 @@ import os
 import socket
 from datetime import timedelta
 
+import psutil
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
@@ -43,6 +44,26 @@ def meet(world: World, timeout: timedelta) -> Store:
             "see that every rank was started, and that its host reaches this address",
         ) from None
     return store
+
+
+def choose_interface(world: World) -> None:
+    """Let gloo listen on the network by which this host reaches the meeting place, unless GLOO_SOCKET_IFNAME names one.
+
+    By itself it takes the address that the host's own name stands for, which is often a loopback one (Debian's 127.0.1.1): the ranks of
+    other hosts would look for it among themselves.
+    """
+    if world.size == world.local_size or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(world.master_address, world.master_port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing: the kernel only looks for the way
+            own = probe.getsockname()[0]
+    except OSError:
+        return  # the ranks will not meet either, and say so
+    for name, addresses in psutil.net_if_addrs().items():
+        if name != "lo" and any(address.address == own for address in addresses):
+            os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 def is_held_by_torchrun() -> bool:

@@ -71,7 +71,8 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     machine = _claim_machine(world)
     seconds = recipe.train.collective_timeout_seconds
     heartbeat = Heartbeat(world, seconds)
-    heartbeat.join(distributed.connect(world, machine.device, seconds))
+    distributed.connect(world, machine.device, seconds, heartbeat.join)
+    heartbeat.goes_on("starts")
     try:
         with distributed.collective_errors(world, heartbeat):
             start = _shared_start(world, machine.device, recipe, output, resume)

@@ -13,8 +13,8 @@ from inceptionctl.train.heartbeat import BEATS_OF_SILENCE, Heartbeat
 from inceptionctl.train.meeting import key_of, sign_of_life
 
 ME = World(0, 3, 0, 3, "127.0.0.1", 29500)
-TIMEOUT = 4.0
-PAUSE = TIMEOUT / 10
+TIMEOUT = 8.0
+PAUSE = TIMEOUT / 20
 
 
 @pytest.fixture
