@@ -45,6 +45,8 @@ def training(data: Path, steps: int = STEPS) -> list[str]:
         "checkpoint.every_steps=4",
         "evaluate.every_epochs=null",
         "schedule.base_lr=0.01",
+        "data.read_timeout_seconds=30",
+        "train.collective_timeout_seconds=90",  # what a failed test leaves behind ends by itself
         f"data.root={data}",
     )
     return ["train", "inception_v4", *sets(*settings), "--output", "run"]
