@@ -42,11 +42,15 @@ def train(
     In an ordinary shell it starts one rank a GPU of this machine. Under torchrun or srun (RANK or SLURM_* set) it is one rank of the job.
     The same command goes on where it stopped, at the very next sample.
     """
+    import os
+
     from inceptionctl.launch.signals import RankSignals, stoppable
     from inceptionctl.launch.world import world_from_environment
 
     world = world_from_environment()
     signals = RankSignals(speaks=world.rank == 0) if world and not dry_run else None  # before anything that takes time
+    # A store that has gone with rank 0 is worth a stack trace in C++ to torch, and a worded error here. It reads this when imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from inceptionctl.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or ())

@@ -19,7 +19,7 @@ import psutil
 
 from inceptionctl.cores import usable_cores
 from inceptionctl.errors import EnvironmentFault, RecipeError, ResumeLater
-from inceptionctl.launch.signals import ASKING, Requests, blocked
+from inceptionctl.launch.signals import ASKING, PIPE_OF_COMMAND, Requests, blocked
 
 # glibc hands large freed blocks back to the kernel and asks for them again every step; keeping them is 10 to 25% of a CPU step.
 CPU_ALLOCATOR = {
@@ -27,6 +27,10 @@ CPU_ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
+
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_TO_SAVE = 30.0
+ENDED = {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
 
 
 @dataclass(frozen=True)
@@ -104,23 +108,72 @@ def launch(ranks: LocalRanks, arguments: Sequence[str], port: int | None) -> int
     # DeepSpeed's launcher ends its ranks on SIGINT and SIGTERM, and kills them 30 seconds later whatever they are saving. A signal
     # often goes to all processes of a terminal or job, so it is born with them blocked. So are the ranks; they unblock them.
     with blocked():
-        process = subprocess.Popen(command, env=_environment(ranks))
+        # The ranks read from our pipe, on which nothing ever comes: its end tells them that this command has gone, whatever ended it.
+        process = subprocess.Popen(command, env=_environment(ranks), stdin=subprocess.PIPE)
         signals = _Forwarding(process)
-    code = process.wait()
+    code = _wait(process, ranks.size)
     if signals.exit_code is not None:
         return signals.exit_code
     if signals.came_first is not None:
         raise ResumeLater(f"stopped by {signals.came_first} before the training began: nothing is lost")
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return code  # a rank that was asked twice
-    if code > 128 or code < 0:
-        number = 256 - code if code > 160 else (code - 128 if code > 0 else -code)
+    if code < 0:
+        raise EnvironmentFault(
+            f"DeepSpeed's launcher was ended by {signal.Signals(-code).name}, so the ranks have saved and left",
+            "the same command goes on where it was",
+        )
+    if code == 256 - signal.SIGABRT:
+        raise EnvironmentFault(
+            "a rank was ended by SIGABRT: NCCL ends one so that has waited in vain for others, and says it above",
+            "the same command goes on where it was; train.collective_timeout_seconds says how long a rank waits",
+        )
+    if code > 128:
+        number = 256 - code if code > 160 else code - 128
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         raise EnvironmentFault(
             f"a rank was ended by {name}",
             "the kernel kills for memory with SIGKILL (`dmesg`); the same command goes on where it was",
         )
     return code
+
+
+def _wait(process: subprocess.Popen[bytes], size: int) -> int:
+    """Wait for DeepSpeed's launcher; its exit code. No rank is left behind.
+
+    When one has failed, the launcher sends SIGTERM to the others and waits 30 seconds for them. A stopped one would take it only when
+    somebody lets it go on, so that is killed here.
+    """
+    launcher, ranks = psutil.Process(process.pid), list[psutil.Process]()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(timeout=SECONDS_BETWEEN_LOOKS)
+            break
+        with contextlib.suppress(psutil.Error):
+            if len(ranks) < size:
+                ranks = [child for child in launcher.children() if _is_rank(child)]
+        states = [_state(rank) for rank in ranks]
+        if psutil.STATUS_DEAD in states:  # no zombie: the launcher has taken its exit code, which is the command's
+            for rank, state in zip(ranks, states, strict=True):
+                if state == psutil.STATUS_STOPPED:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        rank.kill()
+    if process.stdin:
+        process.stdin.close()  # where the launcher was killed, the ranks save and leave now
+    deadline = time.monotonic() + SECONDS_TO_SAVE
+    while any(_state(rank) not in ENDED for rank in ranks):
+        if time.monotonic() > deadline:
+            for rank in ranks:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rank.kill()
+        time.sleep(0.1)
+    return code
+
+
+def _state(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return str(process.status())
+    return str(psutil.STATUS_DEAD)
 
 
 def _launcher_command(ranks: LocalRanks, port: int, arguments: Sequence[str]) -> list[str]:
@@ -133,7 +186,7 @@ def _launcher_command(ranks: LocalRanks, port: int, arguments: Sequence[str]) ->
 
 
 def _environment(ranks: LocalRanks) -> dict[str, str]:
-    environment = dict(os.environ)
+    environment = dict(os.environ) | {PIPE_OF_COMMAND: "1"}
     if ranks.on_cpu:
         threads = max(1, usable_cores() // ranks.size)
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

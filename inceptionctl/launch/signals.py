@@ -15,6 +15,8 @@ from inceptionctl.errors import ResumeLater
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Launchers repeat a signal: `timeout` and torchrun send it to a child that has got it with its process group already.
 SECONDS_OF_ONE_REQUEST = 1.0
+# Set for ranks whose standard input is a pipe that ends with the command which started them (launch/local.py).
+PIPE_OF_COMMAND = "INCEPTIONCTL_PIPE_OF_COMMAND"
 
 
 class Requests:
@@ -45,6 +47,8 @@ class RankSignals:
 
     Until `training_begins` there is nothing to save, and any signal ends the process with code 75; so it does after `ends_with`, with
     that code. In between `requested` names the first signal, which the loop looks at, and a second one ends the process with 128 + n.
+
+    The end of the command that started the ranks, which SIGKILL keeps from passing anything on, is a request like SIGUSR1.
     """
 
     def __init__(self, speaks: bool) -> None:
@@ -55,6 +59,8 @@ class RankSignals:
         os.set_blocking(theirs, False)
         signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
+        if PIPE_OF_COMMAND in os.environ:
+            threading.Thread(target=self._outlive, daemon=True).start()
         for number in ASKING:
             signal.signal(number, lambda *_: None)  # a handler in Python is what makes Python write to the pipe
         # When the interpreter ends, it hands signals back to the system, whose answer would be the death of a rank that has finished.
@@ -80,6 +86,13 @@ class RankSignals:
             for number in os.read(pipe, 64):
                 if number in ASKING:
                     self._take(number)
+
+    def _outlive(self) -> None:
+        while os.read(0, 64):
+            pass
+        if self._speaks and self._exit_code is None:
+            _say("the command that started the ranks has gone: they save and leave")
+        self._take(signal.SIGUSR1)
 
     def _take(self, number: int) -> None:
         second = self._requests.is_second(number)

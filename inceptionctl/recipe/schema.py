@@ -110,6 +110,8 @@ class TrainSection(Section):
     to the last good checkpoint and skips the batches since then."""
     max_rollbacks: int = Field(default=3, ge=1)
     """Most rollbacks in a run; the next divergence ends it with exit code 6."""
+    collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
+    """After waiting so long for another rank, at the start or in a step, the run ends with exit code 4."""
 
 
 class EvaluateSection(Section):
@@ -200,6 +202,20 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ranks_wait_for_images(self) -> Self:
+        ranks, image = self.train.collective_timeout_seconds, self.data.read_timeout_seconds
+        if ranks <= image:
+            raise PydanticCustomError(
+                "rule_with_hint",
+                "{message}",
+                {
+                    "message": f"train.collective_timeout_seconds {ranks:g} must be longer than data.read_timeout_seconds {image:g}",
+                    "hint": "while one rank waits for an image, the others wait for that rank; several times as long is better",
+                },
+            )
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """All keys, defaults included, as plain JSON values in reading order."""
         return self.model_dump(mode="json")
@@ -221,6 +237,7 @@ FREE_TO_CHANGE = frozenset(
         "train.log_every_steps",
         "train.on_divergence",
         "train.max_rollbacks",
+        "train.collective_timeout_seconds",
         "evaluate",
         "checkpoint",
         "health",

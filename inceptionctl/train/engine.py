@@ -16,11 +16,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import Store
 
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.launch.world import World
 from inceptionctl.train.batch import BatchPlan
+from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import Output
+from inceptionctl.train.meeting import choose_interface, meet
 
 T = TypeVar("T")
 
@@ -38,10 +41,13 @@ def deepspeed_config(batch: BatchPlan, clip_global_norm: float) -> dict[str, Any
     }
 
 
-def connect(world: World, device: torch.device) -> None:
-    """Join the process group: NCCL between GPUs, gloo between CPU ranks.
+def connect(
+    world: World, device: torch.device, timeout_seconds: float = 600.0, met: Callable[[Store], None] = lambda _: None
+) -> None:
+    """Join the process group: NCCL between GPUs, gloo between CPU ranks. `met` gets the ranks' store when all of them are there.
 
-    Raises EnvironmentFault when the port is taken or the other ranks do not come within ten minutes.
+    A collective call then waits for `timeout_seconds` at most. Raises EnvironmentFault when the port is taken or the other ranks do not
+    come within that time.
     """
     os.environ.update(
         RANK=str(world.rank),
@@ -57,8 +63,17 @@ def connect(world: World, device: torch.device) -> None:
         # A shared-memory operator for inference would be compiled here for half a minute at the first start; training uses none.
         # (`deepspeed.comm.torch` as an attribute is torch itself: the package imports it under that name.)
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    timeout, on_gpu = timedelta(seconds=timeout_seconds), device.type == "cuda"
+    # NCCL's watchdog aborts the process without a word about the ranks: it comes after our own (train/heartbeat.py).
+    patience = timeout + timedelta(seconds=30) if on_gpu else timeout
+    # DeepSpeed averages gradients in a group of its own, which would wait for torch's half hour.
+    sys.modules["deepspeed.comm.torch"].TorchBackend.new_group = lambda _, ranks: dist.new_group(ranks, timeout=patience)
+    if not on_gpu:
+        choose_interface(world)
     try:
-        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10), verbose=False)
+        if world.size > 1:
+            met(meet(world, timeout))
+        deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=patience, verbose=False)
     except (dist.DistError, RuntimeError) as error:
         raise _connection_fault(world, error) from None
 
@@ -81,6 +96,11 @@ def _connection_fault(world: World, error: Exception) -> EnvironmentFault:
     place = f"{world.master_address}:{world.master_port}"
     if "EADDRINUSE" in text or "address already in use" in text.lower():
         return EnvironmentFault(f"{place} is in use by another program", "set MASTER_PORT to a free port on the first node")
+    if "connectFullMesh" in text:
+        return EnvironmentFault(
+            f"rank {world.rank} of {world.size} has found the others at {place}, but they do not reach each other: {text[:200]}",
+            "name the network between the hosts with GLOO_SOCKET_IFNAME, the same or its own on each (`ip -br address` lists them)",
+        )
     return EnvironmentFault(
         f"rank {world.rank} of {world.size} cannot join the others at {place}: {text.splitlines()[0][:200]}",
         "check MASTER_ADDR and MASTER_PORT, and that every rank was started",
@@ -137,8 +157,8 @@ def _share(world: World, device: torch.device, value: dict[str, Any]) -> dict[st
 
 
 @contextlib.contextmanager
-def collective_errors(world: World) -> Iterator[None]:
-    """Word the error that a lost rank causes in the others."""
+def collective_errors(world: World, heartbeat: Heartbeat) -> Iterator[None]:
+    """Word the error that a lost rank, or one that hangs, causes in the others."""
     try:
         yield
     except RuntimeError as error:
@@ -147,6 +167,9 @@ def collective_errors(world: World) -> Iterator[None]:
             sign in text
             for sign in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "gloo")
         ):
+            # The first one that gives up closes its connections, which ends the calls of those who waited with it.
+            if "Timed out" in text or heartbeat.has_waited_too_long():
+                raise heartbeat.fault() from None
             raise LostRankError(
                 f"rank {world.rank} lost another rank: {text.splitlines()[0][:160]}",
                 "the message of the rank that failed first stands above; the same command goes on from the last checkpoint",

@@ -32,6 +32,7 @@ from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine, on_rank_zero
 from inceptionctl.train.health import HealthWatch
+from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.precision import Precision, autocast
 from inceptionctl.train.rollback import roll_back
@@ -64,6 +65,7 @@ class Training:
     loader_options: dict[str, Any]
     bad: BadImages
     stop: Stop
+    heartbeat: Heartbeat
 
     @property
     def steps_per_epoch(self) -> float:
@@ -90,6 +92,7 @@ def _reaches_the_end(job: Training) -> bool:
     try:
         _train_on(job)
     except DivergedError as found:
+        job.heartbeat.goes_on("goes back", job.progress.step)
         roll_back(job, found)
         return False
     return True
@@ -119,6 +122,7 @@ def _train_on(job: Training) -> None:
             _catch_up(job, window)
         batches = iter(loader)
         for step in range(progress.step, progress.total_steps):
+            job.heartbeat.goes_on("trains", step)
             rate, position = _rate(job, step), progress.batch
             engine.set_learning_rate(rate)
             engine.model.train()
@@ -128,7 +132,8 @@ def _train_on(job: Training) -> None:
             save_now = _is_due(job, step + 1, recipe.checkpoint.every_epochs, recipe.checkpoint.every_steps)
             row_now = evaluate_now or save_now or _is_due(job, step + 1, None, recipe.train.log_every_steps)
             for micro in range(job.batch.accumulation):
-                batch = window.wait_for(batches)
+                with job.heartbeat.doing("reads images"):
+                    batch = window.wait_for(batches)
                 # Dropout too is a function of the position, so that a resumed run drops the same features.
                 torch.manual_seed(noise_seed(recipe.train.seed, position, micro, job.world.rank))
                 job.health.listening = row_now and micro == job.batch.accumulation - 1
@@ -228,8 +233,9 @@ def _validate(job: Training) -> bool:
         **options,
     )
     try:
-        batches = itertools.takewhile(lambda _: not job.stop.requested, loader)
-        scores = score(job.average.model, batches, device=job.device, precision=job.precision, num_ranks=job.world.size)
+        with job.heartbeat.doing("validates"):
+            batches = itertools.takewhile(lambda _: _goes_on(job), loader)
+            scores = score(job.average.model, batches, device=job.device, precision=job.precision, num_ranks=job.world.size)
     finally:
         loader.close()
     share_bad_images(job.bad, job.train_set.root, job.world, job.run, job.log)
@@ -249,6 +255,12 @@ def _validate(job: Training) -> bool:
     if is_best:
         job.progress.best = {"step": job.progress.step, **result}
     return is_best
+
+
+def _goes_on(job: Training) -> bool:
+    """Whether to validate another batch on this rank."""
+    job.heartbeat.goes_on("validates")
+    return not job.stop.requested
 
 
 def _catch_up(job: Training, window: Window) -> None:
@@ -289,4 +301,5 @@ def _save(job: Training) -> None:
     progress, every = job.progress, job.recipe.checkpoint.keep_every_epochs
     if files.is_kept_for_good(progress.step, progress.kept, None if every is None else every * job.steps_per_epoch):
         progress.kept.append(progress.step)
-    job.writer.save(job.engine.model, job.average, job.engine.optimizer, progress)
+    with job.heartbeat.doing("saves"):
+        job.writer.save(job.engine.model, job.average, job.engine.optimizer, progress)

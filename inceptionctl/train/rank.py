@@ -42,6 +42,7 @@ from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
 from inceptionctl.train.health import HealthWatch
+from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training, train
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.plan import disk_needed
@@ -69,12 +70,15 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     Raises ResumeLater when a signal has stopped the training.
     """
     machine = claim_machine(world)
-    distributed.connect(world, machine.device)
+    seconds = recipe.train.collective_timeout_seconds
+    heartbeat = Heartbeat(world, seconds)
+    distributed.connect(world, machine.device, seconds, heartbeat.join)
+    heartbeat.goes_on("starts")
     try:
-        with distributed.collective_errors(world):
+        with distributed.collective_errors(world, heartbeat):
             start = _shared_start(world, machine.device, recipe, output, resume)
             if not start.finished:
-                _train(world, machine, recipe, start, signals)
+                _train(world, machine, recipe, start, signals, heartbeat)
             elif world.rank == 0:
                 console.say(f"{start.run.path} is finished: nothing to train")
     except ResumeLater as stopped:
@@ -86,6 +90,8 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
         # The rank that failed first gives the job its message and exit code: the launcher looks once a second, in no order.
         time.sleep(SECONDS_FOR_THE_FIRST_FAILURE)
         raise
+    finally:
+        heartbeat.end()
     distributed.disconnect()
 
 
@@ -139,11 +145,12 @@ def _open_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     return open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
 
 
-def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals: RankSignals) -> None:
+def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals: RankSignals, heartbeat: Heartbeat) -> None:
     locks: list[IO[str]] = []
     remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks))
     start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
-    train_set, val_set = _open_data(recipe)
+    with heartbeat.doing("lists the data"):
+        train_set, val_set = _open_data(recipe)
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
     model = build_model(**recipe.model.network())
@@ -157,6 +164,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     progress = Progress()
     if start.checkpoint:
+        heartbeat.goes_on("starts")
         progress = load_checkpoint(start.checkpoint, engine.model, average, optimizer)
         check_same_data(progress, train_set, start.checkpoint)
     progress.rollbacks = distributed.on_rank_zero(world, machine.device, lambda: known_rollbacks(start.run, progress, recipe))
@@ -194,6 +202,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         loader_options=loader_options(recipe, machine),
         bad=bad,
         stop=Stop(signals, world.size, statistics.votes),
+        heartbeat=heartbeat,
     )
     signals.training_begins()
     try:

@@ -111,6 +111,7 @@ def test_scientific_numbers_work_in_files_and_settings(tmp_path: Path) -> None:
         ("model: 3\n", 1, "model: 3"),
         ("model: {input_px: 74}\n", 1, "model.input_px 74 is too small for inception_v4: at least 75"),
         ("train: {epochs: 1}\nschedule:\n  warmup_epochs: 2\n", 3, "schedule.warmup_epochs 2 must be shorter"),
+        ("train:\n  collective_timeout_seconds: 60\n", 2, "train.collective_timeout_seconds 60 must be longer than data.read"),
         ("data:\n  augment:\n    crop_area: [0.5, 0.1]\n", 3, "data.augment.crop_area [0.5, 0.1] must satisfy"),
         ("data:\n  std: [0.2, 0.0, 0.2]\n", 2, "data.std"),
         ("data:\n  mean: [0.2, 0.3]\n", 2, "data.mean"),

@@ -97,7 +97,7 @@ from inceptionctl.train import engine as distributed
 
 torch.set_num_threads(1)
 world, device = world_from_environment(), torch.device("cpu")
-distributed.connect(world, device)
+distributed.connect(world, device, 77.0)
 torch.manual_seed(0)
 model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.5), nn.Linear(3, 1, bias=False))
 images = torch.arange(24.0).reshape(8, 3) % 7
@@ -114,6 +114,8 @@ statistics.average()
 shared, weight = engine.model[0].running_mean, engine.model[1].weight.detach()
 torch.save({"own": own, "shared": shared, "weight": weight, "norm": engine.grad_norm}, f"{sys.argv[1]}/{world.rank}.pt")
 print(distributed.on_rank_zero(world, device, lambda: {"from": world.rank}))
+groups = [engine._engine.data_parallel_group, torch.distributed.group.WORLD]
+print("waits", [group._get_backend(device).options._timeout.total_seconds() for group in groups])
 
 def refuse():
     raise DataError("no images")
@@ -155,4 +157,6 @@ def test_two_ranks_share_gradients_statistics_and_errors(tmp_path: Path) -> None
     torch.manual_seed(0)
     start = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1, bias=False))[1].weight.detach()
     assert 0 < (zero["weight"] - start).norm().item() <= 0.0101
+    # DeepSpeed's own group, in which gradients go round, waits for as long as ours.
+    assert all("waits [77.0, 77.0]" in output for output, _ in outputs)
     assert "{'from': 0}" in outputs[1][0] and "DataError 3" in outputs[0][0] and "RelayedError 3" in outputs[1][0]
