@@ -81,7 +81,8 @@ def data(
             progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
         )
     measured = {"recipe": recipe, "settings": settings or [], "images": images, "threads": options["num_threads"]}
-    result = {"bench": "data", **about, **measured, "decode": options["decode"], "left_out": left_out}
+    kinds = {"decode": options["decode"], "values": str(options["dtype"]).removeprefix("torch.")}
+    result = {"bench": "data", **about, **measured, **kinds, "left_out": left_out}
     _tell(result, figures, output, as_json)
 
 

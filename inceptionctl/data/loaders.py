@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from inceptionctl.data import reasons
@@ -21,10 +22,11 @@ from inceptionctl.data.augment import (
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.colour import colour_maps, limits, normalised
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.finishing import Changes, Finished
+from inceptionctl.data.finishing import Finished
 from inceptionctl.data.graphs import evaluation, training
 from inceptionctl.data.order import batch_at, uniforms
 from inceptionctl.data.reading import SECONDS_TO_READ
+from inceptionctl.data.recolouring import Changes
 from inceptionctl.data.shared_order import sample_order
 from inceptionctl.data.stream import Batch, Indices, Inputs, Stream
 
@@ -46,6 +48,8 @@ class TrainLoader:
 
     `device_id` None keeps everything on the CPU, where data/finishing.py takes the last steps. Raises ValueError when the batch
     does not split, and, while iterating, DataError that names the files when more are bad than `bad` bears (none by default).
+
+    `dtype` float32, or on a CPU bfloat16: what a network under autocast makes of its input anyway, in half the memory.
 
     `until` stops early, to measure a part: after 'read' or 'decode', when there are only `lists`, or after 'resize', when the values
     of a batch mean nothing yet.
@@ -74,6 +78,7 @@ class TrainLoader:
         bad: BadImages | None = None,
         seconds_to_read: float = SECONDS_TO_READ,
         exif_orientation: bool = True,
+        dtype: torch.dtype = torch.float32,
         until: str = "all",
     ) -> None:
         share, rest = divmod(global_batch_size, world_size)
@@ -137,6 +142,7 @@ class TrainLoader:
                 resize=resized_by_torch,
                 limits=limits(mean, std),
                 num_threads=num_threads,
+                dtype=dtype,
             )
 
     def _inputs(self, start: int) -> tuple[Indices, Inputs]:
@@ -158,7 +164,7 @@ class TrainLoader:
         # Of the place alone, and so in step with the images whatever has become of those before them.
         drawn = uniforms(self._order.seed, start, self._micro, COLOUR_ORDER + 1)
         maps = normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
-        return chosen_flips(self._augmentation, drawn), *maps
+        return Changes(chosen_flips(self._augmentation, drawn), *maps)
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself: a loader is used up once."""

@@ -30,7 +30,7 @@ class Batch:
     """Images with their labels, on the loader's device; valid for as long as they are referred to."""
 
     images: Tensor
-    """float32 [N, 3, px, px], RGB, (value in [0, 1] - mean) / std, in channels_last memory format."""
+    """[N, 3, px, px], RGB, (value in [0, 1] - mean) / std, in channels_last; float32, or bfloat16 if the loader was asked for it."""
     labels: Tensor
     """int64 [N]."""
 

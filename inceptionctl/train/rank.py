@@ -250,6 +250,7 @@ def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     decode = recipe.data.decode if recipe.data.decode != "auto" else ("mixed" if on_gpu else "cpu")
     if decode == "mixed" and not on_gpu:
         raise EnvironmentFault("data.decode is `mixed`, but there is no GPU", "set data.decode to auto or cpu")
+    half = not on_gpu and resolve_precision(recipe.train.precision, machine.device) == "bf16"
     return {
         "input_px": recipe.model.input_px,
         "augmentation": Augmentation(**recipe.data.augment.model_dump()),
@@ -259,6 +260,7 @@ def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
         "num_threads": recipe.data.num_threads or machine.num_threads,
         "device_id": machine.device.index if on_gpu else None,
         "decode": decode,
+        "dtype": torch.bfloat16 if half else torch.float32,
         "seconds_to_read": recipe.data.read_timeout_seconds,
     }
 

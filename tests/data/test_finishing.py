@@ -1,15 +1,18 @@
 """The last steps on a CPU by themselves: the map of each image, memory that is used again, errors in their turn."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from nvidia.dali import tensors
 
 from inceptionctl.data.colour import limits
 from inceptionctl.data.finishing import Finished
+from inceptionctl.data.recolouring import Changes
 from inceptionctl.errors import DataError
 from tests.data.conftest import photo
 
@@ -28,10 +31,18 @@ def batches(images: Any = IMAGES, end: Exception | None = None, count: int = 2) 
         raise end
 
 
-def finished(maps: tuple[Any, ...], *, std: tuple[float, ...] = (0.5,) * 3, num_threads: int = 2, **source: Any) -> Finished:
+def finished(
+    maps: tuple[Any, ...],
+    *,
+    std: tuple[float, ...] = (0.5,) * 3,
+    num_threads: int = 2,
+    dtype: torch.dtype = torch.float32,
+    **source: Any,
+) -> Finished:
     bounds = limits((0.5,) * 3, std)
-    endless = iter(lambda: (np.zeros((len(maps[0]), 2), dtype=bool), *maps), None)
-    return Finished(batches(**source), endless, input_px=PX, resize=False, limits=bounds, num_threads=num_threads)
+    endless = iter(lambda: Changes(np.zeros((len(maps[0]), 2), dtype=bool), *maps), None)
+    options = {"input_px": PX, "resize": False, "limits": bounds, "num_threads": num_threads, "dtype": dtype}
+    return Finished(batches(**source), endless, **options)
 
 
 @pytest.mark.parametrize("std", [(0.5, 0.5, 0.5), (0.5, 0.25, 0.8)])
@@ -53,6 +64,35 @@ def test_bits_depend_neither_on_threads_nor_on_neighbours() -> None:
     for i in range(6):
         alone = finished(tuple(part[i : i + 1] for part in maps), images=IMAGES[i : i + 1], num_threads=1)
         assert torch.equal(next(alone)[0][0], together[i])
+
+
+@pytest.mark.parametrize("std", [(0.5, 0.5, 0.5), (0.5, 0.25, 0.8)])
+def test_bfloat16_is_what_autocast_makes_of_float32(std: tuple[float, ...]) -> None:
+    maps = (MATRIX, OFFSET, OF_MEAN)
+    pixels = next(finished(maps, std=std, dtype=torch.bfloat16))[0]
+    assert torch.equal(pixels, next(finished(maps, std=std))[0].bfloat16())
+
+
+def test_no_thread_starts_others() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        images = np.stack([photo(i, 200, 200) for i in range(6)])  # enough values for torch to share them out
+        flips = np.ones((6, 2), dtype=bool)
+        changes = iter(lambda: Changes(flips, MATRIX, OFFSET, OF_MEAN), None)
+        options = {"input_px": 200, "resize": False, "limits": limits((0.5,) * 3, (0.5,) * 3), "num_threads": 3}
+        stream = Finished(batches(images), changes, **options)
+        threads = psutil.Process().num_threads()
+        next(stream)
+        assert psutil.Process().num_threads() == threads
+        # Nobody else notices, neither this thread nor those to come.
+        found = []
+        other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert (torch.get_num_threads(), *found) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_batch_that_is_held_is_never_written_into_again() -> None:

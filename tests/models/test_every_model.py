@@ -170,3 +170,20 @@ def test_dropout_is_before_the_classifier_and_in_training_alone(name: str) -> No
 def test_refuses_no_classes(name: str) -> None:
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         build_model(name, num_classes=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_autocast_makes_the_same_of_bfloat16_images(name: str) -> None:
+    # The first layer rounds its input. So on a CPU training takes images in half the memory.
+    px = MODELS[name].min_input_px
+    images = torch.rand(2, 3, px, px).mul(2).sub(1).to(memory_format=torch.channels_last)
+    outputs = []
+    for taken in (images, images.bfloat16()):
+        model = build(name, aux_head=False).to(memory_format=torch.channels_last).train()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(taken)
+        logits.float().square().sum().backward()
+        outputs.append([logits, *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
+    assert outputs[0][0].std() > 0

@@ -84,3 +84,11 @@ def test_the_full_distortion_trains_and_validates_as_it_is_evaluated(root: Path,
 def test_loaders_of_a_rank_are_told_of_exif() -> None:
     recipe = load_recipe("quickstart", ["data.exif_orientation=false"])
     assert loader_options(recipe, Machine(torch.device("cpu"), 1))["exif_orientation"] is False
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_a_cpu_gets_images_in_the_format_that_it_computes_in(precision: str, dtype: torch.dtype) -> None:
+    recipe = load_recipe("quickstart", [f"train.precision={precision}"])
+    assert loader_options(recipe, Machine(torch.device("cpu"), 1))["dtype"] is dtype
+    # A GPU's pipeline has no bfloat16.
+    assert loader_options(recipe, Machine(torch.device("cuda", 0), 1))["dtype"] is torch.float32
