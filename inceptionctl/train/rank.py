@@ -151,13 +151,18 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     model.to(machine.device)
     frozen = freeze(model, recipe.model.freeze)
     optimizer = build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
-    config = distributed.deepspeed_config(batch, recipe.optim.clip_global_norm)
-    engine = distributed.Engine(model, optimizer, config, channels_last=recipe.train.channels_last)
+    engine = distributed.Engine(
+        model,
+        optimizer,
+        distributed.deepspeed_config(batch, recipe.train.zero_stage),
+        clip_global_norm=recipe.optim.clip_global_norm,
+        channels_last=recipe.train.channels_last,
+    )
     statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     progress = Progress()
     if start.checkpoint:
-        progress = load_checkpoint(start.checkpoint, engine.model, average, optimizer)
+        progress = load_checkpoint(start.checkpoint, engine.model, average, engine.state)
         check_same_data(progress, train_set, start.checkpoint)
     progress.rollbacks = distributed.on_rank_zero(world, machine.device, lambda: known_rollbacks(start.run, progress, recipe))
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
@@ -345,7 +350,8 @@ def _greet(job: Training, start: Start) -> None:
         f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)} validation images, {len(progress.classes)} classes"
     )
     where = f"{job.device.type.upper()}, {job.precision}" + (", channels_last" if recipe.train.channels_last else "")
-    log.say(f"batch {job.batch.in_words()} on {where}")
+    zero = f", ZeRO stage {recipe.train.zero_stage}" if recipe.train.zero_stage else ""
+    log.say(f"batch {job.batch.in_words()} on {where}{zero}")
     log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
@@ -370,6 +376,7 @@ def environment(job: Training) -> dict[str, Any]:
         "ranks": job.world.size,
         "micro_batch_size": job.batch.micro_batch_size,
         "accumulation": job.batch.accumulation,
+        "zero_stage": job.recipe.train.zero_stage,
         "precision": job.precision,
         "from_step": job.progress.step,
         "slurm": _slurm_job(),
