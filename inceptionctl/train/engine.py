@@ -26,8 +26,8 @@ from inceptionctl.train.optimizer_state import OptimizerState, PartitionedState,
 T = TypeVar("T")
 
 
-# Numbers of a gradient that ZeRO averages at once; its buffer is allocated for so many (DeepSpeed's default takes 2 GB).
-REDUCE_BUCKET = 1 << 24
+# Numbers of a gradient that ZeRO averages at once; a buffer for so many is allocated in each step (DeepSpeed's default takes 2 GB).
+REDUCE_BUCKET = 1 << 22
 
 
 def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> dict[str, Any]:
