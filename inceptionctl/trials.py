@@ -85,8 +85,9 @@ def deepspeed_once() -> str:
     try:
         network = torch.nn.Linear(4, 2).to(device)
         before = network.weight.detach().clone()
-        config = engine.deepspeed_config(BatchPlan(ranks=1, micro_batch_size=8, accumulation=1), clip_global_norm=1.0)
-        running = engine.Engine(network, torch.optim.SGD(network.parameters(), lr=0.1), config, channels_last=False)
+        config = engine.deepspeed_config(BatchPlan(ranks=1, micro_batch_size=8, accumulation=1))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        running = engine.Engine(network, optimizer, config, clip_global_norm=1.0, channels_last=False)
         labels = torch.zeros(8, dtype=torch.long, device=device)
         output = running.forward(torch.ones(8, 4, device=device))
         running.backward(training_loss(output, labels, label_smoothing=0.0, aux_loss_weight=0.0)[0])

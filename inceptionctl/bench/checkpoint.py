@@ -16,6 +16,7 @@ from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.optimizer_state import WholeState
 from inceptionctl.train.precision import autocast, resolve_precision
 
 
@@ -67,17 +68,21 @@ def bench_checkpoint(
     """
     job = _Job(recipe, device, batch_size)
     writer = CheckpointWriter(folder / "background", keep_last=1, keep_best=False, say=lambda _: None)
-    state = (job.model, job.average, job.optimizer, job.progress)
+    everything = (job.model, job.average, job.optimizer, job.progress)
+    state = WholeState(job.model, job.optimizer)
+
+    def save() -> None:
+        writer.save(job.model, job.average, state.tensors(), job.progress)
 
     def writing_begun() -> None:
         writer.finish()
-        writer.save(*state)
+        save()
 
     job.step()  # an optimizer has its state after the first
     contestants = [
         Contestant("step", job.step, 1, before=writer.finish),
-        Contestant("held up, foreground", lambda: _discard(save_checkpoint(folder / "foreground", *state)), 1),
-        Contestant("held up, background", lambda: writer.save(*state), 1, before=writer.finish),
+        Contestant("held up, foreground", lambda: _discard(save_checkpoint(folder / "foreground", *everything)), 1),
+        Contestant("held up, background", save, 1, before=writer.finish),
         Contestant("step while one is written", job.step, 1, before=writing_begun),
     ]
     taken = interleaved(contestants, repeats, progress)

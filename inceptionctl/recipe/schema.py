@@ -95,6 +95,8 @@ class TrainSection(Section):
     """Seed of weights, sample order, augmentation and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 is autocast with fp32 weights; `auto` takes it where the processor computes it natively."""
+    zero_stage: Literal[0, 1] = 0
+    """1: each rank holds a part of the optimizer's state (DeepSpeed's ZeRO), to save memory; may change from start to start."""
     channels_last: bool = True
     """Memory format of activations and convolution weights."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
@@ -216,6 +218,14 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _optimizer_can_be_partitioned(self) -> Self:
+        if self.train.zero_stage and self.optim.name == "lamb":
+            message = "optim.name lamb cannot be used with train.zero_stage 1: it scales by the norms of whole weight tensors"
+            hint = "set train.zero_stage to 0, or optim.name to rmsprop, sgd or adamw"
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """All keys, defaults included, as plain JSON values in reading order."""
         return self.model_dump(mode="json")
@@ -234,6 +244,7 @@ FREE_TO_CHANGE = frozenset(
         "train.epochs",
         "train.max_steps",
         "train.micro_batch_size",
+        "train.zero_stage",
         "train.log_every_steps",
         "train.on_divergence",
         "train.max_rollbacks",

@@ -21,6 +21,7 @@ from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import described_optimizer, state_names
+from inceptionctl.train.optimizer_state import OptimizerState, WholeState
 
 
 @dataclass
@@ -85,15 +86,15 @@ class Snapshot:
 def take_snapshot(
     model: nn.Module,
     average: WeightAverage,
-    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Tensor],
     progress: Progress,
     into: Snapshot | None = None,
 ) -> Snapshot:
-    """Copy all tensors; into the memory of an earlier snapshot, which is used up, where shapes agree."""
+    """Copy all tensors (`state` are the optimizer's); into the memory of an earlier snapshot, which is used up, where shapes agree."""
     sources: dict[str, Mapping[str, Tensor]] = {
         "model.safetensors": model.state_dict(),
         "ema.safetensors": average.model.state_dict(),
-        "optimizer.safetensors": optimizer_tensors(model, optimizer),
+        "optimizer.safetensors": state,
     }
     memory = into.tensors if into else {}
     copies = {file: _copied(tensors, memory.get(file, {})) for file, tensors in sources.items()}
@@ -116,8 +117,8 @@ def _copied(tensors: Mapping[str, Tensor], memory: dict[str, Tensor]) -> dict[st
 def save_checkpoint(
     checkpoints: Path, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> Path:
-    """Take a snapshot and write it, both now."""
-    return write_snapshot(checkpoints, take_snapshot(model, average, optimizer, progress))
+    """Take a snapshot and write it, both now, of an optimizer that holds its whole state."""
+    return write_snapshot(checkpoints, take_snapshot(model, average, WholeState(model, optimizer).tensors(), progress))
 
 
 def write_snapshot(checkpoints: Path, snapshot: Snapshot) -> Path:
@@ -174,19 +175,7 @@ def write_tensors(path: Path, plain: dict[str, Tensor]) -> None:
         os.close(descriptor)
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State of the optimizer by name: `stem.conv.weight/mean_square`; a counter of a parameter group is `group 0/step`."""
-    tensors = {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
-    counters = {f"group {i}/step": group["step"] for i, group in enumerate(optimizer.param_groups) if "step" in group}
-    return tensors | {name: torch.as_tensor(value) for name, value in counters.items()}
-
-
-def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer) -> Progress:
+def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, state: OptimizerState) -> Progress:
     """Put a verified checkpoint back into network, average and optimizer, in place.
 
     Raises CheckpointError when it is of another network.
@@ -195,23 +184,9 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, 
     load_weights(checkpoint / "model.safetensors", model)
     load_weights(checkpoint / "ema.safetensors", average.model)
     average.num_updates = progress.ema_updates
-    _check_same_optimizer(checkpoint, progress, optimizer)
-    _load_optimizer(checkpoint / "optimizer.safetensors", model, optimizer)
+    _check_same_optimizer(checkpoint, progress, state.optimizer)
+    state.load(read_tensors(checkpoint / "optimizer.safetensors"))
     return progress
-
-
-def _load_optimizer(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    parameters = dict(model.named_parameters())
-    for name, value in read_tensors(path).items():
-        owner, _, key = name.rpartition("/")
-        if owner.startswith("group "):
-            optimizer.param_groups[int(owner.removeprefix("group "))][key] = value
-            continue
-        parameter = parameters[owner]
-        if value.shape == parameter.shape:
-            # The memory format follows the parameter's (channels_last or not), the values are the same.
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        optimizer.state[parameter][key] = value  # else a counter, which torch keeps on the CPU
 
 
 def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch.optim.Optimizer) -> None:

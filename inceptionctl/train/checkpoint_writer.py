@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.train import checkpoint_files as files
@@ -40,14 +39,24 @@ class CheckpointWriter:
         self._failure: Exception | None = None
         self._snapshot: Snapshot | None = None
 
-    def save(self, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Copy everything, and begin to write it. Waits for the save before this one, and raises what went wrong with it."""
-        start = time.perf_counter()
+    def save(
+        self,
+        model: nn.Module,
+        average: WeightAverage,
+        state: Mapping[str, Tensor],
+        progress: Progress,
+        since: float | None = None,
+    ) -> None:
+        """Copy everything, and begin to write it. Waits for the save before this one, and raises what went wrong with it.
+
+        `state` are the optimizer's tensors; `since` is when training began to wait for them (`time.perf_counter`), if before.
+        """
+        began = time.perf_counter() if since is None else since
         self.wait()
         self._failure = None
         # The memory of the copy before is used again: fresh pages would take several times as long as the copying.
-        self._snapshot = take_snapshot(model, average, optimizer, progress, into=self._snapshot)
-        held_up = time.perf_counter() - start
+        self._snapshot = take_snapshot(model, average, state, progress, into=self._snapshot)
+        held_up = time.perf_counter() - began
         thread = threading.Thread(target=self._write, args=(self._snapshot, held_up), name="checkpoint", daemon=True)
         thread.start()
         self._thread = thread

@@ -24,18 +24,28 @@ from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import Output
 from inceptionctl.train.meeting import choose_interface, meet
+from inceptionctl.train.optimizer_state import OptimizerState, PartitionedState, WholeState
 
 T = TypeVar("T")
 
 
-def deepspeed_config(batch: BatchPlan, clip_global_norm: float) -> dict[str, Any]:
+# Numbers of a gradient that ZeRO averages at once; a buffer for so many is allocated in each step (DeepSpeed's default takes 2 GB).
+REDUCE_BUCKET = 1 << 22
+
+
+def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> dict[str, Any]:
     """DeepSpeed's configuration, derived from the recipe; there is no second file to edit."""
     return {
         "train_batch_size": batch.global_batch_size,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,
         "gradient_accumulation_steps": batch.accumulation,
-        "gradient_clipping": clip_global_norm,
-        "zero_optimization": {"stage": 0},
+        # Engine clips, for both stages alike.
+        "gradient_clipping": 0.0,
+        "zero_optimization": {
+            "stage": zero_stage,
+            **({"reduce_bucket_size": REDUCE_BUCKET, "compute_grad_norm": False} if zero_stage else {}),
+        },
+        "zero_allow_untested_optimizer": True,
         # Its own progress lines would stand beside ours.
         "steps_per_print": 2**31,
     }
@@ -180,28 +190,34 @@ def collective_errors(world: World, heartbeat: Heartbeat) -> Iterator[None]:
 class Engine:
     """A network, its optimizer and DeepSpeed around both.
 
-    forward, backward and step are called once a micro batch; DeepSpeed averages gradients over the ranks, clips and updates at the
-    last micro batch of a step. `grad_norm` is the global norm before clipping of the last step, a tensor on the device.
+    forward, backward and step are called once a micro batch; DeepSpeed averages gradients over the ranks and updates at the last micro
+    batch of a step. `grad_norm` is the global norm before clipping of the last step, a tensor on the device; a `clip_global_norm` of
+    0 clips nothing. `state` gives and takes the optimizer's tensors: a collective call under ZeRO stage 1.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], *, channels_last: bool
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: dict[str, Any],
+        *,
+        clip_global_norm: float,
+        channels_last: bool,
     ) -> None:
         deepspeed = _import_deepspeed()
-        self._clip = float(config["gradient_clipping"])
+        self._clip_global_norm = clip_global_norm
         self.grad_norm: Tensor | None = None
         self.optimizer = optimizer
+        self._partitioned = config["zero_optimization"]["stage"] > 0
+        if self._partitioned:
+            warnings.filterwarnings("ignore", message=r".*all_gather_into_tensor. is deprecated", category=FutureWarning)
+        self.state: OptimizerState = (PartitionedState if self._partitioned else WholeState)(model, optimizer)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
-        self._engine.clip_fp32_gradients = self._clip_gradients
         self.model: nn.Module = self._engine.module
-        if channels_last:
-            # After DeepSpeed has started: its broadcast of the weights cannot view channels_last tensors as bytes.
+        if channels_last and not self._partitioned:
+            # After DeepSpeed has started: its broadcast of the weights cannot view channels_last tensors as bytes. Under ZeRO weights
+            # are views of flat tensors, contiguous; activations are channels_last all the same, as the images are.
             self.model.to(memory_format=torch.channels_last)
-
-    def _clip_gradients(self) -> None:
-        # DeepSpeed's own clipping computes the norm and forgets it; this one keeps it, without waiting for the device.
-        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(weights, self._clip, foreach=weights[0].is_cuda)
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step; DeepSpeed gets no scheduler of its own, so that one side owns it."""
@@ -219,11 +235,27 @@ class Engine:
 
     def step(self) -> None:
         """End a micro batch; the last one of a step updates the weights."""
-        if not self._clip and self._engine.is_gradient_accumulation_boundary():
-            self.grad_norm = nn.utils.get_total_norm(
-                [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-            )
+        if self._engine.is_gradient_accumulation_boundary():
+            self._clip_partition() if self._partitioned else self._clip()
         self._engine.step()
+
+    # DeepSpeed's own clipping forgets the norm without ZeRO; with it, it waits for the device in every step, and passes over steps
+    # whose gradient is not finite without a word. These keep the norm, wait for nothing, and let such a gradient show.
+
+    def _clip(self) -> None:
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        if self._clip_global_norm:
+            self.grad_norm = nn.utils.clip_grad_norm_(weights, self._clip_global_norm, foreach=weights[0].is_cuda)
+        else:
+            self.grad_norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+
+    def _clip_partition(self) -> None:
+        gradients = [gradient for part in self._engine.optimizer.averaged_gradients.values() for gradient in part]
+        square = nn.utils.get_total_norm(gradients).square()
+        dist.all_reduce(square)
+        self.grad_norm = square.sqrt()
+        if self._clip_global_norm:
+            torch._foreach_mul_(gradients, (self._clip_global_norm / (self.grad_norm + 1e-6)).clamp(max=1.0))
 
 
 def versions() -> dict[str, str]:

@@ -7,12 +7,12 @@ import itertools
 import math
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
@@ -134,8 +134,9 @@ def _train_on(job: Training) -> None:
             for micro in range(job.batch.accumulation):
                 with job.heartbeat.doing("reads images"):
                     batch = window.wait_for(batches)
-                # Dropout too is a function of the position, so that a resumed run drops the same features.
-                torch.manual_seed(noise_seed(recipe.train.seed, position, micro, job.world.rank))
+                # Dropout too is a function of the place in the stream, so that a resumed run drops the same features, on any
+                # number of ranks whose micro batches are as large.
+                torch.manual_seed(noise_seed(recipe.train.seed, position, job.world.rank * job.batch.accumulation + micro))
                 job.health.listening = row_now and micro == job.batch.accumulation - 1
                 with autocast(job.precision, job.device):
                     output = engine.forward(batch.images)
@@ -175,9 +176,9 @@ def _train_on(job: Training) -> None:
         loader.close()
 
 
-def noise_seed(seed: int, batch: int, micro: int, rank: int) -> int:
-    """Seed of the random numbers of one pass of one rank over its share of a batch of the stream."""
-    return int.from_bytes(hashlib.blake2b(struct.pack("<4q", seed, batch, micro, rank), digest_size=8).digest()) >> 1
+def noise_seed(seed: int, batch: int, micro: int) -> int:
+    """Seed of the random numbers of one pass: of micro batch number `micro` of a whole batch of the stream."""
+    return int.from_bytes(hashlib.blake2b(struct.pack("<4q", seed, batch, micro, 0), digest_size=8).digest()) >> 1
 
 
 def is_due(step: int, last_step: int, every_steps: float | None) -> bool:
@@ -276,11 +277,14 @@ def _catch_up(job: Training, window: Window) -> None:
 def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
     """Save this step unless that is done, and end all ranks together: a launcher kills the others when the first has ended."""
     job.progress.window = window.kept()
+    began = time.perf_counter()
+    # Whether it is needed, rank 0 knows; all take part before, since the others wait for its answer.
+    state = job.engine.state.tensors()
 
     def save() -> None:
         if not saved and not job.health.suspects:
             if window.is_sound(job.progress.window):
-                _save(job)
+                _write(job, state, began)
             else:
                 job.log.say("the numbers since the last row are not finite: this step is not saved")
         job.writer.finish()
@@ -295,11 +299,16 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
 
 
 def _save(job: Training) -> None:
-    """Save on rank 0; every rank holds the same."""
-    if job.world.rank != 0:
-        return
+    """Save on rank 0, with the parts of the optimizer's state that the others hold: all ranks call this."""
+    began = time.perf_counter()
+    state = job.engine.state.tensors()
+    if job.world.rank == 0:
+        _write(job, state, began)
+
+
+def _write(job: Training, state: Mapping[str, Tensor], began: float) -> None:
     progress, every = job.progress, job.recipe.checkpoint.keep_every_epochs
     if files.is_kept_for_good(progress.step, progress.kept, None if every is None else every * job.steps_per_epoch):
         progress.kept.append(progress.step)
     with job.heartbeat.doing("saves"):
-        job.writer.save(job.engine.model, job.average, job.engine.optimizer, progress)
+        job.writer.save(job.engine.model, job.average, state, progress, began)

@@ -208,6 +208,11 @@ def state_names(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, kept in names[values["name"]].items() if kept)
 
 
+def first_value(state_name: str) -> float:
+    """What a tensor of `state_names` is full of before the first step."""
+    return 1.0 if state_name == "mean_square" else 0.0
+
+
 def described_optimizer(optimizer: torch.optim.Optimizer) -> tuple[str, set[str]]:
     """(name in the recipe, `state_names`) of an optimizer that `build_optimizer` made."""
     name = {"TensorFlowRMSProp": "rmsprop", "SGD": "sgd", "AdamW": "adamw", "Lamb": "lamb"}[type(optimizer).__name__]

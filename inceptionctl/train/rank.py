@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import fcntl
 import os
-import platform
 import random
 import shutil
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +28,7 @@ from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, append_json, discard_unused, disk_errors
+from inceptionctl.run import Run, discard_unused, disk_errors
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
@@ -41,6 +38,7 @@ from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
+from inceptionctl.train.greeting import farewell, greet
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training, train
@@ -49,7 +47,6 @@ from inceptionctl.train.plan import disk_needed
 from inceptionctl.train.precision import resolve_precision
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
-from inceptionctl.train.schedule import schedule_in_words
 from inceptionctl.train.start import Start, decide_start
 from inceptionctl.train.stopping import Stop
 
@@ -158,14 +155,19 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     model.to(machine.device)
     frozen = freeze(model, recipe.model.freeze)
     optimizer = build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
-    config = distributed.deepspeed_config(batch, recipe.optim.clip_global_norm)
-    engine = distributed.Engine(model, optimizer, config, channels_last=recipe.train.channels_last)
+    engine = distributed.Engine(
+        model,
+        optimizer,
+        distributed.deepspeed_config(batch, recipe.train.zero_stage),
+        clip_global_norm=recipe.optim.clip_global_norm,
+        channels_last=recipe.train.channels_last,
+    )
     statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     progress = Progress()
     if start.checkpoint:
         heartbeat.goes_on("starts")
-        progress = load_checkpoint(start.checkpoint, engine.model, average, optimizer)
+        progress = load_checkpoint(start.checkpoint, engine.model, average, engine.state)
         check_same_data(progress, train_set, start.checkpoint)
     progress.rollbacks = distributed.on_rank_zero(world, machine.device, lambda: known_rollbacks(start.run, progress, recipe))
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
@@ -206,9 +208,9 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     )
     signals.training_begins()
     try:
-        _greet(job, start)
+        greet(job, start)
         train(job)
-        log.say(_farewell(job))
+        log.say(farewell(job))
     finally:
         log.close()
         for lock in locks:
@@ -342,58 +344,3 @@ def check_disk(recipe: Recipe, path: Path, model: nn.Module) -> None:
             f"the checkpoints of this run need up to {needed / 1e9:.2f} GB, but {path} has {free / 1e9:.2f} GB free",
             "free some space, choose another --output, or lower checkpoint.keep_last",
         )
-
-
-def _greet(job: Training, start: Start) -> None:
-    if job.world.rank != 0:
-        return
-    append_json(job.run.environment_file, environment(job))
-    log, recipe, progress = job.log, job.recipe, job.progress
-    for remark in start.remarks:
-        log.say(remark)
-    log.say(f"run {job.run.path}")
-    log.say(
-        f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)} validation images, {len(progress.classes)} classes"
-    )
-    where = f"{job.device.type.upper()}, {job.precision}" + (", channels_last" if recipe.train.channels_last else "")
-    log.say(f"batch {job.batch.in_words()} on {where}")
-    log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
-    if start.checkpoint:
-        log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
-    for first, last in progress.skipped:
-        log.say(f"skips batches {first} to {last} of the stream, where it has diverged before")
-
-
-def environment(job: Training) -> dict[str, Any]:
-    """What a start ran on, for environment.json."""
-    gpus = (
-        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if job.device.type == "cuda" else []
-    )
-    return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        "versions": distributed.versions(),
-        "cores": usable_cores(),
-        "threads_per_rank": torch.get_num_threads(),
-        "gpus": gpus,
-        "ranks": job.world.size,
-        "micro_batch_size": job.batch.micro_batch_size,
-        "accumulation": job.batch.accumulation,
-        "precision": job.precision,
-        "from_step": job.progress.step,
-        "slurm": _slurm_job(),
-    }
-
-
-def _slurm_job() -> dict[str, int] | None:
-    """Number of the job and how often Slurm has restarted it; None outside of Slurm."""
-    job, restart = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
-    return {"job": int(job), "restart": int(restart) if restart.isdigit() else 0} if job.isdigit() else None
-
-
-def _farewell(job: Training) -> str:
-    best = job.progress.best
-    reached = f"; best top-1 error {best['top1_error']:.2f}% at step {best['step']:.0f}" if best else ""
-    return f"finished: {job.progress.step} steps, {job.progress.epoch:.2f} epochs{reached}"

@@ -177,6 +177,26 @@ def sbatch(slurm: dict[str, str], *arguments: str | Path) -> str:
     return subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def test_six_ranks_that_hold_the_optimizer_in_parts_are_preempted_and_go_on(
+    slurm: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    """As scripts/twenty-ranks does with 20. The only save before the end is the one that the signal asks for, from all six ranks."""
+    run = tmp_path / "run"
+    shape = ("--cpu-ranks-per-node", "3", *sets("train.zero_stage=1", "train.global_batch_size=12"))
+    job = submit(data, tmp_path, slurm, *shape, "--time", "10:00", "--output", "run", steps=2000, every=1000)
+    wait_until(lambda: rank_steps(run) >= 2, "two steps", run)
+    high = sbatch(slurm, "--partition=high", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for_state(slurm, high, "COMPLETED", run)
+    stopped, recipe = rank_steps(run), run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("max_steps: 2000", f"max_steps: {stopped + 3}"))
+    go_on(slurm, job, run)
+    wait_for_state(slurm, job, "COMPLETED", run)
+    starts = json.loads((run / "environment.json").read_text())
+    assert [(start["ranks"], start["zero_stage"]) for start in starts] == [(6, 1), (6, 1)]
+    assert starts[1]["from_step"] == stopped
+    assert [row["step"] for row in rows(run)] == list(range(1, stopped + 4))
+
+
 def test_an_array_of_one_rank_goes_on_task_by_task(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
     shape = ("--nodes", "1", "--array", "1-2%1", "--time", "10:00", "--output", "run")
     job = submit(data, tmp_path, slurm, *shape, steps=3)

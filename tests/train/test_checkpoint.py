@@ -18,6 +18,7 @@ from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint, load_weights, progress_of, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer
+from inceptionctl.train.optimizer_state import WholeState
 from inceptionctl.train.rank import take_lock
 from inceptionctl.train.start import decide_start
 from tests.disks import mount_small
@@ -34,6 +35,10 @@ class Job:
         self.model.to(memory_format=torch.channels_last)
         self.optimizer: torch.optim.Optimizer = TensorFlowRMSProp(self.model.parameters(), 0.1, momentum=0.9)
         self.average = WeightAverage(self.model, 0.9)
+
+    @property
+    def state(self) -> WholeState:
+        return WholeState(self.model, self.optimizer)
 
     def step(self, times: int = 1) -> None:
         for number in range(times):
@@ -59,7 +64,7 @@ def test_everything_comes_back_and_training_goes_on_alike(tmp_path: Path) -> Non
     job, other = Job(), Job(seed=9)
     job.step(3)
     saved = job.save(tmp_path, 3)
-    progress = load_checkpoint(saved, other.model, other.average, other.optimizer)
+    progress = load_checkpoint(saved, other.model, other.average, other.state)
     assert progress.step == 3 and other.average.num_updates == 3
     for one in (job, other):
         one.step(2)
@@ -89,7 +94,7 @@ def test_the_state_of_adamw_comes_back_with_its_counters(tmp_path: Path) -> None
     job.step(3)
     recipe = load_recipe("quickstart", ["optim.name=adamw"]).resolved()
     saved = save_checkpoint(tmp_path, job.model, job.average, job.optimizer, Progress(step=3, recipe=recipe))
-    load_checkpoint(saved, other.model, other.average, other.optimizer)
+    load_checkpoint(saved, other.model, other.average, other.state)
     for one in (job, other):
         one.step(2)
     for a, b in zip(job.model.parameters(), other.model.parameters(), strict=True):
@@ -159,10 +164,10 @@ def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
         CheckpointError,
         match="holds the state of rmsprop with mean_square and momentum a weight, the recipe asks for sgd with momentum_buffer",
     ):
-        load_checkpoint(saved, job.model, job.average, sgd)
+        load_checkpoint(saved, job.model, job.average, WholeState(job.model, sgd))
     still = TensorFlowRMSProp(job.model.parameters(), 0.1)
     with pytest.raises(CheckpointError, match="asks for rmsprop with mean_square a weight"):
-        load_checkpoint(saved, job.model, job.average, still)
+        load_checkpoint(saved, job.model, job.average, WholeState(job.model, still))
 
 
 @pytest.mark.parametrize("files_entry", ["[]", '{"model.safetensors": 3}', '{"model.safetensors": {}}'])

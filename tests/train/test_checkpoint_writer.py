@@ -15,6 +15,7 @@ from inceptionctl.train.checkpoint import Progress, take_snapshot, write_snapsho
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import TensorFlowRMSProp
+from inceptionctl.train.optimizer_state import WholeState
 from tests.disks import mount_small, mount_with_quota
 
 
@@ -25,6 +26,7 @@ class Job:
         torch.manual_seed(0)
         self.model = nn.Conv2d(channels, channels, 1).to(memory_format=torch.channels_last)
         self.optimizer = TensorFlowRMSProp(self.model.parameters(), 0.1, momentum=0.9)
+        self.state = WholeState(self.model, self.optimizer)
         self.average = WeightAverage(self.model, 0.9)
         self.said: list[str] = []
         self.checkpoints = checkpoints
@@ -36,11 +38,11 @@ class Job:
         self.average.update(self.model)
 
     def save(self, step: int, **values: object) -> None:
-        self.writer.save(self.model, self.average, self.optimizer, Progress(step=step, **values))  # type: ignore[arg-type]
+        self.writer.save(self.model, self.average, self.state.tensors(), Progress(step=step, **values))  # type: ignore[arg-type]
 
     def contents(self, folder: Path, step: int) -> dict[str, bytes]:
         """Files of a checkpoint written in the foreground."""
-        saved = write_snapshot(folder, take_snapshot(self.model, self.average, self.optimizer, Progress(step=step)))
+        saved = write_snapshot(folder, take_snapshot(self.model, self.average, self.state.tensors(), Progress(step=step)))
         return {name: (saved / name).read_bytes() for name in files.FILES}
 
 
@@ -64,7 +66,7 @@ def test_training_goes_on_meanwhile_and_changes_nothing_of_what_is_written(job: 
 def test_a_snapshot_is_a_copy(job: Job, tmp_path: Path) -> None:
     job.step()
     expected = job.contents(tmp_path / "before", 1)
-    snapshot = take_snapshot(job.model, job.average, job.optimizer, Progress(step=1))
+    snapshot = take_snapshot(job.model, job.average, job.state.tensors(), Progress(step=1))
     job.step()
     saved = write_snapshot(tmp_path / "after", snapshot)
     assert {name: (saved / name).read_bytes() for name in files.FILES} == expected

@@ -101,8 +101,9 @@ distributed.connect(world, device, 77.0)
 torch.manual_seed(0)
 model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.5), nn.Linear(3, 1, bias=False))
 images = torch.arange(24.0).reshape(8, 3) % 7
-config = distributed.deepspeed_config(plan_batch(8, world.size, 2), 0.01)
-engine = distributed.Engine(model, torch.optim.SGD(model.parameters(), 1.0), config, channels_last=False)
+config = distributed.deepspeed_config(plan_batch(8, world.size, 2))
+optimizer = torch.optim.SGD(model.parameters(), 1.0)
+engine = distributed.Engine(model, optimizer, config, clip_global_norm=0.01, channels_last=False)
 statistics = SharedStatistics(engine.model, world.size)
 share = images[world.rank * 4 : world.rank * 4 + 4]
 engine.model.train()

@@ -30,8 +30,9 @@ def test_bf16_reaches_the_convolutions_under_deepspeed() -> None:
     device = torch.device("cuda", 0)
     distributed.connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), device)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).to(device)
-    config = distributed.deepspeed_config(plan_batch(2, 1, 2), 1.0)
-    engine = distributed.Engine(model, torch.optim.SGD(model.parameters(), 0.1), config, channels_last=True)
+    config = distributed.deepspeed_config(plan_batch(2, 1, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    engine = distributed.Engine(model, optimizer, config, clip_global_norm=1.0, channels_last=True)
     with autocast("bf16", device):
         assert engine.forward(torch.randn(2, 3, 8, 8, device=device)).dtype == torch.bfloat16
     distributed.disconnect()

@@ -84,8 +84,10 @@ def test_the_run_keeps_everything_it_promises(whole: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_with_code_6(data: Path, tmp_path: Path) -> None:
-    settings = sets(f"data.root={data}", "schedule.base_lr=1e30", "optim.clip_global_norm=0", "optim.epsilon=1e-30")
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_loss_that_is_not_finite_stops_with_code_6(stage: int, data: Path, tmp_path: Path) -> None:
+    broken = ("schedule.base_lr=1e30", "optim.clip_global_norm=0", "optim.epsilon=1e-30")
+    settings = sets(f"data.root={data}", *broken, f"train.zero_stage={stage}")
     result = inceptionctl("train", "inception_v4", *SETTINGS, *settings, "--cpu-ranks", "1", "--output", "run", cwd=tmp_path)
     refused(result, 6, "not finite at step", "schedule.base_lr")
 

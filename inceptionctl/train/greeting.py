@@ -1,0 +1,78 @@
+"""What a run says of its start and its end, and keeps of what it ran on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import socket
+import sys
+from typing import Any
+
+import torch
+
+from inceptionctl.cores import usable_cores
+from inceptionctl.run import append_json
+from inceptionctl.train import engine as distributed
+from inceptionctl.train.loop import Training
+from inceptionctl.train.schedule import schedule_in_words
+from inceptionctl.train.start import Start
+
+
+def greet(job: Training, start: Start) -> None:
+    """Say on rank 0 what is trained and where it starts, and add this start to environment.json."""
+    if job.world.rank != 0:
+        return
+    append_json(job.run.environment_file, environment(job))
+    log, recipe, progress = job.log, job.recipe, job.progress
+    for remark in start.remarks:
+        log.say(remark)
+    log.say(f"run {job.run.path}")
+    log.say(
+        f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)} validation images, {len(progress.classes)} classes"
+    )
+    where = f"{job.device.type.upper()}, {job.precision}" + (", channels_last" if recipe.train.channels_last else "")
+    zero = f", ZeRO stage {recipe.train.zero_stage}" if recipe.train.zero_stage else ""
+    log.say(f"batch {job.batch.in_words()} on {where}{zero}")
+    log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
+    if start.checkpoint:
+        log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
+    for first, last in progress.skipped:
+        log.say(f"skips batches {first} to {last} of the stream, where it has diverged before")
+
+
+def environment(job: Training) -> dict[str, Any]:
+    """What a start ran on, for environment.json."""
+    gpus = (
+        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if job.device.type == "cuda" else []
+    )
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "versions": distributed.versions(),
+        "cores": usable_cores(),
+        "threads_per_rank": torch.get_num_threads(),
+        "gpus": gpus,
+        "ranks": job.world.size,
+        "micro_batch_size": job.batch.micro_batch_size,
+        "accumulation": job.batch.accumulation,
+        "zero_stage": job.recipe.train.zero_stage,
+        "precision": job.precision,
+        "from_step": job.progress.step,
+        "slurm": _slurm_job(),
+    }
+
+
+def _slurm_job() -> dict[str, int] | None:
+    """Number of the job and how often Slurm has restarted it; None outside of Slurm."""
+    job, restart = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
+    return {"job": int(job), "restart": int(restart) if restart.isdigit() else 0} if job.isdigit() else None
+
+
+def farewell(job: Training) -> str:
+    """How far the run came, and its best error."""
+    best = job.progress.best
+    reached = f"; best top-1 error {best['top1_error']:.2f}% at step {best['step']:.0f}" if best else ""
+    return f"finished: {job.progress.step} steps, {job.progress.epoch:.2f} epochs{reached}"
