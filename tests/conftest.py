@@ -18,6 +18,7 @@ for name in ("COLUMNS", "LINES"):
 LONG = ("tests/launch/test_slurm.py", "tests/train/test_signals.py", "tests/train/test_faults.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file stay together, for their fixtures' sake, and all that need Slurm, of which a machine has one.
 
