@@ -15,18 +15,21 @@ for name in ("COLUMNS", "LINES"):
 
 
 # The longest first, so that no worker is left with one of them when the others have nothing more to do.
-LONG = ("tests/launch/test_slurm.py", "tests/train/test_signals.py", "tests/train/test_faults.py")
+LONG = tuple(
+    f"tests/{name}.py"
+    for name in (
+        "launch/test_slurm",
+        "train/test_signals",
+        "train/test_rollback",
+        "train/test_zero",
+        "train/test_hanging",
+        "train/test_faults",
+    )
+)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file stay together, for their fixtures' sake, and all that need Slurm, of which a machine has one.
-
-    Those marked `gpu` skip, and say so, where there is no GPU.
-    """
-    for item in items:
-        needs_slurm = "slurm" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("slurm" if needs_slurm else item.nodeid.partition("::")[0]))
+    """Tests marked `gpu` skip, and say so, where there is no GPU."""
     items.sort(key=lambda item: next((k for k, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
     if visible_gpus():
         return
