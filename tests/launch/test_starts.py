@@ -108,11 +108,10 @@ def test_torchrun_and_its_sigterm(data: Path, whole: Path, tmp_path: Path) -> No
 
 
 def test_srun_by_hand(slurm: dict[str, str], data: Path, whole: Path, tmp_path: Path) -> None:
-    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", *COMMAND, *training(data)]
+    srun = ["srun", "--job-name=by-hand", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", *COMMAND, *training(data)]
     process = start(srun, tmp_path, **slurm)
     wait_for_step(tmp_path / "run", 3, process)
-    job = subprocess.run(["squeue", "-h", "-o", "%A"], env=os.environ | slurm, capture_output=True, text=True, check=True)
-    subprocess.run(["scancel", "--signal=TERM", job.stdout.split()[-1]], env=os.environ | slurm, check=True)
+    subprocess.run(["scancel", "--signal=TERM", "--name=by-hand"], env=os.environ | slurm, check=True)
     code, said = end(process)
     assert code == 75 and "stopped by a signal after step" in said, said
     code, said = end(start(srun, tmp_path, **slurm))

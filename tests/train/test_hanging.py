@@ -13,7 +13,7 @@ from tests.commands import TINY, inceptionctl, refused, sets, started, wait_for_
 from tests.data.conftest import fill
 from tests.train.test_signals import FILES, left_of, ranks_of, same_rows, wait_for
 
-STEPS, TIMEOUT = 20, 40
+STEPS, TIMEOUT = 12, 25
 SETTINGS = (
     *TINY,
     "model.num_classes=2",
@@ -103,8 +103,8 @@ def lives(process: psutil.Process) -> bool:
 
 
 def alone(rank: int, size: int, port: int, data: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """One rank of a job whose others are never started; it waits for ten seconds."""
-    settings = (*SETTINGS, "train.collective_timeout_seconds=10", "data.read_timeout_seconds=5", f"data.root={data}")
+    """One rank of a job whose others are never started; it waits for five seconds."""
+    settings = (*SETTINGS, "train.collective_timeout_seconds=5", "data.read_timeout_seconds=2", f"data.root={data}")
     world = {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
@@ -119,7 +119,7 @@ def alone(rank: int, size: int, port: int, data: Path, folder: Path) -> subproce
 @pytest.mark.slow
 def test_ranks_that_never_come_are_named(data: Path, tmp_path: Path) -> None:
     port = free_port()
-    missing = f"ranks 1, 2 have not come to 127.0.0.1:{port} within 10 s (1 of 3 are there)"
+    missing = f"ranks 1, 2 have not come to 127.0.0.1:{port} within 5 s (1 of 3 are there)"
     refused(alone(0, 3, port, data, tmp_path), 4, missing, "every rank was started")
     assert not (tmp_path / "run").exists()
 
