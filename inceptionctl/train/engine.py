@@ -82,7 +82,9 @@ def connect(
         choose_interface(world)
     try:
         if world.size > 1:
-            met(meet(world, timeout))
+            # Held until the process group has the same server: else that would end, and with it whoever has come to the group already.
+            store = meet(world, timeout)
+            met(store)
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=patience, verbose=False)
     except (dist.DistError, RuntimeError) as error:
         raise _connection_fault(world, error) from None

@@ -85,6 +85,7 @@ def test_a_port_in_use_is_noticed() -> None:
 
 RANK = """
 import sys
+import time
 from pathlib import Path
 import torch
 from torch import nn
@@ -97,7 +98,8 @@ from inceptionctl.train import engine as distributed
 
 torch.set_num_threads(1)
 world, device = world_from_environment(), torch.device("cpu")
-distributed.connect(world, device, 77.0)
+# Rank 1 comes to the process group while rank 0 is still where they met: the server of that must live on.
+distributed.connect(world, device, 77.0, lambda _: time.sleep(4 * (world.rank == 0)))
 torch.manual_seed(0)
 model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.5), nn.Linear(3, 1, bias=False))
 images = torch.arange(24.0).reshape(8, 3) % 7
