@@ -48,6 +48,7 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
         "steps_per_epoch": round(images / batch.global_batch_size, 3) if images else None,
         "learning_rate": schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs),
         "optimizer": recipe.optim.model_dump(),
+        "clip_global_norm": recipe.optim.clip_global_norm,
         "deepspeed": deepspeed_config(batch, recipe.train.zero_stage),
         "disk_needed_bytes": disk_needed(parameters, recipe),
         "disk_needed": f"{size(disk_needed(parameters, recipe))} for checkpoints ({size(checkpoint_bytes(parameters, recipe))} each)",

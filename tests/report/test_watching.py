@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -90,17 +91,20 @@ def test_a_terminal_sees_new_rows_until_ctrl_c(run: Run) -> None:
     ours, theirs = pty.openpty()
     command = [*COMMAND, "watch", str(run.path), "--every", "0.1"]
     variables = environment() | {"TERM": "xterm"}
+    # A shell's background job, as CI may be, starts everything with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=variables, start_new_session=True)
     os.close(theirs)
     try:
         seen = read_until(ours, b"15 of 50")
         write_rows(run, 10, 15, 35)
         seen += read_until(ours, b"35 of 50")
-        os.kill(process.pid, 2)
+        process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
         assert b"Traceback" not in seen
     finally:
         process.kill()
+        process.wait()
         os.close(ours)
 
 
