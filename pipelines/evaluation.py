@@ -9,7 +9,7 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, math, types
 
 from pipelines.filters import FILTERS
-from pipelines.limits import refused_above
+from pipelines.whole import whole_images
 
 
 def evaluation(
@@ -49,13 +49,7 @@ def evaluation(
     )
     options = {"size": [input_px, input_px], "interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
-        encoded, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
-        sides = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)[:2]
-        encoded = refused_above(most_pixels, encoded, sides)
-        # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
-        image = fn.decoders.image(encoded, device=decode, output_type=types.RGB, adjust_orientation=exif_orientation)
-        if device_id is not None:
-            image, label = image.gpu(), label.gpu()
+        image, sides, label = whole_images(source, most_pixels, decode, device_id, exif_orientation)
         if keep_aspect:
             # Only the window is computed, from the whole image: at its edges the filter sees what lies beyond them.
             start, end = middle_window(sides, input_px, python_math.floor(input_px / central_fraction))

@@ -8,7 +8,7 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, types
 
 from pipelines.filters import FILTERS
-from pipelines.limits import refused_above
+from pipelines.whole import whole_images
 
 
 def views(
@@ -39,12 +39,7 @@ def views(
     )
     options = {"interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
-        encoded, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
-        sides = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)[:2]
-        encoded = refused_above(most_pixels, encoded, sides)
-        image = fn.decoders.image(encoded, device=decode, output_type=types.RGB, adjust_orientation=exif_orientation)
-        if device_id is not None:
-            image, label = image.gpu(), label.gpu()
+        image, sides, label = whole_images(source, most_pixels, decode, device_id, exif_orientation)
         shorter = fn.reductions.min(sides)
         resized = [
             fn.resize(image, size=fn.cast(side * sides // shorter, dtype=types.FLOAT), **options) for side in shorter_sides

@@ -33,11 +33,9 @@ def verify(path: PathOf, as_json: Json = False) -> None:
 
     Exit code 5 when a checkpoint is damaged or holds a file that its manifest does not name, or there is none.
     """
-    from inceptionctl.train import checkpoint_files as files
-
     rows = _rows(path)
     for row in rows:
-        row["problem"] = _damage(files.verify, Path(row["path"]))
+        row["problem"] = _damage(Path(row["path"]))
     _report(path, f"Checkpoints of {path}, every byte compared", rows, as_json)
 
 
@@ -94,9 +92,11 @@ def _check_exists(path: Path) -> None:
         raise CheckpointError(f"no run or checkpoint {path}", "`inceptionctl runs list` shows the runs")
 
 
-def _damage(verify: Any, checkpoint: Path) -> str | None:
+def _damage(checkpoint: Path) -> str | None:
+    from inceptionctl.train import checkpoint_files as files
+
     try:
-        verify(checkpoint)
+        files.verify(checkpoint)
     except CheckpointError as error:
         return error.message.removeprefix(f"checkpoint {checkpoint} ").removeprefix("is damaged: ")
     return None

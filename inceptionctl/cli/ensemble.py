@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json
+from inceptionctl.cli.options import Json, ProtocolName
 from inceptionctl.errors import CheckpointError, RecipeError
-
-if TYPE_CHECKING:
-    from inceptionctl.evaluate.records import Record
 
 
 def ensemble(
@@ -20,9 +17,7 @@ def ensemble(
         list[Path],
         typer.Argument(metavar="RUN|EVALUATION...", help="Runs, or .json or .parquet files that `evaluate` has written."),
     ],
-    protocol: Annotated[
-        Literal["single", "10crop", "12crop", "144crop", "dense"], typer.Option(help="Which evaluation of a run is meant.")
-    ] = "single",
+    protocol: Annotated[ProtocolName, typer.Option(help="Which evaluation of a run is meant.")] = "single",
     weights: Annotated[str | None, typer.Option(metavar="W,...", help="Weight of each member; equal by default.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write.")] = None,
     as_json: Json = False,
@@ -33,9 +28,10 @@ def ensemble(
     """
     from inceptionctl.evaluate.ensemble import combine
     from inceptionctl.evaluate.evaluation import write_result
+    from inceptionctl.evaluate.records import read_record
 
     files = [_record_file(source, protocol) for source in sources]
-    _, result = combine([_read(file) for file in files], [str(source) for source in sources], _numbers(weights))
+    _, result = combine([read_record(file) for file in files], [str(source) for source in sources], _numbers(weights))
     if output:
         write_result(result, output)
     if as_json:
@@ -44,12 +40,6 @@ def ensemble(
         _print(result)
     if output:
         console.say(f"wrote {output}")
-
-
-def _read(file: Path) -> Record:
-    from inceptionctl.evaluate.records import read_record
-
-    return read_record(file)
 
 
 def _record_file(source: Path, protocol: str) -> Path:

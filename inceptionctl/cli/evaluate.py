@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, DataOption, Json, WeightsOption
+from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.machine import Machine
-    from inceptionctl.evaluate.protocols import Name
     from inceptionctl.evaluate.running import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.launch.world import World
@@ -37,7 +36,7 @@ def evaluate(
         ),
     ],
     protocol: Annotated[
-        Literal["single", "10crop", "12crop", "144crop", "dense"],
+        ProtocolName,
         typer.Option(help="Crops of an image: the recipe's one, AlexNet's 10, these and the whole square, GoogLeNet's 144."),
     ] = "single",
     scales: Annotated[
@@ -178,7 +177,7 @@ def _work(
     subject: Subject,
     recipe: Recipe | None,
     data: Path | None,
-    name: Name,
+    name: ProtocolName,
     sides: list[int] | None,
     batch_size: int | None,
     machine: Machine,
@@ -266,7 +265,7 @@ def _folder_of_parts(file: Path | None) -> Iterator[Path]:
         yield Path(folder) / "parts"
 
 
-def _draw(source: Path, name: Name, sides: list[int] | None, image: Path, file: Path) -> None:
+def _draw(source: Path, name: ProtocolName, sides: list[int] | None, image: Path, file: Path) -> None:
     import torch
 
     from inceptionctl.evaluate.drawing import draw_crops

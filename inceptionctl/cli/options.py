@@ -20,3 +20,4 @@ CheckpointOption = Annotated[
     typer.Option(help="Which checkpoint of the run: the newest, or that of the lowest validation error."),
 ]
 DataOption = Annotated[Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/*; the recipe's by default.")]
+ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]  # that of evaluate.protocols, which loads torch

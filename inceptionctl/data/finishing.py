@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier, local
+from concurrent.futures import Future
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
 from inceptionctl.data.recolouring import Changes, Recolouring
+from inceptionctl.data.threads import single_threaded
 from inceptionctl.errors import InceptionctlError
 
 Source = Iterator[tuple[Any, Any]]
@@ -53,7 +54,7 @@ class Finished:
         self._limits, self._dtype = limits, dtype
         self._buffers = _Buffers()
         self._of_thread = local()
-        self._pool = _single_threaded(num_threads)
+        self._pool = single_threaded(num_threads, "finishing")
         self._begun: tuple[Tensor, Any, list[Future[None]]] | None = None
         self._end: BaseException | None = None
 
@@ -99,23 +100,6 @@ class Finished:
         """Stop; batches already handed out stay valid."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._begun, self._end = None, StopIteration()
-
-
-def _single_threaded(count: int) -> ThreadPoolExecutor:
-    """Threads in which torch's operators start no others: those would spin for work beside the training, several for each thread."""
-    others = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, thread_name_prefix="finishing", initializer=_stay_single_threaded)
-    started = Barrier(count)
-    for thread in [pool.submit(started.wait) for _ in range(count)]:
-        thread.result()
-    # What a thread is told becomes the beginning of all that come after it.
-    torch.set_num_threads(others)
-    return pool
-
-
-def _stay_single_threaded() -> None:
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # a thread takes the number of the process when it first asks, whatever it has set before
 
 
 class _Buffers:

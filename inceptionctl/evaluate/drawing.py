@@ -18,16 +18,22 @@ from inceptionctl.run import write_atomically
 FORMATS = ("png", "svg", "pdf")
 
 
+def picture_format(file: Path, example: str = "crops.png") -> str:
+    """png, svg or pdf by the suffix of `file`. Raises RecipeError for another, with an example of a name."""
+    suffix = file.suffix.lstrip(".").lower()
+    if suffix not in FORMATS:
+        raise RecipeError(
+            f"cannot draw into {file}: its suffix is none of {', '.join(FORMATS)}", f"name a file such as {example}"
+        )
+    return suffix
+
+
 def draw_crops(image: Path, protocol: Protocol | None, preparation: Preparation, file: Path) -> None:
     """Draw the boxes of a protocol (None: the single crop) on an image, one panel a scale, into a png, svg or pdf.
 
     Raises DataError when the image cannot be decoded, RecipeError for another suffix, EnvironmentFault when the disk refuses.
     """
-    suffix = file.suffix.lstrip(".").lower()
-    if suffix not in FORMATS:
-        raise RecipeError(
-            f"cannot draw into {file}: its suffix is none of {', '.join(FORMATS)}", "name a file such as crops.png"
-        )
+    suffix = picture_format(file)
     write_atomically(file, _drawn(image, protocol, preparation, suffix))
 
 

@@ -45,7 +45,8 @@ def run_evaluation(
     the sums are made by one process. Raises DataError when an image cannot be decoded.
     """
     start = time.perf_counter()
-    parts = Parts(folder, work.batches)
+    batches = work.batches
+    parts = Parts(folder, batches)
 
     def begin() -> dict[str, Any]:
         return {"goes_on": parts.begin(work.identity), "missing": parts.missing()}
@@ -53,8 +54,8 @@ def run_evaluation(
     begun = ranks.on_rank_zero(begin)
     missing: list[int] = begun["missing"]
     share = missing[ranks.rank * len(missing) // ranks.size : (ranks.rank + 1) * len(missing) // ranks.size]
+    left = sum(len(batches[number]) for number in missing)
     if begun["goes_on"]:
-        left = sum(len(work.batches[number]) for number in missing)
         say(f"goes on: {len(work.images) - left} of {len(work.images)} images were answered before")
     answer(work, parts, share, on_progress)
     if ranks.rank != 0:
@@ -62,5 +63,4 @@ def run_evaluation(
     while parts.missing():  # a rank that fails ends this one too, by the launcher
         time.sleep(SECONDS_BETWEEN_LOOKS)
     probabilities = parts.collect()
-    left = sum(len(work.batches[number]) for number in missing)
     return Done(result_of(work, probabilities, left, time.perf_counter() - start), probabilities, parts)

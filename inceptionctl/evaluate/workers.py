@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 import torch
+
+from inceptionctl.data.threads import single_threaded
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -29,7 +31,7 @@ def in_order(function: Callable[[T], U], items: Iterable[T], num_workers: int) -
     def work(item: T) -> U:
         return function(item)
 
-    with ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with single_threaded(num_workers, "evaluating") as pool:
         running: deque[Future[U]] = deque()
         try:
             for item in items:

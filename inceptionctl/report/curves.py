@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.errors import DataError
+from inceptionctl.evaluate.drawing import picture_format
 from inceptionctl.run import Run, write_atomically
-
-FORMATS = ("png", "svg", "pdf")
 
 
 def draw_curves(run: Run, file: Path) -> None:
@@ -18,11 +17,7 @@ def draw_curves(run: Run, file: Path) -> None:
 
     Raises RecipeError for another suffix, DataError for a run without numbers, EnvironmentFault when the file cannot be written.
     """
-    suffix = file.suffix.lstrip(".").lower()
-    if suffix not in FORMATS:
-        raise RecipeError(
-            f"cannot draw into {file}: its suffix is none of {', '.join(FORMATS)}", "name a file such as curves.png"
-        )
+    suffix = picture_format(file, "curves.png")
     rows = list(run.metrics())
     train = [row for row in rows if row.get("kind") == "train"]
     if not train:

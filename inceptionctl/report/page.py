@@ -36,6 +36,8 @@ class Reported:
     name: str
     contents: RunContents
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    record: Record | None = None
+    """Probabilities of the newest evaluation, where they are kept."""
 
     @property
     def network(self) -> str:
@@ -65,7 +67,8 @@ def _reported(run: Run, name: str) -> Reported:
             found.append({**result, "file": file, "num_classes": len(result["classes"]), "error": result["top1_error"]})
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not one of ours, or one of another version; the page says how many it shows
-    return Reported(name, read_run(run), sorted(found, key=lambda one: (one["step"], one["file"].stat().st_mtime)))
+    found.sort(key=lambda one: (one["step"], one["file"].stat().st_mtime))
+    return Reported(name, read_run(run), found, _record(found[-1]) if found else None)
 
 
 def _ensemble(file: Path) -> dict[str, Any]:
@@ -146,8 +149,7 @@ def _crops(one: Reported) -> dict[str, Any] | None:
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
     protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
-    record = _record(result)
-    for image in record.images[:3] if record else ():
+    for image in one.record.images[:3] if one.record else ():
         try:
             drawn = crops_png(Path(result["data_root"]) / image, protocol, preparation)
         except InceptionctlError:
@@ -165,7 +167,7 @@ def _record(result: dict[str, Any]) -> Record | None:
 
 def _confused(one: Reported) -> list[dict[str, Any]]:
     """The pairs of classes that the newest evaluation confused most, with the images it was surest of."""
-    record = _record(one.evaluations[-1]) if one.evaluations else None
+    record = one.record
     if record is None:
         return []
     classes, root = record.about["classes"], Path(record.about["data_root"])

@@ -34,6 +34,14 @@ def fill(folder: Path, count: int, seed: int) -> None:
         Image.fromarray(photo(seed + i, width, height)).save(folder / f"{i:03d}.{suffix}", quality=92)
 
 
+def two_classes(root: Path) -> Path:
+    """A data set of 29 training images and 7 for validation, in 2 classes: no number of either that a batch would divide."""
+    for split, counts in (("train", (15, 14)), ("val", (3, 4))):
+        for label, count in enumerate(counts):
+            fill(root / split / f"class_{label}", count, seed=100 * label + 50 * (split == "val"))
+    return root
+
+
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set to read only: 13 training images and 7 for validation, in 3 classes."""

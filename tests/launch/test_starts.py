@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.commands import COMMAND, TINY, environment, inceptionctl, rows, sets
-from tests.data.conftest import fill
+from tests.data.conftest import two_classes
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +28,7 @@ MPI = 'raise SystemExit("mpi4py was asked for")\n'
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    for split, counts in (("train", (15, 14)), ("val", (3, 4))):
-        for label, count in enumerate(counts):
-            fill(root / split / f"class_{label}", count, seed=100 * label + 50 * (split == "val"))
-    return root
+    return two_classes(tmp_path_factory.mktemp("data"))
 
 
 def training(data: Path, steps: int = STEPS) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from inceptionctl.launch.local import free_port
 from tests.commands import TINY, inceptionctl, refused, sets, started, wait_for_step
-from tests.data.conftest import fill
+from tests.data.conftest import two_classes
 from tests.train.test_signals import FILES, left_of, ranks_of, same_rows, wait_for
 
 STEPS, TIMEOUT = 12, 25
@@ -30,11 +30,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    for split, counts in (("train", (15, 14)), ("val", (3, 4))):
-        for label, count in enumerate(counts):
-            fill(root / split / f"class_{label}", count, seed=100 * label + 50 * (split == "val"))
-    return root
+    return two_classes(tmp_path_factory.mktemp("data"))
 
 
 def command(data: Path, ranks: int = 2) -> tuple[str, ...]:

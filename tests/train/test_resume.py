@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.commands import TINY, inceptionctl, kill_all, refused, rows, sets, started, wait_for_step
-from tests.data.conftest import fill
+from tests.data.conftest import two_classes
 
 STEPS = 40
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
@@ -26,11 +26,7 @@ SETTINGS = sets(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    for split, counts in (("train", (15, 14)), ("val", (3, 4))):
-        for label, count in enumerate(counts):
-            fill(root / split / f"class_{label}", count, seed=100 * label + 50 * (split == "val"))
-    return root
+    return two_classes(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

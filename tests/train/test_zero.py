@@ -16,7 +16,7 @@ from inceptionctl.launch.local import free_port
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
 from tests.commands import environment, inceptionctl, refused, rows, sets, started, wait_for_step
-from tests.data.conftest import fill
+from tests.data.conftest import two_classes
 
 CLIP, RATE = 0.02, 0.05  # well below every norm here
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -177,11 +177,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    for split, counts in (("train", (15, 14)), ("val", (3, 4))):
-        for label, count in enumerate(counts):
-            fill(root / split / f"class_{label}", count, seed=100 * label + 50 * (split == "val"))
-    return root
+    return two_classes(tmp_path_factory.mktemp("data"))
 
 
 def command(data: Path, ranks: int, stage: int, steps: int, output: str = "run") -> tuple[str, ...]:

@@ -1,0 +1,27 @@
+"""How graphs of evaluations begin: every image is decoded whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nvidia.dali import fn, types
+
+from pipelines.limits import refused_above
+
+
+def whole_images(
+    source: Callable[[], tuple[Any, ...]], most_pixels: int, decode: str, device_id: int | None, exif_orientation: bool
+) -> tuple[Any, Any, Any]:
+    """(images HWC, RGB, uint8; their height and width, int32; labels int64), on the GPU where there is a `device_id` but for the sides.
+
+    To be called inside a pipeline; the arguments are those of `evaluation`.
+    """
+    encoded, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
+    sides = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)[:2]
+    encoded = refused_above(most_pixels, encoded, sides)
+    # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
+    image = fn.decoders.image(encoded, device=decode, output_type=types.RGB, adjust_orientation=exif_orientation)
+    if device_id is not None:
+        image, label = image.gpu(), label.gpu()
+    return image, sides, label
