@@ -38,7 +38,7 @@ def inceptionctl(*arguments: str | Path, cwd: Path | None = None, **variables: s
     """Run a command to its end."""
     words = [str(argument) for argument in arguments]
     return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=environment() | variables, timeout=300, check=False
+        [*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=environment() | variables, timeout=900, check=False
     )
 
 

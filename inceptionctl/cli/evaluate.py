@@ -80,7 +80,7 @@ def evaluate(
     from inceptionctl.launch.signals import stoppable
     from inceptionctl.launch.world import world_from_environment
 
-    world, sides = world_from_environment(), _sides(scales)
+    world, sides = world_from_environment(), _sides(scales, protocol)
     if every and output:
         raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
     if show_crops:
@@ -104,9 +104,11 @@ def evaluate(
         console.print_json(results if every else results[0])
 
 
-def _sides(scales: str | None) -> list[int] | None:
+def _sides(scales: str | None, protocol: ProtocolName) -> list[int] | None:
     if scales is None:
         return None
+    if protocol == "single":
+        raise RecipeError("--scales: a single crop is cut as the recipe says", "give --protocol as well, or leave --scales out")
     words = scales.split(",")
     if not all(word.strip().isdigit() and int(word) > 0 for word in words):
         raise RecipeError(f"--scales {scales}: not whole numbers of px", "for example --scales 342,384,427,470")
@@ -183,6 +185,7 @@ def _work(
     machine: Machine,
 ) -> Work:
     from inceptionctl.data.dataset import open_split
+    from inceptionctl.data.reading import SECONDS_TO_READ
     from inceptionctl.evaluate.evaluation import Work, check_classes
     from inceptionctl.evaluate.protocols import make_protocol
 
@@ -200,6 +203,7 @@ def _work(
         batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
         (recipe and recipe.data.num_threads) or machine.num_threads,
         machine.decode(recipe.data.decode if recipe else "auto") if subject.device.type == "cuda" else "cpu",
+        seconds_to_read=recipe.data.read_timeout_seconds if recipe else SECONDS_TO_READ,
     )
 
 

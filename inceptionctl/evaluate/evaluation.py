@@ -55,6 +55,8 @@ class Work:
     decode: Decode
     subset: str = "all"
     """How `images` are called among those of the data set."""
+    seconds_to_read: float = SECONDS_TO_READ
+    """How long a file may take to be read; after that it is one that cannot be."""
 
     @property
     def batches(self) -> list[range]:
@@ -121,7 +123,7 @@ def _answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
         "num_threads": work.num_threads,
         "device_id": subject.device.index if subject.device.type == "cuda" else None,
         "decode": work.decode,
-        "seconds_to_read": SECONDS_TO_READ,
+        "seconds_to_read": work.seconds_to_read,
     }
 
     def answer(images: Tensor) -> Tensor:

@@ -88,8 +88,7 @@ class RankSignals:
                     self._take(number)
 
     def _outlive(self) -> None:
-        while os.read(0, 64):
-            pass
+        _wait_for_end_of_command()
         if self._speaks and self._exit_code is None:
             _say("the command that started the ranks has gone: they save and leave")
         self._take(signal.SIGUSR1)
@@ -105,6 +104,16 @@ class RankSignals:
             _say("asked twice: left without a save; the same command goes on from the last checkpoint")
         # Not sys.exit: the main thread may be in a call that does not come back.
         os._exit(code)
+
+
+def _wait_for_end_of_command() -> None:
+    while os.read(0, 64):
+        pass
+
+
+def _leave_after_command() -> None:
+    _wait_for_end_of_command()
+    os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def _say(message: str) -> None:
@@ -127,6 +136,8 @@ def blocked() -> Iterator[None]:
 def stoppable(lost: str = "before the training began: nothing is lost") -> Iterator[None]:
     """Work that a signal ends with ResumeLater, which says what is `lost` by it; a second one ends the process at once.
 
+    So does the end of the command that has started this process as one of several ranks.
+
     SIGINT gets a handler of its own: a shell starts a background job with SIGINT ignored, and Python then raises nothing on it.
     """
     requests = Requests()
@@ -140,6 +151,8 @@ def stoppable(lost: str = "before the training began: nothing is lost") -> Itera
             raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, interrupt) for number in ASKING}
+    if PIPE_OF_COMMAND in os.environ:
+        threading.Thread(target=_leave_after_command, daemon=True).start()
     # A rank is born with them blocked by the command that starts it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     try:

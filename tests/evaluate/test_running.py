@@ -21,8 +21,9 @@ from inceptionctl.evaluate.running import Done, Ranks, run_evaluation
 from inceptionctl.evaluate.subject import subject_of
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.run import Run
-from tests.commands import inceptionctl
+from tests.commands import inceptionctl, started
 from tests.evaluate.making import INPUT_PX
+from tests.train.test_signals import left_of, ranks_of, wait_for
 
 CPU = torch.device("cpu")
 
@@ -139,3 +140,16 @@ def test_the_command_with_two_processes(run: Run, data: Path, tmp_path: Path) ->
     told = json.loads(files[1].read_text())
     assert told["num_images"] == 24 and told["protocol"] == "144crop" and told["scales"] == [86, 96, 107, 118]
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_processes_whose_command_was_killed_leave(run: Run, data: Path, tmp_path: Path) -> None:
+    log, file = tmp_path / "log", tmp_path / "two.json"
+    words = ("evaluate", run.path, "--protocol", "144crop", "--cpu-ranks", "2", "--output", file)
+    with started(*words, cwd=tmp_path, log=log) as process:
+        wait_for(lambda: len(ranks_of(process)) == 2, process, log)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not left_of(process), None, log)
+    assert "stopped by SIGUSR1 within the evaluation" in log.read_text()
+    assert not file.exists()
