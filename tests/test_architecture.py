@@ -38,6 +38,8 @@ ONLY_IMPORTER = {
     "typer": {"inceptionctl/cli"},
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
+    # Compiles when it is asked to: a second, for training on a CPU alone.
+    "numba": {"inceptionctl/data/recolouring.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py"},
 }
 HEAVY = {
@@ -47,6 +49,7 @@ HEAVY = {
     "onnx",
     "onnxruntime",
     "numpy",
+    "numba",
     "pydantic",
     "yaml",
     "matplotlib",

@@ -1,25 +1,22 @@
-"""Colours and normalisation of 8-bit images on a CPU: one product of matrices, one sum and one clamp over each image.
+"""Flips, colours and normalisation of 8-bit images on a CPU: one pass over each image, compiled by numba for this processor.
 
-Every step takes a whole image in one call. Smaller pieces would stay in a core's own memory, but cost more of Python's time than
-that is worth.
+Products and sums are rounded to float32 one by one, in an order that is written down: the same bits on any processor, however many
+pixels it takes at once. So nothing here may be fused or reordered (numba's `fastmath`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from inceptionctl.data.augment import Floats
+from inceptionctl.errors import EnvironmentFault
 
-# A product of many pixels at once with a 3 x 3 matrix is slow; of 4 pixels in a row with the matrix 4 times on the diagonal it is
-# not, though most of it are zeros. In pieces that are too small for the library to start threads.
-_PIXELS_A_ROW, _ROWS_A_PIECE = 4, 256
-_VALUES_A_PIECE = 3 * _PIXELS_A_ROW * _ROWS_A_PIECE
-_PIXELS_A_SHIFT = 256  # what is added to a pixel, as often as makes a long row; a whole number of them fills a piece
+Bytes = NDArray[np.uint8]
 
 
 class Changes:
@@ -30,56 +27,111 @@ class Changes:
     """
 
     def __init__(self, flips: NDArray[np.bool_], matrix: Floats, offset: Floats, of_mean: Floats) -> None:
-        self.axes = [[axis for axis, wanted in zip((3, 2), flip, strict=True) if wanted] for flip in flips.tolist()]
-        """Of NCHW, for each image those that are flipped."""
-        blocks = np.zeros((len(matrix), _PIXELS_A_ROW, 3, _PIXELS_A_ROW, 3), dtype=np.float32)
-        places = np.arange(_PIXELS_A_ROW)
-        blocks[:, places, :, places, :] = matrix.transpose(0, 2, 1)
-        self.diagonal = blocks.reshape(-1, 3 * _PIXELS_A_ROW, 3 * _PIXELS_A_ROW)
-        """What a row of pixels, one after another, is multiplied with so that each is multiplied with `matrix` from the left."""
-        self.offset = offset.astype(np.float64)
-        self.of_mean = of_mean.astype(np.float64) if of_mean.any() else None
+        self.flips = flips.tolist()
+        # A mirrored image is read from its last byte to its first, and so B comes first.
+        self.matrix = np.where(flips[:, :1, None], matrix[:, :, ::-1], matrix)
+        self.offset, self.of_mean = offset.astype(np.float64), of_mean.astype(np.float64) if of_mean.any() else None
 
 
 class Recolouring:
-    """Memory of one thread, and the views of it that the steps want: making them anew for each image costs time too."""
+    """matrix x + of_mean m + offset for each pixel x of an image with the mean m, within the limits, flipped.
+
+    Holds memory for images of `input_px` squared, of one thread.
+    """
 
     def __init__(self, input_px: int, limits: Sequence[tuple[float, float]]) -> None:
-        self._num_pixels = input_px**2
-        count = 3 * self._num_pixels
-        # Whole pieces; zeros where an image does not fill the last one.
-        before, after = torch.zeros(2, -(-count // _VALUES_A_PIECE) * _VALUES_A_PIECE)
-        self._image = before[:count].view(1, input_px, input_px, 3).permute(0, 3, 1, 2)
-        self._sums = before.numpy().reshape(-1, _VALUES_A_PIECE)
-        rows = (-1, _ROWS_A_PIECE, 3 * _PIXELS_A_ROW)
-        self._taken, self._made = before.numpy().reshape(rows), after.numpy().reshape(rows)
-        self._values, self._rows = after[:count], after.view(-1, 3 * _PIXELS_A_SHIFT)
-        self._shift = np.zeros((_PIXELS_A_SHIFT, 3), dtype=np.float32)
-        self._added = torch.from_numpy(self._shift).view(-1)
-        self._ones = np.ones(_VALUES_A_PIECE // 3)
-        self._one_limit = limits[0] if len(set(limits)) == 1 else None
-        self._low, self._high = (torch.tensor(bounds).repeat(_PIXELS_A_SHIFT) for bounds in zip(*limits, strict=True))
+        self._recolour, self._sum_up = compiled()
+        self._limits = np.array(limits, dtype=np.float32)
+        self._turned = np.empty(3 * input_px, dtype=np.uint8)
+        self._row = np.empty((1, 3 * input_px), dtype=np.float32)
+        self._no_halves = np.empty((0, 0), dtype=np.uint16)
+        self._sums = np.empty(3, dtype=np.int64)
 
-    def __call__(self, image: Tensor, changes: Changes, i: int, out: Tensor) -> None:
-        """matrix x + of_mean m + offset for each pixel x of an image with the mean m, within the limits, into `out`.
-
-        `image` is uint8 [1, 3, px, px] in channels_last, `out` float32 or bfloat16 [px * px * 3]; the i-th of the changes.
-        """
-        if changes.axes[i]:
-            image = torch.flip(image, changes.axes[i])
-        self._image.copy_(image)
+    def __call__(self, image: Bytes, changes: Changes, i: int, out: NDArray[Any]) -> None:
+        """The i-th of the changes. `image` is [px, 3 * px]; `out` too, float32, or uint16 for the bits of bfloat16."""
         shift = changes.offset[i]
-        self._shift[:] = shift if changes.of_mean is None else shift + changes.of_mean[i] @ self._mean()
-        np.matmul(self._taken, changes.diagonal[i], out=self._made)
-        self._rows.add_(self._added)
-        if self._one_limit and out.dtype == self._values.dtype:
-            torch.clamp(self._values, *self._one_limit, out=out)
-        else:
-            torch.clamp(self._rows, self._low, self._high, out=self._rows)
-            out.copy_(self._values)
+        if changes.of_mean is not None:
+            self._sum_up(image, self._sums)
+            shift = shift + (changes.of_mean[i] * (self._sums * (3 / image.size))).sum(axis=1)
+        floats, halves = (self._row, out) if out.dtype == np.uint16 else (out, self._no_halves)
+        scratch = (self._limits, self._turned, floats, halves)
+        self._recolour(image, *changes.flips[i], changes.matrix[i], shift.astype(np.float32), *scratch)
 
-    def _mean(self) -> NDArray[np.float64]:
-        # Sums of whole numbers: exact, in whatever order they are made.
-        sums = np.add.reduce(self._sums, axis=0)
-        means: NDArray[np.float64] = self._ones @ sums.reshape(-1, 3) / self._num_pixels
-        return means
+
+@cache
+def compiled() -> tuple[Callable[..., None], Callable[..., None]]:
+    """`_recolour` and `_sum_up` in machine code: a second of processor time, the first time in a process.
+
+    Not kept on disk: numba's files are pickles, and processors of two kinds that share a home may be given each other's.
+    """
+    try:
+        # Here, since only training on a CPU needs it.
+        from numba import njit
+        from numba.types import Array, boolean, float32, int64, uint8, uint16, void
+    except ImportError as error:
+        hint = "install inceptionctl again with what it needs, or train on a GPU; `inceptionctl doctor` lists the packages"
+        raise EnvironmentFault(f"numba, which colours images on a CPU, cannot be used: {error}", hint) from error
+    image, floats, halves = Array(uint8, 2, "C"), Array(float32, 2, "C"), Array(uint16, 2, "C")
+    recolour = void(image, boolean, boolean, floats, Array(float32, 1, "C"), floats, Array(uint8, 1, "C"), floats, halves)
+    options = {"nogil": True, "error_model": "numpy"}
+    return njit(recolour, **options)(_recolour), njit(void(image, Array(int64, 1, "C")), **options)(_sum_up)
+
+
+def _recolour(
+    image: Any,
+    mirrored: bool,
+    upside_down: bool,
+    matrix: Any,
+    shift: Any,
+    limits: Any,
+    turned: Any,
+    floats: Any,
+    halves: Any,
+) -> None:
+    """One image; `floats` are its rows, or, where the result goes to `halves`, room for one of them."""
+    # In loops over a row whose places cannot be negative, without min and max, which would have to mind NaN: of such loops LLVM
+    # makes vectors. R, G and B are 0, 1 and 2.
+    height, num_values = image.shape
+    end = np.uintp(num_values)
+    m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
+    m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
+    m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
+    shift0, shift1, shift2 = shift[0], shift[1], shift[2]
+    low0, low1, low2 = limits[0, 0], limits[1, 0], limits[2, 0]
+    high0, high1, high2 = limits[0, 1], limits[1, 1], limits[2, 1]
+    for y in range(height):
+        row = image[height - 1 - y if upside_down else y]
+        if mirrored:
+            for x in range(end):
+                turned[x] = row[end - np.uintp(1) - x]
+            row = turned
+        made = floats[y % len(floats)]
+        for x in range(num_values // 3):
+            x0, x1, x2 = np.float32(row[3 * x]), np.float32(row[3 * x + 1]), np.float32(row[3 * x + 2])
+            # The outer two first: their sum is the same to the bit whichever of them is R.
+            y0 = (m00 * x0 + m02 * x2) + m01 * x1 + shift0
+            y1 = (m10 * x0 + m12 * x2) + m11 * x1 + shift1
+            y2 = (m20 * x0 + m22 * x2) + m21 * x1 + shift2
+            y0 = y0 if y0 > low0 else low0
+            y1 = y1 if y1 > low1 else low1
+            y2 = y2 if y2 > low2 else low2
+            made[3 * x] = y0 if y0 < high0 else high0
+            made[3 * x + 1] = y1 if y1 < high1 else high1
+            made[3 * x + 2] = y2 if y2 < high2 else high2
+        if len(halves) > 0:
+            bits, half = made.view(np.uint32), halves[y]
+            for x in range(num_values):
+                # The upper half of a float32, rounded to nearest, ties to even.
+                half[x] = (bits[x] + ((bits[x] >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)) >> np.uint32(16)
+
+
+def _sum_up(image: Any, sums: Any) -> None:
+    """Of each channel, exact whatever the order."""
+    sum0 = sum1 = sum2 = np.int64(0)
+    for y in range(len(image)):
+        row = image[y]
+        for x in range(len(row) // 3):
+            sum0 += np.int64(row[3 * x])
+            sum1 += np.int64(row[3 * x + 1])
+            sum2 += np.int64(row[3 * x + 2])
+    sums[0], sums[1], sums[2] = sum0, sum1, sum2
