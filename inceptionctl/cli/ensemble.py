@@ -83,9 +83,10 @@ def _recipe_of(sources: Sequence[Path]) -> str | None:
     """The one recipe among the arguments; None where they are runs and evaluations."""
     found = [source for source in sources if source.suffix in (".yaml", ".yml")]
     if len(sources) == 1 and not found and not sources[0].exists():
-        from inceptionctl.recipe import bundled_ensembles
+        from inceptionctl.recipe import bundled_ensembles, bundled_recipes
 
-        found = [source for source in sources if source.name in bundled_ensembles() and len(source.parts) == 1]
+        # One of a single training too: what it is will be said where it is read.
+        found = [source for source in sources if str(source) in {**bundled_ensembles(), **bundled_recipes()}]
     if found and len(sources) > 1:
         raise RecipeError(f"{found[0]} is a recipe, and other things are named beside it", "name one recipe, or runs")
     return str(found[0]) if found else None

@@ -148,6 +148,7 @@ def _print_plan(recipe: str, members: Sequence[Member], states: Sequence[State],
     if as_json:
         console.print_json({"recipe": recipe, "protocol": protocol, "members": rows})
         return
-    columns = ("member", "network", "seed", "epochs", "run", "state")
-    cells = [(*(row[key] for key in columns[:3]), f"{row['epochs']:g}", row["run"], row["to_do"]) for row in rows]
-    console.print_table(f"Ensemble of {recipe}", columns, cells, right=("seed", "epochs"), whole=("member",))
+    columns = ("member", "network", "seed", "epochs", "state")
+    cells = [(*(row[key] for key in columns[:3]), f"{row['epochs']:g}", row["to_do"]) for row in rows]
+    title = f"Ensemble of {recipe} in {members[0].run.path.parent}"
+    console.print_table(title, columns, cells, right=("seed", "epochs"), whole=("member",))
