@@ -165,3 +165,13 @@ def test_what_is_no_ensemble(tmp_path: Path, text: str, settings: tuple[str, ...
     found = problems(write(tmp_path, text), *settings)
     (place,) = [place for told, (place, _) in found.items() if told.startswith(message)]
     assert place == where
+
+
+def test_a_section_of_all_says_nothing_of_what_one_leaves_open(tmp_path: Path) -> None:
+    (tmp_path / "sgd.yaml").write_text("optim: {name: sgd}\n", encoding="utf-8")
+    path = write(
+        tmp_path, "optim: {weight_decay: 1e-5}\nmembers:\n  a: {}\n  b: {extends: sgd.yaml}\n  c: {train: {seed: 1}}\n"
+    )
+    optimizers = [member.optim for member in load_ensemble(path).members.values()]
+    assert [optim.name for optim in optimizers] == ["rmsprop", "sgd", "rmsprop"]
+    assert {optim.weight_decay for optim in optimizers} == {1e-5}
