@@ -60,10 +60,9 @@ def ensemble(
             "`inceptionctl ensemble` was started as one of several ranks; it starts those of its members itself",
             "start it once; docs/slurm.md tells how members become jobs of Slurm",
         )
-    ranks = [] if gpus is None else ["--gpus", str(gpus)]
-    ranks += [] if cpu_ranks is None else ["--cpu-ranks", str(cpu_ranks)]
     if gpus is not None and cpu_ranks is not None:
         raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
+    ranks = ensemble_recipe.RanksHere(gpus, cpu_ranks)
     with stoppable("between two steps of the ensemble: nothing is lost"):
         if recipe:
             made = ensemble_recipe.make(recipe, settings or (), protocol, output, ranks, saved_only, dry_run, as_json)
@@ -102,10 +101,10 @@ def _saved(source: Path, protocol: str) -> Path | None:
     return source.with_suffix(".parquet") if source.suffix == ".json" else source
 
 
-def _record_file(source: Path, protocol: str, ranks: Sequence[str], saved_only: bool) -> Path:
+def _record_file(source: Path, protocol: str, ranks: ensemble_recipe.RanksHere, saved_only: bool) -> Path:
     file = _saved(source, protocol)
     if file is None and not saved_only:
-        ensemble_recipe.run_step(str(source), ["evaluate", str(source), "--protocol", protocol, *ranks])
+        ensemble_recipe.run_step(str(source), ["evaluate", str(source), "--protocol", protocol, *ranks.words])
         file = _saved(source, protocol)
     if file is None:
         raise CheckpointError(
@@ -167,4 +166,4 @@ def _print(result: dict[str, Any]) -> None:
 def _errors(figures: dict[str, Any]) -> tuple[str, str, str, str]:
     taken = figures["seconds_per_image"]
     errors = f"{figures['top1_error']:.2f}", f"{figures['top5_error']:.2f}", f"{figures['loss']:.4f}"
-    return *errors, "" if taken is None else f"{1000.0 * taken:.3g}"
+    return *errors, "" if taken is None else f"{1000.0 * taken:,.1f}"

@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class RanksHere:
+    """What to train and evaluate on, as `train` and `evaluate` take it; both None for what they would choose."""
+
+    gpus: int | None
+    cpu_ranks: int | None
+
+    @property
+    def words(self) -> list[str]:
+        """As options."""
+        named = (("--gpus", self.gpus), ("--cpu-ranks", self.cpu_ranks))
+        return [word for option, number in named if number is not None for word in (option, str(number))]
+
+
+@dataclass(frozen=True)
 class Made:
     """What there is to combine: a file of probabilities, a name and a weight for each member, and where the result belongs."""
 
@@ -35,7 +49,7 @@ def make(
     settings: Sequence[str],
     protocol: ProtocolName | None,
     output: Path | None,
-    ranks: Sequence[str],
+    ranks: RanksHere,
     saved_only: bool,
     dry_run: bool,
     as_json: bool,
@@ -86,7 +100,7 @@ def run_step(name: str, words: Sequence[str]) -> None:
         raise typer.Exit(code)
 
 
-def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, ranks: Sequence[str]) -> None:
+def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, ranks: RanksHere) -> None:
     """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
     from inceptionctl.cli.train import check_inputs
     from inceptionctl.evaluate.members import check_same_images
@@ -94,9 +108,8 @@ def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State],
     from inceptionctl.recipe import dump_recipe
     from inceptionctl.run import disk_errors, write_atomically
 
-    number = int(ranks[1]) if ranks else None
-    here = choose_ranks(*((number, None) if "--gpus" in ranks else (None, number)))
-    if number is None:  # `train` takes as many as can share the batch
+    here = choose_ranks(ranks.gpus, ranks.cpu_ranks)
+    if not ranks.words:  # `train` takes as many as can share the batch
         here = LocalRanks(here.devices[:1], here.on_cpu)
     for member, state in zip(members, states, strict=True):
         if not state.trained:
@@ -109,13 +122,13 @@ def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State],
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 
-def _train_and_evaluate(member: Member, state: State, protocol: ProtocolName, ranks: Sequence[str]) -> Path:
+def _train_and_evaluate(member: Member, state: State, protocol: ProtocolName, ranks: RanksHere) -> Path:
     if not state.trained:
-        run_step(member.name, ["train", str(member.recipe_file), "--output", str(member.run.path), *ranks])
+        run_step(member.name, ["train", str(member.recipe_file), "--output", str(member.run.path), *ranks.words])
         state = member.state(protocol)
     if state.trained and state.record is None:
         root = str(member.recipe.data.root_path)
-        run_step(member.name, ["evaluate", str(member.run.path), "--protocol", protocol, "--data", root, *ranks])
+        run_step(member.name, ["evaluate", str(member.run.path), "--protocol", protocol, "--data", root, *ranks.words])
         state = member.state(protocol)
     if state.record is None:
         raise CheckpointError(f"{member.run.path} was changed meanwhile", "the same command looks again")
