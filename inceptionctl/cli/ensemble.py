@@ -1,59 +1,146 @@
-"""`inceptionctl ensemble`: the mean answer of several trained networks."""
+"""`inceptionctl ensemble`: the mean answer of several trained networks, or of those that an ensemble's recipe names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, ProtocolName
-from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.cli import ensemble_recipe
+from inceptionctl.cli.options import Json, ProtocolName, Settings
+from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
 
 
 def ensemble(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|EVALUATION...", help="Runs, or .json or .parquet files that `evaluate` has written."),
+        typer.Argument(
+            metavar="RECIPE | RUN|EVALUATION...",
+            help="A recipe of an ensemble; or runs, and .json or .parquet files that `evaluate` has written.",
+        ),
     ],
-    protocol: Annotated[ProtocolName, typer.Option(help="Which evaluation of a run is meant.")] = "single",
-    weights: Annotated[str | None, typer.Option(metavar="W,...", help="Weight of each member; equal by default.")] = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write.")] = None,
+    settings: Settings = None,
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="How members are evaluated: the recipe's; of runs `single`.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,...", help="Weight of each member; the recipe's, or equal by default.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of this machine to train and evaluate on, as in `train` and `evaluate`.")
+    ] = None,
+    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="Train and evaluate on the CPU with this many ranks.")] = None,
+    saved_only: Annotated[
+        bool, typer.Option("--saved-only", help="Train and evaluate nothing: exit code 5 where an evaluation is missing.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="JSON file to write, a .parquet beside it; of a recipe the folder for all, runs/NAME by default."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained and evaluated, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Average the class probabilities of several networks, as the paper's ensembles do.
 
-    A run's newest evaluation by the protocol is taken; `inceptionctl evaluate RUN --protocol ...` makes one.
+    A recipe's members are trained one after the other, evaluated and combined; stopped at any place, the same command goes on with what is
+    missing. Of a run the newest evaluation by the protocol is taken; where there is none, it is evaluated.
     """
-    from inceptionctl.evaluate.ensemble import combine
-    from inceptionctl.evaluate.evaluation import write_result
+    from inceptionctl.launch.signals import stoppable
+    from inceptionctl.launch.world import world_from_environment
+
+    shares = _numbers(weights)
+    recipe = _recipe_of(sources)
+    if settings and recipe is None:
+        raise RecipeError("--set changes a recipe, and runs were named", "leave --set out, or name an ensemble's recipe")
+    if world_from_environment() is not None:
+        raise EnvironmentFault(
+            "`inceptionctl ensemble` was started as one of several ranks; it starts those of its members itself",
+            "start it once; docs/slurm.md tells how members become jobs of Slurm",
+        )
+    if gpus is not None and cpu_ranks is not None:
+        raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
+    ranks = ensemble_recipe.RanksHere(gpus, cpu_ranks)
+    with stoppable("between two steps of the ensemble: nothing is lost"):
+        if recipe:
+            made = ensemble_recipe.make(recipe, settings or (), protocol, output, ranks, saved_only, dry_run, as_json)
+            if made is None:
+                return
+            files, names, shares, output = made.files, made.names, shares or made.weights, made.result
+        else:
+            if dry_run:
+                _print_missing(sources, protocol or "single", as_json)
+                return
+            files = [_record_file(source, protocol or "single", ranks, saved_only) for source in sources]
+            names = [str(source) for source in sources]
+        _combine(files, names, shares, output, as_json)
+
+
+def _recipe_of(sources: Sequence[Path]) -> str | None:
+    """The one recipe among the arguments; None where they are runs and evaluations."""
+    found = [source for source in sources if source.suffix in (".yaml", ".yml")]
+    if len(sources) == 1 and not found and not sources[0].exists():
+        from inceptionctl.recipe import bundled_ensembles, bundled_recipes
+
+        # One of a single training too: what it is will be said where it is read.
+        found = [source for source in sources if str(source) in {**bundled_ensembles(), **bundled_recipes()}]
+    if found and len(sources) > 1:
+        raise RecipeError(f"{found[0]} is a recipe, and other things are named beside it", "name one recipe, or runs")
+    return str(found[0]) if found else None
+
+
+def _saved(source: Path, protocol: str) -> Path | None:
+    """The Parquet file of an evaluation, or of a run's newest one by the protocol; None where a run has none."""
+    if source.is_dir():
+        from inceptionctl.run import open_run
+
+        found = sorted(open_run(source).evaluations.glob(f"step-????????_ema_{protocol}.parquet"))
+        return found[-1] if found else None
+    return source.with_suffix(".parquet") if source.suffix == ".json" else source
+
+
+def _record_file(source: Path, protocol: str, ranks: ensemble_recipe.RanksHere, saved_only: bool) -> Path:
+    file = _saved(source, protocol)
+    if file is None and not saved_only:
+        ensemble_recipe.run_step(str(source), ["evaluate", str(source), "--protocol", protocol, *ranks.words])
+        file = _saved(source, protocol)
+    if file is None:
+        raise CheckpointError(
+            f"{source} has no evaluation by {protocol} yet", f"inceptionctl evaluate {source} --protocol {protocol}"
+        )
+    return file
+
+
+def _print_missing(sources: Sequence[Path], protocol: str, as_json: bool) -> None:
+    found = [(source, _saved(source, protocol)) for source in sources]
+    rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
+    if as_json:
+        console.print_json(rows)
+        return
+    cells = [(row["member"], row["evaluation"] or f"by {protocol}: to be made") for row in rows]
+    console.print_table("What would be combined", ("member", "evaluation"), cells)
+
+
+def _combine(
+    files: Sequence[Path], names: Sequence[str], weights: list[float] | None, output: Path | None, as_json: bool
+) -> None:
+    from inceptionctl.evaluate.ensemble import combine, write_ensemble
     from inceptionctl.evaluate.records import read_record
 
-    files = [_record_file(source, protocol) for source in sources]
-    _, result = combine([read_record(file) for file in files], [str(source) for source in sources], _numbers(weights))
+    if output and output.is_dir():
+        raise RecipeError(f"--output {output} is a folder", "name a JSON file, for example ensemble.json in it")
+    records = [read_record(file) for file in files]
+    probabilities, result = combine(records, names, weights)
     if output:
-        write_result(result, output)
+        write_ensemble(output, result, records[0], probabilities)
     if as_json:
         console.print_json(result)
     else:
         _print(result)
     if output:
-        console.say(f"wrote {output}")
-
-
-def _record_file(source: Path, protocol: str) -> Path:
-    """The Parquet file of an evaluation, or of a run's newest one by the protocol."""
-    if source.is_dir():
-        from inceptionctl.run import open_run
-
-        found = sorted(open_run(source).evaluations.glob(f"step-????????_ema_{protocol}.parquet"))
-        if not found:
-            raise CheckpointError(
-                f"{source} has no evaluation by {protocol} yet", f"inceptionctl evaluate {source} --protocol {protocol}"
-            )
-        return found[-1]
-    return source.with_suffix(".parquet") if source.suffix == ".json" else source
+        console.say(f"wrote {output} and {output.with_suffix('.parquet').name}")
 
 
 def _numbers(weights: str | None) -> list[float] | None:
@@ -68,7 +155,7 @@ def _numbers(weights: str | None) -> list[float] | None:
 def _print(result: dict[str, Any]) -> None:
     rows = [(member["name"], f"{member['weight']:.3g}", *_errors(member)) for member in result["members"]]
     rows.append(("ensemble", "", *_errors(result)))
-    columns = ("member", "weight", "top-1 error %", "top-5 error %", "loss")
+    columns = ("member", "weight", "top-1 error %", "top-5 error %", "loss", "ms an image")
     console.print_table(f"Ensemble, {result['protocol']}, {result['num_images']} images", columns, rows, right=columns[1:])
     low, high = result["top1_error_interval"]
     console.out.print(f"top-1 error of the ensemble: 95% between {low:.2f} and {high:.2f}")
@@ -76,5 +163,7 @@ def _print(result: dict[str, Any]) -> None:
     console.out.print(f"all name the same class for {result['agree']:.1f}% of the images; two differ: {', '.join(pairs)}")
 
 
-def _errors(figures: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{figures['top1_error']:.2f}", f"{figures['top5_error']:.2f}", f"{figures['loss']:.4f}"
+def _errors(figures: dict[str, Any]) -> tuple[str, str, str, str]:
+    taken = figures["seconds_per_image"]
+    errors = f"{figures['top1_error']:.2f}", f"{figures['top5_error']:.2f}", f"{figures['loss']:.4f}"
+    return *errors, "" if taken is None else f"{1000.0 * taken:,.1f}"

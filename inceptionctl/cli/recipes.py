@@ -35,15 +35,28 @@ def header_of(path: Path) -> dict[str, str]:
 @app.command(name="list")
 def list_recipes(as_json: Json = False) -> None:
     """List the recipes that come with inceptionctl."""
-    from inceptionctl.recipe import bundled_recipes
+    from inceptionctl.recipe import bundled_ensembles, bundled_recipes
 
-    found = [{"name": name, **header_of(path), "path": str(path)} for name, path in bundled_recipes().items()]
+    kinds = {"training": bundled_recipes(), "ensemble": bundled_ensembles()}
+    found = [
+        {"name": name, "kind": kind, **header_of(path), "path": str(path)}
+        for kind, recipes in kinds.items()
+        for name, path in recipes.items()
+    ]
     if as_json:
         console.print_json(found)
         return
-    rows = [(item["name"], item.get("title", ""), item.get("expected", ""), item.get("cost", "")) for item in found]
-    console.print_table("Bundled recipes", ("name", "what it trains", "expected", "cost"), rows, whole=("name",))
-    console.say("`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it")
+    for kind, title in (("training", "Bundled recipes"), ("ensemble", "Bundled recipes of ensembles")):
+        rows = [
+            (item["name"], item.get("title", ""), item.get("expected", ""), item.get("cost", ""))
+            for item in found
+            if item["kind"] == kind
+        ]
+        console.print_table(title, ("name", "what it trains", "expected", "cost"), rows, whole=("name",))
+        console.out.print()
+    console.say(
+        "`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it, `inceptionctl ensemble NAME` an ensemble"
+    )
 
 
 @app.command()
@@ -54,12 +67,12 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print a recipe as it was written, or complete."""
-    from inceptionctl.recipe import dump_recipe, find_recipe, load_recipe
+    from inceptionctl.recipe import dump_recipe, find_recipe, load_any
 
     if as_json:
-        console.print_json(load_recipe(name, settings or ()).resolved())
+        console.print_json(load_any(name, settings or ()).resolved())
     elif complete or settings:
-        typer.echo(dump_recipe(load_recipe(name, settings or ())), nl=False)
+        typer.echo(dump_recipe(load_any(name, settings or ())), nl=False)
     else:
         typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
 
@@ -88,10 +101,10 @@ def check(
     path: Annotated[str, typer.Argument(help="Bundled name or path.")], settings: Settings = None, as_json: Json = False
 ) -> None:
     """Check a recipe; report every problem at once, each with file:line and a hint. Exit code 2 if there is one."""
-    from inceptionctl.recipe import load_recipe
+    from inceptionctl.recipe import Ensemble, load_any
 
     try:
-        load_recipe(path, settings or ())
+        loaded = load_any(path, settings or ())
     except RecipeError as error:
         if not as_json:
             raise
@@ -101,4 +114,4 @@ def check(
     if as_json:
         console.print_json({"ok": True, "problems": []})
     else:
-        typer.echo(f"{path}: fine")
+        typer.echo(f"{path}: fine" + (f", an ensemble of {len(loaded.members)}" if isinstance(loaded, Ensemble) else ""))

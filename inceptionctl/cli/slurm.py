@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,18 +61,16 @@ def submit(
     """Write a batch script into the run directory and submit it.
 
     The job trains on one rank a GPU, saves before its time limit or when it is preempted, is requeued and goes on at the next sample.
+    Of an ensemble's recipe each member becomes a job of its own.
     """
     from inceptionctl.launch.slurm import batch_script
-    from inceptionctl.launch.slurm import submit as hand_over
-    from inceptionctl.recipe import load_recipe
-    from inceptionctl.run import append_json, new_run_path, write_atomically
-    from inceptionctl.train.start import RUNS, decide_start
 
-    loaded = load_recipe(recipe, settings or ())
+    trainings = _trainings(recipe, settings or (), output)
     ranks_per_node = _ranks_per_node(gpus_per_node, cpu_ranks_per_node)
-    _check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None)
+    for loaded, _ in trainings:
+        _check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None)
 
-    def script_for(run: Path) -> str:
+    def script_for(loaded: Recipe, run: Path) -> str:
         return batch_script(
             run,
             Path.cwd(),
@@ -91,37 +89,77 @@ def submit(
             extra=_words(sbatch or ()),
         )
 
-    planned = (output or new_run_path(loaded, RUNS)).absolute()
-    text = script_for(planned)  # whatever is wrong with it is said before a run directory is made
+    size, several = {"nodes": nodes, "ranks_per_node": ranks_per_node}, len(trainings) > 1
+    told = [_submit_one(*one, resume, script_for, size, several, no_submit, dry_run, as_json) for one in trainings]
+    handed = [job for job in told if job]
+    if as_json and handed:
+        console.print_json(handed if several else handed[0])
+    if several and not dry_run:
+        words = [word for setting in settings or () for word in ("--set", setting)]
+        words += ["--output", str(output)] if output else []
+        console.say(f"when all are trained: {shlex.join(['inceptionctl', 'ensemble', recipe, *words])}")
+
+
+def _trainings(recipe: str, settings: Sequence[str], output: Path | None) -> list[tuple[Recipe, Path | None]]:
+    """What is to be trained, and where: one training, or each member of an ensemble in a run directory of its name."""
+    from inceptionctl.recipe import Ensemble, load_any
+
+    loaded = load_any(recipe, settings)
+    if not isinstance(loaded, Ensemble):
+        return [(loaded, output)]
+    folder = output or Path("runs") / Path(recipe).stem
+    return [(member, folder / name) for name, member in loaded.members.items()]
+
+
+def _submit_one(
+    recipe: Recipe,
+    output: Path | None,
+    resume: str,
+    script_for: Callable[[Recipe, Path], str],
+    size: dict[str, int],
+    several: bool,
+    no_submit: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> dict[str, Any] | None:
+    """Hand one training over; what --json tells of it. None where it is finished, or one of several and in the queue already."""
+    from inceptionctl.launch.slurm import submit as hand_over
+    from inceptionctl.run import append_json, new_run_path, write_atomically
+    from inceptionctl.train.start import RUNS, decide_start
+
+    planned = (output or new_run_path(recipe, RUNS)).absolute()
+    text = script_for(recipe, planned)  # whatever is wrong with it is said before a run directory is made
     if dry_run:
-        console.print_json({"script": text, "run": str(planned)}) if as_json else sys.stdout.write(text)
-        return
-    start = decide_start(loaded, output, resume)
+        if not as_json:
+            sys.stdout.write(text)
+        return {"script": text, "run": str(planned)}
+    start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
-        return
-    _refuse_second(start.run)
+        return None
+    if _is_queued(start.run, several):
+        return None
     run = start.run.path.absolute()
     script = run / "slurm" / "job.sh"
     script.parent.mkdir(exist_ok=True)
-    write_atomically(script, script_for(run))
-    command = f"sbatch {shlex.quote(str(script))}"
+    write_atomically(script, script_for(recipe, run))
     if no_submit:
-        console.print_json({"run": str(run), "script": str(script)}) if as_json else console.say(f"submit it with: {command}")
-        return
+        if not as_json:
+            console.say(f"submit it with: sbatch {shlex.quote(str(script))}")
+        return {"run": str(run), "script": str(script)}
     try:
         job = hand_over(script)
     except Exception:
         _take_back(start.run)
         raise
     submitted = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    append_json(_jobs_file(start.run), {"job": job, "submitted": submitted, "nodes": nodes, "ranks_per_node": ranks_per_node})
-    if as_json:
-        console.print_json({"job": job, "run": str(run), "script": str(script)})
-        return
-    console.say(f"job {job} trains {start.run.path} on {nodes} x {ranks_per_node} ranks; its script is {script}")
-    for verb in ("status", "logs", "cancel"):
-        console.say(f"next: inceptionctl slurm {verb} {shlex.quote(str(start.run.path))}")
+    append_json(_jobs_file(start.run), {"job": job, "submitted": submitted, **size})
+    if not as_json:
+        ranks = f"{size['nodes']} x {size['ranks_per_node']} ranks"
+        console.say(f"job {job} trains {start.run.path} on {ranks}; its script is {script}")
+        for verb in ("status", "logs", "cancel"):
+            console.say(f"next: inceptionctl slurm {verb} {shlex.quote(str(start.run.path))}")
+    return {"job": job, "run": str(run), "script": str(script)}
 
 
 def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
@@ -170,15 +208,19 @@ def _take_back(run: Run) -> None:
             discard_unused(run)
 
 
-def _refuse_second(run: Run) -> None:
+def _is_queued(run: Run, several: bool) -> bool:
+    """Whether a run's job waits or runs, which is told; an error unless the run is one of several."""
     from inceptionctl.launch.slurm import in_queue, queue
 
     for job in queue(_jobs(run)):
         if in_queue(job):
-            raise CheckpointError(
-                f"{run.path} has job {job['job']} in the queue already ({job['state']})",
-                f"wait for it, or end it with: inceptionctl slurm cancel {shlex.quote(str(run.path))}",
-            )
+            message = f"{run.path} has job {job['job']} in the queue already ({job['state']})"
+            if not several:
+                hint = f"wait for it, or end it with: inceptionctl slurm cancel {shlex.quote(str(run.path))}"
+                raise CheckpointError(message, hint)
+            console.say(message)
+            return True
+    return False
 
 
 def _opened(path: Path) -> Run:

@@ -81,7 +81,7 @@ def _start_ranks(
             ranks = LocalRanks(ranks.devices[:fitting], on_cpu=False)
     if port is not None:
         check_port(port)
-    _check_inputs(recipe, ranks)
+    check_inputs(recipe, ranks)
     start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
@@ -93,7 +93,7 @@ def _start_ranks(
     console.say(f"next: inceptionctl evaluate {start.run.path}")
 
 
-def _check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
+def check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
     """Find what is wrong before processes are started and a run directory is made."""
     from inceptionctl.data.dataset import open_data
     from inceptionctl.errors import EnvironmentFault

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.evaluate.evaluation import without_tables, write_result
 from inceptionctl.evaluate.metrics import figures, percent_wrong
-from inceptionctl.evaluate.records import Record
+from inceptionctl.evaluate.records import Record, write_answers
 
 # What must be the same in all members for their mean to be one evaluation, in words for messages.
 SHARED = {"protocol": "protocols", "classes": "classes, or another order of them"}
@@ -24,7 +26,7 @@ def combine(
 
     `weights` are relative; equal by default. `members` are the figures of each, `differ` the share of images in percent of which two
     members name another class, and `agree` of which all name the same. Raises DataError for members of different images, classes or
-    protocols, RecipeError for weights that do not fit.
+    protocols, RecipeError for weights that do not fit. An image takes what it took the members together, where that is known of all.
     """
     if len(records) < 2:
         raise RecipeError("an ensemble has at least two members", "name two or more evaluations or runs")
@@ -34,6 +36,7 @@ def combine(
     assert isinstance(mean, Tensor)
     probabilities = mean.float()
     labels = records[0].labels
+    seconds = [seconds_per_image(record) for record in records]
     predicted = [record.probabilities.argmax(1) for record in records]
     return probabilities, {
         "protocol": records[0].about["protocol"],
@@ -44,17 +47,38 @@ def combine(
                 "weight": share,
                 "checkpoint": record.about.get("checkpoint"),
                 "network": record.about.get("network"),
+                "seconds_per_image": taken,
                 **_own_figures(record),
             }
-            for name, share, record in zip(names, shares, records, strict=True)
+            for name, share, taken, record in zip(names, shares, seconds, records, strict=True)
         ],
+        "seconds_per_image": None if None in seconds else sum(taken for taken in seconds if taken),
         "differ": [
             {"members": [one, other], "percent": percent_wrong(predicted[one] == predicted[other])}
             for one, other in combinations(range(len(records)), 2)
         ],
         "agree": 100.0 - percent_wrong(torch.stack([other == predicted[0] for other in predicted[1:]]).all(0)),
         "classes": records[0].about["classes"],
+        **{key: records[0].about[key] for key in ("data_root", "subset") if key in records[0].about},
     }
+
+
+def seconds_per_image(record: Record) -> float | None:
+    """What an image took when the record was made, decoding included."""
+    rate = record.about.get("images_per_second")
+    return 1.0 / rate if isinstance(rate, int | float) and rate > 0 else record.about.get("seconds_per_image")
+
+
+def write_ensemble(path: Path, result: dict[str, Any], record: Record, probabilities: Tensor) -> None:
+    """The result of `combine` as JSON, and beside it the mean probabilities of the images of `record`, as of one network.
+
+    Raises EnvironmentFault when the disk refuses.
+    """
+    write_result(result, path)
+    about = without_tables(result)
+    write_answers(
+        path.with_suffix(".parquet"), record.images, record.labels.numpy(), result["classes"], probabilities.numpy(), about
+    )
 
 
 def _own_figures(record: Record) -> dict[str, Any]:

@@ -258,5 +258,9 @@ def write_result(result: dict[str, Any], path: Path) -> None:
 
 def write_probabilities(work: Work, probabilities: Floats, result: dict[str, Any], path: Path) -> None:
     """Write them with what they are of beside the result."""
-    tables = ("per_class", "confusion", "calibration")
-    write_record(path, work.images, probabilities, {key: value for key, value in result.items() if key not in tables})
+    write_record(path, work.images, probabilities, without_tables(result))
+
+
+def without_tables(result: dict[str, Any]) -> dict[str, Any]:
+    """What a file of probabilities keeps of a result."""
+    return {key: value for key, value in result.items() if key not in ("per_class", "confusion", "calibration")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,26 @@ def write_record(path: Path, images: ImageSet, probabilities: NDArray[np.float32
 
     `about` is kept as JSON in the file's metadata. Raises EnvironmentFault when the disk refuses.
     """
-    predicted = probabilities.argmax(1)
-    classes = np.array(images.classes, dtype=object)
+    write_answers(path, names_below_root(images), images.labels, images.classes, probabilities, about)
+
+
+def write_answers(
+    path: Path,
+    images: Sequence[str],
+    labels: NDArray[Any],
+    classes: Sequence[str],
+    probabilities: NDArray[np.float32],
+    about: dict[str, Any],
+) -> None:
+    """The same of images by their names below the data root and integer labels [N]."""
+    names = np.array(classes, dtype=object)
     flat = arrow.array(probabilities.reshape(-1))
     table = arrow.table(
         {
-            "image": [name_below_root(images, i) for i in range(len(images))],
-            "label": images.labels.astype(np.int32),
-            "class": classes[images.labels],
-            "predicted": classes[predicted],
+            "image": images,
+            "label": labels.astype(np.int32),
+            "class": names[labels],
+            "predicted": names[probabilities.argmax(1)],
             "confidence": probabilities.max(1),
             "probabilities": arrow.FixedSizeListArray.from_arrays(flat, probabilities.shape[1]),
         }
@@ -77,3 +89,8 @@ def read_record(path: Path) -> Record:
 def name_below_root(images: ImageSet, i: int) -> str:
     """The i-th image's name, the same wherever its data set lies."""
     return images.name(i).removeprefix(f"{images.root}/")
+
+
+def names_below_root(images: ImageSet) -> list[str]:
+    """All images' names, in order."""
+    return [name_below_root(images, i) for i in range(len(images))]

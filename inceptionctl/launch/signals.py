@@ -15,7 +15,7 @@ from inceptionctl.errors import ResumeLater
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Launchers repeat a signal: `timeout` and torchrun send it to a child that has got it with its process group already.
 SECONDS_OF_ONE_REQUEST = 1.0
-# Set for ranks whose standard input is a pipe that ends with the command which started them (launch/local.py).
+# Set for ranks whose standard input is a pipe that ends with the command which started them (launch/local.py, stage.py).
 PIPE_OF_COMMAND = "INCEPTIONCTL_PIPE_OF_COMMAND"
 
 
@@ -136,7 +136,7 @@ def blocked() -> Iterator[None]:
 def stoppable(lost: str = "before the training began: nothing is lost") -> Iterator[None]:
     """Work that a signal ends with ResumeLater, which says what is `lost` by it; a second one ends the process at once.
 
-    So does the end of the command that has started this process as one of several ranks.
+    So does the end of the command that has started this process, as one of several ranks or as a step of its own.
 
     SIGINT gets a handler of its own: a shell starts a background job with SIGINT ignored, and Python then raises nothing on it.
     """

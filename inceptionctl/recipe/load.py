@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,11 @@ from inceptionctl.recipe.section import Section
 from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
 
+if TYPE_CHECKING:
+    from inceptionctl.recipe.ensemble import Ensemble
+
+MEMBERS = "members"  # the key that makes a recipe one of an ensemble
+T = TypeVar("T", bound=BaseModel)
 NUMBER_AS_TEXT = re.compile(r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
 
 
@@ -29,7 +34,16 @@ def bundled_folder() -> Path:
 
 
 def bundled_recipes() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with inceptionctl, sorted."""
+    """Name -> file of every recipe of one training that comes with inceptionctl, sorted."""
+    return {name: path for name, path in _bundled().items() if MEMBERS not in read_source(path).data}
+
+
+def bundled_ensembles() -> dict[str, Path]:
+    """The same for recipes of ensembles (ensemble.py)."""
+    return {name: path for name, path in _bundled().items() if MEMBERS in read_source(path).data}
+
+
+def _bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(bundled_folder().glob("*.yaml"))}
 
 
@@ -38,7 +52,7 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    bundled = bundled_recipes()
+    bundled = _bundled()
     stem = path.name.removesuffix(".yaml").removesuffix(".yml")
     # `recipes/inception_v4.yaml`, as the documentation writes it, also means the bundled one where no such file lies here.
     if stem in bundled and path.parent in (Path(), Path("recipes")):
@@ -59,7 +73,13 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError that carries every problem, each with file:line (or the --set option) and a hint.
     """
-    return _checked(_with_bases(find_recipe(name), ()), settings, name)
+    source = read_source(find_recipe(name))
+    if MEMBERS in source.data:
+        raise RecipeError(
+            f"recipe '{name}' is of an ensemble, not of one training",
+            f"`inceptionctl ensemble {name}` trains its members one by one and combines them",
+        )
+    return _checked(source, settings, name)
 
 
 def default_recipe(settings: Sequence[str] = ()) -> Recipe:
@@ -68,19 +88,23 @@ def default_recipe(settings: Sequence[str] = ()) -> Recipe:
 
 
 def _checked(source: Source, settings: Sequence[str], name: str) -> Recipe:
-    _apply_settings(source, settings)
-    problems = list(source.problems)
+    recipe, problems = examine(merged(source, settings_source(settings)), Recipe)
+    if recipe is None:
+        raise failure(name, problems)
+    return recipe
+
+
+def examine(source: Source, kind: type[T]) -> tuple[T | None, list[Problem]]:
+    """(what a source says, everything that is wrong with it); the former only where nothing is."""
     for section, variants in VARIANTS.items():
         if isinstance(source.data.get(section), dict):
             source.data[section].setdefault("name", next(iter(variants)))
+    problems = list(source.problems)
     try:
-        recipe = Recipe.model_validate(source.data)
+        value = kind.model_validate(source.data)
     except ValidationError as error:
-        problems += [_problem(details, source) for details in error.errors(include_url=False)]
-        raise _failure(name, problems) from None
-    if problems:
-        raise _failure(name, problems)
-    return recipe
+        return None, problems + [_problem(details, source, kind) for details in error.errors(include_url=False)]
+    return (None if problems else value), problems
 
 
 def recipe_from_dict(tree: Mapping[str, Any], name: str) -> Recipe:
@@ -89,15 +113,16 @@ def recipe_from_dict(tree: Mapping[str, Any], name: str) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         empty = Source()
-        raise _failure(name, [_problem(details, empty) for details in error.errors(include_url=False)]) from None
+        raise failure(name, [_problem(details, empty) for details in error.errors(include_url=False)]) from None
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The complete recipe, defaults included, as YAML that loads back to the same recipe."""
+def dump_recipe(recipe: Recipe | Ensemble) -> str:
+    """The complete recipe, of an ensemble too, defaults included, as YAML that loads back to the same recipe."""
     return yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _failure(name: str, problems: Sequence[Problem]) -> RecipeError:
+def failure(name: str, problems: Sequence[Problem]) -> RecipeError:
+    """All problems of a recipe as one error, in the order of the lines."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return RecipeError(f"recipe '{name}' has {count}", problems=sorted(problems, key=_place))
 
@@ -107,12 +132,17 @@ def _place(problem: Problem) -> tuple[str, int]:
     return (file, int(line)) if line.isdigit() else (problem.where, 0)
 
 
-def _with_bases(path: Path, seen: tuple[Path, ...]) -> Source:
+def read_source(path: Path, seen: tuple[Path, ...] = ()) -> Source:
+    """A recipe's file over those that it extends; `seen` are the files that lead to it. Raises RecipeError when it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read recipe {path}: {error}", "a recipe is a UTF-8 text file") from None
-    source = parse(text, str(path))
+    return with_base(parse(text, str(path)), path, seen)
+
+
+def with_base(source: Source, path: Path, seen: tuple[Path, ...] = ()) -> Source:
+    """What is written in the file `path` over what its `extends` names."""
     base = source.data.pop("extends", None)
     where = source.lines.pop(("extends",), f"{path}:1")
     if base is None:
@@ -121,7 +151,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> Source:
     if problem:
         source.problems.append(Problem(where, *problem))
         return source
-    return _merged(_with_bases(_base_path(str(base), path), (*seen, path.resolve())), source)
+    return merged(read_source(_base_path(str(base), path), (*seen, path.resolve())), source)
 
 
 def _base_path(base: str, path: Path) -> Path:
@@ -142,7 +172,8 @@ def _extends_problem(base: Any, path: Path, seen: tuple[Path, ...]) -> tuple[str
     return None
 
 
-def _merged(base: Source, top: Source) -> Source:
+def merged(base: Source, top: Source) -> Source:
+    """`top` over `base`, key by key; a section whose `name` changes starts anew. `base` may be changed by this."""
     for section, variants in VARIANTS.items():
         old, new = base.data.get(section), top.data.get(section)
         if isinstance(old, dict) and isinstance(new, dict) and "name" in new:
@@ -161,7 +192,8 @@ def _deep_merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply_settings(source: Source, settings: Iterable[str]) -> None:
+def settings_source(settings: Iterable[str]) -> Source:
+    """`--set` options as if they were a file."""
     top = Source()
     for setting in settings:
         where = f"--set {setting}"
@@ -178,8 +210,7 @@ def _apply_settings(source: Source, settings: Iterable[str]) -> None:
             )
             continue
         _set_in(top, keys, value, where)
-    merged = _merged(source, top)
-    source.data, source.lines, source.problems = merged.data, merged.lines, merged.problems
+    return top
 
 
 def _set_in(top: Source, keys: KeyPath, value: Any, where: str) -> None:
@@ -194,13 +225,13 @@ def _set_in(top: Source, keys: KeyPath, value: Any, where: str) -> None:
         top.lines[keys[:depth]] = where
 
 
-def _problem(details: ErrorDetails, source: Source) -> Problem:
+def _problem(details: ErrorDetails, source: Source, root: type[BaseModel] = Recipe) -> Problem:
     path = tuple(_data_path(details["loc"], source.data))
     where = _where(path, source)
     key = ".".join(path) or "recipe"
     kind, value = details["type"], details["input"]
     if kind == "extra_forbidden":
-        return Problem(where, f"{key}: unknown key", _nearest_key(path, source.data))
+        return Problem(where, f"{key}: unknown key", _nearest_key(path, source.data, root))
     if kind == "missing":
         return Problem(where, f"{key}: missing", f"add `{path[-1]}:` to the section `{'.'.join(path[:-1])}`")
     if kind == "union_tag_invalid":
@@ -251,8 +282,8 @@ def _where(path: KeyPath, source: Source) -> str:
     return next(iter(source.lines.values()), "recipe")
 
 
-def _nearest_key(path: KeyPath, data: dict[str, Any]) -> str:
-    fields = list(_section_class(path[:-1], data).model_fields)
+def _nearest_key(path: KeyPath, data: dict[str, Any], root: type[BaseModel]) -> str:
+    fields = list(_section_class(path[:-1], data).model_fields if path[:-1] else {**root.model_fields, **Recipe.model_fields})
     close = difflib.get_close_matches(path[-1], fields, n=1)
     return f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(fields)}"
 

@@ -13,7 +13,7 @@ from inceptionctl.cli import app
 from inceptionctl.errors import EXIT_CODES
 from inceptionctl.models import MODELS, build_model
 from inceptionctl.models.summary import count_parameters, multiply_adds
-from inceptionctl.recipe.load import load_recipe
+from inceptionctl.recipe import load_any
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,7 +78,7 @@ def test_the_table_of_networks_is_the_codes() -> None:
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), re.S))
 def test_documented_pieces_of_recipes_load(block: str, tmp_path: Path) -> None:
     (tmp_path / "piece.yaml").write_text(block, encoding="utf-8")
-    load_recipe(str(tmp_path / "piece.yaml"))
+    load_any(str(tmp_path / "piece.yaml"))
 
 
 def test_something_is_documented() -> None:

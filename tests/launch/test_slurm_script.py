@@ -1,6 +1,8 @@
 """The batch script and its options, without a cluster: text, refusals, exit codes."""
 
+import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -136,3 +138,21 @@ def test_without_sbatch_it_ends_with_4_and_no_submit_writes_the_script(root: Pat
     assert result.returncode == 0, result.stderr
     assert os.access(tmp_path / "run" / "slurm" / "job.sh", os.R_OK) and "sbatch " in result.stderr
     refused(inceptionctl("slurm", "status", "run", cwd=tmp_path), 5, "was never given to Slurm")
+
+
+def test_each_member_of_an_ensemble_is_a_job(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("members: {a: {}, b: {model: {name: inception_resnet_v2}}}\n", encoding="utf-8")
+    settings = sets(*TINY, "model.num_classes=3", f"data.root={root}")
+    command = ("slurm", "submit", "two.yaml", *settings, *NODES, "--time", "1:00:00", "--output", "both")
+    dry = inceptionctl(*command, "--dry-run", "--json", cwd=tmp_path)
+    assert [Path(one["run"]).name for one in json.loads(dry.stdout)] == ["a", "b"]
+    result = inceptionctl(*command, "--no-submit", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in "ab":
+        script = tmp_path / "both" / name / "slurm" / "job.sh"
+        assert f"run={tmp_path}/both/{name}\n" in script.read_text() and f"sbatch {script}" in result.stderr
+    # What it says to type next finds these runs.
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("when all are trained: inceptionctl ")]
+    states = inceptionctl(*shlex.split(line)[5:], "--dry-run", "--json", cwd=tmp_path)
+    assert states.returncode == 0, states.stderr
+    assert [one["to_do"] for one in json.loads(states.stdout)["members"]] == ["to be trained", "to be trained"]

@@ -1,0 +1,192 @@
+"""Recipes of ensembles: several trainings, each written as a recipe is, and the protocol by which they answer together.
+
+    protocol: 144crop
+    weights: {v4: 2}            # 1 for the others
+    data: {root: ...}           # sections at the top are every member's
+    members:
+      v4: {extends: inception_v4}
+      irv2: {extends: inception_resnet_v2, train: {seed: 1}}
+
+What comes later counts: what a member extends, the sections at the top, the member's own, `--set key`, `--set members.NAME.key`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from inceptionctl.errors import Problem
+from inceptionctl.recipe.load import (
+    MEMBERS,
+    examine,
+    failure,
+    find_recipe,
+    load_recipe,
+    merged,
+    read_source,
+    settings_source,
+    with_base,
+)
+from inceptionctl.recipe.schema import Recipe, binding
+from inceptionctl.recipe.section import Section
+from inceptionctl.recipe.yaml_source import Source
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class Ensemble(Section):
+    """Several networks that answer as one (section 5 of the paper)."""
+
+    protocol: Literal["single", "10crop", "12crop", "144crop", "dense"] = "144crop"
+    """By which crops every member is evaluated (docs/evaluation.md)."""
+    weights: dict[str, Weight] = Field(default={})
+    """Weight of a member's answer, by its name; 1 for those that are not named."""
+    members: dict[str, Recipe]
+    """The trainings, by the names of their run directories. A member may have `extends` as a recipe has."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if len(self.members) < 2:
+            raise ValueError("members are fewer than two")
+        for name in self.weights:
+            if name not in self.members:
+                raise ValueError(f"weights.{name} is not the weight of a member; there are {', '.join(self.members)}")
+        if not any(self.shares):
+            raise ValueError("weights are 0 for every member")
+        return self
+
+    @property
+    def shares(self) -> list[float]:
+        """The weight of each member, in their order."""
+        return [self.weights.get(name, 1.0) for name in self.members]
+
+    def resolved(self) -> dict[str, Any]:
+        """All keys, defaults included, as plain JSON values in reading order."""
+        return self.model_dump(mode="json")
+
+
+def is_ensemble(name: str) -> bool:
+    """Whether a recipe, given by file or bundled name, is one of an ensemble. Raises RecipeError where there is none."""
+    return MEMBERS in read_source(find_recipe(name)).data
+
+
+def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
+    """Read an ensemble's recipe with its `--set` settings, which are of every member unless they begin with `members.NAME`.
+
+    Raises RecipeError that carries every problem of every member, each with file:line (or the --set option) and a hint.
+    """
+    source, top = read_source(find_recipe(name)), settings_source(settings)
+    written = source.data.get(MEMBERS, {})
+    names = list(written) if isinstance(written, dict) else []
+    problems = [*top.problems, *_strangers(top, names), *_unfit_members(source), *_unfit_members(top)]
+    if not isinstance(written, dict):
+        raise failure(name, [*source.problems, *problems])
+    recipes: dict[str, Recipe] = {}
+    for member in names:
+        recipe, found = examine(_member(source, top, member), Recipe)
+        problems += _told_of_a_member(member, found, {*_sections(source).lines.values(), *_sections(top).lines.values()})
+        if recipe:
+            recipes[member] = recipe
+    problems += _unfit_together(source, recipes)
+    whole = merged(_own(source), _own(top))
+    # What is wrong with a member has been said; these stand for those with problems.
+    whole.data[MEMBERS] = {member: recipes.get(member, Recipe()) for member in names}
+    ensemble, found = examine(whole, Ensemble)
+    problems += found
+    if ensemble is None or problems:
+        raise failure(name, list(dict.fromkeys(problems)))
+    return ensemble
+
+
+def load_any(name: str, settings: Sequence[str] = ()) -> Recipe | Ensemble:
+    """A recipe of either kind. Raises RecipeError as `load_recipe` and `load_ensemble` do."""
+    return load_ensemble(name, settings) if is_ensemble(name) else load_recipe(name, settings)
+
+
+def _member(source: Source, top: Source, name: str) -> Source:
+    """A member's recipe out of all layers."""
+    own, set_alone = _part(source, name), _part(top, name)
+    said = set_alone if "extends" in set_alone.data else own
+    base, where = said.data.pop("extends", None), said.lines.pop(("extends",), "")
+    own.data.pop("extends", None)
+    layer = Source() if base is None else Source({"extends": base}, {("extends",): where})
+    layer = with_base(layer, Path(where.rpartition(":")[0]))
+    for above in (_sections(source), own, _sections(top), set_alone):
+        layer = merged(layer, above)
+    return layer
+
+
+def _part(source: Source, name: str) -> Source:
+    """What is written of a member alone."""
+    members = source.data.get(MEMBERS)
+    written = members.get(name) if isinstance(members, dict) else None
+    lines = {path[2:]: where for path, where in source.lines.items() if path[:2] == (MEMBERS, name) and len(path) > 2}
+    return Source(deepcopy(written) if isinstance(written, dict) else {}, lines)
+
+
+def _sections(source: Source) -> Source:
+    """What is written of every member."""
+    data = {key: deepcopy(value) for key, value in source.data.items() if key in Recipe.model_fields}
+    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data})
+
+
+def _own(source: Source) -> Source:
+    """What is written of the ensemble itself, and what is neither that nor a recipe's."""
+    data = {key: deepcopy(value) for key, value in source.data.items() if key not in Recipe.model_fields}
+    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data}, list(source.problems))
+
+
+def _told_of_a_member(member: str, problems: Iterable[Problem], of_all: set[str]) -> Iterator[Problem]:
+    """Problems with the member's name before the key, except where every member has them."""
+    for problem in problems:
+        own = problem.where not in of_all
+        yield Problem(problem.where, f"{MEMBERS}.{member}.{problem.message}" if own else problem.message, problem.hint)
+
+
+def _strangers(top: Source, names: Sequence[str]) -> Iterator[Problem]:
+    members = top.data.get(MEMBERS, {})
+    for name in members if isinstance(members, dict) else ():
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(names)}"
+            yield Problem(top.lines[MEMBERS, name], f"{MEMBERS}.{name}: no such member", hint)
+
+
+def _unfit_members(source: Source) -> Iterator[Problem]:
+    """Members that could not be anybody's, whatever their recipes say."""
+    members = source.data.get(MEMBERS, {})
+    if not isinstance(members, dict):
+        yield Problem(source.lines[MEMBERS,], f"{MEMBERS}: {members!r} are no members", "write a name and a recipe for each")
+        return
+    for name, written in members.items():
+        where = source.lines[MEMBERS, name]
+        if not NAME.fullmatch(name):
+            hint = "letters, digits, - and _: it is the name of a run directory"
+            yield Problem(where, f"{MEMBERS}.{name}: not a name for a member", hint)
+        if not isinstance(written, dict | None):
+            hint = "write it as a recipe is, or `{extends: NAME}`"
+            yield Problem(where, f"{MEMBERS}.{name}: {written!r} is not a recipe", hint)
+
+
+def _unfit_together(source: Source, recipes: dict[str, Recipe]) -> list[Problem]:
+    """Members that would be the same network, and those that cannot answer about the same classes."""
+    found: list[Problem] = []
+    seen: dict[str, Recipe] = {}
+    for name, recipe in recipes.items():
+        where = source.lines[MEMBERS, name]
+        for other, before in seen.items():
+            if binding(recipe.resolved()) == binding(before.resolved()):
+                hint = "give it another train.seed, or leave it out"
+                found.append(Problem(where, f"{MEMBERS}.{name} is the very training that {MEMBERS}.{other} is", hint))
+            if recipe.model.num_classes != before.model.num_classes:
+                counts = f"{recipe.model.num_classes} classes, {MEMBERS}.{other} has {before.model.num_classes}"
+                found.append(Problem(where, f"{MEMBERS}.{name} has {counts}", "set model.num_classes to the same in all"))
+        seen[name] = recipe
+    return found
