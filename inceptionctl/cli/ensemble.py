@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, ProtocolName
+from inceptionctl.cli.options import ClassIdsOption, Json, ProtocolName
+from inceptionctl.cli.predict import say_written
 from inceptionctl.errors import CheckpointError, RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.records import Record
 
 
 def ensemble(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|EVALUATION...", help="Runs, or .json or .parquet files that `evaluate` has written."),
+        typer.Argument(
+            metavar="RUN|EVALUATION...",
+            help="Runs, or .json or .parquet files that `evaluate` or `predict --submission` has written.",
+        ),
     ],
     protocol: Annotated[ProtocolName, typer.Option(help="Which evaluation of a run is meant.")] = "single",
     weights: Annotated[str | None, typer.Option(metavar="W,...", help="Weight of each member; equal by default.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write.")] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the ILSVRC test server's file of the ensemble, as `predict` does."),
+    ] = None,
+    class_ids: ClassIdsOption = None,
     as_json: Json = False,
 ) -> None:
     """Average the class probabilities of several networks, as the paper's ensembles do.
@@ -31,7 +43,14 @@ def ensemble(
     from inceptionctl.evaluate.records import read_record
 
     files = [_record_file(source, protocol) for source in sources]
-    _, result = combine([read_record(file) for file in files], [str(source) for source in sources], _numbers(weights))
+    records, names = [read_record(file) for file in files], [str(source) for source in sources]
+    if class_ids and not submission:
+        raise RecipeError("--class-ids needs --submission FILE", "it names the labels in that file")
+    if submission:
+        _submit(records, names, _numbers(weights), submission, class_ids)
+        if not len(records[0].labels) and not output and not as_json:
+            return
+    _, result = combine(records, names, _numbers(weights))
     if output:
         write_result(result, output)
     if as_json:
@@ -40,6 +59,17 @@ def ensemble(
         _print(result)
     if output:
         console.say(f"wrote {output}")
+
+
+def _submit(records: list[Record], names: list[str], weights: list[float] | None, file: Path, class_ids: Path | None) -> None:
+    from inceptionctl.evaluate.ensemble import mean_answer
+    from inceptionctl.evaluate.submission import ids_of, numeric_order, submission
+    from inceptionctl.run import write_atomically
+
+    mean, _ = mean_answer(records, names, weights)
+    order = numeric_order(records[0].images)
+    write_atomically(file, submission(mean[order], ids_of(records[0].about["classes"], class_ids)))
+    say_written(file, records[0].images)
 
 
 def _record_file(source: Path, protocol: str) -> Path:

@@ -1,8 +1,7 @@
-"""`inceptionctl export` and `predict`: what is done with a trained network."""
+"""`inceptionctl export`: a trained network as files for other programs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +10,9 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption
-from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.predict import Prediction
     from inceptionctl.export.checking import Sample
 
 
@@ -126,57 +124,3 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
             f"the logits hardly differ between images (by {sample.logit_spread:.1e}), so the comparison says little",
             "export a network that was trained for longer",
         )
-
-
-def predict(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|EXPORT", help="A run directory, a checkpoint folder, an exported file, or a folder of exports."
-        ),
-    ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    as_json: Json = False,
-) -> None:
-    """Name the five likeliest classes of images.
-
-    Exit code 3 if one cannot be decoded; the others are answered all the same.
-    Open a model.pt2 only from a source that you trust: torch may run code in it.
-    """
-    from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.predict import predict as predict_images
-    from inceptionctl.export.opening import open_any
-
-    machine = claim_machine()
-    network, taken = open_any(source, machine.device)
-    described = network.description
-    predictions = predict_images(
-        network.logits,
-        described.class_names,
-        images,
-        described.preparation,
-        num_threads=machine.num_threads,
-    )
-    if as_json:
-        console.print_json({"source": str(taken), "predictions": [_prediction_json(item) for item in predictions]})
-    else:
-        _print_predictions(predictions)
-        console.say(f"by {taken}")
-    bad = [f"{item.image}: {item.reason}" for item in predictions if item.reason]
-    if bad:
-        raise DataError("cannot decode " + (bad[0] if len(bad) == 1 else f"{len(bad)} images:\n" + "\n".join(bad)))
-
-
-def _prediction_json(item: Prediction) -> dict[str, Any]:
-    classes = [{"class": name, "probability": value} for name, value in item.classes]
-    return {"image": str(item.image), "classes": classes, "error": item.reason}
-
-
-def _print_predictions(predictions: Sequence[Prediction]) -> None:
-    rows = [
-        (item.image if rank == 0 else "", name, f"{value:.4f}")
-        for item in predictions
-        for rank, (name, value) in enumerate(item.classes)
-    ]
-    if rows:
-        console.print_table("Likeliest classes", ("image", "class", "probability"), rows, right=("probability",))

@@ -26,14 +26,12 @@ def combine(
     members name another class, and `agree` of which all name the same. Raises DataError for members of different images, classes or
     protocols, RecipeError for weights that do not fit.
     """
-    if len(records) < 2:
-        raise RecipeError("an ensemble has at least two members", "name two or more evaluations or runs")
-    _check_same(records, names)
-    shares = _shares(weights, len(records))
-    mean = sum(share * record.probabilities.double() for share, record in zip(shares, records, strict=True))
-    assert isinstance(mean, Tensor)
-    probabilities = mean.float()
+    probabilities, shares = mean_answer(records, names, weights)
     labels = records[0].labels
+    if not len(labels):
+        raise DataError(
+            f"{names[0]} has no labels, so there are no errors to give", "--submission FILE writes what the ensemble answers"
+        )
     predicted = [record.probabilities.argmax(1) for record in records]
     return probabilities, {
         "protocol": records[0].about["protocol"],
@@ -55,6 +53,19 @@ def combine(
         "agree": 100.0 - percent_wrong(torch.stack([other == predicted[0] for other in predicted[1:]]).all(0)),
         "classes": records[0].about["classes"],
     }
+
+
+def mean_answer(
+    records: Sequence[Record], names: Sequence[str], weights: Sequence[float] | None = None
+) -> tuple[Tensor, list[float]]:
+    """(mean probabilities float32 [N, classes], the members' shares, which add up to 1); raises as `combine` does."""
+    if len(records) < 2:
+        raise RecipeError("an ensemble has at least two members", "name two or more evaluations or runs")
+    _check_same(records, names)
+    shares = _shares(weights, len(records))
+    mean = sum(share * record.probabilities.double() for share, record in zip(shares, records, strict=True))
+    assert isinstance(mean, Tensor)
+    return mean.float(), shares
 
 
 def _own_figures(record: Record) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Record:
     images: list[str]
     """Names below the data root, in the data set's order."""
     labels: Tensor
-    """int64 [N]."""
+    """int64 [N]; [0] where nobody knows them, as of a challenge's test images."""
     probabilities: Tensor
     """float32 [N, classes]."""
     about: dict[str, Any]
@@ -41,17 +42,35 @@ def write_record(path: Path, images: ImageSet, probabilities: NDArray[np.float32
 
     `about` is kept as JSON in the file's metadata. Raises EnvironmentFault when the disk refuses.
     """
-    predicted = probabilities.argmax(1)
     classes = np.array(images.classes, dtype=object)
-    flat = arrow.array(probabilities.reshape(-1))
+    truth = {"label": images.labels.astype(np.int32), "class": classes[images.labels]}
+    _write(path, [name_below_root(images, i) for i in range(len(images))], truth, classes, probabilities, about)
+
+
+def write_answers(
+    path: Path, names: list[str], classes: Sequence[str], probabilities: NDArray[np.float32], about: dict[str, Any]
+) -> None:
+    """The same of images without labels: no columns label and class."""
+    _write(path, names, {}, np.array(classes, dtype=object), probabilities, about)
+
+
+def _write(
+    path: Path,
+    names: list[str],
+    truth: dict[str, NDArray[Any]],
+    classes: NDArray[Any],
+    probabilities: NDArray[np.float32],
+    about: dict[str, Any],
+) -> None:
     table = arrow.table(
         {
-            "image": [name_below_root(images, i) for i in range(len(images))],
-            "label": images.labels.astype(np.int32),
-            "class": classes[images.labels],
-            "predicted": classes[predicted],
+            "image": names,
+            **truth,
+            "predicted": classes[probabilities.argmax(1)],
             "confidence": probabilities.max(1),
-            "probabilities": arrow.FixedSizeListArray.from_arrays(flat, probabilities.shape[1]),
+            "probabilities": arrow.FixedSizeListArray.from_arrays(
+                arrow.array(probabilities.reshape(-1)), probabilities.shape[1]
+            ),
         }
     )
     data = io.BytesIO()
@@ -60,13 +79,13 @@ def write_record(path: Path, images: ImageSet, probabilities: NDArray[np.float32
 
 
 def read_record(path: Path) -> Record:
-    """Read a file of `write_record`. Raises DataError for any other."""
+    """Read a file of `write_record` or `write_answers`. Raises DataError for any other."""
     try:
         table = parquet.read_table(path)
         about = json.loads(table.schema.metadata[ABOUT])
         column = table["probabilities"].combine_chunks()
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-        labels = table["label"].to_numpy()
+        labels = table["label"].to_numpy() if "label" in table.column_names else []
         return Record(table["image"].to_pylist(), torch.tensor(labels).long(), torch.tensor(values), about)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise DataError(
