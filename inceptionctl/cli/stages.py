@@ -45,16 +45,25 @@ def export(
         Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/* to compare on; the recipe's by default.")
     ] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the files; RUN/export by default.")] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Licence of the weights for README.md; the recipe's export.license by default."),
+    ] = None,
+    data_license: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Licence of the data set for it; the recipe's export.data_license by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a trained network as files for other programs, each compared with the checkpoint first.
+    """Write a trained network as files for other programs, each compared with the checkpoint first, and a model card, README.md.
 
-    An earlier export in the same place is replaced.
+    An earlier export in the same place is replaced; a README.md that is not of inceptionctl stays.
     """
     import torch
 
     from inceptionctl.evaluate.machine import claim_machine
     from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.export.card import write_card
     from inceptionctl.export.checking import draw_sample
     from inceptionctl.export.exporting import export as export_trained
 
@@ -74,7 +83,9 @@ def export(
         sample,
         lambda name: console.say(f"exporting {name} ..."),
     )
+    card = write_card(trained, folder, done, sample.source, license, data_license)
     result = {
+        "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),
         "weights": trained.weights,
         "step": trained.step,
@@ -94,6 +105,8 @@ def export(
         ],
     }
     _print_exports(result, sample, as_json)
+    if card is None:
+        console.warn(f"{folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
 
 
 def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> None:
