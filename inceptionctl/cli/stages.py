@@ -23,6 +23,7 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
     PT2 = "pt2"
     TIMM = "timm"
+    TRITON = "triton"
 
 
 Source = Annotated[
