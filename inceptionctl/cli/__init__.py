@@ -15,6 +15,7 @@ from inceptionctl.cli import (
     ensemble,
     evaluate,
     models,
+    predict,
     recipes,
     report,
     runs,
@@ -43,7 +44,7 @@ app.command(name="ensemble")(ensemble.ensemble)
 app.command(name="report")(report.report)
 app.command(name="watch")(watch.watch)
 app.command(name="export")(stages.export)
-app.command(name="predict")(stages.predict)
+app.command(name="predict")(predict.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")
 app.add_typer(runs.app, name="runs")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli import ensemble_recipe
-from inceptionctl.cli.options import Json, ProtocolName, Settings
+from inceptionctl.cli.options import ClassIdsOption, Json, ProtocolName, Settings
+from inceptionctl.cli.predict import say_written
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.records import Record
 
 
 def ensemble(
@@ -19,7 +23,7 @@ def ensemble(
         list[Path],
         typer.Argument(
             metavar="RECIPE | RUN|EVALUATION...",
-            help="A recipe of an ensemble; or runs, and .json or .parquet files that `evaluate` has written.",
+            help="A recipe of an ensemble; or runs, and .json or .parquet files that `evaluate` or `predict --submission` has written.",
         ),
     ],
     settings: Settings = None,
@@ -41,6 +45,11 @@ def ensemble(
         typer.Option(help="JSON file to write, a .parquet beside it; of a recipe the folder for all, runs/NAME by default."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained and evaluated, and stop.")] = False,
+    submission: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the ILSVRC test server's file of the ensemble, as `predict` does."),
+    ] = None,
+    class_ids: ClassIdsOption = None,
     as_json: Json = False,
 ) -> None:
     """Average the class probabilities of several networks, as the paper's ensembles do.
@@ -52,6 +61,8 @@ def ensemble(
     from inceptionctl.launch.world import world_from_environment
 
     shares = _numbers(weights)
+    if class_ids and not submission:
+        raise RecipeError("--class-ids needs --submission FILE", "it names the labels in that file")
     recipe = _recipe_of(sources)
     if settings and recipe is None:
         raise RecipeError("--set changes a recipe, and runs were named", "leave --set out, or name an ensemble's recipe")
@@ -75,7 +86,7 @@ def ensemble(
                 return
             files = [_record_file(source, protocol or "single", ranks, saved_only) for source in sources]
             names = [str(source) for source in sources]
-        _combine(files, names, shares, output, as_json)
+        _combine(files, names, shares, output, submission, class_ids, as_json)
 
 
 def _recipe_of(sources: Sequence[Path]) -> str | None:
@@ -124,7 +135,13 @@ def _print_missing(sources: Sequence[Path], protocol: str, as_json: bool) -> Non
 
 
 def _combine(
-    files: Sequence[Path], names: Sequence[str], weights: list[float] | None, output: Path | None, as_json: bool
+    files: Sequence[Path],
+    names: Sequence[str],
+    weights: list[float] | None,
+    output: Path | None,
+    submission: Path | None,
+    class_ids: Path | None,
+    as_json: bool,
 ) -> None:
     from inceptionctl.evaluate.ensemble import combine, write_ensemble
     from inceptionctl.evaluate.records import read_record
@@ -132,6 +149,10 @@ def _combine(
     if output and output.is_dir():
         raise RecipeError(f"--output {output} is a folder", "name a JSON file, for example ensemble.json in it")
     records = [read_record(file) for file in files]
+    if submission:
+        _submit(records, names, weights, submission, class_ids)
+        if not len(records[0].labels) and not output and not as_json:
+            return
     probabilities, result = combine(records, names, weights)
     if output:
         write_ensemble(output, result, records[0], probabilities)
@@ -141,6 +162,19 @@ def _combine(
         _print(result)
     if output:
         console.say(f"wrote {output} and {output.with_suffix('.parquet').name}")
+
+
+def _submit(
+    records: Sequence[Record], names: Sequence[str], weights: list[float] | None, file: Path, class_ids: Path | None
+) -> None:
+    from inceptionctl.evaluate.ensemble import mean_answer
+    from inceptionctl.evaluate.submission import ids_of, numeric_order, submission
+    from inceptionctl.run import write_atomically
+
+    mean, _ = mean_answer(records, names, weights)
+    order = numeric_order(records[0].images)
+    write_atomically(file, submission(mean[order], ids_of(records[0].about["classes"], class_ids)))
+    say_written(file, records[0].images)
 
 
 def _numbers(weights: str | None) -> list[float] | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
 from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption
 from inceptionctl.errors import RecipeError
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from inceptionctl.evaluate.machine import Machine
     from inceptionctl.evaluate.running import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
-    from inceptionctl.launch.world import World
     from inceptionctl.recipe.schema import Recipe
 
 MOST_TABLE_CLASSES = 20
@@ -80,17 +78,17 @@ def evaluate(
     from inceptionctl.launch.signals import stoppable
     from inceptionctl.launch.world import world_from_environment
 
-    world, sides = world_from_environment(), _sides(scales, protocol)
+    world, sides = world_from_environment(), shorter_sides(scales, protocol)
     if every and output:
         raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
     if show_crops:
         _draw(source, protocol, sides, show_crops, output or Path("crops.png"))
         return
     if world is None and (gpus or cpu_ranks):
-        _start_ranks(gpus, cpu_ranks)
+        start_ranks(gpus, cpu_ranks)
         return
     with stoppable("within the evaluation; what was answered is kept"):
-        machine, ranks = _join(world)
+        machine, ranks = join_ranks(world)
         results = []
         for one in _checkpoints(source) if every else [source]:
             subject, recipe, stem = _open(one, weights, checkpoint, precision, machine)
@@ -102,43 +100,6 @@ def evaluate(
             results.append(_run(work, ranks, file, real_labels, as_json))
     if as_json and ranks.rank == 0:
         console.print_json(results if every else results[0])
-
-
-def _sides(scales: str | None, protocol: ProtocolName) -> list[int] | None:
-    if scales is None:
-        return None
-    if protocol == "single":
-        raise RecipeError("--scales: a single crop is cut as the recipe says", "give --protocol as well, or leave --scales out")
-    words = scales.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
-        raise RecipeError(f"--scales {scales}: not whole numbers of px", "for example --scales 342,384,427,470")
-    return [int(word) for word in words]
-
-
-def _start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
-    import sys
-
-    from inceptionctl.launch.local import choose_ranks, launch
-
-    code = launch(choose_ranks(gpus, cpu_ranks), sys.argv[1:], None)
-    if code:
-        raise typer.Exit(code)
-
-
-def _join(world: World | None) -> tuple[Machine, Ranks]:
-    """The machine's part of this process, and what it is among others."""
-    from inceptionctl.evaluate.machine import Machine, claim_machine
-    from inceptionctl.evaluate.running import Ranks
-
-    if world is None:
-        return claim_machine(), Ranks()
-    from inceptionctl.train import engine, rank
-
-    part = rank.claim_machine(world)
-    engine.connect(world, part.device)
-    return Machine(part.device, part.num_threads), Ranks(
-        world.rank, world.size, lambda work: engine.on_rank_zero(world, part.device, work)
-    )
 
 
 def _checkpoints(source: Path) -> list[Path]:
@@ -226,15 +187,8 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, 
         raise RecipeError(
             f"{work.subject.source} lies in no run directory, where ranks could meet", "name a file with --output"
         )
-    with _folder_of_parts(file) as folder:
-        with console.progress_bar() if speaks else contextlib.nullcontext() as bar:
-            task = bar.add_task("evaluating", total=None) if bar else None
-
-            def show(done: int, total: int) -> None:
-                # The others' shares are as large, and about as far.
-                if bar and task is not None:
-                    bar.update(task, completed=done * ranks.size, total=total * ranks.size)
-
+    with folder_of_parts(file) as folder:
+        with answering(ranks, "evaluating") as show:
             done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
         if done is None:
             return None
@@ -257,16 +211,6 @@ def _real_errors(work: Work, done: Done, file: Path) -> dict[str, float]:
     from inceptionctl.evaluate.imagenet import real_errors
 
     return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)
-
-
-@contextlib.contextmanager
-def _folder_of_parts(file: Path | None) -> Iterator[Path]:
-    """Where an interrupted evaluation is gone on with; nowhere, when nobody says where its result belongs."""
-    if file:
-        yield file.with_name(f".{file.stem}.parts")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "parts"
 
 
 def _draw(source: Path, name: ProtocolName, sides: list[int] | None, image: Path, file: Path) -> None:

@@ -20,4 +20,11 @@ CheckpointOption = Annotated[
     typer.Option(help="Which checkpoint of the run: the newest, or that of the lowest validation error."),
 ]
 DataOption = Annotated[Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/*; the recipe's by default.")]
+ClassIdsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The label of each class in a submission: the development kit, or a text with name and number a line; ILSVRC's by default.",
+    ),
+]
 ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]  # that of evaluate.protocols, which loads torch

@@ -1,8 +1,7 @@
-"""`inceptionctl export` and `predict`: what is done with a trained network."""
+"""`inceptionctl export`: a trained network as files for other programs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +10,9 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption
-from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.predict import Prediction
     from inceptionctl.export.checking import Sample
 
 
@@ -25,6 +23,7 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
     PT2 = "pt2"
     TIMM = "timm"
+    TRITON = "triton"
 
 
 Source = Annotated[
@@ -47,16 +46,25 @@ def export(
         Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/* to compare on; the recipe's by default.")
     ] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the files; RUN/export by default.")] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Licence of the weights for README.md; the recipe's export.license by default."),
+    ] = None,
+    data_license: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Licence of the data set for it; the recipe's export.data_license by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a trained network as files for other programs, each compared with the checkpoint first.
+    """Write a trained network as files for other programs, each compared with the checkpoint first, and a model card, README.md.
 
-    An earlier export in the same place is replaced.
+    An earlier export in the same place is replaced; a README.md that is not of inceptionctl stays.
     """
     import torch
 
     from inceptionctl.evaluate.machine import claim_machine
     from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.export.card import write_card
     from inceptionctl.export.checking import draw_sample
     from inceptionctl.export.exporting import export as export_trained
 
@@ -76,7 +84,9 @@ def export(
         sample,
         lambda name: console.say(f"exporting {name} ..."),
     )
+    card = write_card(trained, folder, done, sample.source, license, data_license)
     result = {
+        "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),
         "weights": trained.weights,
         "step": trained.step,
@@ -96,6 +106,8 @@ def export(
         ],
     }
     _print_exports(result, sample, as_json)
+    if card is None:
+        console.warn(f"{folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
 
 
 def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> None:
@@ -126,57 +138,3 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
             f"the logits hardly differ between images (by {sample.logit_spread:.1e}), so the comparison says little",
             "export a network that was trained for longer",
         )
-
-
-def predict(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|EXPORT", help="A run directory, a checkpoint folder, an exported file, or a folder of exports."
-        ),
-    ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    as_json: Json = False,
-) -> None:
-    """Name the five likeliest classes of images.
-
-    Exit code 3 if one cannot be decoded; the others are answered all the same.
-    Open a model.pt2 only from a source that you trust: torch may run code in it.
-    """
-    from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.predict import predict as predict_images
-    from inceptionctl.export.opening import open_any
-
-    machine = claim_machine()
-    network, taken = open_any(source, machine.device)
-    described = network.description
-    predictions = predict_images(
-        network.logits,
-        described.class_names,
-        images,
-        described.preparation,
-        num_threads=machine.num_threads,
-    )
-    if as_json:
-        console.print_json({"source": str(taken), "predictions": [_prediction_json(item) for item in predictions]})
-    else:
-        _print_predictions(predictions)
-        console.say(f"by {taken}")
-    bad = [f"{item.image}: {item.reason}" for item in predictions if item.reason]
-    if bad:
-        raise DataError("cannot decode " + (bad[0] if len(bad) == 1 else f"{len(bad)} images:\n" + "\n".join(bad)))
-
-
-def _prediction_json(item: Prediction) -> dict[str, Any]:
-    classes = [{"class": name, "probability": value} for name, value in item.classes]
-    return {"image": str(item.image), "classes": classes, "error": item.reason}
-
-
-def _print_predictions(predictions: Sequence[Prediction]) -> None:
-    rows = [
-        (item.image if rank == 0 else "", name, f"{value:.4f}")
-        for item in predictions
-        for rank, (name, value) in enumerate(item.classes)
-    ]
-    if rows:
-        console.print_table("Likeliest classes", ("image", "class", "probability"), rows, right=("probability",))

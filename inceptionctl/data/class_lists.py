@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ LABEL_FILES = (
     "ILSVRC2012_devkit_t12.tar.gz",
 )
 _META_FILES = ("meta.mat", "meta_clsloc.mat")
+_KITS = (".tar.gz", ".tgz", ".tar")
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -100,7 +102,7 @@ def read_labels(file: Path) -> list[str]:
     A name a line (tf-slim, TensorFlow Datasets), or the development kit's own numbers, which `meta.mat` beside them explains;
     the kit may be the .tar.gz as it comes. Raises DataError when it is none of these.
     """
-    if file.name.endswith((".tar.gz", ".tgz", ".tar")):
+    if file.name.endswith(_KITS):
         text, meta, where = _from_kit(file)
     else:
         text, meta, where = _text(file, "data.val_labels"), None, str(file)
@@ -109,7 +111,8 @@ def read_labels(file: Path) -> list[str]:
         raise DataError(f"{where} is empty", "it holds one label a line, in the order of the validation images' names")
     if not all(line.isdecimal() for line in lines):
         return lines
-    meaning = _meaning(_meta_beside(file) if meta is None else meta, where)
+    synset_list = "set data.val_labels to tf-slim's imagenet_2012_validation_synset_labels.txt"
+    meaning = _meaning(_meta_beside(file) if meta is None else meta, where, synset_list)
     unknown = next(((number, line) for number, line in enumerate(lines, 1) if int(line) not in meaning), None)
     if unknown:
         raise DataError(
@@ -117,6 +120,41 @@ def read_labels(file: Path) -> list[str]:
             "use the ground truth and the meta file of one development kit",
         )
     return [meaning[int(line)] for line in lines]
+
+
+def imagenet_ids() -> dict[str, int]:
+    """Synset -> ILSVRC2012_ID, 1 to 1000, of ImageNet's 1,000 classes. The numbers of the challenge do not count sorted names."""
+    folder = files("inceptionctl.data")
+    synsets, numbers = (folder.joinpath(f"imagenet_{kind}.txt").read_text(encoding="ascii") for kind in ("wnids", "ids"))
+    return dict(zip(synsets.split(), map(int, numbers.split()), strict=True))
+
+
+def read_class_ids(file: Path) -> dict[str, int]:
+    """Class name -> number: from the development kit (its meta file, or the .tar.gz as it comes), or from a text.
+
+    A line of the text is a name and its number, or, as in map_clsloc.txt, a synset, its number, and words. Raises DataError when it is
+    none of these, or names a class or a number twice.
+    """
+    if file.name.endswith((*_KITS, ".mat")):
+        meta = _bytes(file) if file.suffix == ".mat" else _from_kit(file)[1]
+        return {
+            name: number for number, name in _meaning(meta, str(file), "give a text with a name and its number a line").items()
+        }
+    numbers: dict[str, int] = {}
+    for line, text in enumerate(_text(file, "--class-ids").splitlines(), 1):
+        words = text.split()
+        if not words:
+            continue
+        described = len(words) > 2 and words[1].isdecimal()
+        name, number = (words[0], words[1]) if described else (" ".join(words[:-1]), words[-1])
+        if not name or not number.isdecimal():
+            raise DataError(f"{file}:{line}: {text.strip()[:60]!r} is no class name and its number", "for example: n02119789 1")
+        if name in numbers or int(number) in numbers.values():
+            raise DataError(
+                f"{file}:{line}: the {'class' if name in numbers else 'number'} is there twice: {text.strip()[:60]}"
+            )
+        numbers[name] = int(number)
+    return numbers
 
 
 def _meta_beside(file: Path) -> bytes:
@@ -142,21 +180,28 @@ def _from_kit(file: Path) -> tuple[str, bytes, str]:
     return texts[0].decode("ascii", errors="replace"), texts[1], f"{file}!{_GROUND_TRUTH}"
 
 
-def _meaning(meta: bytes, where: str) -> dict[int, str]:
-    """Number of the development kit -> synset."""
+def _meaning(meta: bytes, where: str, instead: str) -> dict[int, str]:
+    """Number of the development kit -> synset; `instead` is what does without scipy."""
     try:
         from scipy.io import loadmat
     except ImportError:
         raise EnvironmentFault(
             f"{where} needs the development kit's MATLAB file, and scipy, which reads it, is not installed",
-            "`pip install scipy`, or set data.val_labels to tf-slim's imagenet_2012_validation_synset_labels.txt",
+            f"`pip install scipy`, or {instead}",
         ) from None
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         number = next(name for name in synsets.dtype.names if name.endswith("_ID"))
         return {int(row[number]): str(row["WNID"]) for row in synsets}
     except Exception as fault:  # whatever scipy makes of a file that is not MATLAB's
-        raise DataError(f"the meta file beside {where} is not the development kit's: {fault}", "fetch the kit again") from fault
+        raise DataError(f"the meta file of {where} is not the development kit's: {fault}", "fetch the kit again") from fault
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as fault:
+        raise DataError(f"cannot read {file}: {fault.strerror}", "name the development kit's meta file") from None
 
 
 def _text(file: Path, key: str) -> str:

@@ -28,14 +28,12 @@ def combine(
     members name another class, and `agree` of which all name the same. Raises DataError for members of different images, classes or
     protocols, RecipeError for weights that do not fit. An image takes what it took the members together, where that is known of all.
     """
-    if len(records) < 2:
-        raise RecipeError("an ensemble has at least two members", "name two or more evaluations or runs")
-    _check_same(records, names)
-    shares = _shares(weights, len(records))
-    mean = sum(share * record.probabilities.double() for share, record in zip(shares, records, strict=True))
-    assert isinstance(mean, Tensor)
-    probabilities = mean.float()
+    probabilities, shares = mean_answer(records, names, weights)
     labels = records[0].labels
+    if not len(labels):
+        raise DataError(
+            f"{names[0]} has no labels, so there are no errors to give", "--submission FILE writes what the ensemble answers"
+        )
     seconds = [seconds_per_image(record) for record in records]
     predicted = [record.probabilities.argmax(1) for record in records]
     return probabilities, {
@@ -61,6 +59,19 @@ def combine(
         "classes": records[0].about["classes"],
         **{key: records[0].about[key] for key in ("data_root", "subset") if key in records[0].about},
     }
+
+
+def mean_answer(
+    records: Sequence[Record], names: Sequence[str], weights: Sequence[float] | None = None
+) -> tuple[Tensor, list[float]]:
+    """(mean probabilities float32 [N, classes], the members' shares, which add up to 1); raises as `combine` does."""
+    if len(records) < 2:
+        raise RecipeError("an ensemble has at least two members", "name two or more evaluations or runs")
+    _check_same(records, names)
+    shares = _shares(weights, len(records))
+    mean = sum(share * record.probabilities.double() for share, record in zip(shares, records, strict=True))
+    assert isinstance(mean, Tensor)
+    return mean.float(), shares
 
 
 def seconds_per_image(record: Record) -> float | None:

@@ -184,9 +184,26 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
     else the 50 most confused pairs. See metrics.py for the figures. `num_answered` images took `seconds`; the others were answered by an
     evaluation that was interrupted.
     """
-    subject, preparation, classes = work.subject, work.subject.preparation, work.subject.classes
+    subject, classes = work.subject, work.subject.classes
     answers, labels = torch.from_numpy(probabilities), torch.from_numpy(work.images.labels.astype(np.int64))
     matrix = confusion_matrix(answers.argmax(1), labels, len(classes))
+    return {
+        **how_answered(work),
+        "subset": work.subset,
+        **figures(answers, labels),
+        "precision": subject.precision,
+        "device": subject.device.type,
+        "seconds": seconds,
+        "images_per_second": num_answered / seconds,
+        "classes": list(classes),
+        "per_class": _per_class(matrix, classes),
+        "confusion": matrix.tolist() if len(classes) <= MOST_MATRIX_CLASSES else most_confused(matrix, classes),
+    }
+
+
+def how_answered(work: Work) -> dict[str, Any]:
+    """What was asked, about what, and how the images were shown, as JSON values."""
+    subject, preparation = work.subject, work.subject.preparation
     return {
         "protocol": work.protocol.name if work.protocol else "single",
         "preparation": work.protocol.in_words() if work.protocol else preparation.in_words(),
@@ -199,15 +216,6 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
         "step": subject.step,
         "checkpoint": str(subject.source),
         "data_root": str(work.images.root),
-        "subset": work.subset,
-        **figures(answers, labels),
-        "precision": subject.precision,
-        "device": subject.device.type,
-        "seconds": seconds,
-        "images_per_second": num_answered / seconds,
-        "classes": list(classes),
-        "per_class": _per_class(matrix, classes),
-        "confusion": matrix.tolist() if len(classes) <= MOST_MATRIX_CLASSES else most_confused(matrix, classes),
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from inceptionctl.data.imageset import Span
+from inceptionctl.data.imageset import SUFFIXES, Span, is_image_name
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
@@ -27,6 +27,21 @@ class Prediction:
     image: Path
     classes: tuple[tuple[str, float], ...] = ()
     reason: str | None = None
+
+
+def images_of(arguments: Sequence[Path]) -> list[Path]:
+    """Files as they are named, and of a folder the images in it in the order of their names. Raises DataError for what is neither."""
+    missing = [str(path) for path in arguments if not path.exists()]
+    if missing:
+        raise DataError(f"no such image file: {', '.join(missing)}", "name image files or folders of them")
+    return [file for path in arguments for file in (_in_folder(path) if path.is_dir() else [path])]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = [name for name in os.listdir(os.fsencode(folder)) if is_image_name(name) and not name.startswith(b".")]  # noqa: PTH208
+    if not found:
+        raise DataError(f"{folder} holds no images", f"name a folder with files that end in {', '.join(SUFFIXES)}")
+    return [folder / os.fsdecode(name) for name in sorted(found)]
 
 
 def predict(

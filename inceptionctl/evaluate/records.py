@@ -30,7 +30,7 @@ class Record:
     images: list[str]
     """Names below the data root, in the data set's order."""
     labels: Tensor
-    """int64 [N]."""
+    """int64 [N]; [0] where nobody knows them, as of a challenge's test images."""
     probabilities: Tensor
     """float32 [N, classes]."""
     about: dict[str, Any]
@@ -48,22 +48,23 @@ def write_record(path: Path, images: ImageSet, probabilities: NDArray[np.float32
 def write_answers(
     path: Path,
     images: Sequence[str],
-    labels: NDArray[Any],
+    labels: NDArray[Any] | None,
     classes: Sequence[str],
     probabilities: NDArray[np.float32],
     about: dict[str, Any],
 ) -> None:
-    """The same of images by their names below the data root and integer labels [N]."""
+    """The same of images by their names below the data root and integer labels [N]; without those no columns label and class."""
     names = np.array(classes, dtype=object)
-    flat = arrow.array(probabilities.reshape(-1))
+    truth = {} if labels is None else {"label": labels.astype(np.int32), "class": names[labels]}
     table = arrow.table(
         {
             "image": images,
-            "label": labels.astype(np.int32),
-            "class": names[labels],
+            **truth,
             "predicted": names[probabilities.argmax(1)],
             "confidence": probabilities.max(1),
-            "probabilities": arrow.FixedSizeListArray.from_arrays(flat, probabilities.shape[1]),
+            "probabilities": arrow.FixedSizeListArray.from_arrays(
+                arrow.array(probabilities.reshape(-1)), probabilities.shape[1]
+            ),
         }
     )
     data = io.BytesIO()
@@ -72,13 +73,13 @@ def write_answers(
 
 
 def read_record(path: Path) -> Record:
-    """Read a file of `write_record`. Raises DataError for any other."""
+    """Read a file of `write_record` or `write_answers`. Raises DataError for any other."""
     try:
         table = parquet.read_table(path)
         about = json.loads(table.schema.metadata[ABOUT])
         column = table["probabilities"].combine_chunks()
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-        labels = table["label"].to_numpy()
+        labels = table["label"].to_numpy() if "label" in table.column_names else []
         return Record(table["image"].to_pylist(), torch.tensor(labels).long(), torch.tensor(values), about)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise DataError(

@@ -28,6 +28,18 @@ class Ranks:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What the network says of every image, in the order of the images."""
+
+    probabilities: NDArray[np.float32]
+    """[images, classes]."""
+    parts: Parts
+    num_answered: int
+    """Images that were not answered by an evaluation that was interrupted."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Done:
     """What rank 0 has in the end."""
 
@@ -36,13 +48,13 @@ class Done:
     parts: Parts
 
 
-def run_evaluation(
+def answer_all(
     work: Work, folder: Path, ranks: Ranks, *, on_progress: OnProgress, say: Callable[[str], None] = lambda text: None
-) -> Done | None:
-    """Answer what `folder` does not hold yet, and sum up on rank 0; None on the others.
+) -> Answers | None:
+    """Answer what `folder` does not hold yet; on rank 0 the probabilities of all images, None on the others.
 
-    The bits of the result are the same for any number of ranks and interruptions on machines of one kind: batches are the same, and
-    the sums are made by one process. Raises DataError when an image cannot be decoded.
+    They are the same to the bit for any number of ranks and interruptions on machines of one kind: batches are the same. Raises
+    DataError when an image cannot be decoded.
     """
     start = time.perf_counter()
     batches = work.batches
@@ -62,5 +74,15 @@ def run_evaluation(
         return None
     while parts.missing():  # a rank that fails ends this one too, by the launcher
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    probabilities = parts.collect()
-    return Done(result_of(work, probabilities, left, time.perf_counter() - start), probabilities, parts)
+    return Answers(parts.collect(), parts, left, time.perf_counter() - start)
+
+
+def run_evaluation(
+    work: Work, folder: Path, ranks: Ranks, *, on_progress: OnProgress, say: Callable[[str], None] = lambda text: None
+) -> Done | None:
+    """`answer_all`, summed up by rank 0 alone, so that the result is as equal as the answers are."""
+    answers = answer_all(work, folder, ranks, on_progress=on_progress, say=say)
+    if answers is None:
+        return None
+    result = result_of(work, answers.probabilities, answers.num_answered, answers.seconds)
+    return Done(result, answers.probabilities, answers.parts)

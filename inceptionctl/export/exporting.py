@@ -19,6 +19,7 @@ from inceptionctl.export.to_onnx import ONNX
 from inceptionctl.export.to_pt2 import PT2
 from inceptionctl.export.to_safetensors import SAFETENSORS
 from inceptionctl.export.to_timm import TIMM
+from inceptionctl.export.to_triton import TRITON
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 
 EXPORTERS: dict[str, Exporter] = {
@@ -26,6 +27,7 @@ EXPORTERS: dict[str, Exporter] = {
     "safetensors": SAFETENSORS,
     "pt2": PT2,
     "timm": TIMM,
+    "triton": TRITON,
 }
 
 
@@ -62,19 +64,19 @@ def export(
 
 def _export(name: str, trained: Trained, folder: Path, sample: Sample) -> Exported:
     start = time.perf_counter()
-    exporter = EXPORTERS[name]
+    exporter = EXPORTERS[name].of(trained)
     files = exporter.write(trained, describe(trained))
     with disk_errors(folder):
         # In the same folder, so that renaming stays on one file system.
         temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
         try:
             for file, content in files.items():
-                (temporary / file).parent.mkdir(exist_ok=True)
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(temporary / file, content)
             asked, logits = _reader(exporter, temporary / exporter.file)
             difference = check(exporter.file, logits, sample)
             for file in files:
-                (folder / file).parent.mkdir(exist_ok=True)
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / file).replace(folder / file)
             sync_folder((folder / exporter.file).parent)
         finally:

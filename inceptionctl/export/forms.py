@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,9 +28,9 @@ class Opened:
 class Exporter:
     """A format: `file` is the name of its file, `write` makes the content of its files, `open` reads it from a path again.
 
-    `write` leaves the network as it was. `open` raises CheckpointError when the file is damaged or not of inceptionctl. `client`
-    gives the program that the file is for, in words, and what it computes, where that is another than `open` asks; an export is
-    compared with that one. `remarks` says what the files leave out of a network.
+    In `file` {network} stands for the network's name. `write` leaves the network as it was. `open` raises CheckpointError when the
+    file is damaged or not of inceptionctl. `client` gives the program that the file is for, in words, and what it computes, where that is
+    another than `open` asks; an export is compared with that one. `remarks` says what the files leave out of a network.
     """
 
     file: str
@@ -38,3 +38,7 @@ class Exporter:
     open: Callable[[Path, torch.device], Opened]
     client: Callable[[Path], tuple[str, Logits]] | None = None
     remarks: Callable[[Trained], list[str]] = lambda trained: []
+
+    def of(self, trained: Trained) -> Exporter:
+        """The same with the network's name in `file`."""
+        return replace(self, file=self.file.format(network=trained.recipe.model.name.replace("/", "_")))

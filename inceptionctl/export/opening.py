@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from inceptionctl.errors import CheckpointError
-from inceptionctl.evaluate.subject import Subject
+from inceptionctl.evaluate.subject import Subject, subject_of
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.export.description import describe
 from inceptionctl.export.exporting import EXPORTERS
@@ -17,6 +18,7 @@ from inceptionctl.export.forms import Opened
 from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.run import is_run
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
+from inceptionctl.train.precision import resolve_precision
 
 
 def open_any(path: Path, device: torch.device) -> tuple[Opened, Path]:
@@ -25,13 +27,25 @@ def open_any(path: Path, device: torch.device) -> tuple[Opened, Path]:
     A run gives the averaged weights of its newest checkpoint, an export folder the first of onnx, safetensors, pt2 and timm.
     Raises CheckpointError.
     """
+    file = _exported_file(path)
+    return (_open_file(file, device), file) if file else _open_checkpoint(path, device)
+
+
+def subject_of_any(path: Path, device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> Subject:
+    """The same as something to be evaluated: a checkpoint on `device`, an export as its program computes it. Raises CheckpointError."""
+    file = _exported_file(path)
+    if file:
+        return subject_of_export(file)
+    return subject_of(load_trained(path, "ema", device), resolve_precision(precision, device), device)
+
+
+def _exported_file(path: Path) -> Path | None:
+    """`path` itself if it is a file, the first export in a folder of them; None for runs and checkpoints."""
     if path.is_file():
-        return _open_file(path, device), path
-    if path.is_dir() and not is_run(path) and not STEP_FOLDER.fullmatch(path.name):
-        found = [path / exporter.file for exporter in EXPORTERS.values() if (path / exporter.file).is_file()]
-        if found and not (path / "progress.json").exists():
-            return _open_file(found[0], device), found[0]
-    return _open_checkpoint(path, device)
+        return path
+    if not path.is_dir() or is_run(path) or STEP_FOLDER.fullmatch(path.name) or (path / "progress.json").exists():
+        return None
+    return next((path / exporter.file for exporter in EXPORTERS.values() if (path / exporter.file).is_file()), None)
 
 
 def subject_of_export(path: Path) -> Subject:

@@ -155,10 +155,16 @@ class CheckpointSection(Section):
 
 
 class ExportSection(Section):
-    """What `inceptionctl export` writes when no format is named."""
+    """What `inceptionctl export` writes when no format is named, and what its model card says."""
 
-    formats: list[Literal["onnx", "safetensors", "pt2", "timm"]] = Field(default=["onnx", "safetensors"], min_length=1)
+    formats: list[Literal["onnx", "safetensors", "pt2", "timm", "triton"]] = Field(
+        default=["onnx", "safetensors"], min_length=1
+    )
     """File formats."""
+    license: str | None = None
+    """Licence of the weights for the model card, as an SPDX name: apache-2.0; null says that none was given."""
+    data_license: str | None = None
+    """Licence of the data set for the model card, in words."""
 
 
 class HealthSection(Section):

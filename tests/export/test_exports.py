@@ -1,9 +1,7 @@
 """Exports of a small trained network, made once by the real command in a process of its own, then read by their own clients."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +18,9 @@ from inceptionctl.export.quiet import quiet
 from inceptionctl.models import build_model
 from inceptionctl.run import Run
 from tests.evaluate.making import CLASSES, INPUT_PX
+from tests.export.conftest import FORMATS
 
 CPU = torch.device("cpu")
-FORMATS = ("onnx", "safetensors", "pt2")
-
-
-@pytest.fixture(scope="module")
-def done(run: Run) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "inceptionctl", "export", str(run.path), "--json"]
-    command += [part for name in FORMATS for part in ("--format", name)]
-    # On a busy machine threads that wait for each other by spinning take many times as long.
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
-
-
-@pytest.fixture
-def folder(done: subprocess.CompletedProcess[str], run: Run) -> Path:
-    assert done.returncode == 0, done.stderr
-    return run.export
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +61,13 @@ def test_what_the_command_reports(folder: Path, done: subprocess.CompletedProces
 
 
 def test_only_whole_files_are_left(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.onnx", "model.pt2", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.onnx",
+        "model.pt2",
+        "model.safetensors",
+    ]
 
 
 def test_onnx_agrees_for_any_batch_size(folder: Path, images: torch.Tensor, expected: torch.Tensor) -> None:

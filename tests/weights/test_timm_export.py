@@ -48,6 +48,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_both_kinds_of_safetensors_lie_side_by_side(exported: Path) -> None:
     assert sorted(str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "timm/config.json",

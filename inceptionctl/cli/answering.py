@@ -1,0 +1,82 @@
+"""What `evaluate` and `predict --submission` share: ranks, scales, progress, and where an interrupted one goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import ProtocolName
+from inceptionctl.errors import RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.machine import Machine
+    from inceptionctl.evaluate.running import Ranks
+    from inceptionctl.launch.world import World
+
+
+def shorter_sides(scales: str | None, protocol: ProtocolName) -> list[int] | None:
+    """The numbers of --scales, in px. Raises RecipeError."""
+    if scales is None:
+        return None
+    if protocol == "single":
+        raise RecipeError("--scales: a single crop is cut as the recipe says", "give --protocol as well, or leave --scales out")
+    words = scales.split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise RecipeError(f"--scales {scales}: not whole numbers of px", "for example --scales 342,384,427,470")
+    return [int(word) for word in words]
+
+
+def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
+    """Give this very command to ranks of this machine, and end as they do."""
+    from inceptionctl.launch.local import choose_ranks, launch
+
+    code = launch(choose_ranks(gpus, cpu_ranks), sys.argv[1:], None)
+    if code:
+        raise typer.Exit(code)
+
+
+def join_ranks(world: World | None) -> tuple[Machine, Ranks]:
+    """The machine's part of this process, and what it is among others."""
+    from inceptionctl.evaluate.machine import Machine, claim_machine
+    from inceptionctl.evaluate.running import Ranks
+
+    if world is None:
+        return claim_machine(), Ranks()
+    from inceptionctl.train import engine, rank
+
+    part = rank.claim_machine(world)
+    engine.connect(world, part.device)
+    return Machine(part.device, part.num_threads), Ranks(
+        world.rank, world.size, lambda work: engine.on_rank_zero(world, part.device, work)
+    )
+
+
+@contextlib.contextmanager
+def folder_of_parts(file: Path | None) -> Iterator[Path]:
+    """Where an interrupted evaluation is gone on with; nowhere, when nobody says where its result belongs."""
+    if file:
+        yield file.with_name(f".{file.stem}.parts")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "parts"
+
+
+@contextlib.contextmanager
+def answering(ranks: Ranks, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on rank 0, moved by (images done, images in all) of its own share."""
+    with console.progress_bar() if ranks.rank == 0 else contextlib.nullcontext() as bar:
+        task = bar.add_task(what, total=None) if bar else None
+
+        def show(done: int, total: int) -> None:
+            # The others' shares are as large, and about as far.
+            if bar and task is not None:
+                bar.update(task, completed=done * ranks.size, total=total * ranks.size)
+
+        yield show

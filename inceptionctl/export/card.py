@@ -1,0 +1,263 @@
+"""README.md beside the exports: a model card in the form of the Hugging Face Hub, made of what the run holds and nothing else.
+
+Front matter: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. A README.md of somebody's own is left as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inceptionctl import __version__
+from inceptionctl.console import size
+from inceptionctl.data.class_lists import imagenet_ids
+from inceptionctl.evaluate.preparation import preparation_of
+from inceptionctl.evaluate.trained import Trained
+from inceptionctl.export.exporting import Exported
+from inceptionctl.models import MODELS
+from inceptionctl.models.summary import count_parameters
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.run import Run, disk_errors, write_atomically
+from inceptionctl.train.schedule import schedule_in_words
+
+CARD = "README.md"
+# The key of the front matter by which a card of ours is told from somebody's own, and which keeps the facts of earlier exports.
+OURS = "inceptionctl"
+# Paths of the training machine, which mean nothing elsewhere.
+PATHS = frozenset({"root", "class_names", "val_labels", "train_csv", "val_csv", "exclusions", "init_from"})
+HUB_IMAGENET = "ILSVRC/imagenet-1k"
+MOST_CLASSES = 20
+# What is told of each; files of other versions that lack something are passed over.
+ENTRY = ("format", "file", "bytes", "largest_difference", "compared_on")
+START = ("started", "ranks", "gpus", "cores", "precision", "from_step", "python", "versions")
+EVALUATION = ("step", "weights", "checkpoint", "protocol", "preparation", "subset", "num_images", "precision", "classes")
+ERRORS = ("top1_error", "top1_error_interval", "top5_error", "top5_error_interval")
+
+
+def write_card(
+    trained: Trained, folder: Path, done: Sequence[Exported], compared_on: str, license: str | None, data_license: str | None
+) -> Path | None:
+    """Write the card of a folder of exports, those of the same checkpoint that lie there from before included.
+
+    None where the README.md there is not one of ours. Raises EnvironmentFault when the disk refuses.
+    """
+    file = folder / CARD
+    ours = _front_matter(file).get(OURS)
+    if file.exists() and not isinstance(ours, dict):
+        return None
+    files = _kept_files(ours or {}, trained.weights_sha256)
+    for item in done:
+        name = str(item.path.relative_to(folder))
+        files[name] = {
+            "format": item.format,
+            "file": name,
+            "bytes": item.num_bytes,
+            "largest_difference": float(f"{item.max_difference:.2g}"),
+            "compared_on": _without_folders(compared_on),
+        }
+    listed = [entry for _, entry in sorted(files.items()) if (folder / entry["file"]).is_file()]
+    evaluations = evaluations_of(trained)
+    facts = {
+        "front_matter": _dumped(_metadata(trained, listed, evaluations, license, data_license)),
+        "name": name_of(trained),
+        "network": _network(trained),
+        "recipe": trained.recipe,
+        "preparation": preparation_of(trained.recipe),
+        "pillow": _pillow(trained.recipe),
+        "schedule": schedule_in_words(trained.recipe.schedule.model_dump(), trained.recipe.train.epochs),
+        "whole_recipe": _dumped(_public(trained.recipe.resolved())),
+        "trained": trained,
+        "imported": _json(trained.checkpoint / "import.json"),
+        "starts": _starts(trained.run),
+        "files": listed,
+        "evaluations": evaluations,
+        "validation": None if evaluations else _validation(trained),
+        "data": dataset_name(trained),
+        "license": license or trained.recipe.export.license,
+        "data_license": data_license or trained.recipe.export.data_license,
+        "classes": trained.classes,
+        "most_classes": MOST_CLASSES,
+        "version": __version__,
+    }
+    with disk_errors(file):
+        write_atomically(file, _render(facts))
+    return file
+
+
+def _kept_files(ours: dict[str, Any], sha256: str) -> dict[str, dict[str, Any]]:
+    """What an earlier card says of exports of the same checkpoint, by file."""
+    entries = ours.get("files") if ours.get("checkpoint_sha256") == sha256 else None
+    known = [entry for entry in entries if _has(entry, ENTRY)] if isinstance(entries, list) else []
+    return {str(entry["file"]): entry for entry in known}
+
+
+def _has(values: object, keys: Collection[str]) -> bool:
+    return isinstance(values, dict) and values.keys() >= set(keys)
+
+
+def _render(facts: dict[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    # Markdown, not HTML: nothing is escaped.
+    templates = Environment(
+        loader=PackageLoader("inceptionctl", "export"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters["size"] = size
+    return templates.get_template("card.md.j2").render(facts) + "\n"
+
+
+def name_of(trained: Trained) -> str:
+    """What the model is called: its run, or the checkpoint's folder."""
+    return (trained.run.path if trained.run else trained.checkpoint).absolute().name
+
+
+def dataset_name(trained: Trained) -> str:
+    """ImageNet where the classes are its synsets, else the data folder's name."""
+    return "ImageNet-1k (ILSVRC 2012)" if _is_imagenet(trained) else trained.recipe.data.root_path.name
+
+
+def _is_imagenet(trained: Trained) -> bool:
+    return list(trained.classes) == list(imagenet_ids())
+
+
+def evaluations_of(trained: Trained) -> list[dict[str, Any]]:
+    """Results that `evaluate` has left in the run, of these very weights or of exports of them; sorted by file name."""
+    if trained.run is None:
+        return []
+    found = []
+    for file in sorted(trained.run.evaluations.glob("*.json")):
+        result = _json(file)
+        if _has(result, (*EVALUATION, *ERRORS)) and (result["step"], result["weights"]) == (trained.step, trained.weights):
+            place = Path(str(result["checkpoint"]))
+            found.append({**result, "of": place.name if place.suffix else "checkpoint", "file": file.name})
+    return found
+
+
+def _validation(trained: Trained) -> dict[str, Any] | None:
+    """The validation of this step while it was trained; those are of the averaged weights."""
+    if trained.run is None or trained.weights != "ema":
+        return None
+    rows = [row for row in trained.run.metrics() if row.get("kind") == "evaluate" and row["step"] == trained.step]
+    return rows[-1] if rows else None
+
+
+def _metadata(
+    trained: Trained,
+    files: Sequence[dict[str, Any]],
+    evaluations: Sequence[dict[str, Any]],
+    license: str | None,
+    data_license: str | None,
+) -> dict[str, Any]:
+    section = trained.recipe.model
+    papers = re.findall(r"arXiv (\d{4}\.\d{5})", MODELS[section.name].source) if section.name in MODELS else []
+    license = license or trained.recipe.export.license
+    formats = dict.fromkeys(entry["format"] for entry in files)
+    return {
+        **({"license": license.lower() if re.fullmatch(r"[\w.-]+", license) else "other"} if license else {}),
+        **({"license_name": license} if license and not re.fullmatch(r"[\w.-]+", license) else {}),
+        "library_name": OURS,
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", section.name, *formats, *(f"arxiv:{paper}" for paper in papers)],
+        **({"datasets": [HUB_IMAGENET]} if _is_imagenet(trained) else {}),
+        **(_results(trained, evaluations) if evaluations else {}),
+        OURS: {"version": __version__, "step": trained.step, "weights": trained.weights}
+        | {"checkpoint_sha256": trained.weights_sha256, "files": [*files]},
+    }
+
+
+def _results(trained: Trained, evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    index = {"name": name_of(trained), "results": [_result(trained, one) for one in evaluations]}
+    return {"metrics": ["accuracy"], "model-index": [index]}
+
+
+def _result(trained: Trained, one: dict[str, Any]) -> dict[str, Any]:
+    kind = HUB_IMAGENET if _is_imagenet(trained) else trained.recipe.data.root_path.name
+    made = {"protocol": one["protocol"], "subset": one["subset"], "num_images": one["num_images"], "of": one["of"]}
+    metrics = [
+        {"type": "accuracy", "name": f"top-{k} accuracy in percent", "value": round(100.0 - one[f"top{k}_error"], 4)}
+        for k in _shown_ranks(one)
+    ]
+    return {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": kind, "name": dataset_name(trained), "split": "validation", "args": made},
+        "metrics": metrics,
+    }
+
+
+def _shown_ranks(one: dict[str, Any]) -> list[int]:
+    # Of five classes or fewer the right one is always among the first five.
+    return [1, 5] if len(one["classes"]) > 5 else [1]
+
+
+def _network(trained: Trained) -> dict[str, Any]:
+    section = trained.recipe.model
+    spec = MODELS.get(section.name)
+    return {
+        "source": spec.source if spec else "a network of timm",
+        "parameters": count_parameters(trained.model),
+        "differs": _changed(section.width, spec.default_input_px if spec else section.input_px, section.input_px),
+    }
+
+
+def _changed(width: float, paper_px: int, input_px: int) -> list[str]:
+    parts = [f"{width:g} of its width"] if width != 1.0 else []
+    return parts + ([f"{input_px} px instead of {paper_px}"] if input_px != paper_px else [])
+
+
+def _pillow(recipe: Recipe) -> dict[str, Any]:
+    """How a user prepares an image with Pillow: its `resize` widens the filter where an image shrinks, its `transform` never does."""
+    section = recipe.evaluate
+    plain = not section.antialias and section.interpolation in ("bilinear", "nearest")
+    # Nearest knows no antialiasing.
+    exact = plain or section.antialias or section.interpolation == "nearest"
+    return {"transform": plain, "exact": exact, "filter": section.interpolation.upper()}
+
+
+def _starts(run: Run | None) -> list[dict[str, Any]]:
+    """Environments of the starts of a run, less the host's name and the command."""
+    found = _json(run.environment_file) if run else None
+    return [start for start in found if _has(start, START)] if isinstance(found, list) else []
+
+
+def _public(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the folders of the machine that it was trained on."""
+    return {
+        key: _public(value)
+        if isinstance(value, dict)
+        else Path(value).name
+        if key in PATHS and isinstance(value, str)
+        else value
+        for key, value in values.items()
+    }
+
+
+def _without_folders(text: str) -> str:
+    return re.sub(r"(?<!\S)\S*/([^/\s]+)", r"\1", text)
+
+
+def _front_matter(file: Path) -> dict[str, Any]:
+    """What stands between the first two lines of dashes; empty where that is not YAML."""
+    try:
+        found = re.match(r"---\n(.*?)\n---\n", file.read_text(encoding="utf-8"), re.S)
+        values = yaml.safe_load(found[1]) if found else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _json(file: Path) -> Any:
+    """The content of a JSON file; None where there is none that can be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _dumped(values: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+    return text.rstrip()

@@ -1,0 +1,121 @@
+"""triton/NAME/: a model repository for the Triton Inference Server, with the ONNX file, its configuration and the class names.
+
+Source: NVIDIA's docs/user_guide/model_repository.md and model_configuration.md. `tritonserver --model-repository RUN/export/triton` serves it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inceptionctl.errors import CheckpointError
+from inceptionctl.evaluate.trained import Trained
+from inceptionctl.export.description import Description
+from inceptionctl.export.forms import Exporter, Logits
+from inceptionctl.export.quiet import quiet
+from inceptionctl.export.to_onnx import ONNX
+
+FOLDER = "triton"
+CONFIG, LABELS = "config.pbtxt", "labels.txt"
+# Names of Triton's model_config.proto for those of onnx.TensorProto.
+TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "UINT8": "TYPE_UINT8", "INT64": "TYPE_INT64"}
+
+
+def write(trained: Trained, description: Description) -> dict[str, bytes]:
+    """config.pbtxt, labels.txt and 1/model.onnx in a folder with the network's name; the configuration says what the file says.
+
+    Raises CheckpointError as `to_onnx.write` does.
+    """
+    (content,) = ONNX.write(trained, description).values()
+    name = TRITON.of(trained).file.split("/")[1]
+    config = _config(name, trained.recipe.evaluate.batch_size, *tensors(content))
+    labels = "".join(f"{label}\n" for label in description.class_names)
+    place = f"{FOLDER}/{name}"
+    return {
+        f"{place}/1/model.onnx": content,
+        f"{place}/{CONFIG}": config.encode(),
+        f"{place}/{LABELS}": labels.encode(),
+    }
+
+
+def tensors(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(inputs, outputs) of an ONNX file as Triton names them, without the batch. Raises CheckpointError where the batch is not free."""
+    import onnx
+
+    graph = onnx.load_model_from_string(content).graph
+    return [_tensor(onnx, value) for value in graph.input], [_tensor(onnx, value) for value in graph.output]
+
+
+def _tensor(onnx: Any, value: Any) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    batch, *rest = kind.shape.dim
+    if not batch.dim_param:
+        raise CheckpointError(f"{value.name} of the ONNX file has a fixed batch, which Triton cannot batch", "report this")
+    return {
+        "name": value.name,
+        "data_type": TYPES[onnx.TensorProto.DataType.Name(kind.elem_type)],
+        # Without a number: any size.
+        "dims": [dim.dim_value or -1 for dim in rest],
+    }
+
+
+def _config(name: str, max_batch_size: int, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> str:
+    """The text of config.pbtxt. The batch is the one that was evaluated with, so it is known to fit."""
+    lines = [
+        f'name: "{name}"',
+        'platform: "onnxruntime_onnx"',
+        'backend: "onnxruntime"',
+        f"max_batch_size: {max_batch_size}",
+        *(_block("input", tensor) for tensor in inputs),
+        *(_block("output", {**tensor, "label_filename": LABELS}) for tensor in outputs),
+        "# Requests that wait at the same time are answered together.",
+        "dynamic_batching { max_queue_delay_microseconds: 1000 }",
+        "# On every GPU, or else on the CPU.",
+        "instance_group [ { count: 1, kind: KIND_AUTO } ]",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _block(kind: str, tensor: dict[str, Any]) -> str:
+    label = f", label_filename: {json.dumps(tensor['label_filename'])}" if "label_filename" in tensor else ""
+    return f'{kind} [ {{ name: "{tensor["name"]}", data_type: {tensor["data_type"]}, dims: {tensor["dims"]}{label} }} ]'
+
+
+def ask_triton(path: Path) -> tuple[str, Logits]:
+    """The logits of the ONNX file by onnxruntime, Triton's backend, once its client's protobuf has read the configuration, if it is here.
+
+    Raises CheckpointError when it cannot, or when the configuration is not the file's.
+    """
+    config = path.parent.parent / CONFIG
+    by = _read_by_client(config, path)
+    return f"onnxruntime ({by}; no Triton server was asked)", ONNX.open(path, torch.device("cpu")).logits
+
+
+def _read_by_client(config: Path, model: Path) -> str:
+    with quiet():
+        try:
+            from google.protobuf import text_format
+            from tritonclient.grpc import model_config_pb2
+        except ImportError:
+            return f"{CONFIG} was not read by Triton's client: `pip install 'inceptionctl[triton]'`"
+        try:
+            read = text_format.Parse(config.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        except text_format.ParseError as error:
+            raise CheckpointError(
+                f"Triton's client does not read {CONFIG}: {error}; it was not written",
+                "report this: it is a bug of inceptionctl",
+            ) from None
+    types = model_config_pb2.DataType
+    said = [
+        [{"name": one.name, "data_type": types.Name(one.data_type), "dims": [*one.dims]} for one in side]
+        for side in (read.input, read.output)
+    ]
+    if said != [*tensors(model.read_bytes())]:
+        raise CheckpointError(f"{CONFIG} says {said}, and the ONNX file has other tensors; it was not written", "report this")
+    return f"{CONFIG} was read by Triton's client"
+
+
+TRITON = Exporter(f"{FOLDER}/{{network}}/1/model.onnx", write, ONNX.open, ask_triton)

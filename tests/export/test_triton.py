@@ -1,0 +1,120 @@
+"""The Triton model repository: its configuration as Triton's own protobuf reads it, against the ONNX file beside it."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from google.protobuf import text_format
+from onnx import TensorProto, helper
+from tritonclient.grpc import model_config_pb2
+from typer.testing import CliRunner
+
+from inceptionctl.cli import app
+from inceptionctl.errors import CheckpointError
+from inceptionctl.evaluate.trained import load_trained
+from inceptionctl.export.to_triton import ask_triton, tensors
+from inceptionctl.run import Run
+from tests.evaluate.making import CLASSES, INPUT_PX
+
+MODEL = "triton/inception_v4/1/model.onnx"
+
+
+@pytest.fixture(scope="module")
+def place(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports")
+    answer = CliRunner().invoke(app, ["export", str(run.path), "--format", "triton", "--output", str(folder), "--json"])
+    assert answer.exit_code == 0, answer.output
+    (item,) = json.loads(answer.stdout)["exports"]
+    assert item["path"] == str(folder / MODEL) and item["max_difference"] < 1e-4
+    assert "config.pbtxt was read by Triton's client" in item["remarks"][0]
+    return folder
+
+
+@pytest.fixture
+def copy(place: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(place, tmp_path / "copy"))
+
+
+def test_what_lies_there(place: Path) -> None:
+    found = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
+    assert found == ["README.md", MODEL, "triton/inception_v4/config.pbtxt", "triton/inception_v4/labels.txt"]
+    assert "tritonserver --model-repository=triton" in (place / "README.md").read_text()
+
+
+def test_the_configuration_is_the_files(place: Path) -> None:
+    folder = place / "triton" / "inception_v4"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert (config.name, config.platform, config.backend) == (folder.name, "onnxruntime_onnx", "onnxruntime")
+    assert config.max_batch_size == 10  # the recipe's evaluate.batch_size
+    assert (
+        config.HasField("dynamic_batching") and config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_AUTO
+    )
+    session = onnxruntime.InferenceSession(str(place / MODEL), providers=["CPUExecutionProvider"])
+    (given,), (asked,) = session.get_inputs(), session.get_outputs()
+    (told,), (answered,) = config.input, config.output
+    assert (told.name, [*told.dims], told.data_type) == (given.name, [3, INPUT_PX, INPUT_PX], model_config_pb2.TYPE_FP32)
+    assert (answered.name, [*answered.dims], answered.data_type) == (asked.name, [len(CLASSES)], model_config_pb2.TYPE_FP32)
+    assert (
+        given.type == asked.type == "tensor(float)" and given.shape[1:] == [*told.dims] and asked.shape[1:] == [*answered.dims]
+    )
+    assert (folder / answered.label_filename).read_text().splitlines() == list(CLASSES)
+
+
+def test_the_file_answers_as_the_checkpoint_does(place: Path, run: Run) -> None:
+    images = torch.rand(config_batch := 10, 3, INPUT_PX, INPUT_PX, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    session = onnxruntime.InferenceSession(str(place / MODEL), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        expected = load_trained(run.path, "ema", torch.device("cpu")).model(images).numpy()
+    assert logits.shape == (config_batch, len(CLASSES)) and np.abs(logits - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("75, 75", "75, 76", "the ONNX file has other tensors"),
+        ("TYPE_FP32", "TYPE_FP16", "the ONNX file has other tensors"),
+        ('"images"', '"image"', "the ONNX file has other tensors"),
+        ("max_batch_size", "max_batch", "Triton's client does not read config.pbtxt"),
+    ],
+)
+def test_a_configuration_that_is_not_the_files_is_refused(old: str, new: str, said: str, copy: Path) -> None:
+    config = copy / "triton" / "inception_v4" / "config.pbtxt"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    with pytest.raises(CheckpointError, match=said):
+        ask_triton(copy / MODEL)
+
+
+def test_without_tritons_client_it_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
+    name, logits = ask_triton(place / MODEL)
+    assert "config.pbtxt was not read by Triton's client: `pip install 'inceptionctl[triton]'`" in name
+    assert logits(torch.zeros(2, 3, INPUT_PX, INPUT_PX)).shape == (2, len(CLASSES))
+
+
+def small(shape: list[int | str | None], kind: int) -> bytes:
+    given, asked = (helper.make_tensor_value_info(name, kind, shape) for name in ("a", "b"))
+    return helper.make_model(
+        helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "g", [given], [asked])
+    ).SerializeToString()
+
+
+def test_other_tensors_are_told_as_they_are() -> None:
+    (given,), (asked,) = tensors(small(["batch", "height", None, 3], TensorProto.UINT8))
+    assert given == {"name": "a", "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}
+    assert asked["data_type"] == "TYPE_UINT8"
+    with pytest.raises(CheckpointError, match="fixed batch"):
+        tensors(small([2, 3], TensorProto.FLOAT))
+
+
+def test_predictions_come_from_it_too(place: Path, data: Path) -> None:
+    answer = CliRunner().invoke(app, ["predict", str(place / MODEL), str(data / "val" / "dog" / "0.jpg"), "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert len(json.loads(answer.stdout)["predictions"][0]["classes"]) == 5
