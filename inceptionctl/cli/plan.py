@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,7 @@ from inceptionctl.errors import RecipeError
 if TYPE_CHECKING:
     from inceptionctl.scaling.collectives import Link
     from inceptionctl.scaling.measured import Rate
-    from inceptionctl.scaling.planning import Point, Site
+    from inceptionctl.scaling.planning import Point
 
 
 def plan(
@@ -58,6 +57,10 @@ def plan(
             metavar="GB/S", help="Measured between nodes (busbw of nccl-tests), instead of what the cards are known for."
         ),
     ] = None,
+    allreduce: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measured between nodes, one rank on each: JSON of `bench allreduce`."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="The loader's rate, JSON of `bench data`.")] = None,
     cores_per_gpu: Annotated[int, typer.Option(min=1, help="Processor cores that prepare images for a GPU.")] = 8,
     file_system_rate: Annotated[
@@ -75,7 +78,9 @@ def plan(
     From one GPU's measured step, the bytes of the gradients, and what is known of the links (docs/scaling.md has the formulas).
     """
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.scaling.measured import estimated_rate, fit_compute, given_rates
+    from inceptionctl.scaling.interconnects import NODES, find_link
+    from inceptionctl.scaling.measured import estimated_rate, fit_compute, given_rates, read_loader_rate
+    from inceptionctl.scaling.planning import Site
 
     loaded = load_recipe(recipe, settings or ())
     _refuse_no_number(images_per_second=images_per_second, step_seconds=step_seconds, price=price)
@@ -85,8 +90,16 @@ def plan(
     micro = measured_images or loaded.train.micro_batch_size
     rates = given_rates(step or (), figure, images_per_second, step_seconds, micro)
     _refuse_unclear_source(rates, peak_tflops, utilisation)
-    site = _site(interconnect, cards_per_node, inside, gpus_per_node, link_bandwidth, data, cores_per_gpu)
-    site = replace(site, file_system=file_system_rate and file_system_rate * 1e9, image_bytes=image_bytes)
+    between, named = _between(interconnect, cards_per_node, link_bandwidth, allreduce)
+    site = Site(
+        gpus_per_node,
+        find_link(inside, NODES, "--inside").link,
+        between,
+        cores_per_gpu=cores_per_gpu,
+        loader_per_core=read_loader_rate(data) if data else None,
+        file_system=file_system_rate and file_system_rate * 1e9,
+        image_bytes=image_bytes,
+    )
 
     from inceptionctl.scaling.advice import advise
     from inceptionctl.scaling.network import count_network
@@ -109,7 +122,7 @@ def plan(
         "zero_stage": loaded.train.zero_stage,
         "gpus_per_node": gpus_per_node,
         "inside": _link(inside, site.inside),
-        "between": _link("measured" if link_bandwidth else f"{cards_per_node} x {interconnect}", site.between),
+        "between": _link(named, site.between),
         "loader_images_per_core_second": site.loader_per_core,
         "cores_per_gpu": cores_per_gpu,
         "file_system_bytes_per_second": site.file_system,
@@ -154,24 +167,20 @@ def _refuse_unclear_source(rates: list[Rate], peak_tflops: float | None, utilisa
         )
 
 
-def _site(
-    interconnect: str,
-    cards: int,
-    inside: str,
-    gpus_per_node: int,
-    link_bandwidth: float | None,
-    data: Path | None,
-    cores_per_gpu: int,
-) -> Site:
+def _between(interconnect: str, cards: int, bandwidth: float | None, allreduce: Path | None) -> tuple[Link, str]:
+    """The link between nodes, and what it is called."""
     from inceptionctl.scaling.collectives import Link
-    from inceptionctl.scaling.interconnects import NETWORKS, NODES, find_link
-    from inceptionctl.scaling.measured import read_loader_rate
-    from inceptionctl.scaling.planning import Site
+    from inceptionctl.scaling.interconnects import NETWORKS, find_link
+    from inceptionctl.scaling.measured import read_link
 
     card = find_link(interconnect, NETWORKS, "--interconnect").link
-    between = Link(link_bandwidth * 1e9 if link_bandwidth else card.bandwidth * cards, card.latency)
-    loader = read_loader_rate(data) if data else None
-    return Site(gpus_per_node, find_link(inside, NODES, "--inside").link, between, cores_per_gpu, loader)
+    if bandwidth and allreduce:
+        raise RecipeError("the link between nodes is given twice", "give --link-bandwidth or --allreduce")
+    if allreduce:
+        return read_link(allreduce), f"measured ({allreduce.name})"
+    if bandwidth:
+        return Link(bandwidth * 1e9, card.latency), "measured (as given)"
+    return Link(card.bandwidth * cards, card.latency), f"{cards} x {interconnect}"
 
 
 def _link(name: str, link: Link) -> dict[str, Any]:

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.scaling.collectives import Link
 from inceptionctl.scaling.prediction import Compute
+
+OWN = "inceptionctl"
+"""What `bench step` calls the rate of the training loop itself, beside its parts and others' loops."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,39 @@ def estimated_rate(multiply_adds: int, peak_tflops: float, utilisation: float, i
 
 
 def read_rate(path: Path, figure: str | None, images: int) -> Rate:
-    """The rate in the JSON of a bench: its only figure in images/s, or the one named.
+    """The rate in the JSON of a bench: the figure named, else that of inceptionctl's own loop, else the only one in images/s.
 
-    The images of a step are the file's `images` or `micro_batch_size`, else `images`. Raises DataError when there is no such figure.
+    The images of a step are the file's `images` or `micro_batch_size`, else `images`. Raises DataError when there is no such figure, or
+    several ranks have made it.
     """
     content, figures = _read(path)
+    if content.get("ranks", 1) != 1:
+        raise DataError(f"{path} was measured on {content['ranks']} ranks", "give a step of one, who has nobody to wait for")
     rates = {each["name"]: each for each in figures if each["unit"] == "images/s"}
-    if figure is None and len(rates) > 1:
+    if figure is None and len(rates) > 1 and OWN not in rates:
         raise DataError(f"{path} has several figures in images/s", f"name one with --figure: {', '.join(map(repr, rates))}")
-    chosen = rates.get(figure or next(iter(rates), ""))
+    chosen = rates.get(figure or (OWN if OWN in rates else next(iter(rates), "")))
     if chosen is None:
         listed = ", ".join(map(repr, rates)) or "none"
         raise DataError(f"{path} has no figure {figure or 'in images/s'}", f"figures in images/s are: {listed}")
     taken = int(content.get("images") or content.get("micro_batch_size") or images)
     rate = _positive(chosen["median"], path)
     return Rate(rate, taken, f"{rate:.4g} images/s at {taken} images a GPU ({path.name}, {chosen['name']}, median)")
+
+
+def read_link(path: Path) -> Link:
+    """The link of a ring that explains the JSON of `bench allreduce`: seconds = alpha_s + bytes / bytes_per_s over its ranks.
+
+    Raises DataError when these are not there.
+    """
+    content, _ = _read(path)
+    ranks, alpha, rate = (content.get(key) for key in ("ranks", "alpha_s", "bytes_per_s"))
+    if not isinstance(ranks, int) or ranks < 2 or not isinstance(alpha, int | float) or alpha < 0:
+        raise DataError(
+            f"{path} has no fit over two ranks or more", "make it with `inceptionctl bench allreduce --output FILE`"
+        )
+    hops = 2 * (ranks - 1)
+    return Link(hops / ranks * _positive(rate, path), alpha / hops)
 
 
 def read_loader_rate(path: Path) -> float:

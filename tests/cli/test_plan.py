@@ -49,13 +49,18 @@ def test_the_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: i
 
 def test_links_cards_and_cores_reach_the_prediction(tmp_path: Path) -> None:
     def rate(*more: str) -> float:
-        return float(planned("--images-per-second", "500", "--gpus", "64", *more)["points"][0]["images_per_second"])
+        # A network that is quickly counted.
+        small = ("--set", "model.name=resnet_18", "--images-per-second", "2000", "--gpus", "64")
+        return float(planned(*small, *more)["points"][0]["images_per_second"])
 
     base = rate()
     assert rate("--interconnect", "ethernet-10") < rate("--interconnect", "ib-hdr") < base < rate("--cards-per-node", "8")
     assert rate("--link-bandwidth", "46") == pytest.approx(base)
     assert rate("--inside", "pcie3", "--cards-per-node", "8") < rate("--cards-per-node", "8")
     assert rate("--gpus-per-node", "64") > base
+    allreduce = tmp_path / "allreduce.json"
+    allreduce.write_text(json.dumps({"figures": [], "ranks": 2, "alpha_s": 28e-6, "bytes_per_s": 46e9}))
+    assert rate("--allreduce", str(allreduce)) == pytest.approx(base)
     assert rate("--file-system-rate", "0.11") == pytest.approx(1000)
     assert rate("--file-system-rate", "0.11", "--image-bytes", "55000") == pytest.approx(2000)
     bench = tmp_path / "data.json"
@@ -94,6 +99,7 @@ def test_an_estimate_is_labelled() -> None:
         (["--images-per-second", "500", "--peak-tflops", "1", "--utilisation", "0.3"], ["both measured and estimated"]),
         (["--peak-tflops", "989"], ["takes both --peak-tflops and --utilisation"]),
         (["--peak-tflops", "989", "--utilisation", "30"], ["more than the whole peak"]),
+        (["--images-per-second", "500", "--link-bandwidth", "9", "--allreduce", "a.json"], ["given twice"]),
         (["--step", "none.json"], ["cannot read none.json"]),
         (["--images-per-second", "500", "--data", "none.json"], ["cannot read none.json"]),
     ],

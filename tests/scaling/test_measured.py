@@ -11,7 +11,7 @@ from inceptionctl.bench.measuring import Figure
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.scaling.collectives import Cluster, Link, ring_seconds
 from inceptionctl.scaling.fitting import fit_ring
-from inceptionctl.scaling.measured import Rate, estimated_rate, fit_compute, given_rates, read_loader_rate, read_rate
+from inceptionctl.scaling.measured import Rate, estimated_rate, fit_compute, given_rates, read_link, read_loader_rate, read_rate
 
 
 def bench(path: Path, figures: Sequence[Figure], **about: Any) -> Path:
@@ -36,6 +36,26 @@ def test_of_several_rates_one_must_be_named(tmp_path: Path) -> None:
     assert read_rate(path, "compiled", 32).per_second == 80.0
     with pytest.raises(DataError, match="no figure neither"):
         read_rate(path, "neither", 32)
+
+
+def test_the_loops_own_rate_comes_first_and_only_of_one_rank(tmp_path: Path) -> None:
+    figures = [Figure("bare loop", "images/s", [55.0]), Figure("inceptionctl", "images/s", [50.0])]
+    assert read_rate(bench(tmp_path / "one.json", figures, ranks=1), None, 32).per_second == 50.0
+    with pytest.raises(DataError, match="measured on 2 ranks"):
+        read_rate(bench(tmp_path / "two.json", figures, ranks=2), None, 32)
+
+
+def test_a_measured_link_gives_back_the_times_that_made_it(tmp_path: Path) -> None:
+    link = read_link(bench(tmp_path / "allreduce.json", [], ranks=4, alpha_s=3e-4, bytes_per_s=1.5e9))
+    assert ring_seconds(1e6, Cluster(4, 1, link, link)) == pytest.approx(3e-4 + 1e6 / 1.5e9)
+    for about in (
+        {},
+        {"ranks": 1, "alpha_s": 0.0, "bytes_per_s": 1e9},
+        {"ranks": 2, "alpha_s": 0.0},
+        {"ranks": 2, "alpha_s": -1.0},
+    ):
+        with pytest.raises(DataError, match=r"none\.json"):
+            read_link(bench(tmp_path / "none.json", [], **about))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"figures": [1]}', '{"figures": [{"name": "a"}]}', '{"figures": {}}'])
