@@ -163,7 +163,8 @@ def _refuse_unclear_source(rates: list[Rate], peak_tflops: float | None, utilisa
     if not rates and not peak_tflops:
         raise RecipeError(
             "nothing tells how fast one GPU is",
-            f"measure it and give --step FILE or --images-per-second X; or estimate it, {example}",
+            "measure it (inceptionctl bench step RECIPE --output FILE) and give --step FILE or --images-per-second X;"
+            f" or estimate it, {example}",
         )
 
 
