@@ -199,7 +199,10 @@ def _print(about: dict[str, Any], points: list[Point], words: list[str], price: 
         ("in a node", f"{about['gpus_per_node']} GPUs, {_speed(about['inside'])}"),
         ("between nodes", f"{_speed(about['between'])}, all cards of a node"),
         ("images", f"{images}, {about['epochs']:g} epochs ({about['train_images_source']})"),
-        ("useful batch", ", ".join(f"{point.useful_batch:,} on {point.gpus:,} GPUs" for point in points if point.step)),
+        (
+            "useful batch",
+            "with so many GPUs: " + ", ".join(f"{point.useful_batch:,} on {point.gpus:,}" for point in points if point.step),
+        ),
     ]
     console.out.print()
     console.print_pairs("", pairs)

@@ -55,7 +55,7 @@ def _remedy(point: Point, last: Point, site: Site, zero_stage: int) -> str:
     text = (
         f"It takes {step.exchange * 1e3:.1f} ms of a step of {step.seconds * 1e3:.1f} ms, after the backward pass (DeepSpeed does not begin"
         f" before); beside it, {_overlapped(point):.0%} of the GPUs' speed would be reached instead of {step.efficiency:.0%}."
-        f" More images a GPU ({point.useful_batch} over all GPUs for {GOOD:.0%}), more or faster network cards, or fewer GPUs"
+        f" More images a GPU ({point.useful_batch:,} over all GPUs for {GOOD:.0%}), more or faster network cards, or fewer GPUs"
     )
     return text + ("; train.zero_stage: 0 does not collect weights" if zero_stage else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,9 @@ def read_rate(path: Path, figure: str | None, images: int) -> Rate:
     if chosen is None:
         listed = ", ".join(map(repr, rates)) or "none"
         raise DataError(f"{path} has no figure {figure or 'in images/s'}", f"figures in images/s are: {listed}")
-    taken = int(content.get("images") or content.get("micro_batch_size") or images)
+    taken = content.get("images") or content.get("micro_batch_size") or images
+    if not isinstance(taken, int) or taken < 1:
+        raise DataError(f"{path}: a step of {taken!r} images", "measure it again")
     rate = _positive(chosen["median"], path)
     return Rate(rate, taken, f"{rate:.4g} images/s at {taken} images a GPU ({path.name}, {chosen['name']}, median)")
 
@@ -130,13 +133,13 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise DataError(f"cannot read {path}: {error}", hint) from None
     figures = content.get("figures") if isinstance(content, dict) else None
     if not isinstance(figures, list) or not all(
-        isinstance(each, dict) and {"name", "unit", "median"} <= each.keys() for each in figures
+        isinstance(each, dict) and isinstance(each.get("name"), str) and {"unit", "median"} <= each.keys() for each in figures
     ):
         raise DataError(f"{path} has no `figures` with name, unit and median", hint)
     return content, figures
 
 
 def _positive(value: object, path: Path) -> float:
-    if isinstance(value, int | float) and value > 0:
+    if isinstance(value, int | float) and 0 < value < math.inf:
         return float(value)
     raise DataError(f"{path}: a rate of {value!r}", "measure it again")

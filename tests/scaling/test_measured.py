@@ -1,6 +1,7 @@
 """Reading what `inceptionctl bench` has written, and fitting it."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,18 @@ def test_a_measured_link_gives_back_the_times_that_made_it(tmp_path: Path) -> No
             read_link(bench(tmp_path / "none.json", [], **about))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"figures": [1]}', '{"figures": [{"name": "a"}]}', '{"figures": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"figures": [1]}',
+        '{"figures": [{"name": "a"}]}',
+        '{"figures": {}}',
+        '{"figures": [{"name": [], "unit": "images/s", "median": 1}]}',
+    ],
+)
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(content)
@@ -69,8 +81,12 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
 def test_missing_files_and_impossible_rates(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_rate(tmp_path / "none.json", None, 32)
-    with pytest.raises(DataError, match="rate of 0"):
-        read_rate(bench(tmp_path / "zero.json", [Figure("step", "images/s", [0.0])]), None, 32)
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(DataError, match="a rate of"):
+            read_rate(bench(tmp_path / "rate.json", [Figure("step", "images/s", [wrong])]), None, 32)
+    for images in ("many", -3, 0.5, [8]):
+        with pytest.raises(DataError, match="a step of"):
+            read_rate(bench(tmp_path / "images.json", [Figure("step", "images/s", [9.0])], images=images), None, 32)
 
 
 def test_the_loaders_rate_is_that_of_a_core(tmp_path: Path) -> None:
