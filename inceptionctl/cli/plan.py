@@ -201,7 +201,7 @@ def _print(about: dict[str, Any], points: list[Point], words: list[str], price: 
         ("images", f"{images}, {about['epochs']:g} epochs ({about['train_images_source']})"),
         (
             "useful batch",
-            "with so many GPUs: " + ", ".join(f"{point.useful_batch:,} on {point.gpus:,}" for point in points if point.step),
+            ", ".join(f"{point.useful_batch:,} on {point.gpus:,}" for point in points if point.step) + " GPUs",
         ),
     ]
     console.out.print()
