@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "weights": {"errors", "models", "recipe", "run", "train"},
     "report": {"errors", "run", "run_contents", "evaluate", "recipe"},
     "bench": {"errors", "cores", "data", "recipe", "train", "evaluate", "models"},
+    # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
+    "scaling": {"errors", "recipe", "models", "train"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "recipe", "run", "train"},

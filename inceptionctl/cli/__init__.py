@@ -15,6 +15,7 @@ from inceptionctl.cli import (
     ensemble,
     evaluate,
     models,
+    plan,
     predict,
     recipes,
     report,
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.command(name="train")(train.train)
+app.command(name="plan")(plan.plan)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="ensemble")(ensemble.ensemble)
 app.command(name="report")(report.report)

@@ -17,7 +17,7 @@ from inceptionctl.train.engine import deepspeed_config
 from inceptionctl.train.optim import state_names
 from inceptionctl.train.schedule import schedule_in_words
 
-IMAGENET_TRAIN_IMAGES = 1_281_167
+IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES = 1_281_167, 50_000
 
 
 def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     parameters = count_parameters(model)
-    images, source = _num_train_images(recipe)
+    images, _, source = num_images(recipe)
     steps = total_steps(recipe.train.epochs, images, batch.global_batch_size, recipe.train.max_steps) if images else None
     plan: dict[str, Any] = {
         "network": f"{recipe.model.name}, {recipe.model.num_classes} classes, {recipe.model.input_px} px, width {recipe.model.width:g}",
@@ -56,13 +56,18 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
     return plan
 
 
-def _num_train_images(recipe: Recipe) -> tuple[int | None, str]:
+def num_images(recipe: Recipe) -> tuple[int | None, int | None, str]:
+    """Training and validation images, and in words where the numbers come from; None for a data set that is not on this machine.
+
+    Raises DataError for one that is here and damaged.
+    """
     root = recipe.data.root_path
     if root.exists() or recipe.data.train_csv:
-        return len(open_data(root, recipe.model.num_classes, **recipe.data.sources(root))[0]), f"counted in {root}"
+        train, val = open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+        return len(train), len(val), f"counted in {root}"
     if recipe.model.num_classes == 1000:
-        return IMAGENET_TRAIN_IMAGES, f"assumed: ImageNet's, since {root} is not on this machine"
-    return None, f"unknown: {root} is not on this machine (set data.root)"
+        return IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES, f"assumed: ImageNet's, since {root} is not on this machine"
+    return None, None, f"unknown: {root} is not on this machine (set data.root)"
 
 
 def checkpoint_bytes(num_parameters: int, recipe: Recipe) -> int:

@@ -1,0 +1,40 @@
+"""What a recipe's network costs and exchanges, counted on torch's meta device. The only module here that needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from inceptionctl.models import build_model
+from inceptionctl.models.summary import multiply_adds
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.scaling.prediction import Traffic
+from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.engine import ALLREDUCE_BUCKET, REDUCE_BUCKET
+from inceptionctl.train.fine_tuning import freeze
+
+FP32 = 4  # bytes; weights and gradients stay so under autocast
+
+
+@dataclass(frozen=True)
+class Network:
+    """`trained` counts the values that get a gradient, `multiply_adds` a forward pass over one image."""
+
+    trained: int
+    multiply_adds: int
+    traffic: Traffic
+
+
+def count_network(recipe: Recipe) -> Network:
+    """The recipe's network, with what its ranks exchange in a step. Raises what building the network raises."""
+    with torch.device("meta"):
+        model: nn.Module = build_model(**recipe.model.network())
+        frozen = freeze(model, recipe.model.freeze)
+        statistics = SharedStatistics(model, 1, frozen).flat.numel()
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    stage = recipe.train.zero_stage
+    bucket = (REDUCE_BUCKET if stage else ALLREDUCE_BUCKET) * FP32
+    traffic = Traffic(trained * FP32, statistics * FP32, bucket, gathers=stage > 0)
+    return Network(trained, multiply_adds(model, recipe.model.input_px), traffic)

@@ -1,0 +1,139 @@
+"""One step of a training on a cluster, predicted: what computes, what waits, and what limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from inceptionctl.scaling.collectives import Cluster, all_gather_seconds, all_reduce_seconds
+from inceptionctl.train.batch import BatchPlan
+
+Limit = Literal["compute", "averaging", "data loading", "file system"]
+
+GOOD = 0.95
+"""Efficiency at which a batch is large enough: a larger one gains less than a twentieth."""
+NOTICED = 0.9
+"""Efficiency below which the averaging, and not the GPUs' own speed, is named as what limits."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Seconds of a pass over a micro batch on one GPU: forward, backward and optimizer, nothing shared with other ranks."""
+
+    per_image: float
+    fixed: float = 0.0
+    measured_images: int = 1
+    """The smallest micro batch that was measured; smaller ones are extrapolated, and slower in truth."""
+
+    def seconds(self, images: float) -> float:
+        """Of one pass."""
+        return self.fixed + self.per_image * images
+
+    def images_for(self, seconds: float) -> float:
+        """How many images keep the GPU busy for so long."""
+        return max(0.0, (seconds - self.fixed) / self.per_image)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the ranks exchange in one optimizer step, bytes."""
+
+    gradients: float
+    """All of them, fp32."""
+    statistics: float
+    """Batch norm's running means and variances, averaged after each step (train/batch_norm.py)."""
+    bucket: float
+    """Most that goes around in one call."""
+    gathers: bool = False
+    """ZeRO stage 1 collects the new weights afterwards, as many bytes."""
+
+    def seconds(self, cluster: Cluster) -> float:
+        """Of a step's exchange, one call after the other."""
+        whole, rest = divmod(self.gradients, self.bucket)
+        averaging = whole * all_reduce_seconds(self.bucket, cluster) + (all_reduce_seconds(rest, cluster) if rest else 0.0)
+        gathering = all_gather_seconds(self.gradients, cluster) if self.gathers else 0.0
+        return averaging + gathering + all_reduce_seconds(self.statistics, cluster)
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What brings the images."""
+
+    loader: float = math.inf
+    """Images a second that the processor cores of one GPU prepare."""
+    file_system: float = math.inf
+    """Images a second that the file system gives to all ranks together."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A predicted step; seconds."""
+
+    compute: float
+    exchange: float
+    """All communication, hidden or not."""
+    exposed: float
+    """The part of it that the GPUs wait for."""
+    loading: float
+    reading: float
+    images: int
+    alone: float
+    """The step of one GPU with this share of the batch and nobody to wait for."""
+
+    @property
+    def seconds(self) -> float:
+        """From one step to the next: images are prepared and read beside the computation, so the slowest of the three counts."""
+        return max(self.compute + self.exposed, self.loading, self.reading)
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+    @property
+    def efficiency(self) -> float:
+        """Share of what as many single GPUs would do."""
+        return self.alone / self.seconds
+
+    @property
+    def limit(self) -> Limit:
+        """What a step waits for most."""
+        slowest = self.seconds
+        if self.reading == slowest:
+            return "file system"
+        if self.loading == slowest:
+            return "data loading"
+        return "averaging" if self.compute < NOTICED * slowest else "compute"
+
+
+def predict(
+    batch: BatchPlan, compute: Compute, traffic: Traffic, cluster: Cluster, supply: Supply, hidden: float = 0.0
+) -> Step:
+    """A step of `batch` on `cluster`.
+
+    `hidden` is the share of the communication that goes on beside the backward pass, as long as that lasts: two thirds of the last
+    pass. It is 0 for inceptionctl: DeepSpeed averages at ZeRO stages 0 and 1 when the backward pass has ended.
+    """
+    passed = compute.seconds(batch.micro_batch_size)
+    exchange = traffic.seconds(cluster)
+    share = batch.micro_batch_size * batch.accumulation
+    computing = passed * batch.accumulation
+    return Step(
+        compute=computing,
+        exchange=exchange,
+        exposed=exchange - min(hidden * exchange, passed * 2 / 3),
+        loading=share / supply.loader,
+        reading=batch.global_batch_size / supply.file_system,
+        images=batch.global_batch_size,
+        alone=computing,
+    )
+
+
+def useful_batch(compute: Compute, traffic: Traffic, cluster: Cluster) -> int:
+    """The global batch at which the averaging takes a twentieth of the step: a larger one gains next to nothing.
+
+    At least one measured micro batch a GPU: nothing is known of smaller ones.
+    """
+    wanted = compute.images_for(traffic.seconds(cluster) * GOOD / (1 - GOOD))
+    return cluster.gpus * max(compute.measured_images, math.ceil(wanted - 1e-9))
