@@ -95,7 +95,7 @@ def interleaved(
         clock = time.perf_counter()
         contestant.round()
         seconds = time.perf_counter() - clock
-        _settle()  # full queues at the beginning and at the end: what was computed between is what was taken
+        settle()  # full queues at the beginning and at the end: what was computed between is what was taken
         if i >= rounds_before * len(contestants):
             taken[contestant.name].append(Taken(seconds, cpu_seconds() - cpu))
     return taken
@@ -141,7 +141,7 @@ def _of_process(pid: int) -> float:
     return 0.0
 
 
-def _settle() -> None:
+def settle() -> None:
     """Wait until nothing of ours computes any more, at most some seconds."""
     deadline, last, quiet = time.perf_counter() + _LONGEST_WAIT_SECONDS, cpu_seconds(), 0
     while quiet < 2 and time.perf_counter() < deadline:

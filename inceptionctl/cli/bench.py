@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli import bench_network
+from inceptionctl.cli import bench_network, bench_ranks
 from inceptionctl.cli.measured import Output, progress_of, refuse_unwritable, tell
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
 
 app = typer.Typer(
-    help="Measure this machine: the data path, evaluation, large lists of images, checkpoints.", no_args_is_help=True
+    help="Measure this machine: the data path, training steps, evaluation, ranks, lists of images, checkpoints.",
+    no_args_is_help=True,
 )
 app.command()(bench_network.evaluate)
+app.command()(bench_network.step)
+app.command()(bench_network.train)
+app.command()(bench_ranks.start)
+app.command()(bench_ranks.allreduce)
+app.command()(bench_ranks.compare)
 
 _PACKAGES = ("inceptionctl", "torch", "nvidia-dali-cuda130", "numpy", "pillow", "simplejpeg")
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from inceptionctl.bench.measuring import Figure
 
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON into this file.")]
+Gpus = Annotated[
+    int | None, typer.Option(min=1, help="Ranks on so many GPUs of this machine; 1 by default where there are any.")
+]
+CpuRanks = Annotated[int | None, typer.Option(min=1, help="So many ranks on the CPU.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds.")]
 
 _WORDS = {
@@ -28,6 +32,18 @@ _WORDS = {
     "Pillow loader": "torch DataLoader with Pillow",
     "libjpeg-turbo": "libjpeg-turbo alone, whole images",
 }
+
+
+def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
+    """This very command once a rank, as `train` starts its ranks; one where nobody says how many."""
+    import sys
+
+    from inceptionctl.launch.local import choose_ranks, launch, visible_gpus
+
+    one = 1 if gpus is None and cpu_ranks is None and visible_gpus() else gpus
+    code = launch(choose_ranks(one, cpu_ranks), sys.argv[1:], None)
+    if code:
+        raise typer.Exit(code)
 
 
 @contextmanager
