@@ -79,14 +79,14 @@ def shown(value: float) -> str:
 
 
 def interleaved(
-    contestants: Sequence[Contestant], repeats: int, progress: Callable[[str, int, int], None]
+    contestants: Sequence[Contestant], repeats: int, progress: Callable[[str, int, int], None], rounds_before: int = 1
 ) -> dict[str, list[Taken]]:
     """Every contestant once a round, in the same order: whatever else slows the machine slows all of them alike.
 
-    One round before the first makes everybody warm. `progress(name, done, total)` is called before each.
+    The rounds before the first that counts make everybody warm. `progress(name, done, total)` is called before each.
     """
     taken: dict[str, list[Taken]] = {contestant.name: [] for contestant in contestants}
-    total = (repeats + 1) * len(contestants)
+    total = (repeats + rounds_before) * len(contestants)
     for i in range(total):
         contestant = contestants[i % len(contestants)]
         progress(contestant.name, i, total)
@@ -95,8 +95,8 @@ def interleaved(
         clock = time.perf_counter()
         contestant.round()
         seconds = time.perf_counter() - clock
-        _settle()  # full queues at the beginning and at the end: what was computed between is what was taken
-        if i >= len(contestants):
+        settle()  # full queues at the beginning and at the end: what was computed between is what was taken
+        if i >= rounds_before * len(contestants):
             taken[contestant.name].append(Taken(seconds, cpu_seconds() - cpu))
     return taken
 
@@ -109,6 +109,16 @@ def rates(contestants: Sequence[Contestant], taken: Mapping[str, Sequence[Taken]
         figures.append(
             Figure(one.name, f"{unit}/CPU s", [(one.amount + one.amount_before) / each.cpu_seconds for each in taken[one.name]])
         )
+    return figures
+
+
+def costs(contestants: Sequence[Contestant], taken: Mapping[str, Sequence[Taken]], unit: str) -> list[Figure]:
+    """For each contestant the seconds that one of its amount takes, on the clock and of processor time."""
+    figures = []
+    for one in contestants:
+        figures.append(Figure(one.name, f"s/{unit}", [each.seconds / one.amount for each in taken[one.name]]))
+        total = one.amount + one.amount_before
+        figures.append(Figure(one.name, f"CPU s/{unit}", [each.cpu_seconds / total for each in taken[one.name]]))
     return figures
 
 
@@ -131,7 +141,7 @@ def _of_process(pid: int) -> float:
     return 0.0
 
 
-def _settle() -> None:
+def settle() -> None:
     """Wait until nothing of ours computes any more, at most some seconds."""
     deadline, last, quiet = time.perf_counter() + _LONGEST_WAIT_SECONDS, cpu_seconds(), 0
     while quiet < 2 and time.perf_counter() < deadline:

@@ -17,8 +17,17 @@ BYTES = 110_000  # the mean of ImageNet's training images
 _QUALITIES = range(98, 60, -2)
 
 
-def make_photographs(sources: Sequence[Path], folder: Path, count: int, seed: int, progress: Callable[[int, int], None]) -> int:
-    """Write `count` JPEGs of 500 x 375 pixels and about 110 kB: random crops of the sources in turn. Returns their bytes.
+def make_photographs(
+    sources: Sequence[Path],
+    folder: Path,
+    count: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+    size: tuple[int, int] = SIZE,
+) -> int:
+    """Write `count` JPEGs of `size` (width, height) and about 110 kB: random crops of the sources in turn. Returns their bytes.
+
+    Of other sizes than ImageNet's usual one, as many bytes a pixel.
 
     Each takes the highest quality from 98 down at which it is not larger than that. Sources are only ever made smaller, since
     what was enlarged is too smooth. Raises DataError when one cannot be decoded or is too small.
@@ -27,7 +36,7 @@ def make_photographs(sources: Sequence[Path], folder: Path, count: int, seed: in
     rng, total = np.random.default_rng(seed), 0
     for i in range(count):
         progress(i, count)
-        encoded = _encoded(_crop(_opened(sources[i % len(sources)]), rng))
+        encoded = _encoded(_crop(_opened(sources[i % len(sources)], size), size, rng))
         (folder / f"{i:05d}.jpg").write_bytes(encoded)
         total += len(encoded)
     return total
@@ -43,28 +52,29 @@ def images_below(folder: Path) -> list[Path]:
     return found
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, size: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except OSError as fault:
         raise DataError(f"cannot decode {path}: {fault}", "take it out of the folder") from fault
-    if image.width < SIZE[0] or image.height < SIZE[1]:
-        raise DataError(f"{path} has {image.width} x {image.height} pixels", f"at least {SIZE[0]} x {SIZE[1]} are needed")
+    if image.width < size[0] or image.height < size[1]:
+        raise DataError(f"{path} has {image.width} x {image.height} pixels", f"at least {size[0]} x {size[1]} are needed")
     return image
 
 
-def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    scale = rng.uniform(1.0, min(image.width / SIZE[0], image.height / SIZE[1]))
-    width, height = SIZE[0] * scale, SIZE[1] * scale
+def _crop(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    scale = rng.uniform(1.0, min(image.width / size[0], image.height / size[1]))
+    width, height = size[0] * scale, size[1] * scale
     left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
-    return image.resize(SIZE, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
+    return image.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
 
 
 def _encoded(image: Image.Image) -> bytes:
+    most = BYTES * image.width * image.height // (SIZE[0] * SIZE[1])
     for quality in _QUALITIES:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality)
-        if buffer.tell() <= BYTES:
+        if buffer.tell() <= most:
             break
     return buffer.getvalue()

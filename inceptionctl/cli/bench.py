@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli import bench_network, bench_ranks
+from inceptionctl.cli.measured import Output, progress_of, refuse_unwritable, tell
 from inceptionctl.cli.options import Json, Settings
-from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
 
 if TYPE_CHECKING:
-    from inceptionctl.bench.measuring import Figure
     from inceptionctl.data.imageset import ImageSet
     from inceptionctl.recipe.schema import Recipe
 
-app = typer.Typer(help="Measure this machine: the data path, large lists of images, checkpoints.", no_args_is_help=True)
-
-Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON into this file.")]
+app = typer.Typer(
+    help="Measure this machine: the data path, training steps, evaluation, ranks, lists of images, checkpoints.",
+    no_args_is_help=True,
+)
+app.command()(bench_network.evaluate)
+app.command()(bench_network.step)
+app.command()(bench_network.train)
+app.command()(bench_ranks.start)
+app.command()(bench_ranks.allreduce)
+app.command()(bench_ranks.compare)
 
 _PACKAGES = ("inceptionctl", "torch", "nvidia-dali-cuda130", "numpy", "pillow", "simplejpeg")
-_WORDS = {
-    "read": "read",
-    "decode": "+ decode the crop",
-    "resize": "+ crop and resize",
-    "colour": "+ flip, colour, normalise",
-    "all": "all, with order and draws",
-    "Pillow loader": "torch DataLoader with Pillow",
-    "libjpeg-turbo": "libjpeg-turbo alone, whole images",
-}
 
 
 @app.command()
@@ -60,7 +57,7 @@ def data(
 
     # What is wrong is told before torch and DALI are loaded.
     loaded = load_recipe(recipe, settings or ())
-    _refuse_unwritable(output)
+    refuse_unwritable(output)
     found = _photographs(folder) if folder else _training_images(loaded)
 
     from inceptionctl.bench.data import bench_data
@@ -69,8 +66,7 @@ def data(
 
     options = loader_options(loaded, _machine(threads))
     about = facts(_PACKAGES)
-    with console.progress_bar() as bar:
-        task = bar.add_task("measuring", total=None)
+    with progress_of("measuring") as progress:
         figures, left_out = bench_data(
             found,
             options,
@@ -78,12 +74,12 @@ def data(
             batch_size=min(loaded.train.micro_batch_size, loaded.train.global_batch_size),
             num_images=images,
             repeats=repeats,
-            progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+            progress=progress,
         )
     measured = {"recipe": recipe, "settings": settings or [], "images": images, "threads": options["num_threads"]}
     kinds = {"decode": options["decode"], "values": str(options["dtype"]).removeprefix("torch.")}
     result = {"bench": "data", **about, **measured, **kinds, "left_out": left_out}
-    _tell(result, figures, output, as_json)
+    tell(result, figures, output, as_json)
 
 
 def _training_images(recipe: Recipe) -> ImageSet:
@@ -112,20 +108,26 @@ def _machine(threads: int | None) -> Any:
 
 @app.command()
 def photographs(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with photographs of at least 500 x 375, at any depth.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder with photographs of at least --size, at any depth.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make.")],
     images: Annotated[int, typer.Option(min=1, help="Photographs to make.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the random crops.")] = 0,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Pixels of each; 375x375 are squares.")] = "500x375",
 ) -> None:
     """Make JPEGs like ImageNet's (500 x 375, about 110 kB) out of other photographs, to measure with where there is no ImageNet."""
     from inceptionctl.bench.photographs import images_below, make_photographs
 
+    words = size.split("x")
+    if len(words) != 2 or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise RecipeError(f"--size {size}: not a width and a height in px", "for example --size 375x375")
     sources = images_below(source)
     if destination.exists():
         raise DataError(f"{destination} exists already", "name a folder that is to be made")
     with console.progress_bar() as bar:
         task = bar.add_task("making", total=images)
-        num_bytes = make_photographs(sources, destination, images, seed, lambda done, _: bar.update(task, completed=done))
+        num_bytes = make_photographs(
+            sources, destination, images, seed, lambda done, _: bar.update(task, completed=done), (int(words[0]), int(words[1]))
+        )
     console.say(f"{images} photographs, {console.size(num_bytes / images)} each, in {destination}")
     console.say(f"next: inceptionctl bench data --data {destination} --images {images}")
 
@@ -142,11 +144,11 @@ def lists(
     from inceptionctl.bench.lists import bench_lists
     from inceptionctl.bench.machine import facts
 
-    _refuse_unwritable(output)
+    refuse_unwritable(output)
     about = facts(("inceptionctl", "numpy"))
     with console.err.status(f"opening a list of {images:,} images in {ranks} processes"):
         figures = bench_lists(images, classes, ranks)
-    _tell({"bench": "lists", **about, "images": images, "classes": classes, "ranks": ranks}, figures, output, as_json)
+    tell({"bench": "lists", **about, "images": images, "classes": classes, "ranks": ranks}, figures, output, as_json)
 
 
 @app.command()
@@ -165,7 +167,7 @@ def checkpoint(
     from inceptionctl.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings or ())
-    _refuse_unwritable(output)
+    refuse_unwritable(output)
     if not folder.is_dir():
         raise EnvironmentFault(f"no folder {folder}", "name an existing folder on the disk to be measured")
 
@@ -174,47 +176,14 @@ def checkpoint(
 
     batch_size = images or loaded.train.micro_batch_size
     about = facts(("inceptionctl", "torch", "safetensors"))
-    with console.progress_bar() as bar, tempfile.TemporaryDirectory(prefix="inceptionctl-bench-", dir=folder) as made:
-        task = bar.add_task("measuring", total=None)
+    with progress_of("measuring") as progress, tempfile.TemporaryDirectory(prefix="inceptionctl-bench-", dir=folder) as made:
         figures, num_bytes = bench_checkpoint(
             loaded,
             Path(made),
             _machine(None).device,
             batch_size,
             repeats,
-            lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+            progress,
         )
     measured = {"recipe": recipe, "settings": settings or [], "images": batch_size, "checkpoint_bytes": num_bytes}
-    _tell({"bench": "checkpoint", **about, **measured}, figures, output, as_json)
-
-
-def _refuse_unwritable(output: Path | None) -> None:
-    """Before minutes are spent on what could not be written."""
-    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise EnvironmentFault(f"cannot write {output}", "name a file in a folder that exists")
-
-
-def _tell(result: dict[str, Any], figures: Sequence[Figure], output: Path | None, as_json: bool) -> None:
-    """Write, then print what was measured."""
-    from inceptionctl.bench.machine import in_words
-
-    complete = {**result, "figures": [figure.to_json() for figure in figures]}
-    if output:
-        output.write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
-    if as_json:
-        console.print_json(complete)
-        return
-    _print_figures(f"bench {result['bench']}", figures)
-    for name, reason in result.get("left_out", {}).items():
-        console.say(f"{name} is left out: {reason}")
-    console.say(in_words(result))
-
-
-def _print_figures(title: str, figures: Iterable[Figure]) -> None:
-    from inceptionctl.bench.measuring import shown
-
-    rows = [
-        (_WORDS.get(figure.name, figure.name), figure.unit, shown(figure.median), figure.spread(), len(figure.values))
-        for figure in figures
-    ]
-    console.print_table(title, ("what", "unit", "median", "lowest to highest", "n"), rows, right=("median", "n"))
+    tell({"bench": "checkpoint", **about, **measured}, figures, output, as_json)

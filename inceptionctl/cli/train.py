@@ -44,9 +44,11 @@ def train(
     """
     import os
 
+    from inceptionctl.launch.milestones import passed
     from inceptionctl.launch.signals import RankSignals, stoppable
     from inceptionctl.launch.world import world_from_environment
 
+    passed("begins")
     world = world_from_environment()
     signals = RankSignals(speaks=world.rank == 0) if world and not dry_run else None  # before anything that takes time
     # A store that has gone with rank 0 is worth a stack trace in C++ to torch, and a worded error here. It reads this when imported.
@@ -59,6 +61,7 @@ def train(
     elif world and signals:
         from inceptionctl.train.rank import run_rank
 
+        passed("imported")
         run_rank(world, loaded, output, resume, signals)
     else:
         with stoppable():
@@ -116,10 +119,12 @@ def _run(
     import shlex
 
     from inceptionctl.errors import ResumeLater
+    from inceptionctl.launch.milestones import passed
 
     where = [str(start.run.recipe_file), "--output", str(start.run.path), "--resume", str(start.checkpoint or "auto")]
     if start.checkpoint and start.checkpoint.is_relative_to(start.run.path):
         where[-1] = "auto"
+    passed("launches")
     try:
         code = launch(ranks, ["train", *where], port)
     except ResumeLater as stopped:

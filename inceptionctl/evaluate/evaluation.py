@@ -68,6 +68,11 @@ class Work:
         return [range(start, min(start + size, len(self.images))) for start in range(0, len(self.images), size)]
 
     @property
+    def num_workers(self) -> int:
+        """Threads that ask the network side by side; 0 where it uses the cores by itself."""
+        return self.num_threads if self.subject.in_threads else 0
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What makes two evaluations the same to the bit on one machine."""
         names = hashlib.sha256()
@@ -103,7 +108,7 @@ def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgres
             held.clear()
 
     try:
-        for number, probabilities in zip(mine, _answers(work, [batches[number] for number in mine]), strict=True):
+        for number, probabilities in zip(mine, answers(work, [batches[number] for number in mine]), strict=True):
             if held and (number != last + 1 or time.monotonic() - written > SECONDS_BETWEEN_PARTS):
                 keep()
                 written = time.monotonic()
@@ -115,55 +120,69 @@ def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgres
         keep()
 
 
-def _answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
-    """float32 [images, classes] on the CPU of each batch."""
-    subject, preparation = work.subject, work.subject.preparation
-    workers = work.num_threads if subject.in_threads else 0
-    common: dict[str, Any] = {
-        "num_threads": work.num_threads,
-        "device_id": subject.device.index if subject.device.type == "cuda" else None,
-        "decode": work.decode,
-        "seconds_to_read": work.seconds_to_read,
-    }
-
-    def answer(images: Tensor) -> Tensor:
-        return subject.logits(images).float().softmax(1).cpu()
-
+def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
+    """Probabilities float32 [images, classes] on the CPU of each batch. Raises DataError when an image cannot be decoded."""
     if not batches:
         return
     if work.protocol is None:
         loader = EvalLoader(
             work.images,
-            **preparation.options(),
+            **work.subject.preparation.options(),
             batch_size=work.batch_size,
             rank=0,
             world_size=1,
             batches=batches,
-            **common,
+            **_loading(work),
         )
         with closing(loader):
-            yield from in_order(lambda batch: answer(batch.images), loader, workers)
+            yield from in_order(lambda batch: _answer(work, batch.images), loader, work.num_workers)
         return
-    normalise = _normaliser(preparation.mean, preparation.std, subject.device)
-    view_loader = ViewLoader(
+    squares = work.protocol.squares if work.protocol.whole_square else ()
+    with closing(view_loader(work, batches, work.protocol.shorter_sides, squares)) as loaded:
+        yield from crop_probabilities(
+            loaded,
+            work.protocol,
+            answering(work),
+            batch_size=work.batch_size,
+            num_workers=work.num_workers,
+        )
+
+
+def view_loader(work: Work, batches: Sequence[range], shorter_sides: Sequence[int], squares: Sequence[str]) -> ViewLoader:
+    """The images of `batches` in these sizes, prepared as the network wants them."""
+    preparation = work.subject.preparation
+    return ViewLoader(
         work.images,
         batches,
-        shorter_sides=work.protocol.shorter_sides,
-        squares=work.protocol.squares if work.protocol.whole_square else (),
+        shorter_sides=shorter_sides,
+        squares=squares,
         input_px=preparation.input_px,
         interpolation=preparation.interpolation,
         antialias=preparation.antialias,
         exif_orientation=preparation.exif_orientation,
-        **common,
+        **_loading(work),
     )
-    with closing(view_loader):
-        yield from crop_probabilities(
-            view_loader,
-            work.protocol,
-            lambda pixels: answer(normalise(pixels)),
-            batch_size=work.batch_size,
-            num_workers=workers,
-        )
+
+
+def answering(work: Work) -> Callable[[Tensor], Tensor]:
+    """What gives probabilities float32 [N, classes] on the CPU of crops uint8 [N, height, width, 3]."""
+    subject = work.subject
+    normalise = _normaliser(subject.preparation.mean, subject.preparation.std, subject.device)
+    return lambda pixels: _answer(work, normalise(pixels))
+
+
+def _answer(work: Work, images: Tensor) -> Tensor:
+    return work.subject.logits(images).float().softmax(1).cpu()
+
+
+def _loading(work: Work) -> dict[str, Any]:
+    device = work.subject.device
+    return {
+        "num_threads": work.num_threads,
+        "device_id": device.index if device.type == "cuda" else None,
+        "decode": work.decode,
+        "seconds_to_read": work.seconds_to_read,
+    }
 
 
 def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:

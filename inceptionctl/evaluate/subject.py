@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained, Weights
+from inceptionctl.models import build_model
+from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.precision import Precision, autocast
 
 
@@ -39,16 +41,8 @@ class Subject:
 
 def subject_of(trained: Trained, precision: Precision, device: torch.device) -> Subject:
     """A checkpoint's network on the device that it lies on."""
-    # The loaders' images are channels_last; with weights to match nothing is copied on the way.
-    model = trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def logits(images: Tensor) -> Tensor:
-        with autocast(precision, device):
-            answer: Tensor = model(images)
-        return answer.float()
-
     return Subject(
-        logits,
+        _asking(trained.model, precision, device),
         trained.classes,
         preparation_of(trained.recipe),
         device,
@@ -60,3 +54,34 @@ def subject_of(trained: Trained, precision: Precision, device: torch.device) -> 
         trained.weights_sha256,
         in_threads=device.type == "cpu",
     )
+
+
+def untrained_subject(recipe: Recipe, precision: Precision, device: torch.device) -> Subject:
+    """A recipe's network with the weights that a training begins with, to measure what it costs."""
+    torch.manual_seed(recipe.train.seed)
+    model = build_model(**recipe.model.network()).to(device).eval().requires_grad_(False)
+    return Subject(
+        _asking(model, precision, device),
+        tuple(map(str, range(recipe.model.num_classes))),
+        preparation_of(recipe),
+        device,
+        precision,
+        "raw",
+        0,
+        Path(),
+        recipe.model.name,
+        "",
+        in_threads=device.type == "cpu",
+    )
+
+
+def _asking(model: nn.Module, precision: Precision, device: torch.device) -> Callable[[Tensor], Tensor]:
+    # The loaders' images are channels_last; with weights to match nothing is copied on the way.
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def logits(images: Tensor) -> Tensor:
+        with autocast(precision, device):
+            answer: Tensor = model(images)
+        return answer.float()
+
+    return logits

@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import Store
 
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.launch.world import World
+from inceptionctl.train.averaging import GradientAverage
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import Output
@@ -194,9 +195,10 @@ def collective_errors(world: World, heartbeat: Heartbeat) -> Iterator[None]:
 class Engine:
     """A network, its optimizer and DeepSpeed around both.
 
-    forward, backward and step are called once a micro batch; DeepSpeed averages gradients over the ranks and updates at the last micro
-    batch of a step. `grad_norm` is the global norm before clipping of the last step, a tensor on the device; a `clip_global_norm` of
-    0 clips nothing. `state` gives and takes the optimizer's tensors: a collective call under ZeRO stage 1.
+    forward, backward and step are called once a micro batch; gradients are averaged over the ranks (train/averaging.py, under ZeRO
+    DeepSpeed) and weights updated at the last micro batch of a step. `grad_norm` is the global norm before clipping of the last step, a
+    tensor on the device; a `clip_global_norm` of 0 clips nothing. `state` gives and takes the optimizer's tensors: a collective call
+    under ZeRO stage 1.
     """
 
     def __init__(
@@ -222,6 +224,11 @@ class Engine:
             # After DeepSpeed has started: its broadcast of the weights cannot view channels_last tensors as bytes. Under ZeRO weights
             # are views of flat tensors, contiguous; activations are channels_last all the same, as the images are.
             self.model.to(memory_format=torch.channels_last)
+        self._average: GradientAverage | None = None
+        if not self._partitioned:
+            self._engine.enable_backward_allreduce = False
+            num_ranks = dist.get_world_size()
+            self._average = GradientAverage(self.model.parameters(), num_ranks) if num_ranks > 1 else None
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step; DeepSpeed gets no scheduler of its own, so that one side owns it."""
@@ -234,8 +241,13 @@ class Engine:
         return output
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a micro batch's mean loss."""
+        """Add the gradient of a micro batch's mean loss; at the last of a step they are the mean over the ranks."""
+        average = self._average if self._engine.is_gradient_accumulation_boundary() else None
+        if average:
+            average.begin()
         self._engine.backward(loss)
+        if average:
+            average.finish()
 
     def step(self) -> None:
         """End a micro batch; the last one of a step updates the weights."""

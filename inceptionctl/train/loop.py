@@ -7,16 +7,16 @@ import itertools
 import math
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import EvalLoader, TrainLoader
+from inceptionctl.data.loaders import Batch, EvalLoader, TrainLoader
 from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
@@ -40,6 +40,15 @@ from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import learning_rate
 from inceptionctl.train.stopping import Stop
 from inceptionctl.train.window import Window
+
+
+class Batches(Protocol):
+    """Micro batches in the order of the training."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def close(self) -> None:
+        """Free what reads and decodes."""
 
 
 @dataclass
@@ -66,6 +75,8 @@ class Training:
     bad: BadImages
     stop: Stop
     heartbeat: Heartbeat
+    loader: Callable[[Training], Batches]
+    """Opens the batches from `progress` on: `train_loader`, but for `inceptionctl bench step`."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -100,7 +111,7 @@ def _reaches_the_end(job: Training) -> bool:
 
 def _train_on(job: Training) -> None:
     recipe, progress, engine = job.recipe, job.progress, job.engine
-    loader = _train_loader(job)
+    loader = job.loader(job)
     window = Window(
         world=job.world,
         run=job.run,
@@ -201,7 +212,8 @@ def _rate(job: Training, step: int) -> float:
     return learning_rate(values, step=step, steps_per_epoch=job.steps_per_epoch, epochs=job.recipe.train.epochs)
 
 
-def _train_loader(job: Training) -> TrainLoader:
+def train_loader(job: Training) -> TrainLoader:
+    """The recipe's training images, read and changed as it says."""
     return TrainLoader(
         job.train_set,
         seed=job.recipe.train.seed,

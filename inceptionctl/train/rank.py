@@ -23,6 +23,7 @@ from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_data
 from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError, ResumeLater
+from inceptionctl.launch.milestones import passed
 from inceptionctl.launch.signals import RankSignals
 from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
@@ -41,7 +42,7 @@ from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_f
 from inceptionctl.train.greeting import farewell, greet
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
-from inceptionctl.train.loop import Training, train
+from inceptionctl.train.loop import Training, train, train_loader
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.plan import disk_needed
 from inceptionctl.train.precision import resolve_precision
@@ -70,6 +71,7 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     seconds = recipe.train.collective_timeout_seconds
     heartbeat = Heartbeat(world, seconds)
     distributed.connect(world, machine.device, seconds, heartbeat.join)
+    passed("joined")
     heartbeat.goes_on("starts")
     try:
         with distributed.collective_errors(world, heartbeat):
@@ -148,6 +150,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
     with heartbeat.doing("lists the data"):
         train_set, val_set = _open_data(recipe)
+    passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
     model = build_model(**recipe.model.network())
@@ -162,6 +165,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         clip_global_norm=recipe.optim.clip_global_norm,
         channels_last=recipe.train.channels_last,
     )
+    passed("built")
     statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     progress = Progress()
@@ -205,10 +209,12 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         bad=bad,
         stop=Stop(signals, world.size, statistics.votes),
         heartbeat=heartbeat,
+        loader=train_loader,
     )
     signals.training_begins()
     try:
         greet(job, start)
+        passed("trains")
         train(job)
         log.say(farewell(job))
     finally:

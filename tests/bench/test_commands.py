@@ -91,6 +91,36 @@ def test_photographs_are_made_like_imagenets(tmp_path: Path) -> None:
     refused(inceptionctl("bench", "photographs", source, tmp_path / "most"), 3, "cannot decode", "c.jpg")
 
 
+def test_photographs_of_another_size(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    Image.fromarray(photo(1, 400, 380)).save(tmp_path / "source" / "a.png")
+    made = ("bench", "photographs", tmp_path / "source", tmp_path / "made", "--images", "1", "--size")
+    assert inceptionctl(*made, "375x375").returncode == 0
+    with Image.open(tmp_path / "made" / "00000.jpg") as image:
+        assert image.size == (375, 375)
+    refused(inceptionctl(*made, "375"), 2, "--size 375", "375x375")
+
+
+def test_an_evaluation_is_measured_beside_single_passes(jpegs: Path, tmp_path: Path) -> None:
+    Image.fromarray(photo(1, 64, 64)).save(jpegs / "square.jpg")
+    few = ("--data", jpegs, "--images", "1", "--batch-sizes", "1", "--repeats", "1")
+    narrow = ("quickstart", *sets(*TINY), *few)
+    done = inceptionctl("bench", "evaluate", *narrow, "--protocol", "12crop", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    names = {figure["name"] for figure in result["figures"] if figure["unit"] == "s/image"}
+    assert names == {f"{way}, {kind}" for way in ("12crop", "12 single passes") for kind in ("square", "other")}
+    ratios = [figure for figure in result["figures"] if figure["unit"] == "ratio of s/image"]
+    assert {figure["name"] for figure in ratios} == {
+        f"12 single passes, {kind} / 12crop, {kind}" for kind in ("square", "other")
+    }
+    assert result["images"] == {"square": 1, "other": 1} and result["batch_sizes"]["12crop"] == 1
+    assert result["largest_difference"] < 1e-5
+    refused(inceptionctl("bench", "evaluate", *narrow, "--protocol", "13crop"), 2, "no protocol 13crop", "144crop")
+    refused(inceptionctl("bench", "evaluate", *narrow, "--batch-sizes", "2,x"), 2, "--batch-sizes 2,x")
+    refused(inceptionctl("bench", "evaluate", tmp_path, *few), 5, str(tmp_path))
+
+
 def test_a_made_up_list_is_opened_by_several_processes() -> None:
     done = inceptionctl("bench", "lists", "--images", "10000", "--classes", "300", "--ranks", "2", "--json")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,249 @@
+"""`bench step`: a step of the real training loop beside a bare torch loop of the same network, and how near both are to the processor."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from inceptionctl.bench.loop import Turns, make_job, run_loop
+from inceptionctl.bench.measuring import Contestant, Figure, Taken
+from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.launch.signals import RankSignals
+from inceptionctl.launch.world import World
+from inceptionctl.models import build_model
+from inceptionctl.models.summary import multiply_adds
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.heartbeat import Heartbeat
+from inceptionctl.train.loop import Training
+from inceptionctl.train.loss import training_loss
+from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.precision import Precision, autocast, native_bf16
+from inceptionctl.train.rank import Machine
+
+ENGINE, LIVE, BARE, DDP = "inceptionctl", "inceptionctl, live data", "bare loop", "torch DDP"
+OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm and clipping"
+# A product of matrices so large takes some hundredths of a second, and its matrices no cache.
+MATRIX = {"cpu": 2048, "cuda": 8192}
+PRODUCTS = {"cpu": 4, "cuda": 50}
+VARIANTS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("fp32", True), ("bf16", True))
+_PREFETCH = 2
+
+
+class BareLoop:
+    """Forward, loss, backward and the optimizer, nothing else: what anybody would write in torch, of the recipe's own parts."""
+
+    def __init__(self, job: Training, precision: Precision, channels_last: bool, *, passes: int) -> None:
+        recipe, self._device, self._precision, self._passes = job.recipe, job.device, precision, passes
+        torch.manual_seed(recipe.train.seed)
+        self.network: nn.Module = build_model(**recipe.model.network()).to(job.device).train()
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.optimizer = build_optimizer(self.network, recipe.optim.model_dump(), recipe.schedule.base_lr)
+        self._model = nn.parallel.DistributedDataParallel(self.network) if job.world.size > 1 else self.network
+        self._smoothing, self._aux_weight = recipe.train.label_smoothing, recipe.train.aux_loss_weight
+        batch = random_batch(job)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._images, self._labels = batch.images.float().contiguous(memory_format=layout), batch.labels
+        if precision == "bf16":
+            self._images = self._images.to(batch.images.dtype)
+
+    def round(self) -> None:
+        """Steps of one micro batch each."""
+        for _ in range(self._passes):
+            self.optimizer.zero_grad()
+            with autocast(self._precision, self._device):
+                output = self._model(self._images)
+            loss, _ = training_loss(output, self._labels, label_smoothing=self._smoothing, aux_loss_weight=self._aux_weight)
+            torch.autograd.backward(loss)
+            self.optimizer.step()
+
+    def clip(self, norm: float) -> None:
+        """As the engine does."""
+        weights = [*self.network.parameters()]
+        nn.utils.clip_grad_norm_(weights, norm or float("inf"), foreach=weights[0].is_cuda)
+
+
+def random_batch(job: Training) -> Batch:
+    """Noise in the form in which the loader gives images, and labels."""
+    px, size = job.recipe.model.input_px, job.batch.micro_batch_size
+    noise = torch.Generator().manual_seed(job.world.rank)
+    images = torch.randn(size, px, px, 3, generator=noise).to(job.device, job.loader_options["dtype"]).permute(0, 3, 1, 2)
+    return Batch(images, torch.randint(job.recipe.model.num_classes, (size,), generator=noise).to(job.device))
+
+
+def bench_step(
+    recipe: Recipe,
+    world: World,
+    machine: Machine,
+    folder: Path,
+    signals: RankSignals,
+    heartbeat: Heartbeat,
+    *,
+    live: ImageSet | None,
+    steps: int,
+    repeats: int,
+    everything: bool,
+) -> tuple[list[Figure], dict[str, Any]]:
+    """Figures of this rank, and what they are of; every rank calls it.
+
+    A turn is `steps` steps of one micro batch. `live` images add turns of the loop that read, decode and change them.
+    With `everything`, one rank alone measures the other number formats too, products of matrices, and the parts of a step.
+    Raises DataError when an image cannot be decoded, ResumeLater when a signal came.
+    """
+    job = make_job(recipe, world, machine, folder, signals, heartbeat)
+    everything = everything and world.size == 1
+    bare = BareLoop(job, job.precision, recipe.train.channels_last, passes=steps)
+    own = DDP if world.size > 1 else BARE
+    others = [Contestant(own, bare.round, steps)]
+    if everything:
+        others += [*_parts(bare, recipe), *_variants(job, steps), *_products(job.device)]
+    sources: dict[str, Iterator[Batch]] = {ENGINE: itertools.repeat(random_batch(job))}
+    with closing(_loader(job, live)) if live else nullcontext() as loader:
+        if loader:
+            sources[LIVE] = iter(loader)
+        turns = Turns(
+            sources,
+            others,
+            passes=steps,
+            repeats=repeats,
+            together=_meeting(job),
+            requested=lambda: signals.requested,
+        )
+        run_loop(job, turns)
+    images = job.batch.global_batch_size
+    figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
+    about = {
+        "precision": job.precision,
+        "channels_last": recipe.train.channels_last,
+        "device": job.device.type,
+        "ranks": world.size,
+        "threads": torch.get_num_threads(),
+        "images": images,
+        "input_px": recipe.model.input_px,
+        "multiply_adds": multiply_adds(bare.network, recipe.model.input_px),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
+    }
+    return [*figures, *_ratios(figures, own, about)], about
+
+
+def _meeting(job: Training) -> Callable[[], None]:
+    """Waits for the device, and for the other ranks."""
+
+    def meet() -> None:
+        if job.device.type == "cuda":
+            torch.cuda.synchronize(job.device)
+        if job.world.size > 1:
+            dist.barrier()
+
+    return meet
+
+
+def _loader(job: Training, images: ImageSet) -> TrainLoader:
+    return TrainLoader(
+        images,
+        seed=job.recipe.train.seed,
+        global_batch_size=job.batch.global_batch_size,
+        micro_batch_size=job.batch.micro_batch_size,
+        rank=job.world.rank,
+        world_size=job.world.size,
+        start_step=0,
+        num_steps=1 << 40,
+        prefetch=_PREFETCH,
+        **job.loader_options,
+    )
+
+
+def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:
+    """Again with the gradients that the turn before has left."""
+    average = WeightAverage(bare.network, recipe.train.ema_decay)
+    return [
+        Contestant(OPTIMIZER, lambda: _discard(bare.optimizer.step()), 1),
+        Contestant(AVERAGES, lambda: average.update(bare.network), 1),
+        Contestant(CLIPPING, lambda: bare.clip(recipe.optim.clip_global_norm), 1),
+    ]
+
+
+def _variants(job: Training, steps: int) -> list[Contestant]:
+    """The bare loop in the other number formats and layouts."""
+    own = job.precision, job.recipe.train.channels_last
+    found = []
+    for precision, channels_last in VARIANTS:
+        if (precision, channels_last) != own and (precision == "fp32" or native_bf16(job.device)):
+            name = f"{BARE}, {precision}, {'channels_last' if channels_last else 'contiguous'}"
+            found.append(Contestant(name, BareLoop(job, precision, channels_last, passes=steps).round, steps))
+    return found
+
+
+def _products(device: torch.device) -> list[Contestant]:
+    """Products of square matrices: the most that this processor multiplies a second."""
+    found = []
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        if name == "bf16" and not native_bf16(device):
+            continue
+        size, count = MATRIX[device.type], PRODUCTS[device.type]
+        one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        found.append(Contestant(f"matrix product, {name}", _multiplying(one, other, count), count * 2 * size**3))
+    return found
+
+
+def _multiplying(one: Tensor, other: Tensor, count: int) -> Callable[[], None]:
+    out = torch.empty_like(one)
+
+    def multiply() -> None:
+        for _ in range(count):
+            torch.mm(one, other, out=out)
+
+    return multiply
+
+
+def _figures(taken: dict[str, list[Taken]], amounts: dict[str, int], images: int) -> list[Figure]:
+    figures = []
+    for name, rounds in taken.items():
+        if name.startswith("matrix"):
+            figures.append(Figure(name, "GFLOP/s", [amounts[name] / each.seconds / 1e9 for each in rounds]))
+            figures.append(Figure(name, "GFLOP/CPU s", [amounts[name] / each.cpu_seconds / 1e9 for each in rounds]))
+            continue
+        figures.append(Figure(name, "s/step", [each.seconds / amounts[name] for each in rounds]))
+        figures.append(Figure(name, "CPU s/step", [each.cpu_seconds / amounts[name] for each in rounds]))
+        if name not in (OPTIMIZER, AVERAGES, CLIPPING):
+            figures.append(Figure(name, "images/s", [images * amounts[name] / each.seconds for each in rounds]))
+    return figures
+
+
+def _ratios(figures: Sequence[Figure], own: str, about: dict[str, Any]) -> list[Figure]:
+    """What the goals are about, round by round."""
+    values = {(figure.name, figure.unit): figure.values for figure in figures}
+    found = []
+    for unit in ("s/step", "CPU s/step"):
+        for name in (ENGINE, LIVE):
+            if (name, unit) in values:
+                pairs = zip(values[name, unit], values[own, unit], strict=True)
+                found.append(Figure(f"{name} / {own}", f"ratio of {unit}", [a / b for a, b in pairs]))
+        if (OPTIMIZER, unit) in values:
+            names = ((OPTIMIZER, unit), (AVERAGES, unit), (ENGINE, unit))
+            parts = zip(*(values[name] for name in names), strict=True)
+            shares = [100.0 * (a + b) / step for a, b, step in parts]
+            found.append(Figure("optimizer and averages, share of a step", f"% of {unit}", shares))
+    # Backward is twice forward: a product for the gradient of the inputs and one for that of the weights.
+    flop = 3 * 2 * about["multiply_adds"] / 1e9
+    for (name, unit), costs in values.items():
+        precision = "fp32" if "fp32" in name else about["precision"]
+        peak = values.get((f"matrix product, {precision}", "GFLOP/" + unit.removesuffix("/step")))
+        if peak and (name, "images/s") in values:
+            done = about["images"] * flop
+            shares = [100.0 * done / cost / best for cost, best in zip(costs, peak, strict=True)]
+            found.append(Figure(f"{name}, share of the {precision} product", f"% by {unit.removesuffix('/step')}", shares))
+    return found
+
+
+def _discard(_: object) -> None:
+    """An optimizer gives its closure's loss back, and there is none."""

@@ -1,0 +1,264 @@
+"""`inceptionctl bench evaluate`, `step` and `train`: what networks cost on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.measured import CpuRanks, Gpus, Output, Repeats, progress_of, refuse_unwritable, start_ranks, tell
+from inceptionctl.cli.options import Json, ProtocolName, Settings
+from inceptionctl.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.data.imageset import ImageSet
+    from inceptionctl.recipe.schema import Recipe
+
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
+]
+
+ImagesOfStep = Annotated[int | None, typer.Option(min=2, help="Images of a rank's step; the recipe's micro batch by default.")]
+
+
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(metavar="RECIPE|RUN", help="A recipe (its network with random weights) or a run directory.")
+    ] = "inception_v4",
+    settings: Settings = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FOLDER", help="Photographs to take, from anywhere below; else the validation images."),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="As of `evaluate`; may be repeated; 144crop by default.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Pictures of each kind, square and other.")] = 16,
+    batch_sizes: Annotated[
+        str, typer.Option(metavar="N,...", help="Crops at once; each way of evaluating takes the best of these for itself.")
+    ] = "4,8,16",
+    precision: PrecisionOption = "auto",
+    repeats: Repeats = 3,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Seconds an image of a protocol, beside as many independent single-crop passes as it has crops.
+
+    Each of these passes reads, decodes, resizes, cuts and asks for one crop of all pictures. Square pictures and others are told apart:
+    of a square one more crops are equal, and those are computed once.
+    """
+    from inceptionctl.recipe import load_recipe
+
+    is_run = Path(source).is_dir()
+    if is_run and settings:
+        raise RecipeError("--set changes a recipe, and a run keeps its own", "name the recipe, or leave --set out")
+    loaded = None if is_run else load_recipe(source, settings or ())
+    sizes, protocols = _numbers(batch_sizes), _protocols(protocol or ["144crop"])
+    refuse_unwritable(output)
+
+    from inceptionctl.bench.evaluate import bench_evaluate, pictures_by_kind
+    from inceptionctl.bench.machine import facts
+    from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.evaluate.subject import subject_of, untrained_subject
+    from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.train.precision import resolve_precision
+
+    machine = claim_machine()
+    computed = resolve_precision(precision, machine.device)
+    if loaded:
+        recipe, subject = loaded, untrained_subject(loaded, computed, machine.device)
+    else:
+        trained = load_trained(Path(source), "ema", machine.device)
+        recipe, subject = trained.recipe, subject_of(trained, computed, machine.device)
+    kinds, left_out = pictures_by_kind(_pictures(folder, recipe, "val"), images)
+    about = facts(("inceptionctl", "torch", "nvidia-dali-cuda130", "numpy", "pillow"))
+    with progress_of("measuring") as progress:
+        figures, chosen, difference = bench_evaluate(
+            subject,
+            kinds,
+            protocols,
+            batch_sizes=sizes,
+            repeats=repeats,
+            num_threads=machine.num_threads,
+            decode=machine.decode(recipe.data.decode),
+            progress=progress,
+        )
+    measured = {"source": source, "settings": settings or [], "network": subject.network, "precision": subject.precision}
+    counts = {
+        "device": subject.device.type,
+        "images": {kind: len(found) for kind, found in kinds.items()},
+        "batch_sizes": chosen,
+    }
+    result = {"bench": "evaluate", **about, **measured, **counts, "largest_difference": difference, "left_out": left_out}
+    tell(result, figures, output, as_json)
+    if not as_json:
+        best = ", ".join(f"{way}: {size}" for way, size in chosen.items())
+        console.say(f"best batch sizes: {best}; the two ways' probabilities differ by at most {difference:.1e}")
+
+
+def step(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")] = "inception_v4",
+    settings: Settings = None,
+    images: ImagesOfStep = None,
+    folder: Annotated[
+        Path | None, typer.Option("--data", metavar="FOLDER", help="Photographs for turns with live data besides.")
+    ] = None,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a turn: 1 on a CPU and 10 on GPUs by default.")] = None,
+    repeats: Repeats = 5,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--everything/--loops-only", help="On one rank: the other number formats, matrix products, parts of a step."
+        ),
+    ] = True,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """A step of the real training loop on random images beside a bare torch loop of the same network, torch DDP on several ranks.
+
+    Ranks are started as `train` starts them. No validation and no saves; a row of metrics after every train.log_every_steps.
+    """
+    loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
+    refuse_unwritable(output)
+    measured = {"bench": "step", "recipe": recipe, "settings": settings or []}
+    _measure_steps(loaded, measured, folder, folder is not None, gpus, cpu_ranks, steps, repeats, everything, output, as_json)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")] = "inception_v4",
+    settings: Settings = None,
+    images: ImagesOfStep = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FOLDER", help="Photographs to take, from anywhere below; else the recipe's."),
+    ] = None,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps of a turn; several, since some batches are ready when it begins.")
+    ] = 8,
+    repeats: Repeats = 5,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """The real training loop with live data beside itself on random images, and beside a bare torch loop: what data costs it."""
+    loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
+    refuse_unwritable(output)
+    measured = {"bench": "train", "recipe": recipe, "settings": settings or []}
+    _measure_steps(loaded, measured, folder, True, gpus, cpu_ranks, steps, repeats, False, output, as_json)
+
+
+def _for_steps(name: str, settings: list[str] | None, images: int | None, gpus: int | None, cpu_ranks: int | None) -> Recipe:
+    """The recipe with nothing in it but steps of one micro batch a rank, at a rate that leaves the weights alone."""
+    from inceptionctl.recipe import load_recipe
+
+    size = images or load_recipe(name, settings or ()).train.micro_batch_size
+    ranks = gpus or cpu_ranks or 1
+    never = [f"{key}=null" for key in ("evaluate.every_epochs", "checkpoint.every_epochs", "checkpoint.every_steps")]
+    batch = [f"train.micro_batch_size={size}", f"train.global_batch_size={size * ranks}", "schedule.base_lr=1e-6"]
+    return load_recipe(name, [*(settings or ()), *batch, *never])
+
+
+def _measure_steps(
+    recipe: Recipe,
+    measured: dict[str, Any],
+    folder: Path | None,
+    live: bool,
+    gpus: int | None,
+    cpu_ranks: int | None,
+    steps: int | None,
+    repeats: int,
+    everything: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    import os
+    import tempfile
+
+    from inceptionctl.launch.signals import RankSignals, stoppable
+    from inceptionctl.launch.world import world_from_environment
+
+    world = world_from_environment()
+    signals = RankSignals(speaks=world.rank == 0) if world else None
+    found = _count(folder, recipe) if live else None
+    if found is not None and found < recipe.train.global_batch_size:
+        raise DataError(
+            f"{folder or recipe.data.root_path} has {found} images, a step takes {recipe.train.global_batch_size}",
+            "fewer --images, or more photographs",
+        )
+    if not world or not signals:
+        with stoppable("within the measurement"):
+            start_ranks(gpus, cpu_ranks)
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from inceptionctl.bench.machine import facts
+    from inceptionctl.bench.step import bench_step
+    from inceptionctl.train import engine
+    from inceptionctl.train.heartbeat import Heartbeat
+    from inceptionctl.train.rank import claim_machine
+
+    about = facts(("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130"))
+    machine = claim_machine(world)
+    seconds = recipe.train.collective_timeout_seconds
+    heartbeat = Heartbeat(world, seconds)
+    engine.connect(world, machine.device, seconds, heartbeat.join)
+    try:
+        with engine.collective_errors(world, heartbeat), tempfile.TemporaryDirectory(prefix="inceptionctl-bench-") as made:
+            signals.training_begins()
+            figures, kinds = bench_step(
+                recipe,
+                world,
+                machine,
+                Path(made, "run"),
+                signals,
+                heartbeat,
+                live=_pictures(folder, recipe, "train") if live else None,
+                steps=steps or (1 if machine.device.type == "cpu" else 10),
+                repeats=repeats,
+                everything=everything,
+            )
+    finally:
+        heartbeat.end()
+    engine.disconnect()
+    if world.rank == 0:
+        tell({**measured, **about, **kinds}, figures, output, as_json)
+
+
+def _numbers(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise RecipeError(f"--batch-sizes {text}: not whole numbers", "for example --batch-sizes 4,8,16")
+    return [int(word) for word in words]
+
+
+def _protocols(names: list[str]) -> list[ProtocolName]:
+    known: tuple[ProtocolName, ...] = get_args(ProtocolName)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RecipeError(f"no protocol {unknown[0]}", f"one of {', '.join(known)}")
+    return [name for name in known if name in names]
+
+
+def _count(folder: Path | None, recipe: Recipe) -> int:
+    """Images, or what is wrong with them, before anything heavy is imported."""
+    from inceptionctl.bench.photographs import images_below
+
+    return len(images_below(folder)) if folder else len(_split(recipe, "train"))
+
+
+def _pictures(folder: Path | None, recipe: Recipe, split: Literal["train", "val"]) -> ImageSet:
+    from inceptionctl.bench.photographs import images_below
+    from inceptionctl.evaluate.images import folder_of
+
+    return folder_of(images_below(folder)) if folder else _split(recipe, split)
+
+
+def _split(recipe: Recipe, split: Literal["train", "val"]) -> ImageSet:
+    from inceptionctl.data.dataset import open_split
+
+    root = recipe.data.root_path
+    return open_split(root, split, **recipe.data.sources(root))

@@ -1,0 +1,86 @@
+"""What the commands of `inceptionctl bench` share: where results go, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from inceptionctl.bench.measuring import Figure
+
+Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON into this file.")]
+Gpus = Annotated[
+    int | None, typer.Option(min=1, help="Ranks on so many GPUs of this machine; 1 by default where there are any.")
+]
+CpuRanks = Annotated[int | None, typer.Option(min=1, help="So many ranks on the CPU.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds.")]
+
+_WORDS = {
+    "read": "read",
+    "decode": "+ decode the crop",
+    "resize": "+ crop and resize",
+    "colour": "+ flip, colour, normalise",
+    "all": "all, with order and draws",
+    "Pillow loader": "torch DataLoader with Pillow",
+    "libjpeg-turbo": "libjpeg-turbo alone, whole images",
+}
+
+
+def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
+    """This very command once a rank, as `train` starts its ranks; one where nobody says how many."""
+    import sys
+
+    from inceptionctl.launch.local import choose_ranks, launch, visible_gpus
+
+    one = 1 if gpus is None and cpu_ranks is None and visible_gpus() else gpus
+    code = launch(choose_ranks(one, cpu_ranks), sys.argv[1:], None)
+    if code:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def progress_of(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar, and what moves it: (name, done, total)."""
+    with console.progress_bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+
+
+def refuse_unwritable(output: Path | None) -> None:
+    """Before minutes are spent on what could not be written."""
+    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise EnvironmentFault(f"cannot write {output}", "name a file in a folder that exists")
+
+
+def tell(result: dict[str, Any], figures: Sequence[Figure], output: Path | None, as_json: bool) -> None:
+    """Write, then print what was measured."""
+    from inceptionctl.bench.machine import in_words
+
+    complete = {**result, "figures": [figure.to_json() for figure in figures]}
+    if output:
+        output.write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        console.print_json(complete)
+        return
+    _print_figures(f"bench {result['bench']}", figures)
+    for name, reason in result.get("left_out", {}).items():
+        console.say(f"{name} is left out: {reason}")
+    console.say(in_words(result))
+
+
+def _print_figures(title: str, figures: Iterable[Figure]) -> None:
+    from inceptionctl.bench.measuring import shown
+
+    rows = [
+        (_WORDS.get(figure.name, figure.name), figure.unit, shown(figure.median), figure.spread(), len(figure.values))
+        for figure in figures
+    ]
+    console.print_table(title, ("what", "unit", "median", "lowest to highest", "n"), rows, right=("median", "n"))
