@@ -52,26 +52,19 @@ def _remedy(point: Point, last: Point, site: Site, zero_stage: int) -> str:
     if step.limit == "file system":
         rates = [f"{_file_rate(one, site) / 1e9:.1f} GB/s for {one.gpus:,} GPUs" for one in dict.fromkeys((point, last))]
         return f"It would have to give {', '.join(rates)}; or copy the images, packed (inceptionctl data pack), to the nodes' own disks"
+    where = "after the backward pass, as DeepSpeed does it under ZeRO" if zero_stage else "the rest beside the backward pass"
     text = (
-        f"It takes {step.exchange * 1e3:.1f} ms of a step of {step.seconds * 1e3:.1f} ms, after the backward pass (DeepSpeed does not begin"
-        f" before); beside it, {_overlapped(point):.0%} of the GPUs' speed would be reached instead of {step.efficiency:.0%}."
+        f"A step of {step.seconds * 1e3:.1f} ms waits {step.exposed * 1e3:.1f} ms for it ({step.exchange * 1e3:.1f} ms in all, {where}),"
+        f" so {step.efficiency:.0%} of the GPUs' speed is reached."
         f" More images a GPU ({point.useful_batch:,} over all GPUs for {GOOD:.0%}), more or faster network cards, or fewer GPUs"
     )
-    return text + ("; train.zero_stage: 0 does not collect weights" if zero_stage else "")
+    return text + ("; train.zero_stage: 0 averages beside the pass and collects no weights" if zero_stage else "")
 
 
 def _file_rate(point: Point, site: Site) -> float:
     """Bytes a second that the images of a step would need, if nothing else held it up."""
     assert point.step and point.batch
     return point.batch.global_batch_size * site.image_bytes / (point.step.compute + point.step.exposed)
-
-
-def _overlapped(point: Point) -> float:
-    """Efficiency if the averaging began beside the backward pass, two thirds of the last pass."""
-    assert point.step and point.batch
-    step = point.step
-    backward = step.compute / point.batch.accumulation * 2 / 3
-    return step.alone / (step.compute + max(0.0, step.exchange - backward))
 
 
 def _small_batches(points: Sequence[Point], compute: Compute) -> list[str]:

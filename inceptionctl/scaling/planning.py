@@ -80,6 +80,7 @@ class Point:
                 "step_seconds": self.step.seconds,
                 "compute_seconds": self.step.compute,
                 "averaging_seconds": self.step.exchange,
+                "waiting_seconds": self.step.exposed,
                 "data_loading_seconds": self.step.loading,
                 "file_system_seconds": self.step.reading,
                 "useful_batch": self.useful_batch,

@@ -47,6 +47,8 @@ class Traffic:
     """Most that goes around in one call."""
     gathers: bool = False
     """ZeRO stage 1 collects the new weights afterwards, as many bytes."""
+    hidden: float = 0.0
+    """Share of the exchange that goes on beside the backward pass, as long as that lasts: two thirds of the last pass."""
 
     def seconds(self, cluster: Cluster) -> float:
         """Of a step's exchange, one call after the other."""
@@ -107,14 +109,8 @@ class Step:
         return "averaging" if self.compute < NOTICED * slowest else "compute"
 
 
-def predict(
-    batch: BatchPlan, compute: Compute, traffic: Traffic, cluster: Cluster, supply: Supply, hidden: float = 0.0
-) -> Step:
-    """A step of `batch` on `cluster`.
-
-    `hidden` is the share of the communication that goes on beside the backward pass, as long as that lasts: two thirds of the last
-    pass. It is 0 for inceptionctl: DeepSpeed averages at ZeRO stages 0 and 1 when the backward pass has ended.
-    """
+def predict(batch: BatchPlan, compute: Compute, traffic: Traffic, cluster: Cluster, supply: Supply) -> Step:
+    """A step of `batch` on `cluster`."""
     passed = compute.seconds(batch.micro_batch_size)
     exchange = traffic.seconds(cluster)
     share = batch.micro_batch_size * batch.accumulation
@@ -122,7 +118,7 @@ def predict(
     return Step(
         compute=computing,
         exchange=exchange,
-        exposed=exchange - min(hidden * exchange, passed * 2 / 3),
+        exposed=exchange - min(traffic.hidden * exchange, passed * 2 / 3),
         loading=share / supply.loader,
         reading=batch.global_batch_size / supply.file_system,
         images=batch.global_batch_size,
@@ -131,9 +127,10 @@ def predict(
 
 
 def useful_batch(compute: Compute, traffic: Traffic, cluster: Cluster) -> int:
-    """The global batch at which the averaging takes a twentieth of the step: a larger one gains next to nothing.
+    """The global batch at which waiting for the averaging takes a twentieth of the step: a larger one gains next to nothing.
 
     At least one measured micro batch a GPU: nothing is known of smaller ones.
     """
-    wanted = compute.images_for(traffic.seconds(cluster) * GOOD / (1 - GOOD))
+    # A pass of that length has room for all that goes on beside it.
+    wanted = compute.images_for((1 - traffic.hidden) * traffic.seconds(cluster) * GOOD / (1 - GOOD))
     return cluster.gpus * max(compute.measured_images, math.ceil(wanted - 1e-9))

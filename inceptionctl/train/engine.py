@@ -32,8 +32,6 @@ T = TypeVar("T")
 
 # Numbers of a gradient that ZeRO averages at once; a buffer for so many is allocated in each step (DeepSpeed's default takes 2 GB).
 REDUCE_BUCKET = 1 << 22
-# Without ZeRO, as many at once: DeepSpeed's own number, which no configuration changes.
-ALLREDUCE_BUCKET = 500_000_000
 
 
 def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> dict[str, Any]:

@@ -40,9 +40,9 @@ class Published:
 
     def _efficiency(self, gpus: int, hidden: float) -> float:
         cluster = Cluster(gpus, self.gpus_per_node, self.inside, self.between, LAUNCH)
-        traffic = Traffic(gradients=self.parameters * 4, statistics=0, bucket=64e6)
+        traffic = Traffic(gradients=self.parameters * 4, statistics=0, bucket=64e6, hidden=hidden)
         compute = Compute(1 / self.rate, 0.0, self.images)
-        return predict(BatchPlan(gpus, self.images, 1), compute, traffic, cluster, Supply(), hidden).efficiency
+        return predict(BatchPlan(gpus, self.images, 1), compute, traffic, cluster, Supply()).efficiency
 
 
 # Horovod's benchmark: 128 servers of four Pascal GPUs, 25 Gbit/s with RDMA; its example takes 64 images a GPU. Rates of one P100 at 64

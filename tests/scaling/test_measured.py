@@ -10,8 +10,7 @@ import pytest
 
 from inceptionctl.bench.measuring import Figure
 from inceptionctl.errors import DataError, RecipeError
-from inceptionctl.scaling.collectives import Cluster, Link, ring_seconds
-from inceptionctl.scaling.fitting import fit_ring
+from inceptionctl.scaling.collectives import Cluster, ring_seconds
 from inceptionctl.scaling.measured import Rate, estimated_rate, fit_compute, given_rates, read_link, read_loader_rate, read_rate
 
 
@@ -128,17 +127,3 @@ def test_lines_that_make_no_sense_are_refused() -> None:
         fit_compute([Rate(500.0, 32, ""), Rate(510.0, 32, "")])
     with pytest.raises(RecipeError, match="do not get longer"):
         fit_compute([Rate(100.0, 32, ""), Rate(900.0, 64, "")])
-
-
-def test_a_fit_finds_the_ring_that_made_the_times() -> None:
-    sizes, made = [1 << power for power in range(10, 27, 2)], Link(2e9, 3e-5)
-    for ranks in (2, 4, 16):
-        link = fit_ring(ranks, {size: ring_seconds(size, Cluster(ranks, 1, made, made)) for size in sizes})
-        assert (link.bandwidth, link.latency) == (pytest.approx(2e9), pytest.approx(3e-5))
-
-
-def test_a_fit_needs_two_sizes_and_growing_times() -> None:
-    for ranks, times in ((1, {1: 1.0, 2: 2.0}), (2, {1: 1.0}), (2, {1000: 1.0, 100_000_000: 0.01})):
-        with pytest.raises(ValueError):
-            fit_ring(ranks, times)
-    assert fit_ring(2, {1000: 1e-9, 1_000_000: 1.1e-3}).latency == 0.0

@@ -4,8 +4,9 @@ import pytest
 
 from inceptionctl.recipe import load_recipe
 from inceptionctl.scaling.network import count_network
+from inceptionctl.train.averaging import BUCKET_BYTES
 from inceptionctl.train.batch import BatchPlan
-from inceptionctl.train.engine import ALLREDUCE_BUCKET, REDUCE_BUCKET, deepspeed_config
+from inceptionctl.train.engine import REDUCE_BUCKET, deepspeed_config
 
 
 def test_every_gradient_goes_around_in_fp32() -> None:
@@ -13,7 +14,8 @@ def test_every_gradient_goes_around_in_fp32() -> None:
     assert network.trained == 42_679_816  # tests/models: counted from the paper's figures
     assert network.multiply_adds == pytest.approx(12.25e9, rel=0.001)
     assert network.traffic.gradients == 4 * 42_679_816
-    assert network.traffic.bucket == 4 * ALLREDUCE_BUCKET and not network.traffic.gathers
+    assert network.traffic.bucket == BUCKET_BYTES and not network.traffic.gathers
+    assert network.traffic.hidden == 0.5
 
 
 def test_statistics_are_two_a_channel_of_batch_norm() -> None:
@@ -32,14 +34,11 @@ def test_frozen_weights_are_not_exchanged() -> None:
 
 def test_zero_stage_1_goes_in_buckets_and_gathers() -> None:
     network = count_network(load_recipe("inception_v4", ["train.zero_stage=1"]))
-    assert network.traffic.bucket == 4 * REDUCE_BUCKET and network.traffic.gathers
+    assert network.traffic.bucket == 4 * REDUCE_BUCKET and network.traffic.gathers and not network.traffic.hidden
 
 
-def test_deepspeed_averages_in_buckets_of_this_size_and_not_beside_the_backward_pass() -> None:
-    from deepspeed.runtime.engine import MEMORY_OPT_ALLREDUCE_SIZE
+def test_deepspeed_under_zero_does_not_average_beside_the_backward_pass() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-    assert MEMORY_OPT_ALLREDUCE_SIZE == ALLREDUCE_BUCKET
-    for stage in (0, 1):
-        section = deepspeed_config(BatchPlan(2, 8, 1), stage)["zero_optimization"]
-        assert DeepSpeedZeroConfig(**section).overlap_comm is False
+    section = deepspeed_config(BatchPlan(2, 8, 1), 1)["zero_optimization"]
+    assert DeepSpeedZeroConfig(**section).overlap_comm is False

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -38,9 +39,10 @@ def test_hidden_communication_ends_with_the_backward_pass() -> None:
     batch = BatchPlan(64, 32, 4)
     backward = (0.004 + 32 / 500) * 2 / 3  # of one of the four passes
     fast, slow = cluster(64), cluster(64, Link(1e9, 14e-6))
-    shown = [predict(batch, COMPUTE, TRAFFIC, fast, Supply(), hidden).exposed for hidden in (0.0, 0.5, 1.0)]
+    shares = [replace(TRAFFIC, hidden=hidden) for hidden in (0.0, 0.5, 1.0)]
+    shown = [predict(batch, COMPUTE, traffic, fast, Supply()).exposed for traffic in shares]
     assert shown == pytest.approx([shown[0], shown[0] / 2, 0.0])
-    whole = predict(batch, COMPUTE, TRAFFIC, slow, Supply(), 1.0)
+    whole = predict(batch, COMPUTE, shares[2], slow, Supply())
     assert whole.exposed == pytest.approx(whole.exchange - backward) and whole.exposed > 0
 
 
@@ -85,13 +87,14 @@ def test_efficiency_falls_with_the_gpus_and_rises_with_the_batch() -> None:
     assert all(less < more for less, more in itertools.pairwise(by_batch))
 
 
+@pytest.mark.parametrize("hidden", [0.0, 0.5])
 @pytest.mark.parametrize("gpus", [16, 64, 1024])
-def test_at_the_useful_batch_a_twentieth_is_averaging(gpus: int) -> None:
-    slow = cluster(gpus, Link(5e9, 40e-6))
-    batch = useful_batch(COMPUTE, TRAFFIC, slow)
+def test_at_the_useful_batch_a_twentieth_is_averaging(gpus: int, hidden: float) -> None:
+    slow, traffic = cluster(gpus, Link(5e9, 40e-6)), replace(TRAFFIC, hidden=hidden)
+    batch = useful_batch(COMPUTE, traffic, slow)
     assert batch % gpus == 0
-    reached = predict(BatchPlan(gpus, batch // gpus, 1), COMPUTE, TRAFFIC, slow, Supply())
-    before = predict(BatchPlan(gpus, batch // gpus - 1, 1), COMPUTE, TRAFFIC, slow, Supply())
+    reached = predict(BatchPlan(gpus, batch // gpus, 1), COMPUTE, traffic, slow, Supply())
+    before = predict(BatchPlan(gpus, batch // gpus - 1, 1), COMPUTE, traffic, slow, Supply())
     assert before.efficiency < GOOD <= reached.efficiency + 1e-9
 
 
