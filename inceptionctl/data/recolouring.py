@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from inceptionctl.data.augment import Floats
 from inceptionctl.errors import EnvironmentFault
 
 Bytes = NDArray[np.uint8]
+
+_COMPILING = Lock()
 
 
 class Changes:
@@ -58,12 +61,18 @@ class Recolouring:
         self._recolour(image, *changes.flips[i], changes.matrix[i], shift.astype(np.float32), *scratch)
 
 
-@cache
 def compiled() -> tuple[Callable[..., None], Callable[..., None]]:
     """`_recolour` and `_sum_up` in machine code: a second of processor time, the first time in a process.
 
     Not kept on disk: numba's files are pickles, and processors of two kinds that share a home may be given each other's.
     """
+    # numba puts other modules in the place of its own while it is imported, and a second thread finds those halfway.
+    with _COMPILING:
+        return _compiled()
+
+
+@cache
+def _compiled() -> tuple[Callable[..., None], Callable[..., None]]:
     try:
         # Here, since only training on a CPU needs it.
         from numba import njit

@@ -87,4 +87,17 @@ def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
 def test_a_broken_numba_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(EnvironmentFault, match="numba, which colours images on a CPU"):
-        recolouring.compiled.__wrapped__()
+        recolouring._compiled.__wrapped__()
+
+
+def test_several_threads_may_ask_for_it_at_once() -> None:
+    """As those of the loaders of a training and its validation do; in a process that has not imported numba yet."""
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from inceptionctl.data.recolouring import compiled\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    asked = [pool.submit(compiled) for _ in range(4)]\n"
+        "assert len({one.result() for one in asked}) == 1\n"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
