@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import Decode, EvalLoader
+from inceptionctl.data.picture_loader import PictureLoader
 from inceptionctl.data.reading import SECONDS_TO_READ
 from inceptionctl.data.view_loader import ViewLoader
 from inceptionctl.errors import DataError
@@ -130,6 +131,18 @@ def _answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
         return subject.logits(images).float().softmax(1).cpu()
 
     if not batches:
+        return
+    if subject.takes_pictures:
+        pictures = PictureLoader(
+            work.images,
+            batches,
+            exif_orientation=preparation.exif_orientation,
+            num_threads=work.num_threads,
+            seconds_to_read=SECONDS_TO_READ,
+        )
+        with closing(pictures):
+            for batch in pictures:
+                yield torch.cat([answer(picture[None]) for picture in batch])
         return
     if work.protocol is None:
         loader = EvalLoader(
