@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nvidia.dali import fn, types
+from nvidia.dali import Pipeline, fn, types
 
 from pipelines.limits import refused_above
 
@@ -25,3 +25,24 @@ def whole_images(
     if device_id is not None:
         image, label = image.gpu(), label.gpu()
     return image, sides, label
+
+
+def decoded(
+    source: Callable[[], tuple[Any, ...]],
+    *,
+    batch_size: int,
+    num_threads: int,
+    device_id: int | None,
+    decode: str,
+    prefetch: int,
+    most_pixels: int,
+    exif_orientation: bool = True,
+) -> Pipeline:
+    """Build the pipeline; it gives a list of images as decoded (uint8 HWC, RGB) and labels (N int64); arguments as in `evaluation`."""
+    pipe = Pipeline(
+        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
+    )
+    with pipe:
+        image, _, label = whole_images(source, most_pixels, decode, device_id, exif_orientation)
+        pipe.set_outputs(image, label)
+    return pipe

@@ -43,6 +43,7 @@ ONLY_IMPORTER = {
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
     # Compiles when it is asked to: a second, for training on a CPU alone.
     "numba": {"inceptionctl/data/recolouring.py"},
+    "openvino": {"inceptionctl/export/openvino_check.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py"},
 }
 HEAVY = {
@@ -60,6 +61,7 @@ HEAVY = {
     "safetensors",
     "timm",
     "tensorflow",
+    "openvino",
 }
 
 

@@ -132,7 +132,9 @@ def _open(
 
     subject = subject_of_export(source)
     run = Run(source.parent.parent) if is_run(source.parent.parent) else None
-    name = f"step-{subject.step:08d}_{subject.weights}_{source.suffix[1:]}"
+    # model_pixels_int8.onnx -> ..._onnx_pixels_int8
+    variant = "_".join([source.suffix[1:], *source.stem.split("_")[1:]])
+    name = f"step-{subject.step:08d}_{subject.weights}_{variant}"
     return subject, run.recipe() if run else None, run.evaluations / name if run else None
 
 
@@ -149,11 +151,13 @@ def _work(
     from inceptionctl.data.reading import SECONDS_TO_READ
     from inceptionctl.evaluate.evaluation import Work, check_classes
     from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.subject import check_protocol
 
     if recipe is None and data is None:
         raise RecipeError(
             f"{subject.source} lies in no run directory, so its images are not known", "name them with --data ROOT"
         )
+    check_protocol(subject, name)
     root = data or (recipe.data.root_path if recipe else Path())
     images = open_split(root, "val", **(recipe.data.sources(root) if recipe else {}))
     check_classes(images, subject.classes, subject.source)

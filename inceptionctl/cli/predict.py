@@ -90,6 +90,7 @@ def predict(
         from inceptionctl.evaluate.images import folder_of
         from inceptionctl.evaluate.predict import images_of
         from inceptionctl.evaluate.protocols import make_protocol
+        from inceptionctl.evaluate.subject import check_protocol
         from inceptionctl.evaluate.submission import ids_of, numeric_order
         from inceptionctl.export.opening import subject_of_any
 
@@ -97,6 +98,7 @@ def predict(
         files = images_of(images)
         ordered = [files[place] for place in numeric_order([file.name for file in files])]
         subject = subject_of_any(source, machine.device, precision)
+        check_protocol(subject, protocol)
         ids = ids_of(subject.classes, class_ids)
         work = Work(
             subject,
@@ -181,6 +183,7 @@ def _show(source: Path, images: Sequence[Path], as_json: bool) -> None:
         files,
         described.preparation,
         num_threads=machine.num_threads,
+        takes_pictures=described.pixels_in,
     )
     if as_json:
         console.print_json({"source": str(taken), "predictions": [_prediction_json(item) for item in predictions]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,15 @@ class Format(StrEnum):
     PT2 = "pt2"
     TIMM = "timm"
     TRITON = "triton"
+    TORCHSCRIPT = "torchscript"
+
+
+class OnnxPrecision(StrEnum):
+    """Numbers of an ONNX file."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 Source = Annotated[
@@ -54,6 +63,30 @@ def export(
         str | None,
         typer.Option(metavar="TEXT", help="Licence of the data set for it; the recipe's export.data_license by default."),
     ] = None,
+    precisions: Annotated[
+        list[OnnxPrecision] | None,
+        typer.Option("--precision", help="Of the ONNX file; may be repeated: model.onnx, model_fp16.onnx, model_int8.onnx."),
+    ] = None,
+    preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--preprocessing", help="ONNX from decoded pictures (uint8 N x H x W x 3) to probabilities: model_pixels.onnx."
+        ),
+    ] = False,
+    opset: Annotated[int | None, typer.Option(metavar="N", help="Of the ONNX file; 18 by default.")] = None,
+    calibration_images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Training images that int8 takes its ranges from.")
+    ] = 128,
+    accuracy_images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Validation images on which the loss of fp16 and int8 is measured.")
+    ] = 500,
+    max_accuracy_loss: Annotated[
+        float,
+        typer.Option(min=0.0, metavar="POINTS", help="Of top-1 accuracy; fp16 and int8 are not written when they lose more."),
+    ] = 1.0,
+    check: Annotated[
+        Literal["openvino"] | None, typer.Option(help="Compare ONNX in OpenVINO too; needs inceptionctl[openvino].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a trained network as files for other programs, each compared with the checkpoint first, and a model card, README.md.
@@ -63,10 +96,18 @@ def export(
     import torch
 
     from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.evaluate.preparation import preparation_of
     from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.export.accuracy import draw_validation
     from inceptionctl.export.card import write_card
     from inceptionctl.export.checking import draw_sample
+    from inceptionctl.export.exporting import EXPORTERS
     from inceptionctl.export.exporting import export as export_trained
+    from inceptionctl.export.onnx_options import OPSET, OnnxOptions, check_opset
+    from inceptionctl.export.openvino_check import ask_openvino, import_openvino
+    from inceptionctl.export.preprocessing import preparation_graph
+    from inceptionctl.export.reduced import calibration_images as draw_calibration
+    from inceptionctl.export.to_onnx import onnx_exporters
 
     machine = claim_machine()
     # On the CPU: exports are traced and compared in fp32, which GPUs round to TF32 in convolutions.
@@ -76,13 +117,33 @@ def export(
         raise RecipeError(
             f"{trained.checkpoint} lies in no run directory, so there is no export folder", "name one with --output DIR"
         )
-    sample = draw_sample(trained, data or trained.recipe.data.root_path, machine.num_threads)
+    wanted = [kind.value for kind in formats or ()] or list(trained.recipe.export.formats)
+    options = [OnnxOptions(precision.value, preprocessing, opset or OPSET) for precision in precisions or [OnnxPrecision.FP32]]
+    if (precisions or preprocessing or opset or check) and "onnx" not in wanted:
+        raise RecipeError(
+            "--precision, --preprocessing, --opset and --check are of ONNX, which is not among the formats",
+            "add --format onnx, or leave them out",
+        )
+    if opset is not None:
+        check_opset(opset, preprocessing)
+    if preprocessing:
+        preparation_graph(preparation_of(trained.recipe), OPSET)  # whether there is one, before minutes of tracing
+    if check:
+        import_openvino()
+    root = data or trained.recipe.data.root_path
+    fewer = {item.precision for item in options} - {"fp32"}
+    calibration = draw_calibration(trained, root, calibration_images, machine.num_threads) if "int8" in fewer else None
+    validation = draw_validation(trained, root, accuracy_images, max_accuracy_loss, machine.num_threads) if fewer else None
+    sample = draw_sample(trained, root, machine.num_threads, with_pictures=preprocessing)
+    of_onnx = onnx_exporters(options, calibration, (ask_openvino,) if check else ())
     done = export_trained(
         trained,
-        [kind.value for kind in formats or ()] or trained.recipe.export.formats,
+        [name for kind in wanted for name in (of_onnx if kind == "onnx" else [kind])],
         folder,
         sample,
         lambda name: console.say(f"exporting {name} ..."),
+        exporters={**EXPORTERS, **of_onnx},
+        validation=validation,
     )
     card = write_card(trained, folder, done, sample.source, license, data_license)
     result = {
@@ -99,6 +160,8 @@ def export(
                 "path": str(item.path),
                 "bytes": item.num_bytes,
                 "max_difference": item.max_difference,
+                "difference_of": item.of,
+                "accuracy": item.accuracy.model_dump() if item.accuracy else None,
                 "seconds": item.seconds,
                 "remarks": list(item.remarks),
             }
@@ -130,6 +193,8 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
             f" between these images a logit differs by up to {sample.logit_spread:.3g}"
         )
         for item in result["exports"]:
+            for line in _differently_compared(item):
+                console.out.print(line)
             for remark in item["remarks"]:
                 console.out.print(f"{item['format']}: {remark}")
     console.say(f"wrote {result['folder']}")
@@ -138,3 +203,15 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
             f"the logits hardly differ between images (by {sample.logit_spread:.1e}), so the comparison says little",
             "export a network that was trained for longer",
         )
+
+
+def _differently_compared(item: dict[str, Any]) -> list[str]:
+    """What the line about the differences does not say."""
+    file, found = Path(item["path"]).name, item["accuracy"]
+    if found:
+        return [
+            f"{file}: {found['top1']:.2f}% right of {found['num_images']} validation images, {found['top1_checkpoint']:.2f}% by the"
+            f" checkpoint ({found['loss']:.2f} points lost); the same class for {found['agreement']:.2f}%; a probability differs by up"
+            f" to {found['max_probability_difference']:.2g}"
+        ]
+    return [f"{file}: the difference is of a probability"] if item["difference_of"] == "probability" else []

@@ -27,5 +27,6 @@ from pipelines.evaluation import evaluation  # noqa: E402  (only once they are k
 from pipelines.probe import headers, images  # noqa: E402
 from pipelines.training import training  # noqa: E402
 from pipelines.views import views  # noqa: E402
+from pipelines.whole import decoded  # noqa: E402
 
-__all__ = ["evaluation", "headers", "images", "training", "views"]
+__all__ = ["decoded", "evaluation", "headers", "images", "training", "views"]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import Decode, EvalLoader
+from inceptionctl.data.picture_loader import PictureLoader
 from inceptionctl.data.reading import SECONDS_TO_READ
 from inceptionctl.data.view_loader import ViewLoader
 from inceptionctl.errors import DataError
@@ -123,6 +124,18 @@ def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgres
 def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
     """Probabilities float32 [images, classes] on the CPU of each batch. Raises DataError when an image cannot be decoded."""
     if not batches:
+        return
+    if work.subject.takes_pictures:
+        pictures = PictureLoader(
+            work.images,
+            batches,
+            exif_orientation=work.subject.preparation.exif_orientation,
+            num_threads=work.num_threads,
+            seconds_to_read=work.seconds_to_read,
+        )
+        with closing(pictures):
+            for batch in pictures:
+                yield torch.cat([_answer(work, picture[None]) for picture in batch])
         return
     if work.protocol is None:
         loader = EvalLoader(

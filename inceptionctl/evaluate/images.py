@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inceptionctl.data.imageset import ImageSet, Names
 from inceptionctl.data.loaders import EvalLoader
+from inceptionctl.data.picture_loader import PictureLoader
 from inceptionctl.data.preparation import Preparation
 
 
@@ -49,3 +50,21 @@ def load_set(images: ImageSet, preparation: Preparation, *, batch_size: int, num
     with closing(loader):
         for batch in loader:
             yield batch.images
+
+
+def load_pictures_of(paths: Sequence[Path], preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
+    """Files from anywhere, as `load_pictures` loads them."""
+    if paths:
+        yield from load_pictures(folder_of(paths), preparation, batch_size=batch_size, num_threads=num_threads)
+
+
+def load_pictures(images: ImageSet, preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
+    """The images in order, one at a time as decoded: uint8 [1, height, width, 3], RGB, on the CPU, turned upright if the preparation
+    says so; `batch_size` are decoded at once. Raises DataError naming the files that cannot be decoded.
+    """
+    batches = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    loader = PictureLoader(images, batches, exif_orientation=preparation.exif_orientation, num_threads=num_threads)
+    with closing(loader):
+        for batch in loader:
+            for picture in batch:
+                yield picture[None]

@@ -14,7 +14,7 @@ from inceptionctl.data.imageset import SUFFIXES, Span, is_image_name
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.images import load_images, load_pictures_of
 
 NUM_CLASSES_SHOWN = 5
 BATCH_SIZE = 16
@@ -51,10 +51,12 @@ def predict(
     preparation: Preparation,
     *,
     num_threads: int,
+    takes_pictures: bool = False,
 ) -> list[Prediction]:
     """The five likeliest classes (all, where there are fewer) of each image, in the order given.
 
-    `logits` takes images float32 [N, 3, px, px] on the CPU, prepared as told, and gives float32 [N, number of classes] there.
+    `logits` takes images float32 [N, 3, px, px] on the CPU, prepared as told, or where `takes_pictures` uint8 [1, height, width, 3]
+    as decoded, and gives float32 [N, number of classes] there.
     One that cannot be decoded has a `reason` and no classes. Raises DataError for files that do not exist.
     """
     missing = [str(image) for image in images if not image.is_file()]
@@ -63,7 +65,8 @@ def predict(
     with closing(FileProbe(num_threads, preparation.exif_orientation)) as probe:
         findings = probe.look_into([Span(os.fsencode(image)) for image in images])
     readable = [image for image, found in zip(images, findings, strict=True) if found.reason is None]
-    batches = load_images(readable, preparation, batch_size=BATCH_SIZE, num_threads=num_threads)
+    load = load_pictures_of if takes_pictures else load_images
+    batches = load(readable, preparation, batch_size=BATCH_SIZE, num_threads=num_threads)
     answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names)])
     return [
         Prediction(image, reason=found.reason) if found.reason else Prediction(image, next(answers))

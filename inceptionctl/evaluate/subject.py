@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from inceptionctl.data.preparation import Preparation
+from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained, Weights
 from inceptionctl.models import build_model
@@ -22,11 +24,13 @@ class Subject:
     """A network that answers with logits."""
 
     logits: Callable[[Tensor], Tensor]
-    """Images float32 [N, 3, height, width], normalised, on `device`, -> logits float32 [N, classes] on any device."""
+    """Images float32 [N, 3, height, width], normalised, on `device`, -> logits float32 [N, classes] on any device.
+
+    Where `takes_pictures`: uint8 [1, height, width, 3] as decoded, on the CPU."""
     classes: tuple[str, ...]
     preparation: Preparation
     device: torch.device
-    precision: Precision
+    precision: Precision | Literal["fp16", "int8"]
     weights: Weights
     step: int
     source: Path
@@ -37,6 +41,17 @@ class Subject:
     """Of the weights, to tell whether an evaluation begun earlier was of the same."""
     in_threads: bool = False
     """Whether several batches are asked at once, each with one thread; else `logits` uses the cores by itself."""
+    takes_pictures: bool = False
+    """Whether the network prepares pictures by itself; then there is no other crop than its own."""
+
+
+def check_protocol(subject: Subject, name: str) -> None:
+    """Raise RecipeError for another crop than its own of a network that prepares pictures by itself."""
+    if subject.takes_pictures and name != "single":
+        raise RecipeError(
+            f"{subject.source} crops pictures by itself, so there is no --protocol {name} of it",
+            "evaluate the run, or an export without --preprocessing",
+        )
 
 
 def subject_of(trained: Trained, precision: Precision, device: torch.device) -> Subject:

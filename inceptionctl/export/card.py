@@ -58,7 +58,7 @@ def write_card(
             "file": name,
             "bytes": item.num_bytes,
             "largest_difference": float(f"{item.max_difference:.2g}"),
-            "compared_on": _without_folders(compared_on),
+            "compared_on": _compared_on(item, compared_on),
         }
     listed = [entry for _, entry in sorted(files.items()) if (folder / entry["file"]).is_file()]
     evaluations = evaluations_of(trained)
@@ -87,6 +87,15 @@ def write_card(
     with disk_errors(file):
         write_atomically(file, _render(facts))
     return file
+
+
+def _compared_on(item: Exported, compared_on: str) -> str:
+    accuracy = item.accuracy
+    if accuracy is None:
+        images = _without_folders(compared_on)
+    else:
+        images = f"{accuracy.num_images} validation images, {accuracy.loss:.2f} points of top-1 accuracy lost"
+    return images if item.of == "logit" else f"{images} (of a probability)"
 
 
 def _kept_files(ours: dict[str, Any], sha256: str) -> dict[str, dict[str, Any]]:
@@ -156,7 +165,7 @@ def _metadata(
     section = trained.recipe.model
     papers = re.findall(r"arXiv (\d{4}\.\d{5})", MODELS[section.name].source) if section.name in MODELS else []
     license = license or trained.recipe.export.license
-    formats = dict.fromkeys(entry["format"] for entry in files)
+    formats = dict.fromkeys(entry["format"].split()[0] for entry in files)
     return {
         **({"license": license.lower() if re.fullmatch(r"[\w.-]+", license) else "other"} if license else {}),
         **({"license_name": license} if license and not re.fullmatch(r"[\w.-]+", license) else {}),

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import CheckpointError, DataError
-from inceptionctl.evaluate.images import load_set
+from inceptionctl.evaluate.images import load_pictures, load_set
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.forms import Logits
@@ -22,6 +22,8 @@ NUM_IMAGES = 8
 MOST_DIFFERENCE = 1e-4
 # An export adds up in another order, so it is off by about as much as the checkpoint's own logits are from exact ones.
 MOST_ROUNDINGS = 4.0
+# Of a probability, where the export prepares pictures itself: values of 8 bits that lie between two are rounded to the other one.
+MOST_PROBABILITY_DIFFERENCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Sample:
     """float32 [N, 3, px, px], normalised, on the CPU, channels first in memory too."""
     source: str
     """Which images these are, in words."""
+    pictures: tuple[Tensor, ...] = ()
+    """The same as decoded: uint8 [1, height, width, 3]; only where they were asked for."""
 
     @cached_property
     def expected(self) -> Tensor:
@@ -63,19 +67,32 @@ class Sample:
         return float((self.expected - exact).abs().max())
 
 
-def draw_sample(trained: Trained, data_root: Path, num_threads: int) -> Sample:
-    """Up to 8 validation images, evenly spaced; pseudo-random ones if those cannot be read. The network is on the CPU."""
-    return Sample(trained.model, *_images(trained, data_root, num_threads))
+def draw_sample(trained: Trained, data_root: Path, num_threads: int, *, with_pictures: bool = False) -> Sample:
+    """Up to 8 validation images, evenly spaced; pseudo-random ones if those cannot be read. The network is on the CPU.
+
+    Raises DataError if they cannot be read and pictures as decoded are wanted too.
+    """
+    return Sample(trained.model, *_images(trained, data_root, num_threads, with_pictures))
 
 
-def _images(trained: Trained, data_root: Path, num_threads: int) -> tuple[Tensor, str]:
+def _images(
+    trained: Trained, data_root: Path, num_threads: int, with_pictures: bool
+) -> tuple[Tensor, str] | tuple[Tensor, str, tuple[Tensor, ...]]:
     preparation = preparation_of(trained.recipe)
     try:
         split = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
         count = min(NUM_IMAGES, len(split))
         images = split.picked([i * len(split) // count for i in range(count)])
         loaded = list(load_set(images, preparation, batch_size=count, num_threads=num_threads))
+        if with_pictures:
+            pictures = tuple(load_pictures(images, preparation, batch_size=count, num_threads=num_threads))
+            return torch.cat(loaded).contiguous(), f"{count} validation images of {data_root}", pictures
     except DataError as error:
+        if with_pictures:
+            raise DataError(
+                f"an export with its preprocessing is compared on real pictures: {error.message}",
+                "name the folder with val/ by --data ROOT",
+            ) from None
         made = pseudo_random_images(NUM_IMAGES, preparation.input_px)
         mean, std = (torch.tensor(values)[:, None, None] for values in (preparation.mean, preparation.std))
         return made * (0.5 / std) + (0.5 - mean) / std, f"{NUM_IMAGES} pseudo-random images ({error.message.splitlines()[0]})"
@@ -110,3 +127,22 @@ def check(name: str, logits: Logits, sample: Sample) -> float:
             "use another format, and report this: it is a bug of inceptionctl or of the exporting library",
         )
     return difference
+
+
+def check_pixels(name: str, logits: Logits, sample: Sample) -> float:
+    """Largest absolute difference of a probability from the checkpoint's, whose images the data path prepared; infinite for a NaN.
+
+    Asks for each picture alone and for two of a size at once. Raises CheckpointError when it is over 0.01.
+    """
+    expected = sample.expected.softmax(1)
+    found = torch.cat([logits(picture) for picture in sample.pictures])
+    twice = logits(sample.pictures[0].expand(2, -1, -1, -1))
+    difference = torch.cat([found, twice]).softmax(1) - torch.cat([expected, expected[:1], expected[:1]])
+    largest = float("inf") if difference.isnan().any() else float(difference.abs().max())
+    if largest > MOST_PROBABILITY_DIFFERENCE:
+        raise CheckpointError(
+            f"{name} does not agree with the checkpoint: probabilities differ by up to {largest:.2g} on {sample.source},"
+            f" and {MOST_PROBABILITY_DIFFERENCE:g} is allowed for another resampling; it was not written",
+            "leave --preprocessing out, and report this: it is a bug of inceptionctl or of the exporting library",
+        )
+    return largest

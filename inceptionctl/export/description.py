@@ -18,11 +18,34 @@ from inceptionctl.models import MODELS, is_timm, option_problem
 from inceptionctl.recipe.data_section import Filter, Positive
 
 # The fields that `to_properties` gives as they are.
-_TEXTS = frozenset({"architecture", "input_layout", "interpolation", "weights", "checkpoint", "checkpoint_sha256"})
+_TEXTS = frozenset(
+    {"architecture", "input_layout", "interpolation", "precision", "output", "weights", "checkpoint", "checkpoint_sha256"}
+)
 
 Scale = Annotated[float, Field(gt=0.0, le=1.0)]
 
 HINT = "name a run or an export of inceptionctl; `inceptionctl export RUN` writes one"
+
+
+class Accuracy(BaseModel):
+    """What fewer bits cost: an export beside its checkpoint on validation images."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+    num_images: int = Field(ge=1)
+    """Validation images that were compared."""
+    top1_checkpoint: float
+    """Percent of them that the checkpoint names rightly."""
+    top1: float
+    """Percent that the export names rightly."""
+    loss: float
+    """Percentage points lost; negative where the export is better."""
+    agreement: float
+    """Percent of which both name the same class."""
+    max_difference: float | None
+    """Largest absolute difference of a logit; null where the export gives probabilities."""
+    max_probability_difference: float
+    """Largest absolute difference of a probability."""
 
 
 class Description(BaseModel):
@@ -51,7 +74,15 @@ class Description(BaseModel):
     input_px: int = Field(ge=1)
     """Side of the square input in pixels."""
     input_layout: str = "N x 3 x input_px x input_px, float32, RGB"
-    """Shape and type of `images`."""
+    """Shape and type of the input: `images`, or `pixels` as decoded."""
+    pixels_in: bool = False
+    """Whether the file prepares pictures by itself: the input is as decoded (and turned upright), of any size."""
+    output: Literal["logits", "probabilities"] = "logits"
+    """What comes out."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Numbers that the file computes with."""
+    accuracy: Accuracy | None = None
+    """What fewer bits cost; null in fp32, whose logits are the checkpoint's."""
     central_fraction: float = Field(gt=0.0, le=1.0)
     """Share of each side of a picture that the central crop keeps, before it is resized to the square."""
     keep_aspect: bool = False

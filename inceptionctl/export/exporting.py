@@ -5,20 +5,23 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.export.checking import Sample, check
-from inceptionctl.export.description import describe
+from inceptionctl.export.accuracy import Validation
+from inceptionctl.export.checking import Sample, check, check_pixels
+from inceptionctl.export.description import Accuracy, describe
 from inceptionctl.export.forms import Exporter, Logits
 from inceptionctl.export.to_onnx import ONNX
 from inceptionctl.export.to_pt2 import PT2
 from inceptionctl.export.to_safetensors import SAFETENSORS
 from inceptionctl.export.to_timm import TIMM
+from inceptionctl.export.to_torchscript import TORCHSCRIPT
 from inceptionctl.export.to_triton import TRITON
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 
@@ -28,6 +31,7 @@ EXPORTERS: dict[str, Exporter] = {
     "pt2": PT2,
     "timm": TIMM,
     "triton": TRITON,
+    "torchscript": TORCHSCRIPT,
 }
 
 
@@ -39,17 +43,28 @@ class Exported:
     path: Path
     num_bytes: int
     max_difference: float
-    """Largest absolute difference of a logit from the checkpoint's."""
+    """Largest absolute difference from the checkpoint's of a logit, or of a probability where `of` says so."""
     seconds: float
     remarks: tuple[str, ...] = ()
     """What should be known of it."""
+    of: Literal["logit", "probability"] = "logit"
+    accuracy: Accuracy | None = None
+    """What fewer bits cost."""
 
 
 def export(
-    trained: Trained, formats: Sequence[str], folder: Path, sample: Sample, on_start: Callable[[str], None] = lambda name: None
+    trained: Trained,
+    formats: Sequence[str],
+    folder: Path,
+    sample: Sample,
+    on_start: Callable[[str], None] = lambda name: None,
+    *,
+    exporters: Mapping[str, Exporter] | None = None,
+    validation: Validation | None = None,
 ) -> list[Exported]:
     """Write the formats into `folder`, replacing earlier exports; the network is on the CPU.
 
+    `formats` are keys of `exporters`, by default of EXPORTERS. Those in fewer bits are judged by `validation`, which they need.
     Raises CheckpointError when an export does not agree with the checkpoint on `sample`; what was in its place stays then.
     Raises EnvironmentFault when the disk refuses.
     """
@@ -58,13 +73,16 @@ def export(
     written = []
     for name in dict.fromkeys(formats):
         on_start(name)
-        written.append(_export(name, trained, folder, sample))
+        exporter = (EXPORTERS if exporters is None else exporters)[name]
+        written.append(_export(name, exporter, trained, folder, sample, validation))
     return written
 
 
-def _export(name: str, trained: Trained, folder: Path, sample: Sample) -> Exported:
+def _export(
+    name: str, exporter: Exporter, trained: Trained, folder: Path, sample: Sample, validation: Validation | None
+) -> Exported:
     start = time.perf_counter()
-    exporter = EXPORTERS[name].of(trained)
+    exporter = exporter.of(trained)
     files = exporter.write(trained, describe(trained))
     with disk_errors(folder):
         # In the same folder, so that renaming stays on one file system.
@@ -73,8 +91,12 @@ def _export(name: str, trained: Trained, folder: Path, sample: Sample) -> Export
             for file, content in files.items():
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(temporary / file, content)
-            asked, logits = _reader(exporter, temporary / exporter.file)
-            difference = check(exporter.file, logits, sample)
+            found = _compared(exporter, temporary / exporter.file, sample, validation)
+            if exporter.noted and found.accuracy:
+                told = exporter.open(temporary / exporter.file, torch.device("cpu")).description
+                noted = exporter.noted(files[exporter.file], told.model_copy(update={"accuracy": found.accuracy}))
+                files[exporter.file] = noted
+                write_atomically(temporary / exporter.file, noted)
             for file in files:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / file).replace(folder / file)
@@ -82,8 +104,44 @@ def _export(name: str, trained: Trained, folder: Path, sample: Sample) -> Export
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     num_bytes = sum(len(content) for content in files.values())
-    remarks = (*exporter.remarks(trained), *asked)
-    return Exported(name, folder / exporter.file, num_bytes, difference, time.perf_counter() - start, remarks)
+    remarks = (*exporter.remarks(trained), *found.remarks)
+    seconds = time.perf_counter() - start
+    return Exported(name, folder / exporter.file, num_bytes, found.difference, seconds, remarks, found.of, found.accuracy)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    difference: float
+    of: Literal["logit", "probability"]
+    accuracy: Accuracy | None
+    remarks: tuple[str, ...]
+
+
+def _compared(exporter: Exporter, file: Path, sample: Sample, validation: Validation | None) -> _Comparison:
+    """A file just written beside the checkpoint, by each program that it is for. Raises CheckpointError when it fails with one."""
+    asked, logits = _reader(exporter, file)
+    first = _comparison(exporter, logits, sample, validation, "onnxruntime")
+    remarks = list(asked)
+    for client in exporter.also:
+        name, logits = client(file)
+        other = _comparison(exporter, logits, sample, validation, name)
+        lost = f", {other.accuracy.loss:.2f} points lost" if other.accuracy else ""
+        remarks.append(f"{name} reads it too: largest difference {other.difference:.1e} of a {other.of}{lost}")
+    return replace(first, remarks=tuple(remarks))
+
+
+def _comparison(exporter: Exporter, logits: Logits, sample: Sample, validation: Validation | None, by: str) -> _Comparison:
+    if exporter.noted is None:
+        checked = check_pixels if exporter.takes_pixels else check
+        return _Comparison(
+            checked(exporter.file, logits, sample), "probability" if exporter.takes_pixels else "logit", None, ()
+        )
+    assert validation is not None
+    accuracy = validation.measure(logits, exporter.takes_pixels)
+    validation.judge(exporter.file, by, accuracy)
+    if accuracy.max_difference is None:
+        return _Comparison(accuracy.max_probability_difference, "probability", accuracy, ())
+    return _Comparison(accuracy.max_difference, "logit", accuracy, ())
 
 
 def _reader(exporter: Exporter, file: Path) -> tuple[tuple[str, ...], Logits]:

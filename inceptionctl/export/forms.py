@@ -13,6 +13,8 @@ from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
 
 Logits = Callable[[Tensor], Tensor]
+Client = Callable[[Path], tuple[str, Logits]]
+"""Gives the program that it asks, in words, and the logits of a file just written. Raises CheckpointError."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Opened:
 
     description: Description
     logits: Logits
-    """Images float32 [N, 3, px, px], normalised, on the CPU, any N -> logits float32 [N, num_classes] on the CPU."""
+    """Images float32 [N, 3, px, px], normalised, on the CPU, any N -> logits float32 [N, num_classes] on the CPU.
+
+    Where the description says `pixels_in`: pictures uint8 [N, height, width, 3] -> logarithms of probabilities."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,22 @@ class Exporter:
     """A format: `file` is the name of its file, `write` makes the content of its files, `open` reads it from a path again.
 
     In `file` {network} stands for the network's name. `write` leaves the network as it was. `open` raises CheckpointError when the
-    file is damaged or not of inceptionctl. `client` gives the program that the file is for, in words, and what it computes, where that is
-    another than `open` asks; an export is compared with that one. `remarks` says what the files leave out of a network.
+    file is damaged or not of inceptionctl. `client` gives the program that the file is for and what it computes, where that is another
+    than `open` asks; an export is compared with that one, and with those of `also`. `remarks` says what the files leave out of a network.
+
+    Where `noted` is given, the export is in fewer bits than the checkpoint: it is judged by its accuracy instead of by its logits, and
+    `noted` adds what was measured to the content of its file.
     """
 
     file: str
     write: Callable[[Trained, Description], dict[str, bytes]]
     open: Callable[[Path, torch.device], Opened]
-    client: Callable[[Path], tuple[str, Logits]] | None = None
+    client: Client | None = None
     remarks: Callable[[Trained], list[str]] = lambda trained: []
+    takes_pixels: bool = False
+    """Whether the file takes decoded pictures and gives probabilities."""
+    noted: Callable[[bytes, Description], bytes] | None = None
+    also: tuple[Client, ...] = ()
 
     def of(self, trained: Trained) -> Exporter:
         """The same with the network's name in `file`."""

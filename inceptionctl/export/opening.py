@@ -49,7 +49,7 @@ def _exported_file(path: Path) -> Path | None:
 
 
 def subject_of_export(path: Path) -> Subject:
-    """An exported file to be evaluated, on the CPU in fp32 as its program computes it. Raises CheckpointError."""
+    """An exported file to be evaluated, on the CPU as its program computes it. Raises CheckpointError."""
     opened = _open_file(path, torch.device("cpu"))
     told = opened.description
     with path.open("rb") as file:
@@ -59,12 +59,13 @@ def subject_of_export(path: Path) -> Subject:
         tuple(told.class_names),
         told.preparation,
         torch.device("cpu"),
-        "fp32",
+        told.precision,
         told.weights,
         told.step,
         path,
         told.architecture,
         sha256,
+        takes_pictures=told.pixels_in,
     )
 
 

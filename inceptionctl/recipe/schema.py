@@ -157,7 +157,7 @@ class CheckpointSection(Section):
 class ExportSection(Section):
     """What `inceptionctl export` writes when no format is named, and what its model card says."""
 
-    formats: list[Literal["onnx", "safetensors", "pt2", "timm", "triton"]] = Field(
+    formats: list[Literal["onnx", "safetensors", "pt2", "timm", "torchscript", "triton"]] = Field(
         default=["onnx", "safetensors"], min_length=1
     )
     """File formats."""

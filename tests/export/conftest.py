@@ -1,4 +1,4 @@
-"""The same data, run and threads as the tests of evaluation, and exports of that run by the real command in a process of its own."""
+"""The same data, run and threads as the tests of evaluation, and its exports, made once by the real command."""
 
 import os
 import subprocess
@@ -6,15 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.run import Run
 from tests.evaluate.conftest import data, fixed_threads, run
+from tests.evaluate.making import INPUT_PX
 
 __all__ = ["data", "fixed_threads", "run"]
 
-FORMATS = ("onnx", "safetensors", "pt2")
+CPU = torch.device("cpu")
+FORMATS = ("onnx", "safetensors", "pt2", "torchscript")
 LICENSES = ("--license", "apache-2.0", "--data-license", "CC BY-NC-SA 4.0")
 
 
@@ -26,6 +30,8 @@ def done(run: Run) -> subprocess.CompletedProcess[str]:
         )
     command = [sys.executable, "-m", "inceptionctl", "export", str(run.path), "--json", *LICENSES]
     command += [part for name in FORMATS for part in ("--format", name)]
+    command += ["--precision", "fp32", "--precision", "fp16", "--precision", "int8", "--check", "openvino"]
+    command += ["--calibration-images", "6", "--max-accuracy-loss", "50"]
     # On a busy machine threads that wait for each other by spinning take many times as long.
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
 
@@ -34,3 +40,16 @@ def done(run: Run) -> subprocess.CompletedProcess[str]:
 def folder(done: subprocess.CompletedProcess[str], run: Run) -> Path:
     assert done.returncode == 0, done.stderr
     return run.export
+
+
+@pytest.fixture(scope="session")
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(5, 3, 4, 4, generator=generator) * 2.0 - 1.0
+    return torch.nn.functional.interpolate(coarse, size=(INPUT_PX, INPUT_PX), mode="bicubic").clamp(-1.0, 1.0)
+
+
+@pytest.fixture(scope="session")
+def expected(run: Run, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return load_trained(run.path, "ema", CPU).model(images)
