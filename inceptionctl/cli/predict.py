@@ -174,9 +174,9 @@ def _show(source: Path, images: Sequence[Path], as_json: bool) -> None:
     from inceptionctl.evaluate.predict import predict as predict_images
     from inceptionctl.export.opening import open_any
 
-    files, machine = images_of(images), claim_machine()
+    machine = claim_machine()
     network, taken = open_any(source, machine.device)
-    described = network.description
+    files, described = images_of(images), network.description
     predictions = predict_images(
         network.logits,
         described.class_names,

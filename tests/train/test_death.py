@@ -18,7 +18,8 @@ SETTINGS = sets(
     "train.log_every_steps=5",
     f"train.max_steps={STEPS}",
     "train.epochs=200",
-    # Unscaled it died before step 70 with each of four seeds, scaled it lived for 120 steps with both that were tried.
+    # Unscaled it died before step 90 with this seed and 2, whichever way pixels were rounded; with seed 0 it depends on that.
+    "train.seed=1",
     "schedule.name=constant",
     "schedule.base_lr=0.2",
     "optim.clip_global_norm=0",
