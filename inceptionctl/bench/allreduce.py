@@ -50,14 +50,17 @@ def bench_allreduce(
     return figures, {"ranks": world.size, "alpha_s": alpha, "bytes_per_s": rate, "bus_factor": ring, "sizes": list(sizes)}
 
 
-def fit(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+def fit(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float | None]:
     """(alpha, rate) of seconds = alpha + bytes / rate: what a call costs whatever its size, and bytes of the tensor a second.
 
-    Least squares of relative errors, since the sizes span five powers of ten; alpha is at least 0.
+    Least squares of relative errors, since the sizes span five powers of ten; alpha is at least 0. Where more bytes take no longer (small
+    sums on a busy machine) there is no rate to be told: None, and alpha is what fits alone.
     """
     weights = 1.0 / np.asarray(seconds)
     columns = np.stack([weights, np.asarray(sizes, dtype=np.float64) * weights], axis=1)
     (alpha, a_byte), *_ = np.linalg.lstsq(columns, np.ones(len(seconds)), rcond=None)
+    if a_byte <= 0.0:
+        return float(weights.sum() / (weights**2).sum()), None
     if alpha < 0.0:
         alpha, a_byte = 0.0, float(columns[:, 1].sum() / (columns[:, 1] ** 2).sum())
     return float(alpha), float(1.0 / a_byte)

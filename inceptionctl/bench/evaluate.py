@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inceptionctl.bench.measuring import Contestant, Figure, costs, interleaved, ratio
 from inceptionctl.data.imageset import ImageSet
-from inceptionctl.data.loaders import Decode
+from inceptionctl.data.loaders import Decode, in_batches
 from inceptionctl.data.view_loader import Picture
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.crops import cut_out
@@ -165,8 +165,7 @@ def _by_passes(work: Work, part: bool) -> Tensor:
 
 
 def _whole_batches(work: Work) -> list[range]:
-    size = work.batch_size
-    return [range(start, min(start + size, len(work.images))) for start in range(0, len(work.images), size)]
+    return in_batches(range(len(work.images)), work.batch_size)
 
 
 def _contestant(name: str, run: Way, work: Work, given: dict[str, Tensor]) -> Contestant:

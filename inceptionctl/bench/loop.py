@@ -24,14 +24,12 @@ from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import Engine, deepspeed_config
 from inceptionctl.train.fine_tuning import freeze
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training, train
-from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.precision import resolve_precision
-from inceptionctl.train.rank import Machine, checkpoint_writer, loader_options
+from inceptionctl.train.rank import Machine, checkpoint_writer, loader_options, make_engine
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.stopping import Stop
 
@@ -118,13 +116,7 @@ def make_job(
     torch.manual_seed(recipe.train.seed)
     model = build_model(**recipe.model.network()).to(machine.device)
     frozen = freeze(model, recipe.model.freeze)
-    engine = Engine(
-        model,
-        build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),
-        deepspeed_config(batch, recipe.train.zero_stage),
-        clip_global_norm=recipe.optim.clip_global_norm,
-        channels_last=recipe.train.channels_last,
-    )
+    engine = make_engine(recipe, model, batch)
     statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     run = create_run(folder, recipe)

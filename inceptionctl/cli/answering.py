@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import ProtocolName
+from inceptionctl.cli.options import ProtocolName, whole_numbers
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ def shorter_sides(scales: str | None, protocol: ProtocolName) -> list[int] | Non
         return None
     if protocol == "single":
         raise RecipeError("--scales: a single crop is cut as the recipe says", "give --protocol as well, or leave --scales out")
-    words = scales.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
-        raise RecipeError(f"--scales {scales}: not whole numbers of px", "for example --scales 342,384,427,470")
-    return [int(word) for word in words]
+    return whole_numbers("--scales", scales, "342,384,427,470", " of px")
 
 
 def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:

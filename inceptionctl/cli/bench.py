@@ -118,7 +118,7 @@ def photographs(
     from inceptionctl.bench.photographs import images_below, make_photographs
 
     words = size.split("x")
-    if len(words) != 2 or not all(word.isdigit() and int(word) > 0 for word in words):
+    if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
         raise RecipeError(f"--size {size}: not a width and a height in px", "for example --size 375x375")
     sources = images_below(source)
     if destination.exists():

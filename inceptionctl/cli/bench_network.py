@@ -9,7 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.measured import CpuRanks, Gpus, Output, Repeats, progress_of, refuse_unwritable, start_ranks, tell
-from inceptionctl.cli.options import Json, ProtocolName, Settings
+from inceptionctl.cli.options import Json, ProtocolName, Settings, whole_numbers
 from inceptionctl.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate(
     if is_run and settings:
         raise RecipeError("--set changes a recipe, and a run keeps its own", "name the recipe, or leave --set out")
     loaded = None if is_run else load_recipe(source, settings or ())
-    sizes, protocols = _numbers(batch_sizes), _protocols(protocol or ["144crop"])
+    sizes, protocols = whole_numbers("--batch-sizes", batch_sizes, "4,8,16"), _protocols(protocol or ["144crop"])
     refuse_unwritable(output)
 
     from inceptionctl.bench.evaluate import bench_evaluate, pictures_by_kind
@@ -226,13 +226,6 @@ def _measure_steps(
     engine.disconnect()
     if world.rank == 0:
         tell({**measured, **about, **kinds}, figures, output, as_json)
-
-
-def _numbers(text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
-        raise RecipeError(f"--batch-sizes {text}: not whole numbers", "for example --batch-sizes 4,8,16")
-    return [int(word) for word in words]
 
 
 def _protocols(names: list[str]) -> list[ProtocolName]:

@@ -9,7 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.measured import CpuRanks, Gpus, Output, Repeats, progress_of, refuse_unwritable, start_ranks, tell
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, Settings, whole_numbers
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -34,14 +34,12 @@ def start(
     from inceptionctl.recipe import load_recipe
     from inceptionctl.train.batch import plan_batch
 
-    words = ranks.split(",")
-    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
-        raise RecipeError(f"--ranks {ranks}: not whole numbers", "for example --ranks 1,2")
+    numbers = whole_numbers("--ranks", ranks, "1,2")
     mine = [*(settings or ()), "train.log_every_steps=1"]
     loaded = load_recipe(recipe, mine)
     refuse_unwritable(output)
     option = "--gpus" if on_gpus else "--cpu-ranks"
-    for number in map(int, words):
+    for number in numbers:
         choose_ranks(number if on_gpus else None, None if on_gpus else number)
         plan_batch(loaded.train.global_batch_size, number, loaded.train.micro_batch_size)
     root = loaded.data.root_path
@@ -51,11 +49,11 @@ def start(
     from inceptionctl.bench.start import bench_start
 
     about = facts(("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130"))
-    named = {f"{number} rank{'s' if number > 1 else ''}": (option, str(number)) for number in map(int, words)}
+    named = {f"{number} rank{'s' if number > 1 else ''}": (option, str(number)) for number in numbers}
     arguments = [recipe, *(word for setting in mine for word in ("--set", setting))]
     with progress_of("measuring") as progress:
         figures = bench_start(arguments, named, loaded.train.global_batch_size, repeats, progress)
-    measured = {"bench": "start", "recipe": recipe, "settings": settings or [], "ranks": list(map(int, words)), "gpus": on_gpus}
+    measured = {"bench": "start", "recipe": recipe, "settings": settings or [], "ranks": numbers, "gpus": on_gpus}
     tell({**measured, **about}, figures, output, as_json)
 
 
@@ -99,8 +97,16 @@ def allreduce(
         backend = "gloo" if machine.device.type == "cpu" else "nccl"
         tell({"bench": "allreduce", "backend": backend, **about, **found}, figures, output, as_json)
         if not as_json:
-            rate = console.size(found["bytes_per_s"])
-            console.say(f"a sum takes {1e6 * found['alpha_s']:.0f} microseconds and one second for each {rate}")
+            _say_model(found["alpha_s"], found["bytes_per_s"])
+
+
+def _say_model(alpha: float, rate: float | None) -> None:
+    if rate is None:
+        console.say(
+            "sums of these sizes take no longer for more bytes, so no rate can be told: take a larger --largest, or more --repeats"
+        )
+    else:
+        console.say(f"a sum takes {1e6 * alpha:.0f} microseconds and one second for each {console.size(rate)}")
 
 
 def compare(

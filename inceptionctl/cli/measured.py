@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli import answering
 from inceptionctl.errors import EnvironmentFault
 
 if TYPE_CHECKING:
@@ -36,14 +37,9 @@ _WORDS = {
 
 def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
     """This very command once a rank, as `train` starts its ranks; one where nobody says how many."""
-    import sys
+    from inceptionctl.launch.local import visible_gpus
 
-    from inceptionctl.launch.local import choose_ranks, launch, visible_gpus
-
-    one = 1 if gpus is None and cpu_ranks is None and visible_gpus() else gpus
-    code = launch(choose_ranks(one, cpu_ranks), sys.argv[1:], None)
-    if code:
-        raise typer.Exit(code)
+    answering.start_ranks(1 if gpus is None and cpu_ranks is None and visible_gpus() else gpus, cpu_ranks)
 
 
 @contextmanager

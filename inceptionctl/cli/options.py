@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from inceptionctl.errors import RecipeError
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Settings = Annotated[
     list[str] | None,
@@ -28,3 +30,11 @@ ClassIdsOption = Annotated[
     ),
 ]
 ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]  # that of evaluate.protocols, which loads torch
+
+
+def whole_numbers(option: str, text: str, example: str, unit: str = "") -> list[int]:
+    """The numbers of an option such as `--ranks 1,2`, each at least 1. Raises RecipeError."""
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise RecipeError(f"{option} {text}: not whole numbers{unit}", f"for example {option} {example}")
+    return [int(word) for word in words]

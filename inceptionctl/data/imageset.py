@@ -172,6 +172,11 @@ class ImageSet:
         names = Names.of(self.names[int(i)] for i in where)
         return replace(self, labels=self.labels[where], names=names, pieces=pieces, made_of="")
 
+    def spread(self, most: int) -> ImageSet:
+        """Up to `most` of the images, evenly spaced, so of every class alike; the same at every call."""
+        count = min(most, len(self))
+        return self.picked([i * len(self) // count for i in range(count)])
+
     def without(self, index: NDArray[np.int64]) -> ImageSet:
         """All but some of the images; `index` is sorted."""
         pieces = None

@@ -188,6 +188,11 @@ class TrainLoader:
             self._finished.close()
 
 
+def in_batches(indices: range, size: int) -> list[range]:
+    """Indices that follow one another, cut into batches of `size`; the last one as short as it comes."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
 class EvalLoader:
     """Every image of a split exactly once over all ranks, in order: rank r has the r-th of `world_size` contiguous ranges.
 
@@ -223,10 +228,7 @@ class EvalLoader:
         self.first = rank * len(dataset) // world_size
         """Index in the data set of this rank's first image; its images follow one another."""
         self.end = (rank + 1) * len(dataset) // world_size
-        starts = range(self.first, self.end, batch_size)
-        self._batches = (
-            batches if batches is not None else [range(start, min(start + batch_size, self.end)) for start in starts]
-        )
+        self._batches = batches if batches is not None else in_batches(range(self.first, self.end), batch_size)
         indices = (np.arange(batch.start, batch.stop) for batch in self._batches)
         self._stream = Stream(
             dataset,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import Decode, EvalLoader
+from inceptionctl.data.loaders import Decode, EvalLoader, in_batches
 from inceptionctl.data.picture_loader import PictureLoader
 from inceptionctl.data.reading import SECONDS_TO_READ
 from inceptionctl.data.view_loader import ViewLoader
@@ -66,7 +66,7 @@ class Work:
         if self.protocol:
             few = not self.protocol.dense and len(self.protocol.views(1, 1)) <= FEW_VIEWS
             size = 4 * IMAGES_AT_ONCE if few else IMAGES_AT_ONCE
-        return [range(start, min(start + size, len(self.images))) for start in range(0, len(self.images), size)]
+        return in_batches(range(len(self.images)), size)
 
     @property
     def num_workers(self) -> int:

@@ -36,7 +36,7 @@ def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
     for line, text in enumerate(_text(file).splitlines(), start=1):
         if not text.strip():
             continue
-        if not text.strip().isdigit():
+        if not text.strip().isdecimal():
             raise DataError(f"{file}:{line}: {text.strip()[:40]!r} is no number of an image", "name the development kit's list")
         listed.append(int(text))
     missing = [number for number in listed if number not in places]

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from inceptionctl.data.imageset import ImageSet, Names
-from inceptionctl.data.loaders import EvalLoader
+from inceptionctl.data.loaders import EvalLoader, in_batches
 from inceptionctl.data.picture_loader import PictureLoader
 from inceptionctl.data.preparation import Preparation
 
@@ -62,7 +62,7 @@ def load_pictures(images: ImageSet, preparation: Preparation, *, batch_size: int
     """The images in order, one at a time as decoded: uint8 [1, height, width, 3], RGB, on the CPU, turned upright if the preparation
     says so; `batch_size` are decoded at once. Raises DataError naming the files that cannot be decoded.
     """
-    batches = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    batches = in_batches(range(len(images)), batch_size)
     loader = PictureLoader(images, batches, exif_orientation=preparation.exif_orientation, num_threads=num_threads)
     with closing(loader):
         for batch in loader:

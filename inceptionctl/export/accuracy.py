@@ -77,7 +77,7 @@ class Validation:
 
 
 def draw_validation(trained: Trained, data_root: Path, count: int, max_loss: float, num_threads: int) -> Validation:
-    """Up to `count` validation images, evenly spaced, so of every class alike. Raises DataError where there are none."""
+    """Up to `count` validation images, evenly spaced. Raises DataError where there are none."""
     try:
         split = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
     except DataError as error:
@@ -86,5 +86,4 @@ def draw_validation(trained: Trained, data_root: Path, count: int, max_loss: flo
             "name the folder with train/ and val/ by --data ROOT",
         ) from None
     check_classes(split, trained.classes, trained.checkpoint)
-    count = min(count, len(split))
-    return Validation(trained, split.picked([i * len(split) // count for i in range(count)]), max_loss, num_threads)
+    return Validation(trained, split.spread(count), max_loss, num_threads)

@@ -81,8 +81,8 @@ def _images(
     preparation = preparation_of(trained.recipe)
     try:
         split = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
-        count = min(NUM_IMAGES, len(split))
-        images = split.picked([i * len(split) // count for i in range(count)])
+        images = split.spread(NUM_IMAGES)
+        count = len(images)
         loaded = list(load_set(images, preparation, batch_size=count, num_threads=num_threads))
         if with_pictures:
             pictures = tuple(load_pictures(images, preparation, batch_size=count, num_threads=num_threads))

@@ -74,7 +74,7 @@ def _copy(network: Any) -> Any:
 
 
 def calibration_images(trained: Trained, data_root: Path, count: int, num_threads: int) -> Batches:
-    """Up to `count` images of the training split, evenly spaced, so of every class alike; the same at every call.
+    """Up to `count` images of the training split, evenly spaced; the same at every call.
 
     Prepared as for evaluation. Raises DataError where there are none.
     """
@@ -85,11 +85,10 @@ def calibration_images(trained: Trained, data_root: Path, count: int, num_thread
             f"--precision int8 is calibrated on images of the training split: {error.message}",
             "name the folder with train/ and val/ by --data ROOT",
         ) from None
-    count = min(count, len(split))
-    picked = split.picked([i * len(split) // count for i in range(count)])
+    picked = split.spread(count)
     preparation = preparation_of(trained.recipe)
 
     def batches() -> Iterator[Tensor]:
-        return load_set(picked, preparation, batch_size=min(CALIBRATION_BATCH, count), num_threads=num_threads)
+        return load_set(picked, preparation, batch_size=min(CALIBRATION_BATCH, len(picked)), num_threads=num_threads)
 
     return batches

@@ -92,6 +92,11 @@ def read_link(path: Path) -> Link:
         raise DataError(
             f"{path} has no fit over two ranks or more", "make it with `inceptionctl bench allreduce --output FILE`"
         )
+    if rate is None:
+        raise DataError(
+            f"{path} tells no rate: its sums took no longer for more bytes",
+            "measure again with larger sums (`--largest`) or more `--repeats`",
+        )
     hops = 2 * (ranks - 1)
     return Link(hops / ranks * _positive(rate, path), alpha / hops)
 

@@ -33,7 +33,7 @@ from inceptionctl.run import Run, discard_unused, disk_errors
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
-from inceptionctl.train.batch import plan_batch, total_steps
+from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
@@ -157,14 +157,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     start = _with_initial_weights(recipe, start, model)
     model.to(machine.device)
     frozen = freeze(model, recipe.model.freeze)
-    optimizer = build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
-    engine = distributed.Engine(
-        model,
-        optimizer,
-        distributed.deepspeed_config(batch, recipe.train.zero_stage),
-        clip_global_norm=recipe.optim.clip_global_norm,
-        channels_last=recipe.train.channels_last,
-    )
+    engine = make_engine(recipe, model, batch)
     passed("built")
     statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
@@ -222,6 +215,17 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         for lock in locks:
             lock.truncate(0)  # a name that is left in it tells of a death
             lock.close()
+
+
+def make_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> distributed.Engine:
+    """The engine and the optimizer of a recipe around a network on its device, whose frozen weights are frozen already."""
+    return distributed.Engine(
+        model,
+        build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),
+        distributed.deepspeed_config(batch, recipe.train.zero_stage),
+        clip_global_norm=recipe.optim.clip_global_norm,
+        channels_last=recipe.train.channels_last,
+    )
 
 
 def checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter:

@@ -22,3 +22,8 @@ def test_the_model_is_found_again() -> None:
 def test_alpha_is_never_negative() -> None:
     alpha, rate = fit([1000, 2000], [1e-6, 4e-6])
     assert alpha == 0.0 and rate > 0
+
+
+def test_where_more_bytes_take_no_longer_there_is_no_rate() -> None:
+    alpha, rate = fit([1000, 2000, 4000], [2e-3, 1.5e-3, 1e-3])
+    assert rate is None and 1e-3 < alpha < 2e-3

@@ -51,7 +51,8 @@ def test_sums_over_two_ranks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result, found = figures((tmp_path / "a.json").read_text())
     assert (result["backend"], result["ranks"], result["bus_factor"]) == ("gloo", 2, 1.0)
-    assert result["alpha_s"] >= 0.0 and result["bytes_per_s"] > 0.0
+    # Sums so small may take as long whatever their size, on a machine that does other things too.
+    assert result["alpha_s"] >= 0.0 and (result["bytes_per_s"] is None or result["bytes_per_s"] > 0.0)
     assert [name for name, unit in found if unit == "s"] == ["4 KiB", "16 KiB", "64 KiB", "256 KiB", "1 MiB"]
     refused(inceptionctl("bench", "allreduce"), 2, "nobody to sum with")
 

@@ -56,6 +56,7 @@ def test_crops_are_drawn(run: Run, data: Path, tmp_path: Path, protocol: str) ->
     ("words", "code", "told"),
     [
         (["--protocol", "10crop", "--scales", "a"], 2, "not whole numbers"),
+        (["--protocol", "10crop", "--scales", "342,²"], 2, "not whole numbers"),
         (["--scales", "86"], 2, "a single crop is cut as the recipe says"),
         (["--protocol", "144crop", "--scales", "74"], 2, "smaller than the network's input of 75 px"),
         (["--all", "--output", "x.json"], 2, "--all writes a file for each checkpoint"),

@@ -56,6 +56,8 @@ def test_a_measured_link_gives_back_the_times_that_made_it(tmp_path: Path) -> No
     ):
         with pytest.raises(DataError, match=r"none\.json"):
             read_link(bench(tmp_path / "none.json", [], **about))
+    with pytest.raises(DataError, match="no longer for more bytes"):
+        read_link(bench(tmp_path / "none.json", [], ranks=2, alpha_s=1e-3, bytes_per_s=None))
 
 
 @pytest.mark.parametrize(
