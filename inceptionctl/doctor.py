@@ -241,9 +241,10 @@ def cpu() -> list[Finding]:
 
 
 def precision() -> list[Finding]:
-    """What `train.precision: auto` becomes here, and why."""
+    """What `train.precision: auto` becomes here, and why, and whether `train.compile` could compile."""
     import torch
 
+    from inceptionctl.train.compiling import lacks
     from inceptionctl.train.precision import resolve_precision
 
     if torch.cuda.is_available():
@@ -257,7 +258,9 @@ def precision() -> list[Finding]:
     why = (
         f"{what} computes bfloat16 natively" if taken == "bf16" else f"{what} has no native bfloat16, and emulated it is slower"
     )
-    return [Finding("precision", "ok", f"auto takes {taken}: {why}")]
+    lacking = lacks(device)
+    can = f"without {lacking} it must stay none, as it is by default" if lacking else "it can be used"
+    return [Finding("precision", "ok", f"auto takes {taken}: {why}"), Finding("train.compile", "ok", can)]
 
 
 # ---- libraries, started once

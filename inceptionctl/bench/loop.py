@@ -23,6 +23,7 @@ from inceptionctl.run import create_run
 from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.compiling import compile_network
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze
 from inceptionctl.train.health import HealthWatch
@@ -119,6 +120,7 @@ def make_job(
     engine = make_engine(recipe, model, batch)
     statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
+    compile_network(engine.model, recipe.train.compile, recipe.train.compile_mode)
     run = create_run(folder, recipe)
     log = RunLog(run, start_step=0, enabled=world.rank == 0)
     # One image a class is enough to know how many there would be.
@@ -139,7 +141,7 @@ def make_job(
         engine=engine,
         average=average,
         statistics=statistics,
-        health=HealthWatch(engine.model, recipe.health),
+        health=HealthWatch(engine.model, recipe.health, always=recipe.train.compile == "network"),
         frozen=frozen,
         progress=progress,
         log=log,

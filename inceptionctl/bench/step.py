@@ -21,6 +21,7 @@ from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training
@@ -34,6 +35,17 @@ OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm an
 # A product of matrices so large takes some hundredths of a second, and its matrices no cache.
 MATRIX = {"cpu": 2048, "cuda": 8192}
 PRODUCTS = {"cpu": 4, "cuda": 50}
+COMPILED: dict[str, tuple[tuple[Compile, CompileMode], ...]] = {
+    "cpu": (("none", "default"), ("blocks", "default"), ("network", "default")),
+    "cuda": (
+        ("none", "default"),
+        ("blocks", "default"),
+        ("network", "default"),
+        ("blocks", "max-autotune"),
+        ("network", "max-autotune"),
+        ("network", "cuda-graphs"),
+    ),
+}
 VARIANTS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("fp32", True), ("bf16", True))
 _PREFETCH = 2
 
@@ -41,13 +53,23 @@ _PREFETCH = 2
 class BareLoop:
     """Forward, loss, backward and the optimizer, nothing else: what anybody would write in torch, of the recipe's own parts."""
 
-    def __init__(self, job: Training, precision: Precision, channels_last: bool, *, passes: int) -> None:
+    def __init__(
+        self,
+        job: Training,
+        precision: Precision,
+        channels_last: bool,
+        *,
+        passes: int,
+        compiled: tuple[Compile, CompileMode] = ("none", "default"),
+    ) -> None:
         recipe, self._device, self._precision, self._passes = job.recipe, job.device, precision, passes
         torch.manual_seed(recipe.train.seed)
         self.network: nn.Module = build_model(**recipe.model.network()).to(job.device).train()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self.optimizer = build_optimizer(self.network, recipe.optim.model_dump(), recipe.schedule.base_lr)
+        compile_network(self.network, *compiled)
+        self._marks = compiled[1] == "cuda-graphs"
         self._model = nn.parallel.DistributedDataParallel(self.network) if job.world.size > 1 else self.network
         self._smoothing, self._aux_weight = recipe.train.label_smoothing, recipe.train.aux_loss_weight
         batch = random_batch(job)
@@ -60,6 +82,8 @@ class BareLoop:
         """Steps of one micro batch each."""
         for _ in range(self._passes):
             self.optimizer.zero_grad()
+            if self._marks:
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             with autocast(self._precision, self._device):
                 output = self._model(self._images)
             loss, _ = training_loss(output, self._labels, label_smoothing=self._smoothing, aux_loss_weight=self._aux_weight)
@@ -92,20 +116,25 @@ def bench_step(
     steps: int,
     repeats: int,
     everything: bool,
+    compiled: bool = False,
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Figures of this rank, and what they are of; every rank calls it.
 
     A turn is `steps` steps of one micro batch. `live` images add turns of the loop that read, decode and change them.
     With `everything`, one rank alone measures the other number formats too, products of matrices, and the parts of a step.
+    `compiled` adds the bare loop compiled in other ways than the recipe's.
     Raises DataError when an image cannot be decoded, ResumeLater when a signal came.
     """
     job = make_job(recipe, world, machine, folder, signals, heartbeat)
     everything = everything and world.size == 1
-    bare = BareLoop(job, job.precision, recipe.train.channels_last, passes=steps)
+    asked = recipe.train.compile, recipe.train.compile_mode
+    bare = BareLoop(job, job.precision, recipe.train.channels_last, passes=steps, compiled=asked)
     own = DDP if world.size > 1 else BARE
     others = [Contestant(own, bare.round, steps)]
     if everything:
         others += [*_parts(bare, recipe), *_variants(job, steps), *_products(job.device)]
+    if compiled:
+        others += _compiled(job, steps)
     sources: dict[str, Iterator[Batch]] = {ENGINE: itertools.repeat(random_batch(job))}
     with closing(_loader(job, live)) if live else nullcontext() as loader:
         if loader:
@@ -118,21 +147,28 @@ def bench_step(
             together=_meeting(job),
             requested=lambda: signals.requested,
         )
-        run_loop(job, turns)
+        with compile_errors("network" if compiled else recipe.train.compile):
+            run_loop(job, turns)
     images = job.batch.global_batch_size
     figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
     about = {
         "precision": job.precision,
         "channels_last": recipe.train.channels_last,
+        "compile": asked,
         "device": job.device.type,
         "ranks": world.size,
         "threads": torch.get_num_threads(),
         "images": images,
         "input_px": recipe.model.input_px,
-        "multiply_adds": multiply_adds(bare.network, recipe.model.input_px),
+        "multiply_adds": _multiply_adds(recipe),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
     }
     return [*figures, *_ratios(figures, own, about)], about
+
+
+def _multiply_adds(recipe: Recipe) -> int:
+    with torch.device("meta"):
+        return multiply_adds(build_model(**recipe.model.network()), recipe.model.input_px)
 
 
 def _meeting(job: Training) -> Callable[[], None]:
@@ -181,6 +217,23 @@ def _variants(job: Training, steps: int) -> list[Contestant]:
             name = f"{BARE}, {precision}, {'channels_last' if channels_last else 'contiguous'}"
             found.append(Contestant(name, BareLoop(job, precision, channels_last, passes=steps).round, steps))
     return found
+
+
+def _compiled(job: Training, steps: int) -> list[Contestant]:
+    """The bare loop, compiled in every way that the recipe does not ask for."""
+    own = job.recipe.train.compile, job.recipe.train.compile_mode
+    found = []
+    for way in COMPILED[job.device.type]:
+        if way != own and (way[0] != "none" or own[0] != "none"):
+            loop = BareLoop(job, job.precision, job.recipe.train.channels_last, passes=steps, compiled=way)
+            found.append(Contestant(f"{BARE}, {_way_in_words(*way)}", loop.round, steps))
+    return found
+
+
+def _way_in_words(what: Compile, mode: CompileMode) -> str:
+    if what == "none":
+        return "not compiled"
+    return f"{what} compiled" + ("" if mode == "default" else f", {mode}")
 
 
 def _products(device: torch.device) -> list[Contestant]:

@@ -115,6 +115,9 @@ def step(
             "--everything/--loops-only", help="On one rank: the other number formats, matrix products, parts of a step."
         ),
     ] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="The bare loop compiled by torch besides, in each way; takes minutes to begin.")
+    ] = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -125,7 +128,8 @@ def step(
     loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
     refuse_unwritable(output)
     measured = {"bench": "step", "recipe": recipe, "settings": settings or []}
-    _measure_steps(loaded, measured, folder, folder is not None, gpus, cpu_ranks, steps, repeats, everything, output, as_json)
+    live = folder is not None
+    _measure_steps(loaded, measured, folder, live, gpus, cpu_ranks, steps, repeats, everything, compiled, output, as_json)
 
 
 def train(
@@ -149,7 +153,7 @@ def train(
     loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
     refuse_unwritable(output)
     measured = {"bench": "train", "recipe": recipe, "settings": settings or []}
-    _measure_steps(loaded, measured, folder, True, gpus, cpu_ranks, steps, repeats, False, output, as_json)
+    _measure_steps(loaded, measured, folder, True, gpus, cpu_ranks, steps, repeats, False, False, output, as_json)
 
 
 def _for_steps(name: str, settings: list[str] | None, images: int | None, gpus: int | None, cpu_ranks: int | None) -> Recipe:
@@ -173,6 +177,7 @@ def _measure_steps(
     steps: int | None,
     repeats: int,
     everything: bool,
+    compiled: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -220,6 +225,7 @@ def _measure_steps(
                 steps=steps or (1 if machine.device.type == "cpu" else 10),
                 repeats=repeats,
                 everything=everything,
+                compiled=compiled,
             )
     finally:
         heartbeat.end()

@@ -22,9 +22,8 @@ def leave(code: int) -> NoReturn:
     Python ends that thread inside a C++ destructor, and the process dies with 134 after a training that went well (seen in 1 of 40
     ends on a busy machine). No call joins these threads: DeepSpeed keeps the group alive after it has been destroyed.
     """
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.main_thread():
-            thread.join()
+    # Not a loop of joins: the threads of an executor that nobody has shut down (torch.compile leaves one) end only when told so first.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # a reader that has gone

@@ -99,6 +99,10 @@ class TrainSection(Section):
     """1: each rank holds a part of the optimizer's state (DeepSpeed's ZeRO), to save memory; may change from start to start."""
     channels_last: bool = True
     """Memory format of activations and convolution weights."""
+    compile: Literal["none", "blocks", "network"] = "none"
+    """torch.compile: `blocks` compiles block by block, once for blocks that are alike; `network` all of it. The first step takes minutes."""
+    compile_mode: Literal["default", "max-autotune"] = "default"
+    """`max-autotune` tries more kernels for each layer, on GPUs, and takes much longer to begin."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the target spread evenly over all classes."""
     aux_loss_weight: float = Field(default=0.4, ge=0.0)
@@ -251,6 +255,8 @@ FREE_TO_CHANGE = frozenset(
         "train.max_steps",
         "train.micro_batch_size",
         "train.zero_stage",
+        "train.compile",
+        "train.compile_mode",
         "train.log_every_steps",
         "train.on_divergence",
         "train.max_rollbacks",

@@ -14,6 +14,7 @@ import torch
 from inceptionctl.cores import usable_cores
 from inceptionctl.run import append_json
 from inceptionctl.train import engine as distributed
+from inceptionctl.train.compiling import IN_WORDS
 from inceptionctl.train.loop import Training
 from inceptionctl.train.schedule import schedule_in_words
 from inceptionctl.train.start import Start
@@ -31,9 +32,12 @@ def greet(job: Training, start: Start) -> None:
     log.say(
         f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)} validation images, {len(progress.classes)} classes"
     )
-    where = f"{job.device.type.upper()}, {job.precision}" + (", channels_last" if recipe.train.channels_last else "")
+    layout = (", channels_last" if recipe.train.channels_last else "") + IN_WORDS[recipe.train.compile]
+    where = f"{job.device.type.upper()}, {job.precision}{layout}"
     zero = f", ZeRO stage {recipe.train.zero_stage}" if recipe.train.zero_stage else ""
     log.say(f"batch {job.batch.in_words()} on {where}{zero}")
+    if recipe.train.compile != "none":
+        log.say("the first step compiles, which takes minutes unless torch finds it compiled (TORCHINDUCTOR_CACHE_DIR)")
     log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
@@ -58,6 +62,7 @@ def environment(job: Training) -> dict[str, Any]:
         "ranks": job.world.size,
         "micro_batch_size": job.batch.micro_batch_size,
         "accumulation": job.batch.accumulation,
+        "compile": job.recipe.train.compile,
         "zero_stage": job.recipe.train.zero_stage,
         "precision": job.precision,
         "from_step": job.progress.step,

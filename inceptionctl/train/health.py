@@ -43,17 +43,21 @@ class Health:
 class HealthWatch:
     """Measures a network in the passes that it is told to listen to; costs nothing in the others but a call of a hook.
 
-    Two reductions over each block's output, no wait for the device: `numbers` stay on it until somebody reads them.
+    Two reductions over each block's output, no wait for the device: `numbers` stay on it until somebody reads them. With `always` it
+    listens to every pass, for a network that is compiled as a whole: a graph without the reductions and one with them would take
+    twice the time to compile, and in the graph they cost next to nothing.
     """
 
-    def __init__(self, model: nn.Module, section: HealthSection) -> None:
+    def __init__(self, model: nn.Module, section: HealthSection, always: bool = False) -> None:
         self.section = section
-        self.listening = False
+        self._always = always
+        self.listening = always
         self.num_bad_windows = 0
         self._blocks = dict(watched_blocks(model)) if section.watch else {}
         self._pool = section.watch and isinstance(getattr(model, "pool", None), nn.Module)
         self._zeros: Tensor | None = None
-        self._scales: dict[str, Tensor] = {}
+        # Every name from the beginning: for torch.compile another set of keys would be another graph.
+        self._scales: dict[str, Tensor | None] = dict.fromkeys(self._blocks)
         for name, block in self._blocks.items():
             block.register_forward_hook(self._record_scale(name))
         if self._pool:
@@ -73,16 +77,20 @@ class HealthWatch:
             values = inputs[0].detach()
             self._zeros = 1.0 - torch.count_nonzero(values).float() / values.numel()
 
+    def listen(self, wanted: bool) -> None:
+        """Whether the pass that comes is wanted."""
+        self.listening = wanted or self._always
+
     def numbers(self) -> list[Tensor]:
         """What the last pass listened to showed, one number a tensor, on the device; the order is that of `health`."""
         zeros = [] if self._zeros is None else [self._zeros]
-        return [*zeros, *(self._scales[name] for name in self._blocks if name in self._scales)]
+        return [*zeros, *(scale for scale in self._scales.values() if scale is not None)]
 
     def health(self, numbers: list[float]) -> Health:
         """`numbers` read from the device (and averaged over the ranks)."""
         left = list(numbers)
         zero_share = None if self._zeros is None else left.pop(0)
-        names = [name for name in self._blocks if name in self._scales]
+        names = [name for name, scale in self._scales.items() if scale is not None]
         return Health(zero_share, dict(zip(names, left, strict=True)))
 
     def judge(self, health: Health) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
@@ -132,6 +133,7 @@ def _train_on(job: Training) -> None:
         if progress.evaluation_due:
             _catch_up(job, window)
         batches = iter(loader)
+        to_compile = recipe.train.compile != "none"
         for step in range(progress.step, progress.total_steps):
             job.heartbeat.goes_on("trains", step)
             rate, position = _rate(job, step), progress.batch
@@ -148,16 +150,19 @@ def _train_on(job: Training) -> None:
                 # Dropout too is a function of the place in the stream, so that a resumed run drops the same features, on any
                 # number of ranks whose micro batches are as large.
                 torch.manual_seed(noise_seed(recipe.train.seed, position, job.world.rank * job.batch.accumulation + micro))
-                job.health.listening = row_now and micro == job.batch.accumulation - 1
-                with autocast(job.precision, job.device):
-                    output = engine.forward(batch.images)
-                loss, reported = training_loss(
-                    output,
-                    batch.labels,
-                    label_smoothing=recipe.train.label_smoothing,
-                    aux_loss_weight=recipe.train.aux_loss_weight,
-                )
-                engine.backward(loss)
+                job.health.listen(row_now and micro == job.batch.accumulation - 1)
+                # Compiling takes minutes, in which nobody waits for anybody.
+                with job.heartbeat.doing("compiles") if to_compile else contextlib.nullcontext():
+                    with autocast(job.precision, job.device):
+                        output = engine.forward(batch.images)
+                    loss, reported = training_loss(
+                        output,
+                        batch.labels,
+                        label_smoothing=recipe.train.label_smoothing,
+                        aux_loss_weight=recipe.train.aux_loss_weight,
+                    )
+                    engine.backward(loss)
+                to_compile = False
                 engine.step()
                 window.add(reported)
             job.stop.vote()

@@ -37,6 +37,7 @@ from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
+from inceptionctl.train.compiling import check_compiler, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
 from inceptionctl.train.greeting import farewell, greet
@@ -146,7 +147,7 @@ def _open_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
 
 def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals: RankSignals, heartbeat: Heartbeat) -> None:
     locks: list[IO[str]] = []
-    remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks))
+    remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks, machine.device))
     start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
     with heartbeat.doing("lists the data"):
         train_set, val_set = _open_data(recipe)
@@ -161,6 +162,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     passed("built")
     statistics = SharedStatistics(engine.model, world.size, frozen)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
+    compile_network(engine.model, recipe.train.compile, recipe.train.compile_mode)
     progress = Progress()
     if start.checkpoint:
         heartbeat.goes_on("starts")
@@ -193,7 +195,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         engine=engine,
         average=average,
         statistics=statistics,
-        health=HealthWatch(engine.model, recipe.health),
+        health=HealthWatch(engine.model, recipe.health, always=recipe.train.compile == "network"),
         frozen=frozen,
         progress=progress,
         log=log,
@@ -208,7 +210,8 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     try:
         greet(job, start)
         passed("trains")
-        train(job)
+        with compile_errors(recipe.train.compile):
+            train(job)
         log.say(farewell(job))
     finally:
         log.close()
@@ -290,13 +293,14 @@ def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Sta
     return dataclasses.replace(start, remarks=(*start.remarks, start_from(initial, model, recipe.model)))
 
 
-def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]]) -> list[str]:
+def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], device: torch.device) -> list[str]:
     lock, remarks = take_lock(start.run)
     locks.append(lock)
     files.clear_leftovers(start.run.checkpoints)
     if start.checkpoint and start.checkpoint.parent == start.run.checkpoints:
         files.mend_pointers(start.run.checkpoints, start.checkpoint)
     try:
+        check_compiler(recipe.train.compile, device)
         _check(recipe, start)
     except InceptionctlError:
         # Else the corrected recipe would be another one than the directory's.

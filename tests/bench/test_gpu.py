@@ -21,6 +21,16 @@ def test_a_step_on_a_gpu() -> None:
     assert {"inceptionctl", "bare loop", "matrix product, fp32"} <= names
 
 
+def test_a_step_compiled_in_each_way_on_a_gpu() -> None:
+    """CUDA graphs too."""
+    words = ["--images", "4", "--repeats", "1", "--steps", "2", "--loops-only", "--compiled", "--json"]
+    done = inceptionctl("bench", "step", "quickstart", *SMALL, *words)
+    assert done.returncode == 0, done.stderr
+    names = {figure["name"] for figure in json.loads(done.stdout)["figures"]}
+    ways = ("blocks compiled", "network compiled", "blocks compiled, max-autotune", "network compiled, max-autotune")
+    assert {f"bare loop, {way}" for way in (*ways, "network compiled, cuda-graphs")} <= names
+
+
 def test_sums_between_gpus() -> None:
     if len(visible_gpus()) < 2:
         pytest.skip("needs two GPUs")

@@ -44,6 +44,17 @@ def test_a_step_of_two_ranks_beside_ddp_with_live_data(root: Path) -> None:
     assert ("inceptionctl, live data / torch DDP", "ratio of s/step") in found
 
 
+def test_a_step_compiled_in_each_way() -> None:
+    """The loop as the recipe says, the bare one besides in the other ways."""
+    network = sets("model.name=resnet_18", "model.width=0.125", "model.input_px=32", "train.compile=blocks")
+    done = inceptionctl("bench", "step", "quickstart", *network, *SMALL[5:], "--loops-only", "--compiled")
+    assert done.returncode == 0, done.stderr
+    result, found = figures(done.stdout)
+    assert result["compile"] == ["blocks", "default"]
+    names = {name for name, unit in found if unit == "images/s"}
+    assert names == {"inceptionctl", "bare loop", "bare loop, not compiled", "bare loop, network compiled"}
+
+
 def test_sums_over_two_ranks(tmp_path: Path) -> None:
     done = inceptionctl(
         "bench", "allreduce", "--cpu-ranks", "2", "--largest", "1", "--repeats", "2", "--output", tmp_path / "a.json"

@@ -44,7 +44,18 @@ def test_report_is_whole(report: tuple[int, dict[str, Any]]) -> None:
     assert content["ok"] == all(item["state"] != "fail" for item in content["findings"])
     assert all(item["hint"] for item in content["findings"] if item["state"] != "ok")
     assert all(item["hint"] is None for item in content["findings"] if item["state"] == "ok")
-    expected = ["python", "inceptionctl", "pipelines", "cpu", "precision", "disk", "shared memory", "open files", "loopback"]
+    expected = [
+        "python",
+        "inceptionctl",
+        "pipelines",
+        "cpu",
+        "precision",
+        "train.compile",
+        "disk",
+        "shared memory",
+        "open files",
+        "loopback",
+    ]
     assert [name for name in found if name in expected] == expected
     assert any(name.startswith("gpu") for name in found)
 

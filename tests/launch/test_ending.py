@@ -26,6 +26,15 @@ threading.Thread(target=lambda: time.sleep(600), daemon=True).start()
 leave(3)
 """
 
+# As torch.compile leaves one.
+EXECUTOR = """
+from concurrent.futures import ThreadPoolExecutor
+from inceptionctl.launch.ending import leave
+executor = ThreadPoolExecutor(1)
+executor.submit(print, "done").result()
+leave(3)
+"""
+
 RANK = """
 from inceptionctl.cli import main
 main()
@@ -50,6 +59,11 @@ def test_the_witness_speaks_where_the_interpreter_ends() -> None:
 def test_leaving_awaits_threads_and_runs_handlers() -> None:
     ended = run(LEAVE)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "thread\nhandler\n", "")
+
+
+def test_leaving_ends_an_executor_that_nobody_has_shut_down() -> None:
+    ended = run(EXECUTOR)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "done\n", "")
 
 
 def test_a_rank_leaves_with_its_exit_code(tmp_path: Path) -> None:

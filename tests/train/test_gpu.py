@@ -20,6 +20,28 @@ def test_trains_on_a_gpu_and_goes_on(root: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("what", ["blocks", "network"])
+def test_a_compiled_training_on_a_gpu_is_the_same_training(root: Path, tmp_path: Path, what: str) -> None:
+    settings = sets(*TINY, "model.num_classes=3", f"data.root={root}", "train.max_steps=2", "evaluate.every_epochs=null")
+    for name in ("none", what):
+        result = inceptionctl(
+            "train",
+            "quickstart",
+            "--set=model.name=resnet_18",
+            *settings,
+            f"--set=train.compile={name}",
+            "--gpus",
+            "1",
+            "--output",
+            name,
+            cwd=tmp_path,
+        )
+        assert result.returncode == 0, result.stderr
+    (plain, *_), (compiled, *_) = rows(tmp_path / "none"), rows(tmp_path / what)
+    assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-3)
+    assert compiled["zero_share"] == pytest.approx(plain["zero_share"], abs=0.01)
+
+
 def test_bf16_reaches_the_convolutions_under_deepspeed() -> None:
     from inceptionctl.launch.local import free_port
     from inceptionctl.launch.world import World
