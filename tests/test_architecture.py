@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights", "overhearing"},
     "weights": {"errors", "models", "recipe", "run", "train"},
     "report": {"errors", "run", "run_contents", "evaluate", "recipe"},
-    # A step is measured in the real loop, which has ranks and a run directory.
-    "bench": {"errors", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run"},
+    # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
+    "bench": {"errors", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
     "scaling": {"errors", "recipe", "models", "train"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
@@ -44,7 +44,7 @@ ONLY_IMPORTER = {
     # Compiles when it is asked to: a second, for training on a CPU alone.
     "numba": {"inceptionctl/data/recolouring.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
-    "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py"},
+    "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }
 HEAVY = {
     "torch",

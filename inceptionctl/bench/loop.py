@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class _EnoughError(Exception):
 class Turns:
     """The batches of a training loop, which it gets from several sources in turn, `steps` of them at a time; between two turns others
     take theirs. The time between the loop's asking for the first batch of a turn and for the next turn's is the turn's.
+
+    Batches that come `afterwards` are not measured here.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Turns:
         repeats: int,
         together: Callable[[], None],
         requested: Callable[[], str | None],
+        afterwards: Iterable[Batch] = (),
     ) -> None:
         self.taken: dict[str, list[Taken]] = {name: [] for name in (*sources, *(other.name for other in others))}
         self._sources, self._others, self._passes, self._repeats = sources, others, passes, repeats
-        self._together, self._requested = together, requested
+        self._together, self._requested, self._afterwards = together, requested, afterwards
 
     def __iter__(self) -> Iterator[Batch]:
         names = [*self._sources]
@@ -70,6 +73,7 @@ class Turns:
             for _ in range(self._passes):
                 yield next(self._sources[name])
             self._end(name, began)
+        yield from self._afterwards
         raise _EnoughError
 
     def _let_others(self) -> None:

@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from inceptionctl.bench import timm_step
 from inceptionctl.bench.loop import Turns, make_job, run_loop
 from inceptionctl.bench.measuring import Contestant, Figure, Taken
+from inceptionctl.bench.profile import StepProfile, profiled
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loaders import Batch, TrainLoader
 from inceptionctl.launch.signals import RankSignals
@@ -117,12 +119,16 @@ def bench_step(
     repeats: int,
     everything: bool,
     compiled: bool = False,
+    timm: bool = False,
+    timm_compiled: bool | None = None,
+    profile: StepProfile | None = None,
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Figures of this rank, and what they are of; every rank calls it.
 
     A turn is `steps` steps of one micro batch. `live` images add turns of the loop that read, decode and change them.
     With `everything`, one rank alone measures the other number formats too, products of matrices, and the parts of a step.
-    `compiled` adds the bare loop compiled in other ways than the recipe's.
+    `compiled` adds the bare loop compiled in other ways than the recipe's. `timm`'s own step takes turns too, and `timm_compiled`
+    (None: on GPUs) that step compiled. Steps that follow, with live images if any, fill the `profile`.
     Raises DataError when an image cannot be decoded, ResumeLater when a signal came.
     """
     job = make_job(recipe, world, machine, folder, signals, heartbeat)
@@ -135,6 +141,11 @@ def bench_step(
         others += [*_parts(bare, recipe), *_variants(job, steps), *_products(job.device)]
     if compiled:
         others += _compiled(job, steps)
+    theirs: dict[str, Any] = {}
+    timm_compiled = timm and (job.device.type == "cuda" if timm_compiled is None else timm_compiled)
+    if timm:
+        found, theirs = timm_step.contestants(job, random_batch(job), passes=steps, compiled=timm_compiled)
+        others += found
     sources: dict[str, Iterator[Batch]] = {ENGINE: itertools.repeat(random_batch(job))}
     with closing(_loader(job, live)) if live else nullcontext() as loader:
         if loader:
@@ -146,8 +157,9 @@ def bench_step(
             repeats=repeats,
             together=_meeting(job),
             requested=lambda: signals.requested,
+            afterwards=profiled(job, sources.get(LIVE, sources[ENGINE]), _meeting(job), profile) if profile else (),
         )
-        with compile_errors("network" if compiled else recipe.train.compile):
+        with compile_errors("network" if compiled or timm_compiled else recipe.train.compile):
             run_loop(job, turns)
     images = job.batch.global_batch_size
     figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
@@ -161,9 +173,11 @@ def bench_step(
         "images": images,
         "input_px": recipe.model.input_px,
         "multiply_adds": _multiply_adds(recipe),
+        **({"timm": theirs} if timm else {}),
+        **({"profile": profile.to_json()} if profile else {}),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
     }
-    return [*figures, *_ratios(figures, own, about)], about
+    return [*figures, *_ratios(figures, own, about), *timm_step.ratios(figures, ENGINE)], about
 
 
 def _multiply_adds(recipe: Recipe) -> int:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.measured import CpuRanks, Gpus, Output, Repeats, progress_of, refuse_unwritable, start_ranks, tell
+from inceptionctl.cli.measured import (
+    CpuRanks,
+    Gpus,
+    Output,
+    Repeats,
+    progress_of,
+    refuse_as_trace,
+    refuse_unwritable,
+    start_ranks,
+    tell,
+    tell_of_profile,
+    tell_of_timm,
+)
 from inceptionctl.cli.options import Json, ProtocolName, Settings, whole_numbers
 from inceptionctl.errors import DataError, RecipeError
 
@@ -118,6 +130,26 @@ def step(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="The bare loop compiled by torch besides, in each way; takes minutes to begin.")
     ] = False,
+    timm: Annotated[
+        bool,
+        typer.Option(
+            "--timm", help="timm's train step of the same network besides, with its own best flags (timm must be there)."
+        ),
+    ] = False,
+    timm_compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--timm-compile/--no-timm-compile",
+            help="timm's step under torch.compile too: by default on GPUs, since a CPU compiles for minutes.",
+        ),
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Run some steps under torch.profiler: a table of costs, and a Chrome trace in FILE (.json, .json.gz).",
+        ),
+    ] = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -127,9 +159,27 @@ def step(
     """
     loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
     refuse_unwritable(output)
+    refuse_as_trace(profile)
+    if timm_compile is not None and not timm:
+        raise RecipeError("--timm-compile and --no-timm-compile say how timm's step is measured", "give --timm too")
     measured = {"bench": "step", "recipe": recipe, "settings": settings or []}
-    live = folder is not None
-    _measure_steps(loaded, measured, folder, live, gpus, cpu_ranks, steps, repeats, everything, compiled, output, as_json)
+    _measure_steps(
+        loaded,
+        measured,
+        folder,
+        folder is not None,
+        gpus,
+        cpu_ranks,
+        steps,
+        repeats,
+        everything,
+        compiled,
+        output,
+        as_json,
+        timm=timm,
+        timm_compiled=timm_compile,
+        trace=profile,
+    )
 
 
 def train(
@@ -180,6 +230,10 @@ def _measure_steps(
     compiled: bool,
     output: Path | None,
     as_json: bool,
+    *,
+    timm: bool = False,
+    timm_compiled: bool | None = None,
+    trace: Path | None = None,
 ) -> None:
     import os
     import tempfile
@@ -187,6 +241,12 @@ def _measure_steps(
     from inceptionctl.launch.signals import RankSignals, stoppable
     from inceptionctl.launch.world import world_from_environment
 
+    # What the profiler's library says of itself while it works.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    if timm:
+        from inceptionctl.bench.timm_step import check_comparable
+
+        check_comparable(recipe)
     world = world_from_environment()
     signals = RankSignals(speaks=world.rank == 0) if world else None
     found = _count(folder, recipe) if live else None
@@ -201,13 +261,15 @@ def _measure_steps(
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from inceptionctl.bench.machine import facts
+    from inceptionctl.bench.profile import STEPS, StepProfile
     from inceptionctl.bench.step import bench_step
     from inceptionctl.train import engine
     from inceptionctl.train.heartbeat import Heartbeat
     from inceptionctl.train.rank import claim_machine
 
-    about = facts(("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130"))
+    about = facts(("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130", *(("timm",) if timm else ())))
     machine = claim_machine(world)
+    profile = StepProfile(STEPS[machine.device.type]) if trace else None
     seconds = recipe.train.collective_timeout_seconds
     heartbeat = Heartbeat(world, seconds)
     engine.connect(world, machine.device, seconds, heartbeat.join)
@@ -226,12 +288,22 @@ def _measure_steps(
                 repeats=repeats,
                 everything=everything,
                 compiled=compiled,
+                timm=timm,
+                timm_compiled=timm_compiled,
+                profile=profile,
             )
     finally:
         heartbeat.end()
     engine.disconnect()
     if world.rank == 0:
         tell({**measured, **about, **kinds}, figures, output, as_json)
+        if timm and not as_json:
+            tell_of_timm(kinds["timm"])
+        if profile and trace:
+            if not as_json:
+                tell_of_profile(kinds["profile"])
+            profile.write(trace)
+            console.say(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing")
 
 
 def _protocols(names: list[str]) -> list[ProtocolName]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli import answering
-from inceptionctl.errors import EnvironmentFault
+from inceptionctl.errors import EnvironmentFault, RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.bench.measuring import Figure
@@ -23,6 +24,8 @@ Gpus = Annotated[
 ]
 CpuRanks = Annotated[int | None, typer.Option(min=1, help="So many ranks on the CPU.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds.")]
+
+MOST_OPERATORS = 10
 
 _WORDS = {
     "read": "read",
@@ -54,6 +57,40 @@ def refuse_unwritable(output: Path | None) -> None:
     """Before minutes are spent on what could not be written."""
     if output and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise EnvironmentFault(f"cannot write {output}", "name a file in a folder that exists")
+
+
+def refuse_as_trace(file: Path | None) -> None:
+    """Before minutes are spent too: a name that says nothing of a Chrome trace, or where it cannot be written."""
+    refuse_unwritable(file)
+    if file and not file.name.endswith((".json", ".json.gz")):
+        raise RecipeError(f"--profile {file}: a trace is JSON", f"name it {file.stem}.json or {file.stem}.json.gz")
+    if file and not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise EnvironmentFault(f"cannot write {file}", "name a file in a folder that you may write to")
+
+
+def tell_of_timm(theirs: dict[str, Any]) -> None:
+    """What timm's step was, and what it does otherwise."""
+    console.say(f"timm {theirs['version']}: train.py {theirs['flags']}")
+    for difference in theirs["differences"]:
+        console.say(f"- {difference}")
+
+
+def tell_of_profile(found: dict[str, Any]) -> None:
+    """Where a step goes, by group and by operator, on stdout."""
+    what = "device time" if found["of"] == "device" else "time of the loop's thread"
+    for title, key, last in (
+        ("where a step goes", "groups", "mostly"),
+        (f"the {MOST_OPERATORS} dearest operators, without those that they call", "operators", ""),
+    ):
+        costs = found[key] if key == "groups" else found[key][:MOST_OPERATORS]
+        rows = [
+            (cost["name"], f"{1e3 * cost['seconds']:.2f}", f"{cost['share']:.1f}", f"{cost['calls']:.0f}", cost["operator"])
+            for cost in costs
+        ]
+        columns = ("what", "ms/step", "%", "calls/step", *((last,) if last else ()))
+        console.print_table(title, columns, [row[: len(columns)] for row in rows], right=columns[1:4], whole=columns[1:4])
+    seconds = found["seconds_per_step"]
+    console.say(f"{what} of {found['steps']} steps under torch.profiler, which slows them: {1e3 * seconds:.1f} ms a step")
 
 
 def tell(result: dict[str, Any], figures: Sequence[Figure], output: Path | None, as_json: bool) -> None:

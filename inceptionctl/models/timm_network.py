@@ -1,4 +1,4 @@
-"""Any network of timm by its name there, as one of ours: the only importer of timm, which is an extra and slow to import."""
+"""Any network of timm by its name there, as one of ours; timm is an extra and slow to import."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def default_input_px(name: str) -> int:
 def import_timm(name: str) -> ModuleType:
     """The package. Raises EnvironmentFault naming the network that needs it where it is missing or cannot be imported."""
     if importlib.util.find_spec("timm") is None:
-        raise EnvironmentFault(f"{name} is a network of timm, which is not installed", INSTALL)
+        raise EnvironmentFault(f"{name} needs timm, which is not installed", INSTALL)
     try:
         import timm
     except Exception as error:  # a torchvision for another torch raises RuntimeError, a broken one ImportError or OSError

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.models import find_spec
+from inceptionctl.models import TIMM_PREFIX, find_spec, is_timm
 from inceptionctl.weights import tf_slim_names, timm_names
 from inceptionctl.weights.naming import Names
 
@@ -124,3 +124,26 @@ def find_counterpart(form: Form, model: str) -> Counterpart:
     if other in COUNTERPARTS[form]:
         raise RecipeError(f"weights of {form} do not fit {model}: {why}", f"use {other}")
     raise RecipeError(f"{form} has no network with the layers of {model}", f"it has those of {', '.join(COUNTERPARTS[form])}")
+
+
+# Its weights fit no network of timm, but its layers do the same work as those of the one that does: docs/networks.md.
+AS_LARGE = {"inception_v4": "inception_v4_tf_slim"}
+
+
+def timm_network_as_large(model: str) -> str:
+    """timm's name of its network with the parameters and multiply-adds of ours, layer by layer; `timm/NAME` is its own.
+
+    Raises RecipeError for a network that timm has nothing as large for, naming those that it has.
+    """
+    if is_timm(model):
+        return model.removeprefix(TIMM_PREFIX)
+    find_spec(model)
+    found = COUNTERPARTS["timm"].get(AS_LARGE.get(model, model))
+    if found is not None:
+        return found.name
+    other, why = TAKE_INSTEAD.get(model, ("", ""))
+    known = ", ".join(sorted([*COUNTERPARTS["timm"], *AS_LARGE]))
+    raise RecipeError(
+        f"timm has no network that costs what {model} does" + (f": {why}" if why else ""),
+        (f"measure {other}, or another of" if other else "it has those of") + f" {known}, and timm/NAME",
+    )

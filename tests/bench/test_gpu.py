@@ -1,6 +1,8 @@
 """The benches on GPUs, each once; nothing is timed."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,46 @@ def test_a_step_compiled_in_each_way_on_a_gpu() -> None:
     names = {figure["name"] for figure in json.loads(done.stdout)["figures"]}
     ways = ("blocks compiled", "network compiled", "blocks compiled, max-autotune", "network compiled, max-autotune")
     assert {f"bare loop, {way}" for way in (*ways, "network compiled, cuda-graphs")} <= names
+
+
+def test_timms_step_eager_and_compiled_on_a_gpu() -> None:
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed: scripts/environment does it")
+    settings = sets("model.name=resnet_18", "model.input_px=64")
+    arguments = ("--images", "8", "--repeats", "1", "--steps", "2", "--loops-only", "--timm", "--json")
+    done = inceptionctl("bench", "step", "inception_v4", *settings, *arguments)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    names = {figure["name"] for figure in result["figures"] if figure["unit"] == "images/s"}
+    assert names == {"inceptionctl", "bare loop", "timm", "timm, compiled"}
+    best = [figure["name"] for figure in result["figures"] if "timm's best" in figure["name"]]
+    assert len(best) == 1 and best[0].startswith("inceptionctl over timm's best (timm")
+    assert "--torchcompile" in result["timm"]["flags"] and "--channels-last" in result["timm"]["flags"]
+
+
+def test_a_profile_of_a_gpus_time(tmp_path: Path) -> None:
+    arguments = (
+        "--images",
+        "4",
+        "--repeats",
+        "1",
+        "--steps",
+        "2",
+        "--loops-only",
+        "--profile",
+        tmp_path / "a.json.gz",
+        "--json",
+    )
+    done = inceptionctl("bench", "step", "quickstart", *SMALL, *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["profile"]
+    groups = {cost["name"]: cost for cost in found["groups"]}
+    assert found["of"] == "device" and found["steps"] == 10
+    assert sum(cost["share"] for cost in groups.values()) == pytest.approx(100)
+    wanted = {"convolution, forward", "convolution, backward", "batch norm, backward", "optimizer", "averages of the weights"}
+    # A network so small leaves the GPU waiting for most of the step.
+    assert wanted | {"the device waits for the host"} <= groups.keys()
+    assert groups["convolution, backward"]["seconds"] > 0 and (tmp_path / "a.json.gz").stat().st_size > 0
 
 
 def test_sums_between_gpus() -> None:

@@ -137,7 +137,7 @@ def test_a_recipe_names_it_without_timm() -> None:
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_network.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFault, match="timm/resnet50 is a network of timm, which is not installed") as caught:
+    with pytest.raises(EnvironmentFault, match="timm/resnet50 needs timm, which is not installed") as caught:
         build_model("timm/resnet50", num_classes=3)
     assert caught.value.hint == "pip install 'inceptionctl[timm]'"
 

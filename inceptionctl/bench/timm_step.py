@@ -1,0 +1,203 @@
+"""timm's train step, of timm's own parts, for the network of a recipe: what `bench step --timm` measures beside ours.
+
+By what timm's train.py (1.0.31; it is not in the package) does in each step with the flags that `flags` gives back: forward and loss
+under autocast, backward, dispatch_clip_grad, optimizer, loss.item(), zero_grad, ModelEmaV3; with several ranks DDP around the compiled
+network, and sums of two losses whenever a line of its log falls due. cudnn's search for the fastest convolutions is on, as there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inceptionctl.bench.measuring import Contestant, Figure, ratio
+from inceptionctl.data.loaders import Batch
+from inceptionctl.errors import RecipeError
+from inceptionctl.models import TIMM_PREFIX, find_spec, is_timm
+from inceptionctl.models.summary import count_parameters, multiply_adds
+from inceptionctl.models.timm_network import build_timm_network, import_timm
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.loop import Training
+from inceptionctl.train.precision import autocast
+from inceptionctl.weights.forms import timm_network_as_large
+
+EAGER, COMPILED = "timm", "timm, compiled"
+INDUCTOR = "inductor"  # what `--torchcompile` means there
+
+
+def check_comparable(recipe: Recipe) -> None:
+    """Raise RecipeError when timm has no network that does the work of this one, EnvironmentFault without a timm to import."""
+    section = recipe.model
+    theirs = timm_network_as_large(section.name)
+    unit = None if is_timm(section.name) else find_spec(section.name).residual_unit
+    for key, ours, built in (
+        ("width", section.width, 1.0),
+        ("residual_unit", section.residual_unit or unit, unit),
+        ("freeze", section.freeze, []),
+    ):
+        if ours != built:
+            raise RecipeError(
+                f"timm builds and trains {theirs} with model.{key} {built} alone; this recipe has {ours}",
+                f"leave model.{key} out, or leave --timm out",
+            )
+    import_timm("--timm")
+
+
+class TimmStep:
+    """timm's network, loss, optimizer and averages, and rounds of its steps on one batch. `backend` compiles the network."""
+
+    def __init__(self, job: Training, batch: Batch, *, passes: int, backend: str | None) -> None:
+        from timm.loss import LabelSmoothingCrossEntropy
+        from timm.optim import create_optimizer_v2
+        from timm.utils import ModelEmaV3
+
+        train, self._device, self._precision = job.recipe.train, job.device, job.precision
+        self._passes, self._ranks, self._every = passes, job.world.size, train.log_every_steps
+        self._images, self._labels = batch.images, batch.labels
+        torch.manual_seed(train.seed)
+        self.network = _network(job.recipe).to(job.device).train()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self._loss = LabelSmoothingCrossEntropy(train.label_smoothing) if train.label_smoothing else nn.CrossEntropyLoss()
+        self.optimizer = create_optimizer_v2(
+            self.network, lr=job.recipe.schedule.base_lr, **optimizer_options(job.recipe.optim.model_dump())
+        )
+        self.average = ModelEmaV3(self.network, decay=train.ema_decay)
+        self._model = self.network
+        if backend:
+            self._model = torch.compile(self.network, backend=backend)  # type: ignore[assignment]  # of a module it makes one
+        if self._ranks > 1:
+            self._model = _in_ddp(self._model, self._device)
+        self._norm = job.recipe.optim.clip_global_norm
+        self.done, self.losses = 0, 0.0
+
+    def round(self) -> None:
+        """Steps of one micro batch each."""
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
+        try:
+            for _ in range(self._passes):
+                self._step()
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+    def _step(self) -> None:
+        from timm.utils import dispatch_clip_grad
+
+        images = self._images.contiguous(memory_format=torch.channels_last)
+        with autocast(self._precision, self._device):
+            loss: Tensor = self._loss(self._model(images), self._labels)
+        torch.autograd.backward(loss)
+        if self._norm:
+            dispatch_clip_grad(self._model.parameters(), value=self._norm)
+        self.optimizer.step()
+        self.losses += loss.item()  # a wait for the device in each step, as there
+        self.optimizer.zero_grad()
+        self.done += 1
+        self.average.update(self.network, step=self.done)
+        if self._ranks > 1 and self.done % self._every == 0:
+            self._share(loss)
+
+    def _share(self, loss: Tensor) -> None:
+        from timm.utils import reduce_tensor
+
+        for value in (self.losses / self.done, loss.item()):
+            reduce_tensor(loss.new_tensor([value]), self._ranks).item()
+
+
+def contestants(job: Training, batch: Batch, *, passes: int, compiled: bool) -> tuple[list[Contestant], dict[str, Any]]:
+    """timm's step as it is and, where wished, compiled; and what timm does otherwise, for people who read the figures."""
+    eager = TimmStep(job, batch, passes=passes, backend=None)
+    found = [Contestant(EAGER, eager.round, passes)]
+    if compiled:
+        found.append(Contestant(COMPILED, TimmStep(job, batch, passes=passes, backend=INDUCTOR).round, passes))
+    recipe = job.recipe
+    return found, {
+        "version": import_timm("--timm").__version__,
+        "network": timm_network_as_large(recipe.model.name),
+        "parameters": count_parameters(eager.network),
+        "multiply_adds": multiply_adds(eager.network, recipe.model.input_px),
+        "flags": flags(recipe, bf16=job.precision == "bf16", compiled=compiled, ranks=job.world.size),
+        "differences": differences(job, count_parameters(eager.network)),
+    }
+
+
+def _network(recipe: Recipe) -> nn.Module:
+    section = recipe.model
+    return build_timm_network(
+        TIMM_PREFIX + timm_network_as_large(section.name),
+        num_classes=section.num_classes,
+        dropout=section.dropout,
+        batch_norm_momentum=section.batch_norm_momentum,
+        batch_norm_eps=section.batch_norm_eps,
+        input_px=section.input_px,
+    )
+
+
+def _in_ddp(model: nn.Module, device: torch.device) -> nn.Module:
+    devices = [device] if device.type == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch 2.13 calls the argument otherwise; before, it knows this name alone
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def optimizer_options(values: dict[str, Any]) -> dict[str, Any]:
+    """timm's optimizer for a recipe's optim section; whether it takes many tensors at once is left to timm."""
+    name, decay = values["name"], values["weight_decay"]
+    if name == "rmsprop":
+        kept = {"eps": values["epsilon"], "alpha": values["decay"], "centered": values["centered"]}
+        return {"opt": "rmsproptf", "weight_decay": decay, "momentum": values["momentum"], **kept}
+    if name == "sgd":
+        # timm's `sgd` is Nesterov's.
+        return {"opt": "sgd" if values["nesterov"] else "momentum", "weight_decay": decay, "momentum": values["momentum"]}
+    # What clips is dispatch_clip_grad: LAMB's own would come on top.
+    own = {"max_grad_norm": None} if name == "lamb" else {}
+    return {"opt": name, "weight_decay": decay, "betas": tuple(values["betas"]), "eps": values["epsilon"], **own}
+
+
+def flags(recipe: Recipe, *, bf16: bool, compiled: bool, ranks: int) -> str:
+    """timm's train.py with this network, these settings and the flags that make it fastest."""
+    options, train = optimizer_options(recipe.optim.model_dump()), recipe.train
+    words = [f"--model {timm_network_as_large(recipe.model.name)}", "--channels-last"]
+    words += ["--amp --amp-dtype bfloat16"] if bf16 else []
+    words += [f"--opt {options['opt']}", f"--weight-decay {options['weight_decay']:g}"]
+    words += [f"--opt-eps {options['eps']:g}"] if "eps" in options else []
+    words += [f"--momentum {options['momentum']:g}"] if "momentum" in options else []
+    words += [f"--clip-grad {recipe.optim.clip_global_norm:g}"] if recipe.optim.clip_global_norm else []
+    words += [f"--smoothing {train.label_smoothing:g}", f"--drop {recipe.model.dropout:g}"]
+    words += ["--model-ema", f"--model-ema-decay {train.ema_decay:g}"]
+    words += ["--torchcompile"] if compiled else []
+    words += ["--no-ddp-bb"] if ranks > 1 else []
+    return " ".join(words)
+
+
+def differences(job: Training, parameters: int) -> list[str]:
+    """What the two steps do not have in common beyond how they are written."""
+    found = ["timm reads the loss from the device in every step, inceptionctl once in train.log_every_steps steps"]
+    ours = count_parameters(job.engine.model)
+    if getattr(job.engine.model, "aux_head", None) is not None:
+        found.append(f"inceptionctl trains the auxiliary head too ({ours - parameters:,} more parameters), timm has none")
+    elif ours != parameters:
+        found.append(f"inceptionctl's network has {ours:,} parameters, timm's {parameters:,}")
+    if not job.recipe.train.channels_last:
+        found.append("timm's network is channels_last, inceptionctl's is not")
+    if job.recipe.train.zero_stage:
+        found.append("inceptionctl's optimizer is in parts (ZeRO), each rank of timm's holds all of it")
+    return found
+
+
+def ratios(figures: Sequence[Figure], engine: str) -> list[Figure]:
+    """`engine` by each of timm's, and its images a second over those of timm's best where both of timm's ran."""
+    there = {figure.name: figure.median for figure in figures if figure.unit == "images/s"}
+    theirs = [name for name in (EAGER, COMPILED) if name in there]
+    found = [ratio(figures, engine, name, unit) for name in theirs for unit in ("s/step", "CPU s/step", "images/s")]
+    if len(theirs) > 1:
+        best = max(theirs, key=lambda name: there[name])
+        values = ratio(figures, engine, best, "images/s").values
+        found.append(Figure(f"{engine} over timm's best ({best})", "ratio of images/s", values))
+    return found
