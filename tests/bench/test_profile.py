@@ -79,6 +79,8 @@ def test_a_step_of_the_real_loop(tmp_path: Path) -> None:
     groups = {cost["name"]: cost for cost in found["groups"]}
     assert sum(cost["share"] for cost in groups.values()) == pytest.approx(100)
     assert sum(cost["seconds"] for cost in groups.values()) == pytest.approx(found["seconds_per_step"], rel=0.05)
+    # Operators and the Python around them make up the whole: next to nothing is added at the end.
+    assert groups["loss and the rest of the loop"]["operator"] == "Python"
     wanted = {f"{kind}, {way}" for kind in ("convolution", "batch norm", "ReLU", "pooling") for way in ("forward", "backward")}
     parts = {"optimizer", "averages of the weights", "norm, clipping and DeepSpeed's step", "wait for images"}
     assert wanted | parts <= groups.keys()
