@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAverage:
@@ -18,39 +18,33 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
-        # Two changes to torch's class: it would copy at the first update (TensorFlow starts from the initial weights), and it
-        # would read its counter from the GPU at every update (a wait for the device).
-        self.averaged.n_averaged = torch.ones((), dtype=torch.long)
-        self.averaged.requires_grad_(False)
-        self.averaged.eval()
+        self.num_updates = 0
+        # The averaged network, in evaluation mode. It starts from the initial weights, as TensorFlow's does.
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._modules = list(self.model.modules())
 
-    @property
-    def model(self) -> nn.Module:
-        """The averaged network, in evaluation mode."""
-        return self.averaged.module
-
-    @property
-    def num_updates(self) -> int:
-        """Updates so far."""
-        return int(self.averaged.n_averaged) - 1
-
-    @num_updates.setter
-    def num_updates(self, number: int) -> None:
-        self.averaged.n_averaged.fill_(number + 1)
-
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights and statistics of `model` after an optimizer step."""
-        self.averaged.update_parameters(model)
+        # Not torch's AveragedModel: it looks for the names of all tensors in every update, and reads its counter from the GPU.
+        self.num_updates += 1
+        pairs = list(zip(_tensors(self._modules), _tensors(model.modules()), strict=True))
+        numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]  # of batches, in each norm
+        torch._foreach_lerp_(*_columns(numbers), 1.0 - self.decay_at(self.num_updates))
+        if counters:
+            torch._foreach_copy_(*_columns(counters))
 
     def decay_at(self, update: int) -> float:
         """Decay of update number `update` (from 1)."""
         return min(self.decay, (1 + update) / (10 + update))
 
-    @torch.no_grad()
-    def _average(self, averages: Tensors, values: Tensors, _number: Tensor | int) -> None:
-        weight = 1.0 - self.decay_at(self.num_updates + 1)
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, weight)
-        else:  # the counter of batches in each norm
-            torch._foreach_copy_(averages, values)
+
+def _tensors(modules: Iterable[nn.Module]) -> Iterable[Tensor]:
+    """Parameters and buffers, each once."""
+    own = (tensors for module in modules for tensors in (module._parameters, module._buffers))
+    return dict.fromkeys(tensor for tensors in own for tensor in tensors.values() if tensor is not None)
+
+
+def _columns(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [average for average, _ in pairs], [value for _, value in pairs]
