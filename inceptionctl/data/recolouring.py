@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.compiling import COMPILING, OPTIONS, import_numba
 from inceptionctl.data.augment import Floats
+from inceptionctl.machine_code import COMPILING, OPTIONS, import_numba
 
 Bytes = NDArray[np.uint8]
 

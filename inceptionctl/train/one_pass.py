@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inceptionctl.compiling import COMPILING, OPTIONS, import_numba
 from inceptionctl.errors import EnvironmentFault
+from inceptionctl.machine_code import COMPILING, OPTIONS, import_numba
 
 Table = NDArray[np.uintp]
 Kernel = Callable[..., None]
@@ -74,7 +74,7 @@ def update(name: str, rows: Sequence[Sequence[Tensor]], *constants: float) -> No
 
 
 def compile_beside(names: Iterable[str]) -> None:
-    """Compile kernels in a thread, beside whatever comes before they are needed: 0.2 s of processor time each, if numba is loaded."""
+    """Compile kernels in a thread, beside whatever comes before they are needed: 0.3 s of processor time each, if numba is loaded."""
 
     def work() -> None:
         with contextlib.suppress(EnvironmentFault):  # said by whoever needs them

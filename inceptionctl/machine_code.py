@@ -1,4 +1,4 @@
-"""What numba needs to compile loops over numbers for this processor, while the program runs."""
+"""Machine code from numba: what it needs to compile loops over numbers for this processor, while the program runs."""
 
 from __future__ import annotations
 
