@@ -16,12 +16,13 @@ MAY_IMPORT = {
     "console": {"errors"},
     "cores": set(),
     "overhearing": set(),
+    "machine_code": {"errors"},
     "models": {"errors"},
     "recipe": {"errors", "models"},
     "run": {"errors", "recipe"},
     "launch": {"errors", "cores"},
-    "data": {"errors", "pipelines", "cores", "overhearing"},
-    "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores"},
+    "data": {"errors", "pipelines", "cores", "overhearing", "machine_code"},
+    "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores", "machine_code"},
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights", "overhearing"},
     "weights": {"errors", "models", "recipe", "run", "train"},
@@ -41,8 +42,8 @@ ONLY_IMPORTER = {
     "typer": {"inceptionctl/cli"},
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
-    # Compiles when it is asked to: a second, for training on a CPU alone.
-    "numba": {"inceptionctl/data/recolouring.py"},
+    # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
+    "numba": {"inceptionctl/machine_code.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }

@@ -25,6 +25,7 @@ from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.engine import clip_gradients
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training
 from inceptionctl.train.loss import training_loss
@@ -94,8 +95,8 @@ class BareLoop:
 
     def clip(self, norm: float) -> None:
         """As the engine does."""
-        weights = [*self.network.parameters()]
-        nn.utils.clip_grad_norm_(weights, norm or float("inf"), foreach=weights[0].is_cuda)
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        clip_gradients(gradients, nn.utils.get_total_norm(gradients), norm)
 
 
 def random_batch(job: Training) -> Batch:

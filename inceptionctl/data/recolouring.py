@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.augment import Floats
-from inceptionctl.errors import EnvironmentFault
+from inceptionctl.machine_code import COMPILING, OPTIONS, import_numba
 
 Bytes = NDArray[np.uint8]
-
-_COMPILING = Lock()
 
 
 class Changes:
@@ -62,28 +59,20 @@ class Recolouring:
 
 
 def compiled() -> tuple[Callable[..., None], Callable[..., None]]:
-    """`_recolour` and `_sum_up` in machine code: a second of processor time, the first time in a process.
-
-    Not kept on disk: numba's files are pickles, and processors of two kinds that share a home may be given each other's.
-    """
-    # numba puts other modules in the place of its own while it is imported, and a second thread finds those halfway.
-    with _COMPILING:
+    """`_recolour` and `_sum_up` in machine code: a second of processor time, the first time in a process."""
+    with COMPILING:
         return _compiled()
 
 
 @cache
 def _compiled() -> tuple[Callable[..., None], Callable[..., None]]:
-    try:
-        # Here, since only training on a CPU needs it.
-        from numba import njit
-        from numba.types import Array, boolean, float32, int64, uint8, uint16, void
-    except ImportError as error:
-        hint = "install inceptionctl again with what it needs, or train on a GPU; `inceptionctl doctor` lists the packages"
-        raise EnvironmentFault(f"numba, which colours images on a CPU, cannot be used: {error}", hint) from error
-    image, floats, halves = Array(uint8, 2, "C"), Array(float32, 2, "C"), Array(uint16, 2, "C")
-    recolour = void(image, boolean, boolean, floats, Array(float32, 1, "C"), floats, Array(uint8, 1, "C"), floats, halves)
-    options = {"nogil": True, "error_model": "numpy"}
-    return njit(recolour, **options)(_recolour), njit(void(image, Array(int64, 1, "C")), **options)(_sum_up)
+    numba = import_numba("colours images")
+    kinds = numba.types
+    image, floats, halves = (kinds.Array(kind, 2, "C") for kind in (kinds.uint8, kinds.float32, kinds.uint16))
+    scratch = (kinds.Array(kinds.uint8, 1, "C"), floats, halves)
+    recolour = kinds.void(image, kinds.boolean, kinds.boolean, floats, kinds.Array(kinds.float32, 1, "C"), floats, *scratch)
+    sum_up = kinds.void(image, kinds.Array(kinds.int64, 1, "C"))
+    return numba.njit(recolour, **OPTIONS)(_recolour), numba.njit(sum_up, **OPTIONS)(_sum_up)
 
 
 def _recolour(

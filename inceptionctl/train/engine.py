@@ -257,19 +257,26 @@ class Engine:
     # whose gradient is not finite without a word. These keep the norm, wait for nothing, and let such a gradient show.
 
     def _clip(self) -> None:
-        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
-        if self._clip_global_norm:
-            self.grad_norm = nn.utils.clip_grad_norm_(weights, self._clip_global_norm, foreach=weights[0].is_cuda)
-        else:
-            self.grad_norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        self.grad_norm = nn.utils.get_total_norm(gradients)
+        clip_gradients(gradients, self.grad_norm, self._clip_global_norm)
 
     def _clip_partition(self) -> None:
         gradients = [gradient for part in self._engine.optimizer.averaged_gradients.values() for gradient in part]
         square = nn.utils.get_total_norm(gradients).square()
         dist.all_reduce(square)
         self.grad_norm = square.sqrt()
-        if self._clip_global_norm:
-            torch._foreach_mul_(gradients, (self._clip_global_norm / (self.grad_norm + 1e-6)).clamp(max=1.0))
+        clip_gradients(gradients, self.grad_norm, self._clip_global_norm)
+
+
+def clip_gradients(gradients: list[Tensor], norm: Tensor, most: float) -> None:
+    """Scale gradients of a global norm down to one of `most`; 0 clips nothing."""
+    if not most:
+        return
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    # To ask a GPU would be to wait for it. On a CPU a factor of 1 would pass over all of their memory for nothing.
+    if factor.is_cuda or factor != 1.0:
+        torch._foreach_mul_(gradients, factor)
 
 
 def versions() -> dict[str, str]:

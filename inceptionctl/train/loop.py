@@ -35,6 +35,7 @@ from inceptionctl.train.engine import Engine, on_rank_zero
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import training_loss
+from inceptionctl.train.optim import compile_beside
 from inceptionctl.train.precision import Precision, autocast
 from inceptionctl.train.rollback import roll_back
 from inceptionctl.train.runlog import RunLog
@@ -133,6 +134,7 @@ def _train_on(job: Training) -> None:
         if progress.evaluation_due:
             _catch_up(job, window)
         batches = iter(loader)
+        compile_beside(engine.optimizer)
         to_compile = recipe.train.compile != "none"
         for step in range(progress.step, progress.total_steps):
             job.heartbeat.goes_on("trains", step)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault, RecipeError
-
-# Values of one tensor that an update takes at once on a CPU: its few tensors of half a megabyte stay in the caches.
-PIECE = 1 << 17
+from inceptionctl.train import one_pass
 
 
 class TensorFlowRMSProp(torch.optim.Optimizer):
@@ -60,8 +58,7 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
             if not weights:
                 continue
             states = [self._state(weight, group) for weight in weights]
-            # One fused call a term is faster on a GPU; on a CPU its temporaries fall out of the cache, and a loop is faster.
-            update = _update_foreach if weights[0].is_cuda else _update_one_by_one
+            update = _update_foreach if weights[0].is_cuda else _update_in_one_pass
             update(weights, [weight.grad for weight in weights], states, group)
 
     def _state(self, weight: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -75,41 +72,31 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
         return state
 
 
-def _update_one_by_one(
+def _update_in_one_pass(
     weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], group: Mapping[str, Any]
 ) -> None:
-    for weight, gradient, state in zip(weights, gradients, states, strict=True):
-        for piece in _pieces({"weight": weight, "gradient": gradient, **state}):
-            _update_piece(piece, group)
+    decay, momentum, lr = group["decay"], group["momentum"], group["lr"]
+    rows, others = [], []
+    for i, (weight, gradient, state) in enumerate(zip(weights, gradients, states, strict=True)):
+        row = [weight, as_it_lies(gradient, weight), *(state[name] for name in _STATE if name in state)]
+        if one_pass.lie_alike(row):
+            rows.append(row)
+        else:
+            others.append(i)
+    kernel = one_pass.rmsprop_kernel(momentum, group["centered"])
+    one_pass.update(kernel, rows, group["weight_decay"], decay, 1 - decay, momentum, group["epsilon"], lr)
+    if others:
+        _update_foreach([weights[i] for i in others], [gradients[i] for i in others], [states[i] for i in others], group)
 
 
-def _pieces(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Views of tensors of one shape, small enough for the caches: the eight passes of an update then read memory once."""
-    first = next(iter(tensors.values()))
-    dense = first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last)
-    if first.numel() <= PIECE or not dense or any(tensor.stride() != first.stride() for tensor in tensors.values()):
-        yield tensors
-        return
-    # In the order of memory, whatever the memory format: an update knows no neighbours.
-    flat = {name: tensor.as_strided((tensor.numel(),), (1,)) for name, tensor in tensors.items()}
-    for start in range(0, first.numel(), PIECE):
-        yield {name: tensor[start : start + PIECE] for name, tensor in flat.items()}
+_STATE = ("mean_square", "momentum", "mean_gradient")
 
 
-def _update_piece(piece: dict[str, Tensor], group: Mapping[str, Any]) -> None:
-    decay, lr = group["decay"], group["lr"]
-    weight, gradient = piece["weight"], piece["gradient"]
-    gradient = gradient.add(weight, alpha=group["weight_decay"]) if group["weight_decay"] else gradient
-    mean_square = piece["mean_square"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
-    root = mean_square.add(group["epsilon"])
-    if group["centered"]:
-        mean_gradient = piece["mean_gradient"].lerp_(gradient, 1 - decay)
-        root.addcmul_(mean_gradient, mean_gradient, value=-1)
-    root.sqrt_()
-    if group["momentum"] > 0:
-        weight.sub_(piece["momentum"].mul_(group["momentum"]).addcdiv_(gradient, root, value=lr))
-    else:
-        weight.addcdiv_(gradient, root, value=-lr)
+def as_it_lies(gradient: Tensor, weight: Tensor) -> Tensor:
+    """A gradient in the order of memory of its weight, which backward passes leave it in."""
+    if gradient.stride() == weight.stride() or one_pass.lie_alike((gradient, weight)):
+        return gradient
+    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
 
 def _update_foreach(
@@ -150,33 +137,53 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def compile_beside(optimizer: torch.optim.Optimizer) -> None:
+    """Have what steps on a CPU need compiled in a thread, beside the first images and passes: the first step would wait for it."""
+    groups = [group for group in optimizer.param_groups if group["params"][0].device.type == "cpu"]
+    if groups and isinstance(optimizer, TensorFlowRMSProp):
+        one_pass.compile_beside({one_pass.rmsprop_kernel(group["momentum"], group["centered"]) for group in groups})
+
+
 def build_optimizer(model: nn.Module, values: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
     """The optimizer that the recipe's optim section (`values`) describes, over a model's trained parameters.
 
     Raises RecipeError when nothing is to be trained, EnvironmentFault when the library of an optimizer is not installed.
     """
     groups = parameter_groups(model, values["weight_decay"])
-    # As for our own: loops on CPUs, one call for many tensors on GPUs.
-    return OPTIMIZERS[values["name"]](groups, lr, values, next(model.parameters()).is_cuda)
+    return OPTIMIZERS[values["name"]](groups, lr, values, next(model.parameters()).device.type)
 
 
 Groups = list[dict[str, Any]]
 
 
-def _rmsprop(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
+def _rmsprop(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
     names = ("decay", "momentum", "epsilon", "centered")
     return TensorFlowRMSProp(groups, lr, **{name: values[name] for name in names})
 
 
-def _sgd(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
+def _sgd(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
+    # One call for many tensors is faster on GPUs. On CPUs torch's one pass gains too little for its faults (next).
+    foreach = device == "cuda"
     return torch.optim.SGD(groups, lr, momentum=values["momentum"], nesterov=values["nesterov"], foreach=foreach)
 
 
-def _adamw(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr, betas=tuple(values["betas"]), eps=values["epsilon"], foreach=foreach)
+def _adamw(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
+    form = {"fused": True} if device == "cpu" else {"foreach": device == "cuda"}
+    optimizer = torch.optim.AdamW(groups, lr, betas=tuple(values["betas"]), eps=values["epsilon"], **form)
+    if device == "cpu":
+        # torch's one pass goes by memory, and takes a gradient in another order without a word.
+        optimizer.register_step_pre_hook(_lay_gradients_as_weights)
+    return optimizer
 
 
-def _lamb(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -> torch.optim.Optimizer:
+def _lay_gradients_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                weight.grad = as_it_lies(weight.grad, weight)
+
+
+def _lamb(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
     try:
         from timm.optim.lamb import Lamb
     except ImportError as error:
@@ -188,7 +195,7 @@ def _lamb(groups: Groups, lr: float, values: Mapping[str, Any], foreach: bool) -
     return lamb
 
 
-OPTIMIZERS: dict[str, Callable[[Groups, float, Mapping[str, Any], bool], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Groups, float, Mapping[str, Any], str], torch.optim.Optimizer]] = {
     "rmsprop": _rmsprop,
     "sgd": _sgd,
     "adamw": _adamw,

@@ -51,3 +51,25 @@ def test_counter_continues_where_it_is_set() -> None:
 def test_average_is_in_evaluation_mode_and_takes_no_gradient() -> None:
     average = WeightAverage(net(), 0.9)
     assert not average.model.training and not any(p.requires_grad for p in average.model.parameters())
+
+
+def test_a_weight_of_two_modules_is_averaged_once_and_an_absent_one_not_at_all() -> None:
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    model = nn.Sequential(first, second, nn.BatchNorm1d(3, affine=False))
+    average = WeightAverage(model, 0.99)
+    before = first.weight.detach().clone()
+    with torch.no_grad():
+        first.weight.add_(1)
+    average.update(model)
+    assert average.model[0].weight is average.model[1].weight
+    assert torch.allclose(average.model[0].weight, before + 9 / 11)
+
+
+def test_channels_last_weights_are_averaged_in_their_places() -> None:
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    average = WeightAverage(model, 0.0)
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(4, 3, 3, 3))
+    average.update(model)
+    assert torch.equal(average.model.weight, model.weight) and average.model.weight.stride() == model.weight.stride()
