@@ -103,6 +103,8 @@ class TrainSection(Section):
     """torch.compile: `blocks` compiles block by block, once for blocks that are alike; `network` all of it. The first step takes minutes."""
     compile_mode: Literal["default", "max-autotune"] = "default"
     """`max-autotune` tries more kernels for each layer, on GPUs, and takes much longer to begin."""
+    cudnn_benchmark: bool = False
+    """On GPUs cuDNN tries its algorithms for each convolution and takes the fastest, which another start may find to be another one."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the target spread evenly over all classes."""
     aux_loss_weight: float = Field(default=0.4, ge=0.0)
@@ -257,6 +259,7 @@ FREE_TO_CHANGE = frozenset(
         "train.zero_stage",
         "train.compile",
         "train.compile_mode",
+        "train.cudnn_benchmark",
         "train.log_every_steps",
         "train.on_divergence",
         "train.max_rollbacks",

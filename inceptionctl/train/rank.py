@@ -222,6 +222,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
 
 def make_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> distributed.Engine:
     """The engine and the optimizer of a recipe around a network on its device, whose frozen weights are frozen already."""
+    torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark
     return distributed.Engine(
         model,
         build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),

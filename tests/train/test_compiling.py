@@ -63,7 +63,7 @@ said, batch = [], random_batch(job)
 job.engine.model.register_forward_pre_hook(lambda *_: said.append(heartbeat._doing))
 batches = iter([batch] * 4)
 run_loop(job, Turns({"noise": batches}, [], passes=2, repeats=1, together=lambda: None, requested=lambda: None))
-print(json.dumps(said))
+print(json.dumps([*said, torch.backends.cudnn.benchmark]))
 leave(0)
 """
 
@@ -115,7 +115,7 @@ def test_a_compiled_run_goes_on_bit_for_bit(root: Path, tmp_path: Path) -> None:
 
 def test_ranks_compile_and_wait_for_nobody(tmp_path: Path) -> None:
     """Else a rank that compiles for ten minutes would be taken for one that waits in vain, and ended."""
-    settings = [*SMALL, "train.micro_batch_size=4", "train.compile=blocks"]
+    settings = [*SMALL, "train.micro_batch_size=4", "train.compile=blocks", "train.cudnn_benchmark=true"]
     done = subprocess.run(
         [sys.executable, "-c", RANK, json.dumps(settings), str(tmp_path / "run")],
         capture_output=True,
@@ -125,7 +125,7 @@ def test_ranks_compile_and_wait_for_nobody(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == ["compiles", "trains", "trains", "trains"]
+    assert json.loads(done.stdout.splitlines()[-1]) == ["compiles", "trains", "trains", "trains", True]
 
 
 def test_without_a_compiler(root: Path, tmp_path: Path) -> None:
