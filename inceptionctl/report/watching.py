@@ -59,15 +59,16 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
     epoch = "" if found.epoch is None else f", epoch {found.epoch:.2f}"
     shown = [("state", found.state), ("step", f"{found.step} of {'?' if total is None else total}{epoch}")]
     shown += [
-        (name, form.format(value))
-        for key, name, form in (
-            ("loss", "loss", "{:.4f}"),
-            ("learning_rate", "learning rate", "{:.3g}"),
-            ("grad_norm", "gradient norm", "{:.3g}"),
-            ("images_per_second", "speed", "{:,.1f} images/s"),
-            ("data_wait", "waits for data", "{:.1%} of the time"),
-            ("zero_share", "zeros before pool", "{:.1%}"),
-            ("bad_images", "bad images", "{:.0f}"),
+        (name, in_words(value))
+        for key, name, in_words in (
+            ("loss", "loss", "{:.4f}".format),
+            ("learning_rate", "learning rate", "{:.3g}".format),
+            ("grad_norm", "gradient norm", "{:.3g}".format),
+            ("images_per_second", "speed", "{:,.1f} images/s".format),
+            ("data_wait", "waits for data", "{:.1%} of the time".format),
+            ("peak_memory_bytes", "memory at most", lambda value: f"{value / 1e9:.2f} GB"),
+            ("zero_share", "zeros before pool", "{:.1%}".format),
+            ("bad_images", "bad images", "{:.0f}".format),
         )
         if (value := finite(last.get(key))) is not None
     ]

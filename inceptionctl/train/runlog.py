@@ -26,6 +26,7 @@ SCALARS = (
     "grad_norm",
     "images_per_second",
     "data_wait",
+    "peak_memory_bytes",
     "bad_images",
     "rollbacks",
     "zero_share",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -155,6 +156,7 @@ class Window:
             "grad_norm": self._norm,
             "images_per_second": self._speed,
             "data_wait": self._waited_share,
+            "peak_memory_bytes": _peak_memory(self.device),
             "bad_images": len(self.bad),
             "failed_saves": self.writer.num_failed,
             "rollbacks": len(self.progress.rollbacks),
@@ -189,6 +191,13 @@ class Window:
             left = (progress.total_steps - progress.step) * self.batch.global_batch_size / self._speed
             parts += [f"{self._speed:.0f} images/s", f"data wait {self._waited_share:.0%}", f"left {console.duration(left)}"]
         return "  ".join(parts)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Most bytes so far that this rank has had of its GPU, or of the host where it computes on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _is_finite(value: float | None) -> bool:
