@@ -50,12 +50,14 @@ def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) 
     that is no ensemble's result, EnvironmentFault when the disk refuses."""
     reported = [_reported(open_run(path), path.name) for path in runs]
     pictures = list(_pictures(reported))
+    # Before anything is written: a file that is no ensemble's leaves nothing behind.
+    text = _render(reported, [_ensemble(file) for file in ensembles], pictures)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         write_atomically(folder / f"{picture.name}.png", picture.png["light"])
     page = folder / "index.html"
-    write_atomically(page, _render(reported, [_ensemble(file) for file in ensembles], pictures))
+    write_atomically(page, text)
     return page
 
 
