@@ -25,7 +25,7 @@ from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import clip_gradients
+from inceptionctl.train.engine import clip_model
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training
 from inceptionctl.train.loss import training_loss
@@ -92,11 +92,6 @@ class BareLoop:
             loss, _ = training_loss(output, self._labels, label_smoothing=self._smoothing, aux_loss_weight=self._aux_weight)
             torch.autograd.backward(loss)
             self.optimizer.step()
-
-    def clip(self, norm: float) -> None:
-        """As the engine does."""
-        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
-        clip_gradients(gradients, nn.utils.get_total_norm(gradients), norm)
 
 
 def random_batch(job: Training) -> Batch:
@@ -219,7 +214,7 @@ def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:
     return [
         Contestant(OPTIMIZER, lambda: _discard(bare.optimizer.step()), 1),
         Contestant(AVERAGES, lambda: average.update(bare.network), 1),
-        Contestant(CLIPPING, lambda: bare.clip(recipe.optim.clip_global_norm), 1),
+        Contestant(CLIPPING, lambda: _discard(clip_model(bare.network, recipe.optim.clip_global_norm)), 1),
     ]
 
 
@@ -314,4 +309,4 @@ def _ratios(figures: Sequence[Figure], own: str, about: dict[str, Any]) -> list[
 
 
 def _discard(_: object) -> None:
-    """An optimizer gives its closure's loss back, and there is none."""
+    """What is measured gives something back, and nobody wants it here."""

@@ -257,9 +257,7 @@ class Engine:
     # whose gradient is not finite without a word. These keep the norm, wait for nothing, and let such a gradient show.
 
     def _clip(self) -> None:
-        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        self.grad_norm = nn.utils.get_total_norm(gradients)
-        clip_gradients(gradients, self.grad_norm, self._clip_global_norm)
+        self.grad_norm = clip_model(self.model, self._clip_global_norm)
 
     def _clip_partition(self) -> None:
         gradients = [gradient for part in self._engine.optimizer.averaged_gradients.values() for gradient in part]
@@ -267,6 +265,14 @@ class Engine:
         dist.all_reduce(square)
         self.grad_norm = square.sqrt()
         clip_gradients(gradients, self.grad_norm, self._clip_global_norm)
+
+
+def clip_model(model: nn.Module, most: float) -> Tensor:
+    """Clip all gradients of a network by their global norm, and give that norm as it was; 0 clips nothing."""
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    clip_gradients(gradients, norm, most)
+    return norm
 
 
 def clip_gradients(gradients: list[Tensor], norm: Tensor, most: float) -> None:
