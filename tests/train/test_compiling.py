@@ -20,7 +20,7 @@ from tests.data.conftest import two_classes
 
 # Raised inside torch's compiler, at its import and where it looks at the input of a block; users never see them.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch.jit, and in Python 3.11 of distutils
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
 
