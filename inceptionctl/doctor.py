@@ -241,7 +241,7 @@ def cpu() -> list[Finding]:
 
 
 def precision() -> list[Finding]:
-    """What `train.precision: auto` becomes here, and why, and whether `train.compile` could compile."""
+    """What `train.precision: auto` becomes here, why `train.channels_last` is on, and whether `train.compile` could compile."""
     import torch
 
     from inceptionctl.train.compiling import lacks
@@ -260,7 +260,14 @@ def precision() -> list[Finding]:
     )
     lacking = lacks(device)
     can = f"without {lacking} it must stay none, as it is by default" if lacking else "it can be used"
-    return [Finding("precision", "ok", f"auto takes {taken}: {why}"), Finding("train.compile", "ok", can)]
+    layout = (
+        f"on by default: images come so from the loader, and {'cuDNN' if device.type == 'cuda' else 'oneDNN'} takes them so"
+    )
+    return [
+        Finding("precision", "ok", f"auto takes {taken}: {why}"),
+        Finding("train.channels_last", "ok", layout),
+        Finding("train.compile", "ok", can),
+    ]
 
 
 # ---- libraries, started once

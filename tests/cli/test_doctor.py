@@ -50,6 +50,7 @@ def test_report_is_whole(report: tuple[int, dict[str, Any]]) -> None:
         "pipelines",
         "cpu",
         "precision",
+        "train.channels_last",
         "train.compile",
         "disk",
         "shared memory",
