@@ -76,6 +76,7 @@ def deepspeed_once() -> str:
     from inceptionctl.launch.world import World
     from inceptionctl.train import engine
     from inceptionctl.train.batch import BatchPlan
+    from inceptionctl.train.clipping import Clipping
     from inceptionctl.train.loss import training_loss
 
     on_gpu = torch.cuda.is_available()
@@ -87,7 +88,7 @@ def deepspeed_once() -> str:
         before = network.weight.detach().clone()
         config = engine.deepspeed_config(BatchPlan(ranks=1, micro_batch_size=8, accumulation=1))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        running = engine.Engine(network, optimizer, config, clip_global_norm=1.0, channels_last=False)
+        running = engine.Engine(network, optimizer, config, clipping=Clipping(1.0), channels_last=False)
         labels = torch.zeros(8, dtype=torch.long, device=device)
         output = running.forward(torch.ones(8, 4, device=device))
         running.backward(training_loss(output, labels, label_smoothing=0.0, aux_loss_weight=0.0)[0])

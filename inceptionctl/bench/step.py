@@ -23,9 +23,9 @@ from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import clip_model
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training
 from inceptionctl.train.loss import training_loss
@@ -210,11 +210,11 @@ def _loader(job: Training, images: ImageSet) -> TrainLoader:
 
 def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:
     """Again with the gradients that the turn before has left."""
-    average = WeightAverage(bare.network, recipe.train.ema_decay)
+    average, clipping = WeightAverage(bare.network, recipe.train.ema_decay), build_clipping(recipe.optim.model_dump())
     return [
         Contestant(OPTIMIZER, lambda: _discard(bare.optimizer.step()), 1),
         Contestant(AVERAGES, lambda: average.update(bare.network), 1),
-        Contestant(CLIPPING, lambda: _discard(clip_model(bare.network, recipe.optim.clip_global_norm)), 1),
+        Contestant(CLIPPING, lambda: _discard(clipping.clip_model(bare.network)), 1),
     ]
 
 

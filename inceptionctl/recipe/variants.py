@@ -27,8 +27,10 @@ class RmsPropSection(Section):
     """Subtract the square of the mean gradient from the mean square: the centered form."""
     weight_decay: float = Field(default=4e-5, ge=0.0)
     """L2 penalty added to the gradient of weights (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
+    clip_global_norm: float | None = Field(default=None, ge=0.0)
+    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
+    clip_median_factor: float = Field(default=4.0, gt=0.0)
+    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
 
 
 class SgdSection(Section):
@@ -42,8 +44,10 @@ class SgdSection(Section):
     """Nesterov's form of momentum."""
     weight_decay: float = Field(default=4e-5, ge=0.0)
     """L2 penalty added to the gradient of weights (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
+    clip_global_norm: float | None = Field(default=None, ge=0.0)
+    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
+    clip_median_factor: float = Field(default=4.0, gt=0.0)
+    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
 
 
 class AdamWSection(Section):
@@ -57,8 +61,10 @@ class AdamWSection(Section):
     """Added to the root of the mean square."""
     weight_decay: float = Field(default=0.05, ge=0.0)
     """Share of a weight, times the learning rate, taken off it in a step (not of norms and biases)."""
-    clip_global_norm: float = Field(default=2.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
+    clip_global_norm: float | None = Field(default=None, ge=0.0)
+    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
+    clip_median_factor: float = Field(default=4.0, gt=0.0)
+    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
 
 
 class LambSection(Section):
@@ -72,8 +78,10 @@ class LambSection(Section):
     """Added to the root of the mean square."""
     weight_decay: float = Field(default=0.02, ge=0.0)
     """Share of a weight added to its direction (not of norms and biases)."""
-    clip_global_norm: float = Field(default=1.0, ge=0.0)
-    """Largest global norm of the gradient; 0 switches clipping off."""
+    clip_global_norm: float | None = Field(default=None, ge=0.0)
+    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
+    clip_median_factor: float = Field(default=4.0, gt=0.0)
+    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
 
 
 class StaircaseSection(Section):

@@ -64,6 +64,7 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
             ("loss", "loss", "{:.4f}".format),
             ("learning_rate", "learning rate", "{:.3g}".format),
             ("grad_norm", "gradient norm", "{:.3g}".format),
+            ("clipped_share", "steps clipped", "{:.0%}".format),
             ("images_per_second", "speed", "{:,.1f} images/s".format),
             ("data_wait", "waits for data", "{:.1%} of the time".format),
             ("peak_memory_bytes", "memory at most", lambda value: f"{value / 1e9:.2f} GB"),

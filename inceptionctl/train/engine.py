@@ -22,6 +22,7 @@ from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.launch.world import World
 from inceptionctl.train.averaging import GradientAverage
 from inceptionctl.train.batch import BatchPlan
+from inceptionctl.train.clipping import Clipping
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import Output
 from inceptionctl.train.meeting import choose_interface, meet
@@ -195,7 +196,7 @@ class Engine:
 
     forward, backward and step are called once a micro batch; gradients are averaged over the ranks (train/averaging.py, under ZeRO
     DeepSpeed) and weights updated at the last micro batch of a step. `grad_norm` is the global norm before clipping of the last step, a
-    tensor on the device; a `clip_global_norm` of 0 clips nothing. `state` gives and takes the optimizer's tensors: a collective call
+    tensor on the device. `state` gives and takes the optimizer's tensors: a collective call
     under ZeRO stage 1.
     """
 
@@ -205,11 +206,11 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         config: dict[str, Any],
         *,
-        clip_global_norm: float,
+        clipping: Clipping,
         channels_last: bool,
     ) -> None:
         deepspeed = _import_deepspeed()
-        self._clip_global_norm = clip_global_norm
+        self.clipping = clipping
         self.grad_norm: Tensor | None = None
         self.optimizer = optimizer
         self._partitioned = config["zero_optimization"]["stage"] > 0
@@ -250,39 +251,19 @@ class Engine:
     def step(self) -> None:
         """End a micro batch; the last one of a step updates the weights."""
         if self._engine.is_gradient_accumulation_boundary():
-            self._clip_partition() if self._partitioned else self._clip()
+            self.grad_norm = self._clip_partition() if self._partitioned else self.clipping.clip_model(self.model)
         self._engine.step()
 
     # DeepSpeed's own clipping forgets the norm without ZeRO; with it, it waits for the device in every step, and passes over steps
     # whose gradient is not finite without a word. These keep the norm, wait for nothing, and let such a gradient show.
 
-    def _clip(self) -> None:
-        self.grad_norm = clip_model(self.model, self._clip_global_norm)
-
-    def _clip_partition(self) -> None:
+    def _clip_partition(self) -> Tensor:
         gradients = [gradient for part in self._engine.optimizer.averaged_gradients.values() for gradient in part]
         square = nn.utils.get_total_norm(gradients).square()
         dist.all_reduce(square)
-        self.grad_norm = square.sqrt()
-        clip_gradients(gradients, self.grad_norm, self._clip_global_norm)
-
-
-def clip_model(model: nn.Module, most: float) -> Tensor:
-    """Clip all gradients of a network by their global norm, and give that norm as it was; 0 clips nothing."""
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    clip_gradients(gradients, norm, most)
-    return norm
-
-
-def clip_gradients(gradients: list[Tensor], norm: Tensor, most: float) -> None:
-    """Scale gradients of a global norm down to one of `most`; 0 clips nothing."""
-    if not most:
-        return
-    factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    # To ask a GPU would be to wait for it. On a CPU a factor of 1 would pass over all of their memory for nothing.
-    if factor.is_cuda or factor != 1.0:
-        torch._foreach_mul_(gradients, factor)
+        norm = square.sqrt()
+        self.clipping.clip(gradients, norm)
+        return norm
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.batch import plan_batch, total_steps
+from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.engine import deepspeed_config
 from inceptionctl.train.optim import state_names
 from inceptionctl.train.schedule import schedule_in_words
@@ -48,7 +49,7 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
         "steps_per_epoch": round(images / batch.global_batch_size, 3) if images else None,
         "learning_rate": schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs),
         "optimizer": recipe.optim.model_dump(),
-        "clip_global_norm": recipe.optim.clip_global_norm,
+        "clipping": build_clipping(recipe.optim.model_dump()).in_words(),
         "deepspeed": deepspeed_config(batch, recipe.train.zero_stage),
         "disk_needed_bytes": disk_needed(parameters, recipe),
         "disk_needed": f"{size(disk_needed(parameters, recipe))} for checkpoints ({size(checkpoint_bytes(parameters, recipe))} each)",

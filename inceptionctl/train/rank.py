@@ -37,6 +37,7 @@ from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
+from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.compiling import check_compiler, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
@@ -168,6 +169,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         heartbeat.goes_on("starts")
         progress = load_checkpoint(start.checkpoint, engine.model, average, engine.state)
         check_same_data(progress, train_set, start.checkpoint)
+        engine.clipping.restore(progress.grad_norms, machine.device)
     progress.rollbacks = distributed.on_rank_zero(world, machine.device, lambda: known_rollbacks(start.run, progress, recipe))
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
     progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()
@@ -227,7 +229,7 @@ def make_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> distribut
         model,
         build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),
         distributed.deepspeed_config(batch, recipe.train.zero_stage),
-        clip_global_norm=recipe.optim.clip_global_norm,
+        clipping=build_clipping(recipe.optim.model_dump()),
         channels_last=recipe.train.channels_last,
     )
 

@@ -24,6 +24,7 @@ SCALARS = (
     "loss",
     "learning_rate",
     "grad_norm",
+    "clipped_share",
     "images_per_second",
     "data_wait",
     "peak_memory_bytes",

@@ -47,6 +47,7 @@ class Window:
     data_root: Path
     _loss: float | None = None
     _norm: float | None = None
+    _clipped_share: float = 0.0
     _speed: float | None = None
     _waited_share: float = 0.0
     _largest: float | None = None
@@ -59,6 +60,7 @@ class Window:
     def restart(self) -> None:
         """Begin a window here: what came before (an evaluation, a save) does not count as training time."""
         self._sum = torch.zeros((), device=self.device)
+        self.engine.clipping.num_clipped.zero_()
         self._passes = 0
         self._passes_before = 0
         self._waited = 0.0
@@ -84,7 +86,12 @@ class Window:
         sums = [self._sum.clone() for _ in range(self.world.size)]
         if self.world.size > 1:
             dist.all_gather(sums, self._sum)
-        return {"passes": self._passes, "accumulation": self.batch.accumulation, "loss_sums": [float(one) for one in sums]}
+        return {
+            "passes": self._passes,
+            "accumulation": self.batch.accumulation,
+            "loss_sums": [float(one) for one in sums],
+            "clipped": float(self.engine.clipping.num_clipped),
+        }
 
     def go_on(self, kept: dict[str, Any]) -> None:
         """Begin in the middle of a window; with other ranks or micro batches than it was begun, from the mean over them."""
@@ -95,6 +102,7 @@ class Window:
         same = (len(sums), before) == (self.world.size, passes)
         self._sum += sums[self.world.rank] if same else sum(sums) / len(sums) / before * passes
         self._passes = self._passes_before = passes
+        self.engine.clipping.num_clipped += kept.get("clipped", 0.0)
 
     def is_sound(self, kept: dict[str, Any]) -> bool:
         """Whether what `kept` gave, and the network as it is, are finite: whether it may be saved in the middle of a window."""
@@ -140,8 +148,11 @@ class Window:
             dist.all_reduce(shared)
             shared /= self.world.size
         norm = self.engine.grad_norm  # the same on every rank
-        values = (shared if norm is None else torch.cat([norm.float().reshape(1), shared])).tolist()
-        self._norm = None if norm is None else values.pop(0)
+        clipped = self.engine.clipping.num_clipped.to(shared.device)
+        values = (shared if norm is None else torch.cat([torch.stack([norm.float(), clipped]), shared])).tolist()
+        if norm is not None:
+            self._norm = values.pop(0)
+            self._clipped_share = values.pop(0) * self.batch.accumulation / self._passes
         self._fresh_bad_images = values.pop(0) > 0.0
         self._loss = values.pop(0)
         self._largest = values.pop(0) if saves else None
@@ -154,6 +165,7 @@ class Window:
             "loss": self._loss,
             "learning_rate": rate,
             "grad_norm": self._norm,
+            "clipped_share": self._clipped_share,
             "images_per_second": self._speed,
             "data_wait": self._waited_share,
             "peak_memory_bytes": _peak_memory(self.device),
@@ -184,7 +196,7 @@ class Window:
             parts.append(f"loss {self._loss:.4f}")
         parts.append(f"lr {rate:.3g}")
         if self._norm is not None:
-            parts.append(f"norm {self._norm:.2f}")
+            parts.append(f"norm {self._norm:.2f}" + (f" ({self._clipped_share:.0%} clipped)" if self._clipped_share else ""))
         if self._seen.zero_share is not None:
             parts.append(f"zeros {self._seen.zero_share:.0%}")
         if self._speed is not None:

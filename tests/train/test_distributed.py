@@ -94,6 +94,7 @@ from inceptionctl.launch.ending import leave
 from inceptionctl.launch.world import world_from_environment
 from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.clipping import Clipping
 from inceptionctl.train import engine as distributed
 
 torch.set_num_threads(1)
@@ -105,7 +106,7 @@ model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.5), nn.Linear(3, 1, bias=Fals
 images = torch.arange(24.0).reshape(8, 3) % 7
 config = distributed.deepspeed_config(plan_batch(8, world.size, 2))
 optimizer = torch.optim.SGD(model.parameters(), 1.0)
-engine = distributed.Engine(model, optimizer, config, clip_global_norm=0.01, channels_last=False)
+engine = distributed.Engine(model, optimizer, config, clipping=Clipping(0.01), channels_last=False)
 statistics = SharedStatistics(engine.model, world.size)
 share = images[world.rank * 4 : world.rank * 4 + 4]
 engine.model.train()

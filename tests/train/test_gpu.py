@@ -47,6 +47,7 @@ def test_bf16_reaches_the_convolutions_under_deepspeed() -> None:
     from inceptionctl.launch.world import World
     from inceptionctl.train import engine as distributed
     from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.clipping import Clipping
     from inceptionctl.train.precision import autocast
 
     device = torch.device("cuda", 0)
@@ -54,7 +55,7 @@ def test_bf16_reaches_the_convolutions_under_deepspeed() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).to(device)
     config = distributed.deepspeed_config(plan_batch(2, 1, 2))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    engine = distributed.Engine(model, optimizer, config, clip_global_norm=1.0, channels_last=True)
+    engine = distributed.Engine(model, optimizer, config, clipping=Clipping(1.0), channels_last=True)
     with autocast("bf16", device):
         assert engine.forward(torch.randn(2, 3, 8, 8, device=device)).dtype == torch.bfloat16
     distributed.disconnect()

@@ -1,5 +1,6 @@
 """A log window that a signal has cut in two goes on with any number of ranks."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 
 from inceptionctl.launch.world import World
 from inceptionctl.train.batch import plan_batch
+from inceptionctl.train.clipping import Clipping
 from inceptionctl.train.window import Window
 
 
 def window(rank: int, size: int, micro: int) -> Window:
     unused: Any = None
+    engine: Any = SimpleNamespace(clipping=Clipping(None))
     return Window(
         world=World(rank, size, rank, size, "127.0.0.1", 1),
         batch=plan_batch(8, size, micro),
@@ -19,7 +22,7 @@ def window(rank: int, size: int, micro: int) -> Window:
         epochs=1.0,
         run=unused,
         progress=unused,
-        engine=unused,
+        engine=engine,
         health=unused,
         log=unused,
         writer=unused,
@@ -29,7 +32,7 @@ def window(rank: int, size: int, micro: int) -> Window:
 
 
 # Three steps of two ranks with two passes each.
-KEPT = {"passes": 6, "accumulation": 2, "loss_sums": [6.0, 18.0]}
+KEPT = {"passes": 6, "accumulation": 2, "loss_sums": [6.0, 18.0], "clipped": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -39,9 +42,10 @@ KEPT = {"passes": 6, "accumulation": 2, "loss_sums": [6.0, 18.0]}
 def test_sums_go_on_as_they_were_or_as_their_mean(rank: int, size: int, micro: int, loss_sum: float, passes: int) -> None:
     ours = window(rank, size, micro)
     ours.go_on(KEPT)
-    assert (float(ours._sum), ours._passes) == (loss_sum, passes)
+    clipping = ours.engine.clipping
+    assert (float(ours._sum), ours._passes, clipping.num_clipped) == (loss_sum, passes, 2.0)
     ours.restart()
-    assert (float(ours._sum), ours._passes) == (0.0, 0)
+    assert (float(ours._sum), ours._passes, clipping.num_clipped) == (0.0, 0, 0.0)
 
 
 def test_a_window_keeps_what_it_has_and_nothing_of_an_empty_one() -> None:

@@ -36,6 +36,7 @@ from inceptionctl.launch.ending import leave
 from inceptionctl.launch.world import world_from_environment
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.batch import plan_batch
+from inceptionctl.train.clipping import Clipping
 from inceptionctl.train.optim import build_optimizer
 from tests.train.test_zero import CLIP, OPTIMIZERS, RATE, images, network
 
@@ -49,7 +50,7 @@ def start(values, seed):
     model = network(seed)
     config = distributed.deepspeed_config(batch, zero_stage=1)
     optimizer = build_optimizer(model, values, 1.0)
-    return distributed.Engine(model, optimizer, config, clip_global_norm=CLIP, channels_last=True)
+    return distributed.Engine(model, optimizer, config, clipping=Clipping(CLIP), channels_last=True)
 
 def go(engine, steps):
     engine.set_learning_rate(RATE)
@@ -171,6 +172,8 @@ SETTINGS = sets(
     "evaluate.every_epochs=null",
     "schedule.base_lr=0.002",
     "schedule.every_epochs=4",
+    # Without it rounding grows to 0.3% of the loss by the tenth step.
+    "optim.clip_global_norm=2",
 )
 STEPS = 40
 
