@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,14 +19,15 @@ HEADER = re.compile(r"^#\s*(\w+):\s*(.+)$")
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """The `# key: value` lines that a bundled recipe opens with; the first comment line is its `title`."""
+    """The `# key: value` lines that a bundled recipe opens with, those of one key joined; the first comment line is its `title`."""
     header: dict[str, str] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         match = HEADER.match(line)
         if match:
-            header[match.group(1)] = match.group(2)
+            key, words = match.groups()
+            header[key] = f"{header[key]} {words}" if key in header else words
         elif "title" not in header:
             header["title"] = line.lstrip("# ")
     return header
@@ -34,12 +35,20 @@ def header_of(path: Path) -> dict[str, str]:
 
 @app.command(name="list")
 def list_recipes(as_json: Json = False) -> None:
-    """List the recipes that come with inceptionctl."""
+    """List the recipes that come with inceptionctl, and which rows of the paper's tables each fills."""
     from inceptionctl.recipe import bundled_ensembles, bundled_recipes
+    from inceptionctl.report.paper import all_rows
 
+    of_paper = all_rows()
     kinds = {"training": bundled_recipes(), "ensemble": bundled_ensembles()}
-    found = [
-        {"name": name, "kind": kind, **header_of(path), "path": str(path)}
+    found: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "kind": kind,
+            **header_of(path),
+            "path": str(path),
+            "rows": [row for row in of_paper if row["recipe"] == name],
+        }
         for kind, recipes in kinds.items()
         for name, path in recipes.items()
     ]
@@ -47,16 +56,20 @@ def list_recipes(as_json: Json = False) -> None:
         console.print_json(found)
         return
     for kind, title in (("training", "Bundled recipes"), ("ensemble", "Bundled recipes of ensembles")):
-        rows = [
-            (item["name"], item.get("title", ""), item.get("expected", ""), item.get("cost", ""))
-            for item in found
-            if item["kind"] == kind
-        ]
-        console.print_table(title, ("name", "what it trains", "expected", "cost"), rows, whole=("name",))
+        rows = [(item["name"], _in_words(item)) for item in found if item["kind"] == kind]
+        console.print_table(title, ("name", "what it trains"), rows, whole=("name",))
         console.out.print()
     console.say(
-        "`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it, `inceptionctl ensemble NAME` an ensemble"
+        "`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it, `inceptionctl ensemble NAME` an ensemble;"
+        " Table N: the row that it fills in a table of the paper (arXiv 1602.07261), and how, RUN being its run"
     )
+
+
+def _in_words(item: dict[str, Any]) -> str:
+    """Title, expectation, cost, and rows of the paper's tables, a line each."""
+    facts = [f"{key}: {item[key]}" for key in ("expected", "cost") if key in item]
+    rows = [f"Table {row['table']}: {row['evaluation']}" for row in item["rows"]]
+    return "\n".join([item.get("title", ""), *facts, *rows])
 
 
 @app.command()

@@ -20,7 +20,7 @@ from inceptionctl.evaluate.drawing import crops_png
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
-from inceptionctl.report.paper import TABLES, PaperRow, PaperTable, standard_error
+from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, evaluation, standard_error
 from inceptionctl.report.pictures import Picture, error_curves, reliability, train_curves
 from inceptionctl.run import Run, disk_errors, open_run, write_atomically
 from inceptionctl.run_contents import RunContents, read_run
@@ -108,7 +108,7 @@ def _render(reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]], p
     )
     templates.filters["data_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     templates.filters["number"] = lambda value, digits=2: "" if value is None else f"{value:,.{digits}f}"
-    templates.globals["standard_error"] = standard_error
+    templates.globals |= {"standard_error": standard_error, "evaluation": evaluation, "recipes": RECIPES}
     return templates.get_template("page.html.j2").render(
         runs=reported,
         ensembles=ensembles,

@@ -15,6 +15,8 @@ class PaperRow:
     top1: float | None
     top5: float | None
     remark: str = ""
+    protocol: str = ""
+    """The row's own protocol where it is not the first of its table."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class PaperTable:
 
     title: str
     protocols: tuple[str, ...]
+    """The first is that of most rows."""
     subset: str
     num_images: int
     rows: tuple[PaperRow, ...]
@@ -34,6 +37,9 @@ INCEPTION_RESNET_V1 = ("inception_resnet_v1",)
 INCEPTION_V4 = ("inception_v4", "inception_v4_tf_slim")
 INCEPTION_RESNET_V2 = ("inception_resnet_v2", "inception_resnet_v2_tf_slim")
 RESNET_152 = ("resnet_152",)
+RESNET_152_X_6 = ("ensemble:resnet_152 x 6",)
+INCEPTION_V3_X_4 = ("ensemble:inception_v3 x 4",)
+INCEPTION_V4_AND_RESNET_V2_X_3 = ("ensemble:inception_resnet_v2 x 3 + inception_v4",)
 MISPRINT = "arXiv's figures; AAAI prints BN-Inception's 25.2 and 7.8"
 
 TABLES = (
@@ -52,11 +58,11 @@ TABLES = (
     ),
     PaperTable(
         "10 or 12 crops, all 50,000 validation images (Table 3)",
-        ("10crop", "12crop"),
+        ("12crop", "10crop"),
         "all",
         50_000,
         (
-            PaperRow("ResNet-152", RESNET_152, 21.4, 5.7, MISPRINT),
+            PaperRow("ResNet-152", RESNET_152, 21.4, 5.7, MISPRINT, "10crop"),
             PaperRow("Inception-v3", INCEPTION_V3, 19.8, 4.6),
             PaperRow("Inception-ResNet-v1", INCEPTION_RESNET_V1, 19.8, 4.6),
             PaperRow("Inception-v4", INCEPTION_V4, 18.7, 4.2),
@@ -69,7 +75,7 @@ TABLES = (
         "all",
         50_000,
         (
-            PaperRow("ResNet-152", RESNET_152, 19.4, 4.5, "dense"),
+            PaperRow("ResNet-152", RESNET_152, 19.4, 4.5, "dense", "dense"),
             PaperRow("Inception-v3", INCEPTION_V3, 18.9, 4.3),
             PaperRow("Inception-ResNet-v1", INCEPTION_RESNET_V1, 18.8, 4.3),
             PaperRow("Inception-v4", INCEPTION_V4, 17.7, 3.8),
@@ -82,11 +88,11 @@ TABLES = (
         "all",
         50_000,
         (
-            PaperRow("ResNet-152 x 6, dense", (), None, 3.6),
-            PaperRow("Inception-v3 x 4", ("ensemble:inception_v3 x 4",), 17.3, 3.6),
+            PaperRow("ResNet-152 x 6, dense", RESNET_152_X_6, None, 3.6, protocol="dense"),
+            PaperRow("Inception-v3 x 4", INCEPTION_V3_X_4, 17.3, 3.6),
             PaperRow(
                 "Inception-v4 + Inception-ResNet-v2 x 3",
-                ("ensemble:inception_resnet_v2 x 3 + inception_v4",),
+                INCEPTION_V4_AND_RESNET_V2_X_3,
                 16.5,
                 3.1,
                 "AAAI prints 16.4",
@@ -94,6 +100,40 @@ TABLES = (
         ),
     ),
 )
+
+FIRST_TABLE = 2
+"""The paper's number of TABLES[0]; its Table 1 is of filter counts."""
+
+# The bundled recipe of each row, by the networks of the row.
+RECIPES = {
+    BN_INCEPTION: "bn_inception",
+    INCEPTION_V3: "inception_v3",
+    INCEPTION_RESNET_V1: "inception_resnet_v1",
+    INCEPTION_V4: "inception_v4",
+    INCEPTION_RESNET_V2: "inception_resnet_v2",
+    RESNET_152: "resnet_152",
+    RESNET_152_X_6: "ensemble_resnet_152",
+    INCEPTION_V3_X_4: "ensemble_inception_v3",
+    INCEPTION_V4_AND_RESNET_V2_X_3: "ensemble_paper",
+}
+
+
+def evaluation(table: PaperTable, row: PaperRow) -> str:
+    """The command that measures a row: of a run of its recipe, RUN, or of its recipe itself where that is an ensemble's."""
+    if row.networks[0].startswith("ensemble:"):
+        return f"inceptionctl ensemble {RECIPES[row.networks]}"
+    protocol = row.protocol or table.protocols[0]
+    subset = "" if table.subset == "all" else f" --subset {table.subset}"
+    return "inceptionctl evaluate RUN" + ("" if protocol == "single" else f" --protocol {protocol}") + subset
+
+
+def all_rows() -> list[dict[str, str | int]]:
+    """Every row in the paper's order: `table` (its number), `row`, `recipe` (a bundled one), and `evaluation`, the command."""
+    return [
+        {"table": number, "row": row.label, "recipe": RECIPES[row.networks], "evaluation": evaluation(table, row)}
+        for number, table in enumerate(TABLES, start=FIRST_TABLE)
+        for row in table.rows
+    ]
 
 
 def standard_error(error: float, num_images: int) -> float:

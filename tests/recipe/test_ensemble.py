@@ -48,6 +48,14 @@ def test_the_papers_ensemble() -> None:
     assert ensemble.members["v4"] == load_recipe("inception_v4")
 
 
+@pytest.mark.parametrize(
+    ("name", "base", "number"), [("ensemble_inception_v3", "inception_v3", 4), ("ensemble_resnet_152", "resnet_152", 6)]
+)
+def test_ensembles_of_one_network_differ_in_seed_alone(name: str, base: str, number: int) -> None:
+    ensemble = load_ensemble(name)
+    assert list(ensemble.members.values()) == [load_recipe(base, [f"train.seed={seed}"]) for seed in range(number)]
+
+
 @pytest.mark.parametrize("name", bundled_ensembles())
 def test_bundled_ensembles_survive_a_round_trip_and_open_with_their_facts(name: str, tmp_path: Path) -> None:
     ensemble = load_ensemble(name)

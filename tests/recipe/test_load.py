@@ -5,10 +5,13 @@ import pytest
 import yaml
 
 from inceptionctl.errors import RecipeError
+from inceptionctl.models import MODELS
 from inceptionctl.recipe import bundled_recipes, dump_recipe, find_recipe, load_recipe, recipe_from_dict
 from inceptionctl.recipe.schema import Recipe, binding
 from inceptionctl.recipe.section import Section
+from inceptionctl.recipe.variants import SgdSection
 from inceptionctl.recipe.yaml_source import parse, parse_value
+from inceptionctl.train.schedule import learning_rate
 
 
 def write(tmp_path: Path, text: str, name: str = "r.yaml") -> str:
@@ -41,6 +44,31 @@ def test_bundled_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path
 def test_bundled_recipes_open_with_their_facts(name: str) -> None:
     head = bundled_recipes()[name].read_text(encoding="utf-8").split("\n\n")[0]
     assert all(f"# {key}: " in head for key in ("source", "expected", "cost", "command", "differs"))
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_bundled_recipes_of_imagenet_have_the_networks_image_size(name: str) -> None:
+    model = load_recipe(name).model
+    if model.num_classes == 1000:
+        assert model.input_px == MODELS[model.name].default_input_px
+
+
+def test_resnet_152_is_trained_as_its_paper_says() -> None:
+    recipe = load_recipe("resnet_152")
+    assert recipe.optim == SgdSection(name="sgd", momentum=0.9, weight_decay=1e-4)
+    assert (recipe.model.dropout, recipe.model.batch_norm_eps, recipe.train.label_smoothing) == (0.0, 1e-5, 0.0)
+    # arXiv 1512.03385, section 3.4: 600,000 steps of 256 images, from 0.1 down tenfold at a time.
+    steps = recipe.train.epochs * 1_281_167 / recipe.train.global_batch_size
+    assert steps == pytest.approx(600_000, rel=1e-3)
+    curve = recipe.schedule.model_dump()
+    rates = [learning_rate(curve, step=step, steps_per_epoch=5005, epochs=120) for step in (0, 150_150, 300_300, 450_450)]
+    assert rates == pytest.approx([0.1, 0.01, 0.001, 0.0001])
+
+
+def test_the_sgd_baseline_differs_in_its_optimizer_alone() -> None:
+    paper, baseline = load_recipe("inception_v4"), load_recipe("inception_v4_sgd")
+    assert baseline.optim == SgdSection(name="sgd", momentum=0.9, weight_decay=4e-5)
+    assert baseline == paper.model_copy(update={"optim": baseline.optim})
 
 
 def test_every_problem_is_reported_with_line_and_hint(tmp_path: Path) -> None:
