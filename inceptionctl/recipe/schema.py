@@ -30,7 +30,7 @@ class ModelSection(Section):
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Probability of dropping a feature before the classifier (the paper keeps 0.8)."""
     batch_norm_momentum: float = Field(default=3e-4, gt=0.0, le=1.0)
-    """Share of the new batch in the running statistics: 1 - TensorFlow's decay (0.9997). Short runs want 0.01 to 0.1."""
+    """Share of a micro batch in the running statistics, on any number of ranks: 1 - TensorFlow's decay. Short runs want 0.01 to 0.1."""
     batch_norm_eps: float = Field(default=1e-3, gt=0.0)
     """Added to the variance in batch norm."""
     aux_head: bool | None = None
