@@ -161,6 +161,7 @@ def bench_step(
     figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
     about = {
         "precision": job.precision,
+        "tf32": recipe.train.tf32,
         "channels_last": recipe.train.channels_last,
         "compile": asked,
         "device": job.device.type,
