@@ -172,7 +172,7 @@ def bench_step(
         "multiply_adds": _multiply_adds(recipe),
         **({"timm": theirs} if timm else {}),
         **({"profile": profile.to_json()} if profile else {}),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
+        **(job.memory.numbers() if job.device.type == "cuda" else {"peak_memory_bytes": None}),
     }
     return [*figures, *_ratios(figures, own, about), *timm_step.ratios(figures, ENGINE)], about
 

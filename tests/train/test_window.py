@@ -21,6 +21,7 @@ def window(rank: int, size: int, micro: int) -> Window:
         progress=unused,
         engine=unused,
         health=unused,
+        memory=unused,
         log=unused,
         writer=unused,
         bad=unused,
