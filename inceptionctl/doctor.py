@@ -264,7 +264,7 @@ def precision() -> list[Finding]:
         f"on by default: images come so from the loader, and {'cuDNN' if device.type == 'cuda' else 'oneDNN'} takes them so"
     )
     return [
-        Finding("precision", "ok", f"auto takes {taken}: {why}"),
+        Finding("precision", "ok", f"auto takes {taken}: {why}{'; TF32 by train.tf32 alone' if device.type == 'cuda' else ''}"),
         Finding("train.channels_last", "ok", layout),
         Finding("train.compile", "ok", can),
     ]

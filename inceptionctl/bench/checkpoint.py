@@ -17,7 +17,7 @@ from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
-from inceptionctl.train.precision import autocast, resolve_precision
+from inceptionctl.train.precision import allow_tf32, autocast, resolve_precision
 
 
 class _Job:
@@ -27,6 +27,7 @@ class _Job:
         torch.manual_seed(0)
         self.recipe, self.device = recipe, device
         self.precision = resolve_precision(recipe.train.precision, device)
+        allow_tf32(recipe.train.tf32)
         self.model: nn.Module = build_model(**recipe.model.network())
         self.model.to(device=device)
         if recipe.train.channels_last:

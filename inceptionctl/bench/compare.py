@@ -72,7 +72,8 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> tuple[list[Pair], lis
     pairs = [Pair(*key, first[key], second[key]) for key in first if key in second]
     if not pairs:
         raise DataError("the two have no figure in common", "compare results of the same command with the same options")
-    told = {"figures", "made", "command", "load_average", "largest_difference", "alpha_s", "bytes_per_s", "peak_memory_bytes"}
+    told = {"figures", "made", "command", "load_average", "largest_difference", "alpha_s", "bytes_per_s"}
+    told |= {"peak_memory_bytes", "torch_peak_memory_bytes"}
     differ = [
         f"{key}: {one.get(key)} and {other.get(key)}"
         for key in dict.fromkeys((*one, *other))

@@ -161,6 +161,7 @@ def bench_step(
     figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
     about = {
         "precision": job.precision,
+        "tf32": recipe.train.tf32,
         "channels_last": recipe.train.channels_last,
         "compile": asked,
         "device": job.device.type,
@@ -171,7 +172,7 @@ def bench_step(
         "multiply_adds": _multiply_adds(recipe),
         **({"timm": theirs} if timm else {}),
         **({"profile": profile.to_json()} if profile else {}),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
+        **(job.memory.numbers() if job.device.type == "cuda" else {"peak_memory_bytes": None}),
     }
     return [*figures, *_ratios(figures, own, about), *timm_step.ratios(figures, ENGINE)], about
 

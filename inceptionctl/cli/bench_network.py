@@ -97,8 +97,10 @@ def evaluate(
             decode=machine.decode(recipe.data.decode),
             progress=progress,
         )
-    measured = {"source": source, "settings": settings or [], "network": subject.network, "precision": subject.precision}
+    measured = {"source": source, "settings": settings or [], "network": subject.network}
     counts = {
+        "precision": subject.precision,
+        "tf32": subject.tf32,
         "device": subject.device.type,
         "images": {kind: len(found) for kind, found in kinds.items()},
         "batch_sizes": chosen,

@@ -110,7 +110,7 @@ def export(
     from inceptionctl.export.to_onnx import onnx_exporters
 
     machine = claim_machine()
-    # On the CPU: exports are traced and compared in fp32, which GPUs round to TF32 in convolutions.
+    # On the CPU, where every format's program runs: exports are traced and compared in fp32.
     trained = load_trained(source, weights, torch.device("cpu"), checkpoint)
     folder = output or (trained.run.export if trained.run else None)
     if folder is None:

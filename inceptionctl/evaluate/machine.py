@@ -8,6 +8,7 @@ import torch
 
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.loaders import Decode
+from inceptionctl.train.precision import allow_tf32
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,11 @@ class Machine:
 
 
 def claim_machine() -> Machine:
-    """Take cuda:0 if there is a GPU, else the CPU; torch computes with every core that this process may run on."""
+    """Take cuda:0 if there is a GPU, else the CPU; torch computes with every core that this process may run on.
+
+    What is fp32 is computed so, as exports are; a checkpoint's network goes by its recipe's `train.tf32`.
+    """
+    allow_tf32(False)
     num_threads = usable_cores()
     torch.set_num_threads(num_threads)
     return Machine(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), num_threads)

@@ -16,7 +16,7 @@ from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained, Weights
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.precision import Precision, autocast
+from inceptionctl.train.precision import Precision, allow_tf32, autocast
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Subject:
     """Its name in `inceptionctl models list`."""
     sha256: str
     """Of the weights, to tell whether an evaluation begun earlier was of the same."""
+    tf32: bool = False
+    """Whether a GPU computes what is fp32 in TF32."""
     in_threads: bool = False
     """Whether several batches are asked at once, each with one thread; else `logits` uses the cores by itself."""
     takes_pictures: bool = False
@@ -57,7 +59,7 @@ def check_protocol(subject: Subject, name: str) -> None:
 def subject_of(trained: Trained, precision: Precision, device: torch.device) -> Subject:
     """A checkpoint's network on the device that it lies on."""
     return Subject(
-        _asking(trained.model, precision, device),
+        _asking(trained.model, precision, trained.recipe.train.tf32, device),
         trained.classes,
         preparation_of(trained.recipe),
         device,
@@ -67,6 +69,7 @@ def subject_of(trained: Trained, precision: Precision, device: torch.device) -> 
         trained.checkpoint,
         trained.recipe.model.name,
         trained.weights_sha256,
+        tf32=trained.recipe.train.tf32,
         in_threads=device.type == "cpu",
     )
 
@@ -76,7 +79,7 @@ def untrained_subject(recipe: Recipe, precision: Precision, device: torch.device
     torch.manual_seed(recipe.train.seed)
     model = build_model(**recipe.model.network()).to(device).eval().requires_grad_(False)
     return Subject(
-        _asking(model, precision, device),
+        _asking(model, precision, recipe.train.tf32, device),
         tuple(map(str, range(recipe.model.num_classes))),
         preparation_of(recipe),
         device,
@@ -86,15 +89,17 @@ def untrained_subject(recipe: Recipe, precision: Precision, device: torch.device
         Path(),
         recipe.model.name,
         "",
+        tf32=recipe.train.tf32,
         in_threads=device.type == "cpu",
     )
 
 
-def _asking(model: nn.Module, precision: Precision, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _asking(model: nn.Module, precision: Precision, tf32: bool, device: torch.device) -> Callable[[Tensor], Tensor]:
     # The loaders' images are channels_last; with weights to match nothing is copied on the way.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def logits(images: Tensor) -> Tensor:
+        allow_tf32(tf32)
         with autocast(precision, device):
             answer: Tensor = model(images)
         return answer.float()

@@ -18,7 +18,7 @@ from inceptionctl.export.forms import Opened
 from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.run import is_run
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
-from inceptionctl.train.precision import resolve_precision
+from inceptionctl.train.precision import allow_tf32, resolve_precision
 
 
 def open_any(path: Path, device: torch.device) -> tuple[Opened, Path]:
@@ -84,6 +84,7 @@ def _open_checkpoint(path: Path, device: torch.device) -> tuple[Opened, Path]:
 
     @torch.inference_mode()
     def logits(images: Tensor) -> Tensor:
+        allow_tf32(trained.recipe.train.tf32)
         result: Tensor = trained.model(images.to(device)).float().cpu()
         return result
 

@@ -95,6 +95,8 @@ class TrainSection(Section):
     """Seed of weights, sample order, augmentation and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 is autocast with fp32 weights; `auto` takes it where the processor computes it natively."""
+    tf32: bool = False
+    """Whether GPUs may compute fp32 products and convolutions in TF32, which is faster and rounds to 10 bits; without effect on CPUs."""
     zero_stage: Literal[0, 1] = 0
     """1: each rank holds a part of the optimizer's state (DeepSpeed's ZeRO), to save memory; may change from start to start."""
     channels_last: bool = True

@@ -52,6 +52,11 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
     return "".join(BARS[1 + round(7 * (value - low) / room)] if room else BARS[4] for value in means)
 
 
+def in_gigabytes(value: float) -> str:
+    """Bytes for people."""
+    return f"{value / 1e9:.2f} GB"
+
+
 def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
     """Pairs of name and value. `now` is the time here, in seconds since 1970."""
     last: Row = found.train_rows[-1] if found.train_rows else {}
@@ -67,7 +72,8 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
             ("clipped_share", "steps clipped", "{:.0%}".format),
             ("images_per_second", "speed", "{:,.1f} images/s".format),
             ("data_wait", "waits for data", "{:.1%} of the time".format),
-            ("peak_memory_bytes", "memory at most", lambda value: f"{value / 1e9:.2f} GB"),
+            ("peak_memory_bytes", "memory at most", in_gigabytes),
+            ("torch_peak_memory_bytes", "tensors at most", in_gigabytes),
             ("zero_share", "zeros before pool", "{:.1%}".format),
             ("bad_images", "bad images", "{:.0f}".format),
         )

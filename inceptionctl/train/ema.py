@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAverage:
     """Exponential moving average over parameters and batch-norm statistics, with TensorFlow's warm-up of the decay.
 
     Update number n (from 1) uses min(decay, (1 + n) / (10 + n)), so that the average soon forgets the random start. The
-    statistics are averaged too, as the original training code does. `num_updates` belongs into every checkpoint.
+    statistics are averaged too, as the original training code does. It starts from the initial weights, as TensorFlow's.
+
+    torch's AveragedModel copies the model at its first update, and keeps its counter in a tensor that it copies to the device once for
+    each kind of tensor and update: a wait for the device, where nothing else in a step waits.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
-        # Two changes to torch's class: it would copy at the first update (TensorFlow starts from the initial weights), and it
-        # would read its counter from the GPU at every update (a wait for the device).
-        self.averaged.n_averaged = torch.ones((), dtype=torch.long)
-        self.averaged.requires_grad_(False)
-        self.averaged.eval()
-
-    @property
-    def model(self) -> nn.Module:
+        self.num_updates = 0
+        """Updates so far; belongs into every checkpoint."""
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
         """The averaged network, in evaluation mode."""
-        return self.averaged.module
 
-    @property
-    def num_updates(self) -> int:
-        """Updates so far."""
-        return int(self.averaged.n_averaged) - 1
-
-    @num_updates.setter
-    def num_updates(self, number: int) -> None:
-        self.averaged.n_averaged.fill_(number + 1)
-
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights and statistics of `model` after an optimizer step."""
-        self.averaged.update_parameters(model)
+        """Take in the weights and statistics of `model` after an optimizer step. No wait for the device."""
+        self.num_updates += 1
+        own, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.model, model))
+        pairs = list(zip(own, theirs, strict=True))
+        averages, values = _columns(pair for pair in pairs if pair[0].is_floating_point())
+        torch._foreach_lerp_(averages, values, 1.0 - self.decay_at(self.num_updates))
+        counters, values = _columns(pair for pair in pairs if not pair[0].is_floating_point())  # of batches, one in each norm
+        if counters:
+            torch._foreach_copy_(counters, values)
 
     def decay_at(self, update: int) -> float:
         """Decay of update number `update` (from 1)."""
         return min(self.decay, (1 + update) / (10 + update))
 
-    @torch.no_grad()
-    def _average(self, averages: Tensors, values: Tensors, _number: Tensor | int) -> None:
-        weight = 1.0 - self.decay_at(self.num_updates + 1)
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, weight)
-        else:  # the counter of batches in each norm
-            torch._foreach_copy_(averages, values)
+
+def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    rows = list(pairs)
+    return [one for one, _ in rows], [other for _, other in rows]

@@ -33,7 +33,8 @@ def greet(job: Training, start: Start) -> None:
         f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)} validation images, {len(progress.classes)} classes"
     )
     layout = (", channels_last" if recipe.train.channels_last else "") + IN_WORDS[recipe.train.compile]
-    where = f"{job.device.type.upper()}, {job.precision}{layout}"
+    tf32 = ", TF32 for fp32" if recipe.train.tf32 and job.device.type == "cuda" else ""
+    where = f"{job.device.type.upper()}, {job.precision}{tf32}{layout}"
     zero = f", ZeRO stage {recipe.train.zero_stage}" if recipe.train.zero_stage else ""
     log.say(f"batch {job.batch.in_words()} on {where}{zero}")
     if recipe.train.compile != "none":
@@ -65,6 +66,7 @@ def environment(job: Training) -> dict[str, Any]:
         "compile": job.recipe.train.compile,
         "zero_stage": job.recipe.train.zero_stage,
         "precision": job.precision,
+        "tf32": job.recipe.train.tf32,
         "from_step": job.progress.step,
         "slurm": _slurm_job(),
     }

@@ -35,6 +35,7 @@ from inceptionctl.train.engine import Engine, on_rank_zero
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import training_loss
+from inceptionctl.train.memory import PeakMemory
 from inceptionctl.train.optim import compile_beside
 from inceptionctl.train.precision import Precision, autocast
 from inceptionctl.train.rollback import roll_back
@@ -80,6 +81,10 @@ class Training:
     loader: Callable[[Training], Batches]
     """Opens the batches from `progress` on: `train_loader`, but for `inceptionctl bench step`."""
 
+    def __post_init__(self) -> None:
+        # Of the whole start: a rollback begins other windows.
+        self.memory = PeakMemory(self.device)
+
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer steps of one pass over the images; not a whole number in general."""
@@ -124,6 +129,7 @@ def _train_on(job: Training) -> None:
         log=job.log,
         writer=job.writer,
         device=job.device,
+        memory=job.memory,
         epochs=recipe.train.epochs,
         bad=job.bad,
         data_root=job.train_set.root,

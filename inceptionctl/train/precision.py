@@ -1,7 +1,8 @@
-"""Which number format this machine computes fast in, and autocast for it."""
+"""Which number format this machine computes fast in, autocast for it, and whether fp32 may be TF32."""
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -27,3 +28,16 @@ def resolve_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.dev
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Convolutions and products in bfloat16, weights and statistics in fp32; nothing for fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let GPUs round the factors of fp32 products and convolutions to TF32 (10 bits of mantissa for 23), both or neither, from here on.
+
+    By itself torch takes convolutions for TF32 and products not, unless TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as in NVIDIA's containers.
+    """
+    # torch has two sets of flags for this, and raises where one is read after the other alone was set. The old one sets both but
+    # for cuDNN as a whole, which inductor's convolutions go by.
+    warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32", category=UserWarning)
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cudnn.fp32_precision = "tf32" if allowed else "ieee"

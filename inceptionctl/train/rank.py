@@ -47,7 +47,7 @@ from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training, train, train_loader
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.plan import disk_needed
-from inceptionctl.train.precision import resolve_precision
+from inceptionctl.train.precision import allow_tf32, resolve_precision
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, decide_start
@@ -225,6 +225,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
 def make_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> distributed.Engine:
     """The engine and the optimizer of a recipe around a network on its device, whose frozen weights are frozen already."""
     torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark
+    allow_tf32(recipe.train.tf32)
     return distributed.Engine(
         model,
         build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),

@@ -28,6 +28,7 @@ SCALARS = (
     "images_per_second",
     "data_wait",
     "peak_memory_bytes",
+    "torch_peak_memory_bytes",
     "bad_images",
     "rollbacks",
     "zero_share",

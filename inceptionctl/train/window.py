@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.health import Health, HealthWatch, largest_value, remedy
+from inceptionctl.train.memory import PeakMemory
 from inceptionctl.train.runlog import RunLog
 
 
@@ -42,6 +42,7 @@ class Window:
     log: RunLog
     writer: CheckpointWriter
     device: torch.device
+    memory: PeakMemory
     epochs: float
     bad: BadImages
     data_root: Path
@@ -168,7 +169,7 @@ class Window:
             "clipped_share": self._clipped_share,
             "images_per_second": self._speed,
             "data_wait": self._waited_share,
-            "peak_memory_bytes": _peak_memory(self.device),
+            **self.memory.numbers(),
             "bad_images": len(self.bad),
             "failed_saves": self.writer.num_failed,
             "rollbacks": len(self.progress.rollbacks),
@@ -203,13 +204,6 @@ class Window:
             left = (progress.total_steps - progress.step) * self.batch.global_batch_size / self._speed
             parts += [f"{self._speed:.0f} images/s", f"data wait {self._waited_share:.0%}", f"left {console.duration(left)}"]
         return "  ".join(parts)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Most bytes so far that this rank has had of its GPU, or of the host where it computes on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _is_finite(value: float | None) -> bool:

@@ -38,6 +38,7 @@ def write_rows(run: Run, *steps: int, seconds_a_step: float = 2.0) -> None:
             "loss": 3.0 - step / 100,
             "data_wait": 0.016,
             "peak_memory_bytes": 1_234_567_890,
+            "torch_peak_memory_bytes": 987_654_321,
         }
         for step in steps
     ]
@@ -61,7 +62,7 @@ def test_numbers_by_hand(run: Run) -> None:
     shown = dict(lines(found, now=1e9 + 40 + 7))
     assert shown["step"] == "20 of 50, epoch 0.40"
     assert (shown["loss"], shown["waits for data"], shown["last row"]) == ("2.8000", "1.6% of the time", "7 s ago")
-    assert shown["memory at most"] == "1.23 GB"
+    assert (shown["memory at most"], shown["tensors at most"]) == ("1.23 GB", "0.99 GB")
     assert shown["validation 20"] == "top-1 81.25%, top-5 12.50%"
 
 

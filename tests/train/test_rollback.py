@@ -20,7 +20,7 @@ from tests.commands import TINY, inceptionctl, kill_all, refused, rows, sets, st
 from tests.data.conftest import fill
 
 STEPS, BATCH, IMAGES = 16, 8, 160
-WATCHES = ("time", "images_per_second", "data_wait", "peak_memory_bytes")
+WATCHES = ("time", "images_per_second", "data_wait", "peak_memory_bytes", "torch_peak_memory_bytes")
 # A batch of nothing but black has no variance, and with this epsilon the gradient of its norms overflows; others never notice.
 SETTINGS = sets(
     *TINY,

@@ -24,6 +24,7 @@ def window(rank: int, size: int, micro: int) -> Window:
         progress=unused,
         engine=engine,
         health=unused,
+        memory=unused,
         log=unused,
         writer=unused,
         bad=unused,
