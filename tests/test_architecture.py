@@ -16,13 +16,16 @@ MAY_IMPORT = {
     "console": {"errors"},
     "cores": set(),
     "overhearing": set(),
+    "gpu_faults": {"errors"},
     "machine_code": {"errors"},
     "models": {"errors"},
     "recipe": {"errors", "models"},
     "run": {"errors", "recipe"},
     "launch": {"errors", "cores"},
     "data": {"errors", "pipelines", "cores", "overhearing", "machine_code"},
-    "train": {"errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores", "machine_code"},
+    "train": {
+        *("errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores", "machine_code", "gpu_faults")
+    },
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights", "overhearing"},
     "weights": {"errors", "models", "recipe", "run", "train"},

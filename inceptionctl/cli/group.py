@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault, InceptionctlError, ResumeLater
+from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
 
@@ -39,7 +40,7 @@ class ErrorGroup(TyperGroup):
         except Exception as error:
             if type(error).__module__.startswith(("click", "typer")):
                 raise  # usage errors, which Typer words itself
-            worded = _of_the_machine(error) if isinstance(error, OSError) and error.filename else _internal(error)
+            worded = _of_the_machine(error) or _internal(error)
             console.print_error(worded)
             raise typer.Exit(worded.exit_code) from None
 
@@ -51,8 +52,10 @@ def _say_how_to_go_on(stopped: ResumeLater) -> None:
             console.say(text)
 
 
-def _of_the_machine(error: OSError) -> EnvironmentFault:
-    return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+def _of_the_machine(error: Exception) -> EnvironmentFault | None:
+    if isinstance(error, OSError) and error.filename:
+        return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+    return gpu_fault(error)
 
 
 def _internal(error: Exception) -> InceptionctlError:

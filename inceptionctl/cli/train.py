@@ -71,10 +71,19 @@ def train(
 def _start_ranks(
     recipe: Recipe, gpus: int | None, cpu_ranks: int | None, output: Path | None, resume: str, port: int | None
 ) -> None:
-    from inceptionctl.launch.local import LocalRanks, check_port, choose_ranks, launch
+    from inceptionctl.launch.local import (
+        NO_GPU_IN_SPITE_OF_DRIVER,
+        LocalRanks,
+        check_port,
+        choose_ranks,
+        has_driver,
+        launch,
+    )
     from inceptionctl.train.start import decide_start
 
     ranks = choose_ranks(gpus, cpu_ranks)
+    if ranks.on_cpu and cpu_ranks is None and has_driver():
+        console.warn(NO_GPU_IN_SPITE_OF_DRIVER, "`inceptionctl doctor` says why; --cpu-ranks 1 if that is meant")
     if gpus is None and recipe.train.global_batch_size % ranks.size:
         fitting = max(size for size in range(1, ranks.size) if recipe.train.global_batch_size % size == 0)
         if not ranks.on_cpu:  # nobody named a number: take as many GPUs as can share the batch equally

@@ -51,7 +51,7 @@ def score(
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)
-    predicted, labels = [], []
+    predicted, labels, count = [], [], 0
     for batch in batches:
         with autocast(precision, device):
             logits = model(batch.images)
@@ -59,17 +59,17 @@ def score(
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = best == batch.labels[:, None]
         loss = functional.cross_entropy(logits, batch.labels, reduction="sum")
-        sums += torch.stack(
-            [loss.double(), hits[:, 0].sum().double(), hits.any(1).sum().double(), sums.new_tensor(len(batch.labels))]
-        )
+        sums[:3] += torch.stack([loss.double(), hits[:, 0].sum().double(), hits.any(1).sum().double()])
+        count += len(batch.labels)  # on the host: to send it to the GPU would be to wait for it
         predicted.append(best[:, 0])
         labels.append(batch.labels)
+    sums[3] = count
     if num_ranks > 1:
         dist.all_reduce(sums)
-    loss_sum, top1, top5, count = sums.tolist()
+    loss_sum, top1, top5, num_images = sums.tolist()
     empty = torch.empty(0, dtype=torch.long)
     return Scores(
-        int(count),
+        int(num_images),
         loss_sum,
         int(top1),
         int(top5),

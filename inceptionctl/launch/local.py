@@ -28,6 +28,10 @@ CPU_ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
 
+# What NVIDIA's driver shows; WSL has the last.
+DRIVER_NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
+NO_GPU_IN_SPITE_OF_DRIVER = "there is an NVIDIA driver here, but torch finds no GPU: this goes on on the CPU"
+
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_SAVE = 30.0
 ENDED = {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
@@ -66,9 +70,14 @@ def choose_ranks(gpus: int | None, cpu_ranks: int | None) -> LocalRanks:
     return LocalRanks(visible[:gpus], on_cpu=False)
 
 
+def has_driver() -> bool:
+    """Whether NVIDIA's driver is here."""
+    return any(Path(node).exists() for node in DRIVER_NODES)
+
+
 def visible_gpus() -> tuple[str, ...]:
     """Ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES spells them. Imports torch only where a driver is."""
-    if not any(Path(node).exists() for node in ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")):
+    if not has_driver():
         return ()
     import torch
 

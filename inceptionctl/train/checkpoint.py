@@ -100,8 +100,9 @@ def take_snapshot(
     }
     memory = into.tensors if into else {}
     copies = {file: _copied(tensors, memory.get(file, {})) for file, tensors in sources.items()}
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    device = next(model.parameters()).device
+    if device.type == "cuda":  # only now is in the copies what is to be written
+        torch.cuda.synchronize(device)
     return Snapshot(copies, asdict(progress))
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import Store
 
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
+from inceptionctl.gpu_faults import gpu_fault
 from inceptionctl.launch.world import World
 from inceptionctl.train.averaging import GradientAverage
 from inceptionctl.train.batch import BatchPlan
@@ -87,11 +89,12 @@ def connect(
     try:
         if world.size > 1:
             # Held until the process group has the same server: else that would end, and with it whoever has come to the group already.
-            store = meet(world, timeout)
+            store = meet(world, timeout, device.type)
             met(store)
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=patience, verbose=False)
     except (dist.DistError, RuntimeError) as error:
-        raise _connection_fault(world, error) from None
+        # DeepSpeed binds the process group to the rank's GPU, so that NCCL connects the ranks here.
+        raise gpu_fault(error, _named(world)) or _connection_fault(world, error) from None
 
 
 def _import_deepspeed() -> Any:
@@ -172,17 +175,28 @@ def _share(world: World, device: torch.device, value: dict[str, Any]) -> dict[st
     return shared
 
 
+# What gloo and NCCL say of a rank that has gone; NCCL's other errors are of this machine.
+LOST = (
+    "Connection closed by peer",
+    "closed by remote peer",
+    "Connection reset",
+    "Connection refused",
+    "Broken pipe",
+    "Timed out",
+    "gloo",
+    "ncclRemoteError",
+    "NCCL communicator was aborted",
+)
+
+
 @contextlib.contextmanager
 def collective_errors(world: World, heartbeat: Heartbeat) -> Iterator[None]:
-    """Word the error that a lost rank, or one that hangs, causes in the others."""
+    """Word the error that a lost rank, or one that hangs, causes in the others, and the faults of this rank's GPU."""
     try:
         yield
     except RuntimeError as error:
         text = str(error)
-        if any(
-            sign in text
-            for sign in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "gloo")
-        ):
+        if any(sign in text for sign in LOST):
             # The first one that gives up closes its connections, which ends the calls of those who waited with it.
             if "Timed out" in text or heartbeat.has_waited_too_long():
                 raise heartbeat.fault() from None
@@ -190,7 +204,14 @@ def collective_errors(world: World, heartbeat: Heartbeat) -> Iterator[None]:
                 f"rank {world.rank} lost another rank: {text.splitlines()[0][:160]}",
                 "the message of the rank that failed first stands above; the same command goes on from the last checkpoint",
             ) from None
+        fault = gpu_fault(error, _named(world))
+        if fault:
+            raise fault from None
         raise
+
+
+def _named(world: World) -> str:
+    return f"rank {world.rank} ({socket.gethostname()})"
 
 
 class Engine:

@@ -15,10 +15,11 @@ from inceptionctl.errors import EnvironmentFault
 from inceptionctl.launch.world import World
 
 
-def meet(world: World, timeout: timedelta) -> Store:
-    """Wait for all ranks to sign in; the store, with a sign of life of each (train/heartbeat.py).
+def meet(world: World, timeout: timedelta, device: str) -> Store:
+    """Wait for all ranks to sign in; the store, with a sign of life of each (train/heartbeat.py). `device` is this one's: cpu or cuda.
 
-    Raises EnvironmentFault that names those who do not come in time, and torch's DistError where there is no way to the store.
+    Raises EnvironmentFault that names those who do not come in time, or have another kind of device, and torch's DistError where there
+    is no way to the store.
     """
     server = TCPStore(
         world.master_address,
@@ -31,6 +32,8 @@ def meet(world: World, timeout: timedelta) -> Store:
     )
     # torchrun's store outlives a failed attempt.
     store = PrefixStore(f"inceptionctl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+    # First, so that it is there for all who find the sign.
+    store.set(f"device/{world.rank}", f"{device} {socket.gethostname()}")
     store.set(key_of(world.rank), sign_of_life(0, 0, "starts", 0.0))
     keys = [key_of(rank) for rank in range(world.size)]
     try:
@@ -43,7 +46,20 @@ def meet(world: World, timeout: timedelta) -> Store:
             f" ({world.size - len(missing)} of {world.size} are there)",
             "see that every rank was started, and that its host reaches this address",
         ) from None
+    _check_devices(store, world)
     return store
+
+
+def _check_devices(store: Store, world: World) -> None:
+    """A rank that finds no GPU would take the CPU and gloo, and wait for those that have taken NCCL until the time is up."""
+    told = [text.decode().split(" ", 1) for text in store.multi_get([f"device/{rank}" for rank in range(world.size)])]
+    without = [f"rank {rank} ({host})" for rank, (device, host) in enumerate(told) if device == "cpu"]
+    if 0 < len(without) < world.size:
+        more = f" and {len(without) - 4} more" if len(without) > 4 else ""
+        raise EnvironmentFault(
+            f"no GPU for {', '.join(without[:4])}{more}, while the other ranks have one",
+            "`inceptionctl doctor` on that host says why; without that host, or with DS_ACCELERATOR=cpu everywhere, the run goes on",
+        )
 
 
 def choose_interface(world: World) -> None:

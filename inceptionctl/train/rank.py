@@ -23,6 +23,7 @@ from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_data
 from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError, ResumeLater
+from inceptionctl.launch.local import NO_GPU_IN_SPITE_OF_DRIVER, has_driver
 from inceptionctl.launch.milestones import passed
 from inceptionctl.launch.signals import RankSignals
 from inceptionctl.launch.world import World
@@ -99,9 +100,14 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
 def claim_machine(world: World) -> Machine:
     """Take this rank's GPU, or its share of the CPU. Raises EnvironmentFault when there are more local ranks than GPUs."""
     cores = _cores_of_this_rank(world)
+    # Of a rank on a GPU too: each would start as many threads as the machine has cores.
+    torch.set_num_threads(_wished_threads() or cores)
     # The command that starts ranks on the CPU says so: on a machine with GPUs DeepSpeed's launcher would show them to us.
-    if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
-        torch.set_num_threads(_wished_threads() or cores)
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return Machine(torch.device("cpu"), cores)
+    if not torch.cuda.is_available():
+        if world.rank == 0 and has_driver():
+            console.warn(NO_GPU_IN_SPITE_OF_DRIVER, "`inceptionctl doctor` says why; under srun ask for GPUs (--gpus-per-node)")
         return Machine(torch.device("cpu"), cores)
     # srun --gpus-per-task shows each rank one GPU, which is number 0 for it whatever its local rank.
     index = 0 if torch.cuda.device_count() == 1 else world.local_rank

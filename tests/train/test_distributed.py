@@ -164,3 +164,23 @@ def test_two_ranks_share_gradients_statistics_and_errors(tmp_path: Path) -> None
     # DeepSpeed's own group, in which gradients go round, waits for as long as ours.
     assert all("waits [77.0, 77.0]" in output for output, _ in outputs)
     assert "{'from': 0}" in outputs[1][0] and "DataError 3" in outputs[0][0] and "RelayedError 3" in outputs[1][0]
+
+
+def test_a_gpu_that_torch_does_not_find_is_no_silent_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from inceptionctl.train.rank import claim_machine
+
+    if torch.cuda.is_available():
+        pytest.skip("torch finds a GPU here")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    world, threads = World(0, 1, 0, 1, "127.0.0.1", 29500), torch.get_num_threads()
+    assert claim_machine(world).device.type == "cpu" and capsys.readouterr().err == ""
+    monkeypatch.setattr("inceptionctl.launch.local.DRIVER_NODES", (str(tmp_path),))
+    assert claim_machine(world).device.type == "cpu"
+    assert "torch finds no GPU" in capsys.readouterr().err
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert claim_machine(world).device.type == "cpu" and capsys.readouterr().err == ""
+    torch.set_num_threads(threads)

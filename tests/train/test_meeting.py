@@ -1,0 +1,32 @@
+"""Ranks that meet, in threads of one process, through a real store."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from inceptionctl.errors import EnvironmentFault
+from inceptionctl.launch.local import free_port
+from inceptionctl.launch.world import World
+from inceptionctl.train.meeting import key_of, meet
+
+
+def met(devices: tuple[str, ...]) -> list[object]:
+    """What each rank gets: the store, or the error."""
+    port, size = free_port(), len(devices)
+    worlds = [World(rank, size, rank, size, "127.0.0.1", port) for rank in range(size)]
+    with ThreadPoolExecutor(size) as pool:
+        ranks = [pool.submit(meet, *pair) for pair in zip(worlds, [timedelta(seconds=60)] * size, devices, strict=True)]
+    return [rank.exception() or rank.result() for rank in ranks]
+
+
+def test_a_rank_without_a_gpu_is_named_before_anybody_waits_for_it() -> None:
+    for error in met(("cuda", "cpu", "cuda")):
+        assert isinstance(error, EnvironmentFault)
+        assert error.message.startswith("no GPU for rank 1 (") and error.message.endswith("while the other ranks have one")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ranks_of_one_kind_meet(device: str) -> None:
+    for store in met((device, device)):
+        assert store.check([key_of(0), key_of(1)])  # type: ignore[attr-defined]
