@@ -14,6 +14,8 @@ from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault, InceptionctlError, ResumeLater
 
 INTERRUPTED = 130
+_NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CPU's
+_SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `nvidia-smi` and `free -h` show who else has memory"
 
 
 class ErrorGroup(TyperGroup):
@@ -39,7 +41,7 @@ class ErrorGroup(TyperGroup):
         except Exception as error:
             if type(error).__module__.startswith(("click", "typer")):
                 raise  # usage errors, which Typer words itself
-            worded = _of_the_machine(error) if isinstance(error, OSError) and error.filename else _internal(error)
+            worded = _of_the_machine(error) or _internal(error)
             console.print_error(worded)
             raise typer.Exit(worded.exit_code) from None
 
@@ -51,8 +53,15 @@ def _say_how_to_go_on(stopped: ResumeLater) -> None:
             console.say(text)
 
 
-def _of_the_machine(error: OSError) -> EnvironmentFault:
-    return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+def _of_the_machine(error: Exception) -> EnvironmentFault | None:
+    """What no line of ours foresaw, though it is no bug: a file that fails, memory that has run out."""
+    if isinstance(error, OSError) and error.filename:
+        return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+    # torch's own error is known by its name: a command that has not loaded torch need not load it for this.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_HOST_MEMORY in str(error):
+        said = str(error).strip().partition("\n")[0] or "the host has no more"
+        return EnvironmentFault(f"memory has run out: {said}", _SMALLER)
+    return None
 
 
 def _internal(error: Exception) -> InceptionctlError:
