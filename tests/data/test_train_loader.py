@@ -43,6 +43,7 @@ def loader(dataset: ImageSet, **changes: Any) -> TrainLoader:
         "num_threads": 2,
         "device_id": None,
         "decode": "cpu",
+        "decode_roi": True,
     }
     return TrainLoader(dataset, **{**options, **changes})
 
