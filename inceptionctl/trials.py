@@ -136,8 +136,8 @@ def decoding_once(decode: str, way: str) -> str:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         _write_photographs(Path(folder, "train", "a"))
         split = open_split(Path(folder), "train")
-        ways: tuple[tuple[Any, bool, int | None], ...] = (("cpu", True, None), (decode, way == "roi", 0 if on_gpu else None))
-        loaders = [TrainLoader(split, decode=by, decode_roi=roi, device_id=gpu, **options) for by, roi, gpu in ways]
+        places: tuple[tuple[Any, int | None], ...] = (("cpu", None), (decode, 0 if on_gpu else None))
+        loaders = [TrainLoader(split, decode=by, decode_roi=way == "roi", device_id=gpu, **options) for by, gpu in places]
         for loader in loaders:
             stack.callback(loader.close)
         here, there = (_under_load(loader, work) for loader in loaders)

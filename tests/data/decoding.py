@@ -1,6 +1,6 @@
 """JPEGs of every kind, and what the training's loader makes of them: the work of a child process, since a GPU's decoder may end it.
 
-python -m tests.data.decoding ROOT FILE cpu|mixed roi|whole CHANGES
+python -m tests.data.decoding ROOT FILE cpu|mixed roi|whole|evaluation CHANGES
 
 CHANGES is a name in it. The child uses a GPU where there is one.
 """
@@ -19,7 +19,9 @@ from PIL import Image
 
 from inceptionctl.data.augment import Augmentation
 from inceptionctl.data.dataset import open_split
+from inceptionctl.trials import _under_load
 from tests.data.conftest import photo
+from tests.data.test_eval_loader import loader as eval_loader
 from tests.data.test_odd_images import cmyk_jpeg, encoded, oriented
 from tests.data.test_train_loader import EVERYTHING, NOTHING, loader
 
@@ -53,11 +55,17 @@ def jpegs() -> dict[str, bytes]:
 
 
 def made(root: Path, decode: str, roi: bool, changes: Augmentation, device_id: int | None = None) -> NDArray[np.float32]:
-    """Two epochs of batches of eight: [places, 3, 40, 40]."""
+    """Two epochs of batches of eight: [places, 3, 40, 40]. A GPU has other work between them, as in a training."""
     dataset = open_split(root, "train")
     num_steps = -(-2 * len(dataset) // 8)
     options = {"decode": decode, "decode_roi": roi, "device_id": device_id}
     batches = loader(dataset, augmentation=changes, global_batch_size=8, micro_batch_size=8, num_steps=num_steps, **options)
+    return _under_load(batches, None if device_id is None else torch.ones(4096, 4096, device="cuda")).numpy()
+
+
+def evaluated(root: Path, decode: str, device_id: int | None = None) -> NDArray[np.float32]:
+    """Every image once, as an evaluation prepares it: [images, 3, 40, 40]."""
+    batches = eval_loader(open_split(root, "train"), batch_size=8, decode=decode, device_id=device_id)
     return torch.cat([batch.images.cpu() for batch in batches]).numpy()
 
 
@@ -73,4 +81,7 @@ def made_by_a_child(root: Path, file: Path, decode: str, way: str, changes: str)
 if __name__ == "__main__":
     _, place, target, decoder, way, name = sys.argv
     gpu = 0 if torch.cuda.is_available() else None
-    np.save(target, made(Path(place), decoder, way == "roi", CHANGES[name], gpu))
+    root = Path(place)
+    np.save(
+        target, evaluated(root, decoder, gpu) if way == "evaluation" else made(root, decoder, way == "roi", CHANGES[name], gpu)
+    )

@@ -13,7 +13,7 @@ from nvidia.dali import Pipeline, fn, types
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import open_split
 from pipelines.decoding import whole_image
-from tests.data.decoding import CHANGES, jpegs, made, made_by_a_child
+from tests.data.decoding import CHANGES, evaluated, jpegs, made, made_by_a_child
 from tests.data.test_train_loader import loader
 
 LEVEL = 2.0 / 255.0
@@ -91,3 +91,9 @@ def apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> None:
 def test_a_gpu_makes_the_pixels_of_a_cpu(folder: Path, tmp_path: Path, decode: str, way: str, changes: str) -> None:
     here = made(folder, "cpu", True, CHANGES[changes])
     apart(made_by_a_child(folder, tmp_path / "pixels.npy", decode, way, changes), here)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decode", ["cpu", "mixed"])
+def test_an_evaluation_on_a_gpu_sees_the_pixels_of_a_cpu(folder: Path, tmp_path: Path, decode: str) -> None:
+    apart(made_by_a_child(folder, tmp_path / "pixels.npy", decode, "evaluation", "plain"), evaluated(folder, "cpu"))

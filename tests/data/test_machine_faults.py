@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from PIL import Image
 
 from inceptionctl.data import trial
 from inceptionctl.data.bad_images import BadImages
+from inceptionctl.data.imageset import Span
 from inceptionctl.data.machine_faults import machine_fault
+from inceptionctl.data.probing import FileProbe
 from inceptionctl.data.stream import Stream
 from inceptionctl.errors import EnvironmentFault
 from tests.data.conftest import fill
@@ -188,3 +192,15 @@ def test_a_host_without_memory(tmp_path: Path, room: int) -> None:
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path), str(room)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert said.stdout.startswith("EnvironmentFault 0 the host's memory has run out"), said
+
+
+def test_a_check_blames_no_image_for_it(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 1, seed=0)
+    Image.fromarray(np.zeros((LARGE, LARGE, 3), np.uint8)).save(tmp_path / "large.jpg", quality=30)
+    with closing(FileProbe(num_threads=1)) as probe:
+        assert probe.look_into([Span(bytes(tmp_path / "a/000.jpg"))])[0].reason is None
+        assert probe._child is not None
+        used = int(Path(f"/proc/{probe._child.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(probe._child.pid, resource.RLIMIT_AS, (used + 100_000_000,) * 2)
+        with pytest.raises(EnvironmentFault, match="the host's memory has run out"):
+            probe.look_into([Span(bytes(tmp_path / "large.jpg"))])
