@@ -20,13 +20,13 @@ def whole_image(encoded: Any, *, device: str, exif_orientation: bool, expected_p
 def part_of_image(encoded: Any, anchor: Any, shape: Any, *, device: str, exif_orientation: bool) -> Any:
     """Only the part at `anchor` [y, x] of `shape` [height, width] (int32, px of the upright image) is decoded.
 
-    On a GPU this may end the process or fail: nvImageCodec 0.9.0, github.com/NVIDIA/nvImageCodec/issues/55. A
-    hardware decoder never does it.
+    On a GPU this may fail or end the process: nvImageCodec 0.9.0, github.com/NVIDIA/nvImageCodec/issues/55. Hardware decoders
+    have no part in it.
     """
     return fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], **_options(device, exif_orientation))
 
 
 def _options(device: str, exif_orientation: bool) -> dict[str, Any]:
-    # The CPU's decoder always interpolates chroma; nvJPEG repeats it unless it is asked. The CPU's does not look at this.
-    fancy = {"jpeg_fancy_upsampling": True}
-    return {"device": device, "output_type": types.RGB, "adjust_orientation": exif_orientation, **fancy}
+    # The CPU's decoder always interpolates chroma, whatever it is told; nvJPEG repeats it unless it is asked.
+    asked = {"jpeg_fancy_upsampling": True}
+    return {"device": device, "output_type": types.RGB, "adjust_orientation": exif_orientation, **asked}
