@@ -6,35 +6,30 @@ finding, not the end.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import operator
 import os
 import platform
 import re
 import resource
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import inceptionctl
 from inceptionctl.console import size
 from inceptionctl.cores import cgroup_cores
 from inceptionctl.errors import InceptionctlError
 from inceptionctl.launch.local import free_port
+from inceptionctl.trials import tried
 
 FREE_DISK_BYTES = 5e9
 SHARED_MEMORY_BYTES = 1e9
 OPEN_FILES = 4096
-# Imports from a cold network disk take half a minute; what has not answered after two does not answer.
-TRIAL_SECONDS = 120.0
 
 State = Literal["ok", "warn", "fail"]
 
@@ -274,7 +269,7 @@ def precision() -> list[Finding]:
 
 
 def dali() -> list[Finding]:
-    """DALI decodes a JPEG on the CPU, and on the GPU where there is one."""
+    """DALI decodes a JPEG on the CPU."""
     return [_trial("dali")]
 
 
@@ -283,41 +278,22 @@ def deepspeed() -> list[Finding]:
     return [_trial("deepspeed")]
 
 
+def gpu_decoding(decode: str = "mixed") -> list[Finding]:
+    """Whether JPEGs can be decoded on the GPU, whole and only in part: on some cards nvImageCodec 0.9 crashes in the second."""
+    import torch
+
+    if decode == "mixed" and not torch.cuda.is_available():
+        return [Finding("gpu decoding", "ok", "no GPU: images are decoded on the CPU")]
+    whole, crop = (tried("decoding", decode, way) for way in ("whole", "roi"))
+    found = f"whole images (data.decode: mixed): {whole.said}; crops alone (mixed_roi): {crop.said}"
+    if whole.works:
+        return [Finding("gpu decoding", "ok", found)]
+    return [Finding("gpu decoding", "fail", found, f"set data.decode to {'mixed_roi or cpu' if crop.works else 'cpu'}")]
+
+
 def _trial(name: str) -> Finding:
-    # -P as the launcher of the ranks has it: the working directory is not searched for packages.
-    command = [sys.executable, "-P", "-m", "inceptionctl.trials", name]
-    title, hint = f"{name} runs", f"the whole traceback: {' '.join(command)}"
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            printed, complaints = process.communicate(timeout=TRIAL_SECONDS)
-        except BaseException as reason:
-            # The whole session goes: a grandchild that keeps the pipe open would keep the doctor waiting.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(reason, subprocess.TimeoutExpired):
-                return Finding(
-                    title,
-                    "fail",
-                    f"no answer after {TRIAL_SECONDS:g} s",
-                    f"Ctrl-C in it shows where it waits: {' '.join(command)}",
-                )
-            raise
-    if process.returncode < 0:
-        return Finding(title, "fail", f"ended by {signal.Signals(-process.returncode).name}", hint)
-    if process.returncode > 0:
-        return Finding(title, "fail", _last_error(complaints) or f"exit code {process.returncode} without a word", hint)
-    # Libraries may print before it, and while they are unloaded.
-    answer: dict[str, Any] = json.loads([line for line in printed.splitlines() if line.startswith('{"')][-1])
-    return Finding(title, "fail" if "error" in answer else "ok", answer.get("error") or answer["found"], answer.get("hint"))
-
-
-def _last_error(complaints: str) -> str:
-    """The line that names the last exception; messages of C++ go on below theirs with addresses of frames."""
-    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
-    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Fault|Exit)\b", line)]
-    return (named or lines or [""])[-1]
+    outcome = tried(name)
+    return Finding(f"{name} runs", "ok" if outcome.works else "fail", outcome.said, outcome.hint)
 
 
 # ---- what the operating system grants
@@ -392,6 +368,7 @@ CHECKS: tuple[Check, ...] = (
     cpu,
     precision,
     dali,
+    gpu_decoding,
     deepspeed,
     disk,
     shared_memory,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from nvidia.dali import Pipeline, fn, types
 
+from pipelines.decoding import whole_image
+
 
 def headers(*, batch_size: int, num_threads: int, exif_orientation: bool = True) -> Pipeline:
     """Read only headers; run with `encoded=[uint8 arrays]`, gives int64 [height, width, channels] a file. Decodes nothing."""
@@ -19,8 +21,7 @@ def images(*, batch_size: int, num_threads: int, exif_orientation: bool = True) 
     pipe = _empty(batch_size, num_threads)
     with pipe:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8)
-        decoded = fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=exif_orientation)
-        pipe.set_outputs(decoded.shape())
+        pipe.set_outputs(whole_image(encoded, device="cpu", exif_orientation=exif_orientation).shape())
     return pipe
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from nvidia.dali import Pipeline, fn, types
 
+from pipelines.decoding import whole_image
 from pipelines.limits import refused_above
 
 
@@ -20,8 +21,7 @@ def whole_images(
     encoded, label = fn.external_source(source=source, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT64])
     sides = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)[:2]
     encoded = refused_above(most_pixels, encoded, sides)
-    # The whole image, then the crop: on a CPU decoding only a part gives the same pixels, other decoders do not promise it.
-    image = fn.decoders.image(encoded, device=decode, output_type=types.RGB, adjust_orientation=exif_orientation)
+    image = whole_image(encoded, device=decode, exif_orientation=exif_orientation)
     if device_id is not None:
         image, label = image.gpu(), label.gpu()
     return image, sides, label

@@ -77,7 +77,11 @@ def data(
             progress=progress,
         )
     measured = {"recipe": recipe, "settings": settings or [], "images": images, "threads": options["num_threads"]}
-    kinds = {"decode": options["decode"], "values": str(options["dtype"]).removeprefix("torch.")}
+    kinds = {
+        "decode": options["decode"],
+        "decode_roi": options["decode_roi"],
+        "values": str(options["dtype"]).removeprefix("torch."),
+    }
     result = {"bench": "data", **about, **measured, **kinds, "left_out": left_out}
     tell(result, figures, output, as_json)
 

@@ -15,6 +15,8 @@ from inceptionctl.errors import EnvironmentFault, InceptionctlError, ResumeLater
 from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
+_NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CPU's
+_SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what others have"
 
 
 class ErrorGroup(TyperGroup):
@@ -53,8 +55,13 @@ def _say_how_to_go_on(stopped: ResumeLater) -> None:
 
 
 def _of_the_machine(error: Exception) -> EnvironmentFault | None:
+    """What no line of ours foresaw, though it is no bug: a file that fails, memory that has run out, a GPU."""
     if isinstance(error, OSError) and error.filename:
         return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+    if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
+        said = str(error).strip().partition("
+")[0] or "the host has no more"
+        return EnvironmentFault(f"memory has run out: {said}", _SMALLER)
     return gpu_fault(error)
 
 

@@ -174,8 +174,8 @@ def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> None:
     from inceptionctl.train.batch import plan_batch
 
     plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
-    if recipe.data.decode == "mixed" and on_cpu:
-        raise RecipeError("data.decode is `mixed`, but the ranks have no GPU", "set data.decode to auto or cpu")
+    if recipe.data.decodes_on_gpu and on_cpu:
+        raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
     if root.exists():
         open_data(root, recipe.model.num_classes, **recipe.data.sources(root))

@@ -112,8 +112,8 @@ def check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
     from inceptionctl.train.batch import plan_batch
 
     plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
-    if recipe.data.decode == "mixed" and ranks.on_cpu:
-        raise EnvironmentFault("data.decode is `mixed`, but there is no GPU", "set data.decode to auto or cpu")
+    if recipe.data.decodes_on_gpu and ranks.on_cpu:
+        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
     open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
 

@@ -47,7 +47,10 @@ class TrainLoader:
     image after it in the data set that can (label and all, with the place's own draws): the same for everyone who gets to the place.
 
     `device_id` None keeps everything on the CPU, where data/finishing.py takes the last steps. Raises ValueError when the batch
-    does not split, and, while iterating, DataError that names the files when more are bad than `bad` bears (none by default).
+    does not split, and, while iterating, DataError that names the files when more are bad than `bad` bears (none by default), and
+    EnvironmentFault when the machine fails: its GPU, or its memory.
+
+    With `decode_roi` only the crop of an image is decoded, else all of it: the same pixels on a CPU, where the first is faster.
 
     `dtype` float32, or on a CPU bfloat16: what a network under autocast makes of its input anyway, in half the memory.
 
@@ -71,6 +74,7 @@ class TrainLoader:
         num_threads: int,
         device_id: int | None,
         decode: Decode,
+        decode_roi: bool,
         skipped: Sequence[tuple[int, int]] = (),
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
@@ -113,6 +117,7 @@ class TrainLoader:
                 num_threads=threads,
                 device_id=device_id,
                 decode=decode,
+                decode_roi=decode_roi,
                 resize_filters=augmentation.resize_filters,
                 horizontal_flip=self._in_graph.horizontal_flip > 0.0,
                 vertical_flip=self._in_graph.vertical_flip > 0.0,

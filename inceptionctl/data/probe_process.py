@@ -3,7 +3,8 @@
     python -m inceptionctl.data.probe_process NUM_THREADS EXIF_ORIENTATION
 
 A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer holds the
-fields of `findings.Finding` of one image.
+fields of `findings.Finding` of one image. When the machine fails, the line is an object with the `message` and `hint` of an
+EnvironmentFault instead.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import numpy as np
 from inceptionctl.data import reasons
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
+from inceptionctl.data.machine_faults import machine_fault
 from inceptionctl.data.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
-from inceptionctl.errors import DataError
+from inceptionctl.errors import DataError, EnvironmentFault
 
 _GRAPHS = {"headers": headers, "images": images}
 _MOST_FILES_AT_ONCE = 64
@@ -124,6 +126,9 @@ class Decoder:
             (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])
         except (RuntimeError, MemoryError) as fault:
             del self._pipes[graph]
+            of_machine = machine_fault(fault, self._printed())
+            if of_machine:
+                raise of_machine from fault
             return None, reasons.in_words(self._printed(), str(fault))
         return np.array(shapes.as_tensor())[:, :2].tolist(), reasons.noise_words(self._printed())
 
@@ -191,7 +196,11 @@ def main() -> None:
                 Span(os.fsencode(path), offset, length, os.fsencode(member))
                 for path, member, offset, length in json.loads(line)
             ]
-            answers.write(json.dumps(decoder.answers(places)) + "\n")
+            try:
+                answer: Any = decoder.answers(places)
+            except EnvironmentFault as fault:
+                answer = {"message": fault.message, "hint": fault.hint}
+            answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
 

@@ -29,7 +29,7 @@ Answer = dict[str, Any]
 class FileProbe:
     """Decodes images for the sake of knowing whether that works. Holds a child process: use it in `contextlib.closing`.
 
-    Raises EnvironmentFault when the child cannot be started; never on account of a file.
+    Raises EnvironmentFault when the child cannot be started or the machine's memory has run out; never on account of a file.
     """
 
     def __init__(self, num_threads: int, exif_orientation: bool = True) -> None:
@@ -62,7 +62,9 @@ class FileProbe:
         except BrokenPipeError:
             line = ""
         if line:
-            answers: list[Answer] = json.loads(line)
+            answers: list[Answer] | dict[str, str] = json.loads(line)
+            if isinstance(answers, dict):
+                raise EnvironmentFault(**answers)
             return answers
         self.close()
         return None

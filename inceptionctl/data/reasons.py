@@ -160,7 +160,7 @@ def fault_of(reason: str) -> str:
 
 def essence(raised: str) -> str:
     """The sentence of a DALI exception that says what happened, without its account of the graph."""
-    text = raised.partition("encountered:")[2] or raised
+    text = (raised.partition("encountered:")[2] or raised).partition("Stacktrace (")[0]
     kept = [
         line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("Current pipeline", "C++ context"))
     ]

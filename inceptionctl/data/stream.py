@@ -17,6 +17,7 @@ from torch.utils.dlpack import from_dlpack
 from inceptionctl.data import reasons
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.machine_faults import machine_fault
 from inceptionctl.data.reading import Encoded, ReadAhead
 from inceptionctl.data.trial import Trial
 from inceptionctl.errors import DataError, EnvironmentFault
@@ -53,7 +54,8 @@ class _Fed:
 class Stream:
     """Feeds one pipeline from an iterator of (indices, inputs after image and label) and knows which images are inside it.
 
-    When the pipeline raises, the images inside it are tried one by one, and a new pipeline goes on from there without the bad ones.
+    When the pipeline raises, the images inside it are tried one by one, and a new pipeline goes on from there without the bad ones;
+    unless it is the machine that failed, for which no image is blamed: that is an EnvironmentFault.
     """
 
     def __init__(
@@ -117,28 +119,31 @@ class Stream:
         return iter(self._run, None)  # StopIteration of the pipeline ends it
 
     def _run(self) -> tuple[Any, ...]:
-        while self._pipe is not None:
-            try:
-                outputs: tuple[Any, ...] = self._pipe.run(self._consumer())
-                self._in_flight.popleft()
-                self._failed_for_no_reason = False
-                return outputs
-            except RuntimeError as fault:
-                self._pipe = None
-                self._recover(fault)
-            except BaseException:  # the end, or too many bad images
-                self.close()
-                raise
-        raise StopIteration
+        try:
+            while self._pipe is not None:
+                try:
+                    outputs: tuple[Any, ...] = self._pipe.run(self._consumer())
+                    self._in_flight.popleft()
+                    self._failed_for_no_reason = False
+                    return outputs
+                except (RuntimeError, MemoryError) as fault:
+                    self._pipe = None
+                    self._recover(fault)
+            raise StopIteration
+        except BaseException:  # the end, too many bad images, or the machine's fault
+            self.close()
+            raise
 
-    def _recover(self, fault: RuntimeError) -> None:
+    def _recover(self, fault: RuntimeError | MemoryError) -> None:
         """Find the bad images among those that are inside the pipeline, and build it anew to go on with the others."""
+        of_machine = machine_fault(fault)
+        if of_machine:
+            raise of_machine from fault
         batches, self._in_flight = list(self._in_flight), deque()
         found = [self._without_bad(fed, range(len(fed.index))) for fed in batches]
         if all(one is other for one, other in zip(batches, found, strict=True)):
             # Perhaps it was the machine's fault and has passed; twice on end it has not.
             if self._failed_for_no_reason:
-                self.close()
                 raise EnvironmentFault(
                     f"the image pipeline failed, though every file in it decodes alone: {reasons.essence(str(fault))}",
                     "memory may have run out: lower train.micro_batch_size or data.num_threads",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inceptionctl.data import reasons
+from inceptionctl.data.machine_faults import machine_fault
 from inceptionctl.overhearing import overheard
 
 Feed = tuple[Any, ...]
@@ -26,7 +27,10 @@ class Trial:
         self._pipe: Any = None
 
     def fault(self, feed: Feed) -> str | None:
-        """Why the graph does not take a batch of one image, in words; None when it does."""
+        """Why the graph does not take a batch of one image, in words; None when it does.
+
+        Raises EnvironmentFault when the machine failed: the next image would fare no better.
+        """
         self._pipe = self._pipe or self._build(lambda: self._next.popleft())
         self._next.append(feed)
         with overheard() as printed:  # decoders say more there than DALI does
@@ -35,5 +39,8 @@ class Trial:
             except (RuntimeError, MemoryError) as fault:
                 self._pipe = None
                 self._next.clear()
+                of_machine = machine_fault(fault, printed())
+                if of_machine:
+                    raise of_machine from fault
                 return reasons.in_words(printed(), str(fault))
         return None

@@ -77,8 +77,8 @@ class DataSection(Section):
     """The same for the validation images."""
     exclusions: str | None = None
     """File with images to leave out, a name a line below `root`; `inceptionctl data check ROOT --write-exclusions FILE` writes one."""
-    decode: Literal["auto", "cpu", "mixed"] = "auto"
-    """Where JPEGs are decoded: `mixed` is the GPU's decoder; `auto` takes it where there is a GPU."""
+    decode: Literal["auto", "cpu", "mixed", "mixed_roi"] = "auto"
+    """Where JPEGs are decoded: `mixed` on the GPU, `mixed_roi` there too but only the crop; `auto` is `mixed` where there is a GPU."""
     exif_orientation: bool = True
     """Turn photographs upright as their EXIF data say; TF-slim ignores EXIF."""
     num_threads: int | None = Field(default=None, ge=1)
@@ -93,6 +93,11 @@ class DataSection(Section):
     """Divisor of R, G and B after that."""
     augment: AugmentSection = AugmentSection()
     """Random changes of training images."""
+
+    @property
+    def decodes_on_gpu(self) -> bool:
+        """Whether `decode` asks for a GPU, wherever it runs."""
+        return self.decode.startswith("mixed")
 
     @property
     def root_path(self) -> Path:

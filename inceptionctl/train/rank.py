@@ -272,9 +272,9 @@ def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -
 def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     """Arguments that every loader of this rank shares."""
     on_gpu = machine.device.type == "cuda"
-    decode = recipe.data.decode if recipe.data.decode != "auto" else ("mixed" if on_gpu else "cpu")
-    if decode == "mixed" and not on_gpu:
-        raise EnvironmentFault("data.decode is `mixed`, but there is no GPU", "set data.decode to auto or cpu")
+    if recipe.data.decodes_on_gpu and not on_gpu:
+        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
+    decode = "mixed" if on_gpu and recipe.data.decode != "cpu" else "cpu"
     half = not on_gpu and resolve_precision(recipe.train.precision, machine.device) == "bf16"
     return {
         "input_px": recipe.model.input_px,
@@ -285,6 +285,7 @@ def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
         "num_threads": recipe.data.num_threads or machine.num_threads,
         "device_id": machine.device.index if on_gpu else None,
         "decode": decode,
+        "decode_roi": decode == "cpu" or recipe.data.decode == "mixed_roi",
         "dtype": torch.bfloat16 if half else torch.float32,
         "seconds_to_read": recipe.data.read_timeout_seconds,
     }

@@ -92,9 +92,10 @@ def test_a_port_in_use(root: Path, tmp_path: Path) -> None:
         refused(result, 4, f"127.0.0.1:{port} is in use", "MASTER_PORT")
 
 
-def test_mixed_decoding_without_a_gpu(root: Path, tmp_path: Path) -> None:
-    settings = (f"data.root={root}", "data.decode=mixed")
-    refused(train(tmp_path, "--cpu-ranks", "1", settings=settings), 4, "data.decode is `mixed`", "auto or cpu")
+@pytest.mark.parametrize("decode", ["mixed", "mixed_roi"])
+def test_decoding_on_a_gpu_without_one(root: Path, tmp_path: Path, decode: str) -> None:
+    settings = (f"data.root={root}", f"data.decode={decode}")
+    refused(train(tmp_path, "--cpu-ranks", "1", settings=settings), 4, f"data.decode is `{decode}`", "auto or cpu")
 
 
 def test_a_launcher_that_says_half(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from inceptionctl import doctor, trials
@@ -73,7 +74,7 @@ def test_gpu_is_found(report: tuple[int, dict[str, Any]]) -> None:
     found = by_name(report[1])
     assert "driver" in found["gpu 0"]["found"]
     assert found["nccl"]["state"] == "ok"
-    assert "on the GPU" in found["dali runs"]["found"]
+    assert "whole images (data.decode: mixed): as on the CPU" in found["gpu decoding"]["found"]
     assert "CUDA took a step over nccl" in found["deepspeed runs"]["found"]
 
 
@@ -177,7 +178,7 @@ def test_library_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypat
     # The grandchild holds the pipe open: ending the child alone would leave the doctor waiting for it.
     write_module(tmp_path, "torch", "import subprocess; subprocess.run(['sleep', '30'])")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "TRIAL_SECONDS", 1.0)
+    monkeypatch.setattr(trials, "SECONDS", 1.0)
     began = time.monotonic()
     [finding] = doctor.dali()
     assert (finding.state, finding.found) == ("fail", "no answer after 1 s")
@@ -185,9 +186,9 @@ def test_library_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypat
 
 
 def test_wrong_colours_fail() -> None:
-    trials._compare("cpu", ((202, 58, 30), (20, 79, 179)))
+    trials._compare(((202, 58, 30), (20, 79, 179)))
     with pytest.raises(EnvironmentFault, match="decoded the colours"):
-        trials._compare("cpu", ((30, 60, 200), (180, 80, 20)))
+        trials._compare(((30, 60, 200), (180, 80, 20)))
 
 
 def test_image_that_does_not_decode_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +196,65 @@ def test_image_that_does_not_decode_fails(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(EnvironmentFault, match="does not decode a sound JPEG") as raised:
         trials.dali_once()
     assert raised.value.hint == trials.ANEW
+
+
+def test_without_a_gpu_none_is_tried(report: tuple[int, dict[str, Any]]) -> None:
+    found = by_name(report[1])
+    assert ("gpu" not in found) or found["gpu decoding"]["found"] == "no GPU: images are decoded on the CPU"
+
+
+def test_both_ways_of_decoding_are_tried() -> None:
+    # What is done on a GPU, by the CPU's decoder.
+    [finding] = doctor.gpu_decoding("cpu")
+    same = "as on the CPU, at most 0 of 255 levels apart"
+    assert finding == Finding(
+        "gpu decoding", "ok", f"whole images (data.decode: mixed): {same}; crops alone (mixed_roi): {same}"
+    )
+
+
+CRASHES = """
+import os, signal
+from pipelines import decoding
+
+def dies(*args, **options):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+for name in os.environ["DIES"].split():
+    setattr(decoding, name, dies)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dies", "state", "said", "hint"),
+    [
+        ("part_of_image", "ok", "whole images (data.decode: mixed): as on", None),
+        (
+            "whole_image",
+            "fail",
+            "mixed): ended by SIGSEGV; crops alone (mixed_roi): as on",
+            "set data.decode to mixed_roi or cpu",
+        ),
+        ("part_of_image whole_image", "fail", "mixed): ended by SIGSEGV; crops", "set data.decode to cpu"),
+    ],
+)
+def test_a_decoder_that_crashes_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: str, state: str, said: str, hint: str | None
+) -> None:
+    write_module(tmp_path, "sitecustomize", CRASHES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    monkeypatch.setenv("DIES", dies)
+    [finding] = doctor.gpu_decoding("cpu")
+    assert (finding.state, finding.hint) == (state, hint)
+    assert said in finding.found
+    assert ("(mixed_roi): ended by SIGSEGV" in finding.found) == ("part_of_image" in dies)
+
+
+def test_other_pixels_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = iter((0.0, 0.1))
+    monkeypatch.setattr(trials, "_under_load", lambda *_: torch.full((2, 3, 4, 4), next(levels)))
+    with pytest.raises(EnvironmentFault, match=r"other pixels than the CPU's: 12\.8 of 255 levels") as raised:
+        trials.decoding_once("cpu", "whole")
+    assert raised.value.hint == "set data.decode to cpu"
 
 
 def test_foreign_pipelines_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

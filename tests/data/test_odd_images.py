@@ -77,7 +77,7 @@ def trained(root: Path, **changes: Any) -> NDArray[np.float32]:
         num_threads=2,
         device_id=None,
         decode="cpu",
-        **changes,
+        **{"decode_roi": True, **changes},
     )
     return torch.cat([batch.images for batch in loader]).numpy()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe import bundled_recipes
 from inceptionctl.recipe.load import load_recipe
 from inceptionctl.train.rank import Machine, loader_options
@@ -97,3 +98,19 @@ def test_a_cpu_gets_images_in_the_format_that_it_computes_in(precision: str, dty
     assert loader_options(recipe, Machine(torch.device("cpu"), 1))["dtype"] is dtype
     # A GPU's pipeline has no bfloat16.
     assert loader_options(recipe, Machine(torch.device("cuda", 0), 1))["dtype"] is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("wish", "on_a_gpu"),
+    [("auto", ("mixed", False)), ("mixed", ("mixed", False)), ("mixed_roi", ("mixed", True)), ("cpu", ("cpu", True))],
+)
+def test_gpus_decode_whole_images_unless_asked_for_crops(wish: str, on_a_gpu: tuple[str, bool]) -> None:
+    recipe = load_recipe("quickstart", [f"data.decode={wish}"])
+    options = loader_options(recipe, Machine(torch.device("cuda", 0), 1))
+    assert (options["decode"], options["decode_roi"]) == on_a_gpu
+    if wish.startswith("mixed"):
+        with pytest.raises(EnvironmentFault, match=f"data.decode is `{wish}`, but there is no GPU"):
+            loader_options(recipe, Machine(torch.device("cpu"), 1))
+    else:
+        options = loader_options(recipe, Machine(torch.device("cpu"), 1))
+        assert (options["decode"], options["decode_roi"]) == ("cpu", True)
