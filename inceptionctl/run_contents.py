@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,20 @@ class RunContents:
         return [*self.train_rows, *self.evaluate_rows, *([self.progress] if self.progress else [])]
 
     @property
+    def validated_on(self) -> str:
+        """The subset of the validation images that the newest evaluation while training is of."""
+        return _subset(self._validations[-1])
+
+    @property
     def best_top1_error(self) -> float | None:
-        """Lowest top-1 error of the evaluations while training, in percent."""
-        best = self.progress.get("best")
-        rows = [*self.evaluate_rows, best if isinstance(best, dict) else {}]
+        """Lowest top-1 error of the evaluations while training, in percent; of those on the subset of the newest."""
+        rows = [row for row in self._validations if _subset(row) == self.validated_on]
         return min((error for row in rows if (error := finite(row.get("top1_error"))) is not None), default=None)
+
+    @property
+    def _validations(self) -> list[Row]:
+        best = self.progress.get("best")
+        return [best if isinstance(best, dict) else {}, *self.evaluate_rows]
 
     @property
     def state(self) -> str:
@@ -97,6 +107,18 @@ def read_run(run: Run) -> RunContents:
     _read_metrics(found)
     _read_checkpoints(found)
     return found
+
+
+def by_subset(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Evaluate rows by the subset of the validation images that they are of: their errors do not compare."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(_subset(row), []).append(row)
+    return found
+
+
+def _subset(row: Row) -> str:
+    return str(row.get("subset", "all"))
 
 
 def looks_like_run(path: Path) -> bool:

@@ -29,10 +29,10 @@ def start(
 
     The training is killed when the row is there; what it wrote lies in a temporary folder and goes too.
     """
-    from inceptionctl.data.dataset import open_data
     from inceptionctl.launch.local import choose_ranks
     from inceptionctl.recipe import load_recipe
     from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.images import open_images
 
     numbers = whole_numbers("--ranks", ranks, "1,2")
     mine = [*(settings or ()), "train.log_every_steps=1"]
@@ -42,8 +42,7 @@ def start(
     for number in numbers:
         choose_ranks(number if on_gpus else None, None if on_gpus else number)
         plan_batch(loaded.train.global_batch_size, number, loaded.train.micro_batch_size)
-    root = loaded.data.root_path
-    open_data(root, loaded.model.num_classes, **loaded.data.sources(root))
+    open_images(loaded)
 
     from inceptionctl.bench.machine import facts
     from inceptionctl.bench.start import bench_start

@@ -15,6 +15,7 @@ from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.evaluation import Work
+    from inceptionctl.evaluate.imagenet import Subset
     from inceptionctl.evaluate.machine import Machine
     from inceptionctl.evaluate.running import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
@@ -51,7 +52,9 @@ def evaluate(
     ] = "all",
     blacklist: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The development kit's list; by default the one that lies in the data root."),
+        typer.Option(
+            metavar="FILE", help="The development kit's list; by default the recipe's, or the one that lies in the data root."
+        ),
     ] = None,
     real_labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="real.json of ImageNet ReaL: give the error by its labels too.")
@@ -93,8 +96,7 @@ def evaluate(
         for one in _checkpoints(source) if every else [source]:
             subject, recipe, stem = _open(one, weights, checkpoint, precision, machine)
             work = _work(subject, recipe, data, protocol, sides, batch_size, machine)
-            if subset != "all":
-                work = _without_blacklisted(work, blacklist)
+            work = _of_subset(work, subset, blacklist or (recipe.evaluate.blacklist_path if recipe else None))
             name = protocol if subset == "all" else f"{protocol}_{subset}"
             file = output or (stem and stem.with_name(f"{stem.name}_{name}.json"))
             results.append(_run(work, ranks, file, real_labels, as_json))
@@ -172,13 +174,12 @@ def _work(
     )
 
 
-def _without_blacklisted(work: Work, blacklist: Path | None) -> Work:
+def _of_subset(work: Work, subset: Subset, blacklist: Path | None) -> Work:
     import dataclasses
 
-    from inceptionctl.evaluate.imagenet import find_blacklist, without_blacklisted
+    from inceptionctl.evaluate.imagenet import subset_of
 
-    kept = without_blacklisted(work.images, blacklist or find_blacklist(work.images.root))
-    return dataclasses.replace(work, images=kept, subset="non-blacklisted")
+    return dataclasses.replace(work, images=subset_of(work.images, subset, blacklist), subset=subset)
 
 
 def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, as_json: bool) -> dict[str, Any] | None:
@@ -288,7 +289,7 @@ def _print_matrix(result: dict[str, Any]) -> None:
     heads = _short_names(classes)
     numbered = heads != classes
     rows = [
-        (f"{i} {name}" if numbered else name, *row, f"{result['per_class'][name]['top1_error']:.1f}")
+        (f"{i} {name}" if numbered else name, *row, "-" if sum(row) == 0 else f"{result['per_class'][name]['top1_error']:.1f}")
         for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
     ]
     title = "Confusion: rows are the true class, columns the prediction"

@@ -59,8 +59,7 @@ def _of_the_machine(error: Exception) -> EnvironmentFault | None:
     if isinstance(error, OSError) and error.filename:
         return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
     if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
-        said = str(error).strip().partition("
-")[0] or "the host has no more"
+        said = str(error).strip().partition("\n")[0] or "the host has no more"
         return EnvironmentFault(f"memory has run out: {said}", _SMALLER)
     return gpu_fault(error)
 

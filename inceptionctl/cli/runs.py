@@ -60,7 +60,7 @@ def list_runs(
             item["model"] or "?",
             f"{item['step']} / {'?' if item['total_steps'] is None else item['total_steps']}",
             _number(item["epoch"], 2),
-            _number(item["best_top1_error"], 2),
+            _number(item["best_top1_error"], 2) + ("" if item["validated_on"] == "all" else f" {item['validated_on']}"),
             _number(item["last_loss"], 4),
             item["state"],
             console.size(item["bytes"]),
@@ -111,6 +111,7 @@ def _summary(found: RunContents) -> dict[str, Any]:
         "total_steps": found.progress.get("total_steps"),
         "epoch": found.epoch,
         "best_top1_error": found.best_top1_error,
+        "validated_on": found.validated_on,
         "last_loss": loss if isinstance(loss, float) else None,
         "state": found.state,
         "bytes": sum(item["bytes"] for item in files_below(found.run.path)),
@@ -212,12 +213,17 @@ def _print_run(result: dict[str, Any]) -> None:
     if last:
         console.out.print()
         console.print_pairs("Last training row", last)
-    columns = ("step", "epoch", "top-1 error %", "top-5 error %", "loss")
+    columns = ("step", "epoch", "top-1 error %", "top-5 error %", "loss", "images")
     keys = ("epoch", "top1_error", "top5_error", "loss")
     rows = [
-        (row["step"], *(_number(row.get(key), 4 if key == "loss" else 2) for key in keys)) for row in result["evaluate_rows"]
+        (
+            row["step"],
+            *(_number(row.get(key), 4 if key == "loss" else 2) for key in keys),
+            f"{row.get('num_images', '')} {row.get('subset', 'all')}".strip(),
+        )
+        for row in result["evaluate_rows"]
     ]
-    _table("Evaluations while training", columns, rows, columns)
+    _table("Evaluations while training", columns, rows, columns[:-1])
     checkpoints = [
         (item["name"], item["step"], console.size(item["bytes"]), ", ".join(item["pointers"]), item["problem"])
         for item in result["checkpoints"]

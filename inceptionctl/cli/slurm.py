@@ -170,15 +170,15 @@ def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
 
 def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> None:
     """Find what is wrong before a job waits in the queue for it."""
-    from inceptionctl.data.dataset import open_data
     from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.images import open_images
 
     plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
     if recipe.data.decodes_on_gpu and on_cpu:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
     if root.exists():
-        open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+        open_images(recipe)
     else:
         console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
 

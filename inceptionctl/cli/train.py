@@ -107,15 +107,14 @@ def _start_ranks(
 
 def check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
     """Find what is wrong before processes are started and a run directory is made."""
-    from inceptionctl.data.dataset import open_data
     from inceptionctl.errors import EnvironmentFault
     from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.images import open_images
 
     plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
     if recipe.data.decodes_on_gpu and ranks.on_cpu:
         raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
-    root = recipe.data.root_path
-    open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+    open_images(recipe)
 
 
 def _run(

@@ -272,10 +272,10 @@ def check_classes(images: ImageSet, classes: tuple[str, ...], source: Path) -> N
     )
 
 
-def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
     totals, correct = matrix.sum(1).tolist(), matrix.diagonal().tolist()
     return {
-        name: {"num_images": total, "top1_error": 100.0 * (1.0 - right / total)}
+        name: {"num_images": total, "top1_error": 100.0 * (1.0 - right / total) if total else None}
         for name, total, right in zip(classes, totals, correct, strict=True)
     }
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torch import Tensor
 
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.errors import DataError
+
+if TYPE_CHECKING:  # the command that starts ranks looks at the images without torch
+    from torch import Tensor
+
+Subset = Literal["all", "non-blacklisted"]
 
 NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
@@ -23,13 +28,22 @@ def find_blacklist(root: Path) -> Path:
     for place in ("", "*/", "*/data/"):
         for file in sorted(root.glob(place + BLACKLIST)):
             return file
-    raise DataError(f"{root} has no {BLACKLIST}", "it comes with ImageNet's development kit: name it with --blacklist FILE")
+    raise DataError(
+        f"{root} has no {BLACKLIST}",
+        "it comes with ImageNet's development kit: name it with evaluate.blacklist in the recipe, or `evaluate --blacklist FILE`",
+    )
+
+
+def subset_of(images: ImageSet, subset: Subset, blacklist: Path | None = None) -> ImageSet:
+    """The validation images that `subset` names. Raises DataError where the list is missing or not of these images."""
+    return images if subset == "all" else without_blacklisted(images, blacklist or find_blacklist(images.root))
 
 
 def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
     """The validation images but those whose numbers, from 1 on, `file` lists, one a line: the paper's single-crop tables leave them out.
 
-    The development kit's list has 1,762. Raises DataError for anything else than such a list, and for images that it is not of.
+    The development kit's list has 1,762; those that `data.exclusions` leaves out may be among them. Raises DataError for anything else
+    than such a list, and for images that it is not of.
     """
     places = {number: i for i, number in enumerate(image_numbers(images))}
     listed: list[int] = []
@@ -39,11 +53,12 @@ def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
         if not text.strip().isdecimal():
             raise DataError(f"{file}:{line}: {text.strip()[:40]!r} is no number of an image", "name the development kit's list")
         listed.append(int(text))
-    missing = [number for number in listed if number not in places]
+    excluded = {int(found[1]) for name in images.left_out if (found := NUMBER.search(name))}
+    missing = [number for number in listed if number not in places and number not in excluded]
     if missing or not listed:
         what = f"lists image {missing[0]}, which is not among the {len(images)} in {images.folder}" if missing else "is empty"
         raise DataError(f"{file} {what}", "its numbers start at 1, and all images must be there")
-    return images.without(np.array(sorted({places[number] for number in listed}), dtype=np.int64))
+    return images.without(np.array(sorted({places[number] for number in listed if number in places}), dtype=np.int64))
 
 
 def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> dict[str, float]:

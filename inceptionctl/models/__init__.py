@@ -197,8 +197,9 @@ def build_model(
     residual_scale: float | tuple[float, float, float] | None = None,
     residual_unit: ResidualUnit | None = None,
 ) -> nn.Module:
-    """Build the network `name` of MODELS, initialised as TF-slim does from torch's global random state: seed that first.
+    """Build the network `name` of MODELS, initialised from torch's global random state: seed that first.
 
+    The first weights are TF-slim's, but for Inception-ResNets, which have those of Inception-v4 (docs/networks.md).
     `timm/NAME` is a network of timm, initialised as timm does (see `timm_network.build_timm_network`).
 
     The network takes images (N, 3, H, W) and gives logits (N, num_classes); in training with an auxiliary head it gives

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.models.layers import Channels, Conv
+from inceptionctl.models.layers import Channels, Conv, truncated_normal
 
 POOL_PX = 5
 MIN_INPUT_PX = 107  # leave a grid of 5 x 5, which the pool needs
@@ -70,4 +70,4 @@ class AuxHead(nn.Module):
 def init_as_inception_v3(head: AuxHead) -> None:
     """Give the last two layers the small first weights that TF-slim gives them in Inception-v3 alone: std 0.01 and 0.001."""
     for layer, std in ((head.conv_grid.conv, 0.01), (head.classifier, 0.001)):
-        nn.init.trunc_normal_(layer.weight, mean=0.0, std=std, a=-2.0 * std, b=2.0 * std)
+        truncated_normal(layer.weight, std)

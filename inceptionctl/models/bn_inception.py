@@ -7,6 +7,7 @@ at 224 px and width 1. Every layer is same-padded as TensorFlow does it, unevenl
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from functools import partial
 
@@ -27,6 +28,7 @@ from inceptionctl.models.layers import (
     init_weights,
     pad_same,
     scale_channels,
+    truncated_normal,
 )
 from inceptionctl.models.summary import Stage
 
@@ -34,6 +36,14 @@ DEFAULT_INPUT_PX = 224
 MIN_INPUT_PX = 32  # the five strides leave one px of them; below, the last grid would be padding for the most part
 
 DEPTH_MULTIPLIER = 8
+
+# Standard deviations that TF-slim's nets/inception_v2.py gives by hand, at any width: for both halves of the separable convolution, the
+# 1x1 that follows it and those after the pools, and the 1x1 before a 3x3. Other layers go by their number of inputs.
+FIRST_STDS = (
+    (r"stem\.conv_1\..*", 1.0),
+    (r"stem\.conv_2\.conv|.*\.branch_pool\.1\.conv", 0.1),
+    (r".*branch_(double_)?3x3\.0\.conv", 0.09),
+)
 
 
 class SeparableConvNormAct(nn.Module):
@@ -103,6 +113,15 @@ def reduction(in_channels: int, conv: Conv, c: Channels, triple: tuple[int, int]
         ),
         branch_pool=MaxPoolSame(),
     )
+
+
+def init_as_inception_v2(network: nn.Module) -> None:
+    """Give the layers of FIRST_STDS their first weights: normal distributions cut at two sigma."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            for pattern, std in FIRST_STDS:
+                if re.fullmatch(pattern, name):
+                    truncated_normal(layer.weight, std)
 
 
 class BnInception(nn.Module):
@@ -186,7 +205,8 @@ class BnInception(nn.Module):
         # 1000
         self.num_features = block_5b.out_channels
         self.num_classes = num_classes
-        init_weights(self)
+        init_weights(self, classifier="convolution")
+        init_as_inception_v2(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> the last grid, (N, 1024 x width, 7, 7) at 224 px. Raises ValueError below 32 px."""

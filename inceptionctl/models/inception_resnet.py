@@ -248,8 +248,9 @@ def scales_of_grids(residual_scale: ResidualScale) -> tuple[float, float, float]
 class InceptionResNet(nn.Module):
     """Inception-ResNet, Figure 15: images (N, 3, H, W), H and W at least 75 px, 299 in the paper -> logits (N, num_classes).
 
-    Training with the auxiliary head gives two logits. Initialised as TF-slim does, from torch's global random state, which also
-    feeds the dropout. Arguments: see `inception_resnet`.
+    Training with the auxiliary head gives two logits. Initialised from torch's global random state, which also feeds the dropout, as
+    TF-slim's Inception-v4 is: its inception_resnet_v2 names no initialiser, so that its convolutions are Glorot uniform, and the paper
+    does not say. Arguments: see `inception_resnet`.
     """
 
     def __init__(
@@ -354,7 +355,7 @@ def inception_resnet(
     input_px: int = DEFAULT_INPUT_PX,
     aux_head: bool = False,
 ) -> InceptionResNet:
-    """Build an Inception-ResNet (arXiv 1602.07261, Figure 15), initialised as TF-slim does.
+    """Build an Inception-ResNet (arXiv 1602.07261, Figure 15), initialised as Inception-v4.
 
     `variant` "v1" and "v2" are the paper's, "v2_tf_slim" is the network of the published weights: a v1-like stem and one Inception
     block, 10, 20 and 10 residual blocks, the last of them plain, and a 1x1 convolution before the pool. `residual_scale` multiplies

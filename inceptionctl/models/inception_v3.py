@@ -252,7 +252,7 @@ class InceptionV3(nn.Module):
         self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
         self.num_features = channels
         self.num_classes = num_classes
-        init_weights(self)
+        init_weights(self, classifier="convolution")
         if self.aux_head is not None:
             init_as_inception_v3(self.aux_head)
 

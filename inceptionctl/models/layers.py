@@ -150,19 +150,24 @@ class MaxPoolSame(nn.Module):
         return y
 
 
-def init_weights(module: nn.Module) -> None:
+def truncated_normal(weight: Tensor, std: float) -> None:
+    """Fill `weight` in place from a normal of `std` cut at two of these, like TensorFlow's: the cut leaves a std of 0.88 x `std`."""
+    nn.init.trunc_normal_(weight, mean=0.0, std=std, a=-2.0 * std, b=2.0 * std)
+
+
+def init_weights(module: nn.Module, *, classifier: Literal["dense", "convolution"] = "dense") -> None:
     """Initialise every layer of `module` in place as TF-slim does, from torch's global random state.
 
     Convolutions: normal of std sqrt(1.3 * 2 / fan_in), cut at two of these; fan_in = input channels of a group x kernel area.
-    Linear layers: Glorot uniform. Batch norm: gamma 1, beta 0, statistics as new. Every bias: 0.
-    Source: variance_scaling_initializer and xavier_initializer under inception_arg_scope, TF-slim.
+    Linear layers: Glorot uniform, or as a convolution, since the `classifier` is a 1x1 convolution in TF-slim's BN-Inception,
+    Inception-v3 and ResNets. Batch norm: gamma 1, beta 0, statistics as new. Every bias: 0.
+    Source: variance_scaling_initializer under inception_arg_scope and resnet_arg_scope, fully_connected's default, TF-slim.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d) or (isinstance(layer, nn.Linear) and classifier == "convolution"):
             fan_in = layer.weight[0].numel()
             # Cutting at two sigma leaves a std of 0.88 sigma: 1.3 = 1 / 0.88^2 brings the variance back to 2 / fan_in.
-            std = math.sqrt(1.3 * 2.0 / fan_in)
-            nn.init.trunc_normal_(layer.weight, mean=0.0, std=std, a=-2.0 * std, b=2.0 * std)
+            truncated_normal(layer.weight, math.sqrt(1.3 * 2.0 / fan_in))
         elif isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
         elif isinstance(layer, nn.BatchNorm2d):

@@ -161,7 +161,7 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(self.num_features, num_classes)
         # 1000
         self.num_classes = num_classes
-        init_weights(self)
+        init_weights(self, classifier="convolution")
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> the last grid, (N, 512 | 2048, 7, 7) at 224 px and width 1. Raises ValueError below 32 px."""

@@ -102,20 +102,20 @@ class DataSection(Section):
     @property
     def root_path(self) -> Path:
         """`root`, with ~ for the home directory."""
-        return _expanded(self.root)
+        return expanded(self.root)
 
     @property
     def exclusions_path(self) -> Path | None:
         """`exclusions`, with ~ for the home directory."""
-        return _expanded(self.exclusions) if self.exclusions else None
+        return expanded(self.exclusions) if self.exclusions else None
 
     def sources(self, root: Path) -> dict[str, Any]:
         """How to open the data set at `root` (arguments of `data.dataset.open_data`); of another one, only its class names are told."""
-        named = {"class_names": self.class_names and _expanded(self.class_names), "class_order": self.class_order}
+        named = {"class_names": self.class_names and expanded(self.class_names), "class_order": self.class_order}
         if root != self.root_path:
             return named
         lists = {key: getattr(self, key) for key in ("val_labels", "train_csv", "val_csv", "exclusions")}
-        return {"format": self.format, **named, **{key: file and _expanded(file) for key, file in lists.items()}}
+        return {"format": self.format, **named, **{key: file and expanded(file) for key, file in lists.items()}}
 
     @model_validator(mode="after")
     def _lists_have_a_use(self) -> Self:
@@ -125,5 +125,6 @@ class DataSection(Section):
         return self
 
 
-def _expanded(path: str) -> Path:
+def expanded(path: str) -> Path:
+    """`path` with ~ for the home directory."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises for an unknown user)

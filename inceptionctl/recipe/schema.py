@@ -5,13 +5,14 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from inceptionctl.models import MODELS, is_timm, option_problem
-from inceptionctl.recipe.data_section import DataSection, Filter
+from inceptionctl.recipe.data_section import DataSection, Filter, expanded
 from inceptionctl.recipe.section import Section
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
 
@@ -140,6 +141,15 @@ class EvaluateSection(Section):
     """How images are resized."""
     antialias: bool = False
     """Whether the filter widens where an image shrinks: Pillow's and timm's do, TensorFlow 1's do not."""
+    subset: Literal["all", "non-blacklisted"] = "all"
+    """Validation images while training: `non-blacklisted` leaves out those that ImageNet's development kit lists, as the paper's curves do."""
+    blacklist: str | None = None
+    """The development kit's list; null looks for it in `data.root`."""
+
+    @property
+    def blacklist_path(self) -> Path | None:
+        """`blacklist`, with ~ for the home directory."""
+        return expanded(self.blacklist) if self.blacklist else None
 
 
 class CheckpointSection(Section):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.drawing import picture_format
 from inceptionctl.run import Run, write_atomically
+from inceptionctl.run_contents import Row, by_subset
 
 
 def draw_curves(run: Run, file: Path) -> None:
@@ -25,7 +26,7 @@ def draw_curves(run: Run, file: Path) -> None:
     write_atomically(file, _draw(run.path.name, train, [row for row in rows if row.get("kind") == "evaluate"], suffix))
 
 
-def _draw(title: str, train: Sequence[Mapping[str, Any]], evaluate: Sequence[Mapping[str, Any]], suffix: str) -> bytes:
+def _draw(title: str, train: Sequence[Row], evaluate: Sequence[Row], suffix: str) -> bytes:
     # The object interface, not pyplot: no display is needed and nothing global is changed.
     from matplotlib.figure import Figure
 
@@ -33,11 +34,13 @@ def _draw(title: str, train: Sequence[Mapping[str, Any]], evaluate: Sequence[Map
     figure.suptitle(title)
     loss, error = figure.subplots(1, 2)
     _line(loss, train, "loss", "training")
-    _line(loss, evaluate, "loss", "validation, EMA", "o")
+    for subset, rows in by_subset(evaluate).items():
+        of = "" if subset == "all" else f", {subset}"
+        _line(loss, rows, "loss", f"validation, EMA{of}", "o")
+        _line(error, rows, "top1_error", f"top-1{of}", "o")
+        if any(row.get("top5_error") for row in rows):  # all zero where there are five classes or fewer
+            _line(error, rows, "top5_error", f"top-5{of}", "s")
     loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    _line(error, evaluate, "top1_error", "top-1", "o")
-    if any(row.get("top5_error") for row in evaluate):  # all zero where there are five classes or fewer
-        _line(error, evaluate, "top5_error", "top-5", "s")
     error.set(xlabel="epoch", ylabel="validation error in %", ylim=(0, None))
     for axes in (loss, error):
         axes.grid(alpha=0.3)
@@ -48,7 +51,7 @@ def _draw(title: str, train: Sequence[Mapping[str, Any]], evaluate: Sequence[Map
     return picture.getvalue()
 
 
-def _line(axes: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str, marker: str = "") -> None:
+def _line(axes: Any, rows: Sequence[Row], key: str, label: str, marker: str = "") -> None:
     points = [(row["epoch"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
     if points:
         axes.plot(*zip(*points, strict=True), marker=marker, label=label)

@@ -20,10 +20,10 @@ from inceptionctl.evaluate.drawing import crops_png
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
-from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, evaluation, standard_error
+from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import Picture, error_curves, reliability, train_curves
 from inceptionctl.run import Run, disk_errors, open_run, write_atomically
-from inceptionctl.run_contents import RunContents, read_run
+from inceptionctl.run_contents import RunContents, by_subset, read_run
 
 MOST_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
 IMAGENET_CLASSES = 1000
@@ -76,18 +76,23 @@ def _reported(run: Run, name: str) -> Reported:
 def _ensemble(file: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        networks = Counter(member["network"] for member in result["members"])
+        key = ensemble_key(str(member["network"]) for member in result["members"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{file} is no result of an ensemble: {error}", "`inceptionctl ensemble ... --output FILE` writes one"
         ) from None
-    key = " + ".join(f"{name} x {count}" if count > 1 else name for name, count in sorted(networks.items()))
-    return {**result, "key": f"ensemble:{key}", "name": file.stem, "num_classes": len(result["classes"])}
+    return {**result, "network": key, "name": file.stem, "num_classes": len(result["classes"])}
 
 
 def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
     for picture in (
-        error_curves({one.name: one.contents.evaluate_rows for one in reported}),
+        error_curves(
+            {
+                one.name if subset == "all" else f"{one.name}, {subset}": rows
+                for one in reported
+                for subset, rows in by_subset(one.contents.evaluate_rows).items()
+            }
+        ),
         train_curves({one.name: one.contents.train_rows for one in reported}),
     ):
         if picture:
@@ -131,15 +136,14 @@ def _comparable(result: dict[str, Any]) -> bool:
 def _beside(
     table: PaperTable, row: PaperRow, reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]]
 ) -> tuple[PaperRow, list[dict[str, Any]]]:
-    """A row of the paper with what was measured here for it: on ImageNet's classes, by its protocols and subset."""
+    """A row of the paper with what was measured here for it: on ImageNet's classes, by its protocol and on its subset."""
+    measured = [{**result, "name": one.name, "network": one.network} for one in reported for result in one.evaluations]
+    wanted = (row.protocol or table.protocol, table.subset)
     own = [
-        {**result, "name": one.name}
-        for one in reported
-        if one.network in row.networks
-        for result in one.evaluations
-        if result["protocol"] in table.protocols and result.get("subset", "all") == table.subset and _comparable(result)
+        one
+        for one in (*measured, *ensembles)
+        if one["network"] in row.networks and (one["protocol"], one.get("subset", "all")) == wanted and _comparable(one)
     ]
-    own += [one for one in ensembles if one["key"] in row.networks and one["protocol"] in table.protocols and _comparable(one)]
     return row, own
 
 

@@ -40,7 +40,10 @@ class Picture:
 
 
 def error_curves(runs: Mapping[str, Rows]) -> Picture | None:
-    """Top-1 and top-5 validation error by epoch, as the paper's Figures 21 to 26. `runs` are the evaluate rows of each, by name."""
+    """Top-1 and top-5 validation error by epoch, as the paper's Figures 21 to 26.
+
+    `runs` are the evaluate rows of each, by name; all of one are of the same images.
+    """
     shown = {name: rows for name, rows in runs.items() if rows}
     if not shown:
         return None

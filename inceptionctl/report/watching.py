@@ -85,9 +85,9 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
     errors = [row for row in found.evaluate_rows if finite(row.get("top1_error")) is not None]
     for row in errors[-3:]:
         top5 = finite(row.get("top5_error"))
-        shown.append(
-            (f"validation {row['step']}", f"top-1 {row['top1_error']:.2f}%" + ("" if top5 is None else f", top-5 {top5:.2f}%"))
-        )
+        of = f", {row['subset']}" if row.get("subset", "all") != "all" else ""
+        errors_in_words = f"top-1 {row['top1_error']:.2f}%" + ("" if top5 is None else f", top-5 {top5:.2f}%")
+        shown.append((f"validation {row['step']}", errors_in_words + of))
     written = finite(last.get("time"))
     if written is not None and found.state != "finished":
         shown.append(("last row", f"{max(0, round(now - written))} s ago"))

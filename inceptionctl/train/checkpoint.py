@@ -32,7 +32,8 @@ class Progress:
     total_steps: int = 0
     epoch: float = 0.0
     ema_updates: int = 0
-    best: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    """The best validation so far: its step, errors, loss and subset."""
     kept: list[int] = field(default_factory=list)
     """Steps whose checkpoints are kept for good, this one's among them."""
     classes: list[str] = field(default_factory=list)
@@ -48,6 +49,10 @@ class Progress:
     """What the log window had summed up when a signal came (train/window.py)."""
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     """Oldest first: step, to_step, first_batch, last_batch (all skipped from then on) and reason (train/rollback.py)."""
+
+    def best_on(self, subset: str) -> dict[str, Any]:
+        """The best so far; empty where that was on another subset of the validation images, which compares with nothing."""
+        return self.best if self.best.get("subset", "all") == subset else {}
 
     @property
     def skipped(self) -> list[tuple[int, int]]:

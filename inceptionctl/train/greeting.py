@@ -29,8 +29,11 @@ def greet(job: Training, start: Start) -> None:
     for remark in start.remarks:
         log.say(remark)
     log.say(f"run {job.run.path}")
+    subset = recipe.evaluate.subset
+    chosen = "" if subset == "all" else f" {subset}"
     log.say(
-        f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)} validation images, {len(progress.classes)} classes"
+        f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)}{chosen} validation images,"
+        f" {len(progress.classes)} classes"
     )
     layout = (", channels_last" if recipe.train.channels_last else "") + IN_WORDS[recipe.train.compile]
     tf32 = ", TF32 for fp32" if recipe.train.tf32 and job.device.type == "cuda" else ""
@@ -42,6 +45,8 @@ def greet(job: Training, start: Start) -> None:
     log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
+    if progress.best and not progress.best_on(subset):
+        log.say(f"validates on other images than before ({subset}): the first of these validations counts as the best so far")
     for first, last in progress.skipped:
         log.say(f"skips batches {first} to {last} of the stream, where it has diverged before")
 

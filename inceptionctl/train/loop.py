@@ -269,17 +269,19 @@ def _validate(job: Training) -> bool:
         return False
     job.progress.evaluation_due = False
     seconds = time.perf_counter() - start
+    subset = job.recipe.evaluate.subset
     result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
-    job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, "num_images": scores.num_images})
+    images = {"num_images": scores.num_images, "subset": subset}
+    job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, **images})
     job.log.say(
         f"validation at epoch {job.progress.epoch:.2f}: top-1 error {scores.top1_error:.2f}%, top-5 error {scores.top5_error:.2f}%,"
-        f" loss {scores.loss:.4f} ({scores.num_images} images, EMA weights, {seconds:.1f} s)"
+        f" loss {scores.loss:.4f} ({scores.num_images}{'' if subset == 'all' else f' {subset}'} images, EMA weights, {seconds:.1f} s)"
     )
-    best, by = job.progress.best, job.recipe.checkpoint.best_by
+    best, by = job.progress.best_on(subset), job.recipe.checkpoint.best_by
     # Written so that a loss which is not a number, as the best so far, gives way to any number.
     is_best = not best or (result[by] < math.inf and not best[by] <= result[by])
     if is_best:
-        job.progress.best = {"step": job.progress.step, **result}
+        job.progress.best = {"step": job.progress.step, **result, "subset": subset}
     return is_best
 
 

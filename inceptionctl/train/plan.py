@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from inceptionctl.console import size
-from inceptionctl.data.dataset import open_data
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.batch import plan_batch, total_steps
 from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.engine import deepspeed_config
+from inceptionctl.train.images import open_images
 from inceptionctl.train.optim import state_names
 from inceptionctl.train.schedule import schedule_in_words
 
@@ -64,7 +64,7 @@ def num_images(recipe: Recipe) -> tuple[int | None, int | None, str]:
     """
     root = recipe.data.root_path
     if root.exists() or recipe.data.train_csv:
-        train, val = open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+        train, val = open_images(recipe)
         return len(train), len(val), f"counted in {root}"
     if recipe.model.num_classes == 1000:
         return IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES, f"assumed: ImageNet's, since {root} is not on this machine"

@@ -20,7 +20,7 @@ from torch import nn
 from inceptionctl import console
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.bad_images import BadImages
-from inceptionctl.data.dataset import ImageSet, open_data
+from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError, ResumeLater
 from inceptionctl.launch.local import NO_GPU_IN_SPITE_OF_DRIVER, has_driver
@@ -45,6 +45,7 @@ from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_f
 from inceptionctl.train.greeting import farewell, greet
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
+from inceptionctl.train.images import open_images
 from inceptionctl.train.loop import Training, train, train_loader
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.plan import disk_needed
@@ -147,17 +148,12 @@ def _shared_start(world: World, device: torch.device, recipe: Recipe, output: Pa
     return Start(Run(Path(answer["run"])), checkpoint, answer["finished"], tuple(answer["remarks"]))
 
 
-def _open_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    root = recipe.data.root_path
-    return open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
-
-
 def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals: RankSignals, heartbeat: Heartbeat) -> None:
     locks: list[IO[str]] = []
     remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks, machine.device))
     start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
     with heartbeat.doing("lists the data"):
-        train_set, val_set = _open_data(recipe)
+        train_set, val_set = open_images(recipe)
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
@@ -321,7 +317,7 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], devi
 
 
 def _check(recipe: Recipe, start: Start) -> None:
-    _open_data(recipe)
+    open_images(recipe)
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)

@@ -108,6 +108,8 @@ class RunLog:
     def _add_scalars(self, kind: str, values: dict[str, Any]) -> None:
         step = values["step"]
         self._events = self._events or self._event_writer(step)
+        if values.get("subset", "all") != "all":
+            kind = f"{kind}_{values['subset']}"
         for name in SCALARS:
             if isinstance(values.get(name), int | float) and math.isfinite(values[name]):
                 self._events.add_scalar(f"{kind}/{name}", values[name], step)

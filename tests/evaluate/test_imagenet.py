@@ -41,6 +41,15 @@ def test_the_listed_are_left_out(images: ImageSet, tmp_path: Path) -> None:
         assert kept.name(i) == images.name(place) and kept.labels[i] == images.labels[place]
 
 
+def test_images_that_are_excluded_anyway_may_be_listed(named: Path, images: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("3\n24\n")
+    place = image_numbers(images).index(24)
+    (tmp_path / "exclusions.txt").write_text(images.name(place).removeprefix(f"{named}/") + "\n")
+    rest = open_split(named, "val", exclusions=tmp_path / "exclusions.txt")
+    kept = without_blacklisted(rest, tmp_path / "list.txt")
+    assert sorted(image_numbers(kept)) == [n for n in range(1, 24) if n != 3]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -134,3 +135,29 @@ def test_pools(full: BnInception) -> None:
 def test_grid_is_the_image_divided_by_32_and_rounded_up(full: BnInception, px: int, grid: int) -> None:
     shapes = {endpoint.name: endpoint.shape for endpoint in endpoints(full, px)}
     assert shapes["blocks_c"] == (grid, grid, 1024)
+
+
+def test_first_weights_as_in_tf_slim() -> None:
+    """The standard deviations of nets/inception_v2.py, layer by layer; a normal that is cut at two sigma has 0.8796 of its sigma."""
+    torch.manual_seed(0)
+    network = bn_inception()
+    sigmas = {"stem.conv_1.depthwise": 1.0, "stem.conv_1.pointwise.conv": 1.0, "stem.conv_2.conv": 0.1}
+    reductions = ["reduction_a", "reduction_b"]
+    blocks = [f"{stage}.{i}" for stage, count in (("blocks_a", 2), ("blocks_b", 4), ("blocks_c", 2)) for i in range(count)]
+    sigmas |= {f"{block}.branch_pool.1.conv": 0.1 for block in blocks}
+    sigmas |= {f"{block}.branch_{kind}.0.conv": 0.09 for block in reductions + blocks for kind in ("3x3", "double_3x3")}
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    assert sigmas.keys() < layers.keys()
+    for name, layer in layers.items():
+        weight = layer.weight.detach()
+        sigma = sigmas.get(name, math.sqrt(2.6 / weight[0].numel()))
+        # Five standard errors of a standard deviation.
+        assert weight.std().item() == pytest.approx(0.8796 * sigma, rel=5 / math.sqrt(2 * weight.numel())), name
+        assert 1.9 * sigma < weight.abs().max() <= 2 * sigma * (1 + 1e-6), name
+    assert not network.classifier.bias.any()
+
+
+def test_first_weights_of_narrow_networks() -> None:
+    torch.manual_seed(0)
+    narrow = bn_inception(width=0.25)
+    assert narrow.blocks_b[0].branch_pool[1].conv.weight.std().item() == pytest.approx(0.8796 * 0.1, rel=0.1)

@@ -132,3 +132,10 @@ def test_first_weights_of_the_auxiliary_head(full: InceptionV3) -> None:
     for layer, sigma in ((head.conv_grid.conv, 0.01), (head.classifier, 0.001), (head.conv_1x1.conv, math.sqrt(2.6 / 768))):
         assert layer.weight.std().item() == pytest.approx(0.8796 * sigma, rel=0.01)
         assert layer.weight.abs().max() <= 2 * sigma * (1 + 1e-6)
+
+
+def test_first_weights_of_the_classifier(full: InceptionV3) -> None:
+    # A 1x1 convolution in TF-slim, from variance_scaling_initializer: std 0.0313, no Glorot's sqrt(2 / 3048) = 0.0256.
+    weight = full.classifier.weight
+    assert weight.std().item() == pytest.approx(0.0313, rel=0.005)
+    assert weight.abs().max() <= 2 * math.sqrt(2.6 / 2048) * (1 + 1e-6)

@@ -187,6 +187,15 @@ def test_init_weights_linear_and_batch_norm() -> None:
     assert torch.equal(linear.bias, torch.zeros(200))
 
 
+def test_init_weights_of_a_classifier_that_is_a_convolution() -> None:
+    linear, conv = nn.Linear(300, 200), nn.Conv2d(300, 200, 1)
+    for layer in (linear, conv):
+        torch.manual_seed(0)
+        init_weights(layer, classifier="convolution")
+    assert torch.equal(linear.weight, conv.weight[:, :, 0, 0])
+    assert torch.equal(linear.bias, torch.zeros(200))
+
+
 @pytest.mark.parametrize("conv", [nn.Conv2d(64, 96, (1, 7)), nn.Conv2d(64, 512, 3, groups=2)], ids=["1x7", "groups"])
 def test_init_weights_convolution(conv: nn.Conv2d) -> None:
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.report.paper import TABLES, standard_error
+from inceptionctl.report.paper import TABLES, ensemble_key, standard_error
 from inceptionctl.run import Run
 from tests.evaluate.making import make_data, make_run, one_thread
 
@@ -149,6 +149,49 @@ def test_imagenet_is_set_beside_the_paper(runs: list[Run], tmp_path: Path) -> No
         ]
     ]
     assert se == pytest.approx(0.169, abs=1e-3)
+
+
+def test_results_are_in_the_tables_of_their_protocol_and_subset(runs: list[Run], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs[1].path, tmp_path / "v4"))
+    told = json.loads((runs[0].evaluations / "step-00000010_ema_single.json").read_text())
+    told |= {"classes": [str(i) for i in range(1000)], "num_images": 50_000}
+    made = [
+        (protocol, subset)
+        for protocol in ("single", "10crop", "12crop", "144crop", "dense")
+        for subset in ("all", "non-blacklisted")
+    ]
+    for k, (protocol, subset) in enumerate(made):
+        result = {**told, "protocol": protocol, "subset": subset, "top1_error": 10.0 + k, "step": 10 + k}
+        (run / "evaluations" / f"{k}.json").write_text(json.dumps(result))
+    members = [{"network": name} for name in ("inception_v4_tf_slim", *["inception_resnet_v2"] * 3)]
+    names = [f"{subset}_{protocol}" for subset in ("all", "non-blacklisted") for protocol in ("144crop", "12crop")]
+    for name in names:
+        subset, protocol = name.split("_")
+        result = {**told, "subset": subset, "protocol": protocol, "members": members}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    files = [str(tmp_path / f"{name}.json") for name in names]
+    answer = CliRunner().invoke(app, ["report", str(run), *files, "--out", str(tmp_path / "out")])
+    assert answer.exit_code == 0, answer.output
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    tables = [part for part in text.split("<h3>") if re.match(r"[^<]*\(Table \d, AAAI: Table \d\)", part)]
+    shown = [[(row[0].split("(")[0], row[3], row[4]) for row in Page(part).rows if len(row) == 8 and row[3]] for part in tables]
+    heads = ("network", "run", "top-1")
+    assert shown == [
+        [heads, ("Inception-v4", "v4, single (50000 images)", "11.00")],
+        [heads, ("Inception-v4", "v4, 12crop", "14.00")],
+        [heads, ("Inception-v4", "v4, 144crop", "16.00")],
+        [heads, ("Inception-v4 + Inception-ResNet-v2 x 3", "all_144crop, 144crop", f"{told['top1_error']:.2f}")],
+    ]
+    assert "3.08%" in tables[-1]
+    rows = [row for row in Page(text).rows if row[0] == "non-blacklisted_144crop (4 members)"]
+    assert [row[2] for row in rows] == ["50000 non-blacklisted"]
+
+
+def test_only_the_papers_networks_stand_beside_it() -> None:
+    assert {row.label for table in TABLES for row in table.rows if "inception_resnet_v2_tf_slim" in row.networks} == set()
+    of_resnet = [(table.protocol, row.protocol) for table in TABLES for row in table.rows if row.label.startswith("ResNet")]
+    assert of_resnet == [("12crop", "10crop"), ("144crop", "dense"), ("144crop", "dense")]
+    assert ensemble_key(["inception_v3_torchvision", "inception_v3"]) == "ensemble: inception_v3 x 2"
 
 
 def test_the_tables_are_the_papers() -> None:
