@@ -28,9 +28,9 @@ class RmsPropSection(Section):
     weight_decay: float = Field(default=4e-5, ge=0.0)
     """L2 penalty added to the gradient of weights (not of norms and biases)."""
     clip_global_norm: float | None = Field(default=None, ge=0.0)
-    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
-    clip_median_factor: float = Field(default=4.0, gt=0.0)
-    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
+    """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
+    clip_agc: float = Field(default=0.2, ge=0.0)
+    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
 
 
 class SgdSection(Section):
@@ -45,9 +45,9 @@ class SgdSection(Section):
     weight_decay: float = Field(default=4e-5, ge=0.0)
     """L2 penalty added to the gradient of weights (not of norms and biases)."""
     clip_global_norm: float | None = Field(default=None, ge=0.0)
-    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
-    clip_median_factor: float = Field(default=4.0, gt=0.0)
-    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
+    """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
+    clip_agc: float = Field(default=0.2, ge=0.0)
+    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
 
 
 class AdamWSection(Section):
@@ -62,9 +62,9 @@ class AdamWSection(Section):
     weight_decay: float = Field(default=0.05, ge=0.0)
     """Share of a weight, times the learning rate, taken off it in a step (not of norms and biases)."""
     clip_global_norm: float | None = Field(default=None, ge=0.0)
-    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
-    clip_median_factor: float = Field(default=4.0, gt=0.0)
-    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
+    """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
+    clip_agc: float = Field(default=0.2, ge=0.0)
+    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
 
 
 class LambSection(Section):
@@ -79,9 +79,9 @@ class LambSection(Section):
     weight_decay: float = Field(default=0.02, ge=0.0)
     """Share of a weight added to its direction (not of norms and biases)."""
     clip_global_norm: float | None = Field(default=None, ge=0.0)
-    """Largest global norm of the gradient; 0 clips nothing, null goes by `clip_median_factor`."""
-    clip_median_factor: float = Field(default=4.0, gt=0.0)
-    """Without `clip_global_norm`: largest norm as a multiple of the median norm of the last 64 steps."""
+    """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
+    clip_agc: float = Field(default=0.2, ge=0.0)
+    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
 
 
 class StaircaseSection(Section):

@@ -41,8 +41,6 @@ class Progress:
     num_train_images: int = 0
     precision: str = "fp32"
     ranks: int = 1
-    grad_norms: list[float] = field(default_factory=list)
-    """Norms of the last steps' gradients, oldest first, that the next step is clipped by (train/clipping.py)."""
     evaluation_due: bool = False
     """A signal came before the validation that was due after this step."""
     window: dict[str, Any] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from inceptionctl.gpu_faults import gpu_fault
 from inceptionctl.launch.world import World
 from inceptionctl.train.averaging import GradientAverage
 from inceptionctl.train.batch import BatchPlan
-from inceptionctl.train.clipping import Clipping
+from inceptionctl.train.clipping import Clipping, norms_of
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import Output
 from inceptionctl.train.meeting import choose_interface, meet
@@ -281,12 +281,13 @@ class Engine:
     # whose gradient is not finite without a word. These keep the norm, wait for nothing, and let such a gradient show.
 
     def _clip_partition(self) -> Tensor:
-        gradients = [gradient for part in self._engine.optimizer.averaged_gradients.values() for gradient in part]
-        square = nn.utils.get_total_norm(gradients).square()
-        dist.all_reduce(square)
-        norm = square.sqrt()
-        self.clipping.clip(gradients, norm)
-        return norm
+        assert isinstance(self.state, PartitionedState)
+        parts = self.state.of_weights(self._engine.optimizer.averaged_gradients)
+        here = {weight: part for weight, part in parts.items() if part is not None}
+        norms = dict(zip(here, norms_of(list(here.values())).square().unbind(), strict=True)) if here else {}
+        squares = torch.stack([norms.get(weight, weight.new_zeros(())) for weight in parts])
+        dist.all_reduce(squares)
+        return self.clipping.clip([*parts.values()], squares.sqrt(), [*parts])
 
 
 def versions() -> dict[str, str]:

@@ -337,6 +337,5 @@ def _write(job: Training, state: Mapping[str, Tensor], began: float) -> None:
     progress, every = job.progress, job.recipe.checkpoint.keep_every_epochs
     if files.is_kept_for_good(progress.step, progress.kept, None if every is None else every * job.steps_per_epoch):
         progress.kept.append(progress.step)
-    progress.grad_norms = job.engine.clipping.state
     with job.heartbeat.doing("saves"):
         job.writer.save(job.engine.model, job.average, state, progress, began)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -88,6 +90,22 @@ class PartitionedState:
                     continue
                 values = [found.get(name, torch.full(weight.shape, first_value(key))) for name, weight in weights.items()]
                 state[key] = _own_part(values, part)
+
+    def of_weights(self, pieces: Mapping[int, Iterable[Tensor]]) -> dict[nn.Parameter, Tensor | None]:
+        """What this rank has of something that is in parts as the state is: None for a weight of which it has nothing.
+
+        `pieces` are, by parameter group, tensors one behind the other that fill this rank's part, cut where weights end.
+        """
+        found: dict[nn.Parameter, Tensor | None] = {}
+        for number, (part, weights) in enumerate(self._parts()):
+            starts = list(itertools.accumulate((weight.numel() for weight in weights.values()), initial=0))
+            found |= dict.fromkeys(weights.values())
+            owners, place = [*weights.values()], dist.get_rank() * part.numel()
+            for piece in pieces[number]:
+                if place < starts[-1]:  # what comes after the last weight fills up
+                    found[owners[bisect.bisect_right(starts, place) - 1]] = piece
+                place += piece.numel()
+        return found
 
     def _parts(self) -> Iterable[tuple[Tensor, dict[str, nn.Parameter]]]:
         return zip((group["params"][0] for group in self.optimizer.param_groups), self._groups, strict=True)

@@ -171,7 +171,6 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         heartbeat.goes_on("starts")
         progress = load_checkpoint(start.checkpoint, engine.model, average, engine.state)
         check_same_data(progress, train_set, start.checkpoint)
-        engine.clipping.restore(progress.grad_norms, machine.device)
     progress.rollbacks = distributed.on_rank_zero(world, machine.device, lambda: known_rollbacks(start.run, progress, recipe))
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
     progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()

@@ -61,7 +61,6 @@ def roll_back(job: Training, found: DivergedError) -> None:
         files.mend_pointers(job.run.checkpoints, checkpoint)
     job.engine.optimizer.state.clear()
     loaded = load_checkpoint(checkpoint, job.engine.model, job.average, job.engine.state)
-    job.engine.clipping.restore(loaded.grad_norms, job.device)
     kept = {name: getattr(progress, name) for name in OF_THIS_START}
     job.progress = dataclasses.replace(loaded, **kept, rollbacks=[*progress.rollbacks, choice["entry"]])
     job.health.num_bad_windows = 0

@@ -61,7 +61,7 @@ class Window:
     def restart(self) -> None:
         """Begin a window here: what came before (an evaluation, a save) does not count as training time."""
         self._sum = torch.zeros((), device=self.device)
-        self.engine.clipping.num_clipped.zero_()
+        self.engine.clipping.clipped.zero_()
         self._passes = 0
         self._passes_before = 0
         self._waited = 0.0
@@ -91,7 +91,7 @@ class Window:
             "passes": self._passes,
             "accumulation": self.batch.accumulation,
             "loss_sums": [float(one) for one in sums],
-            "clipped": float(self.engine.clipping.num_clipped),
+            "clipped": float(self.engine.clipping.clipped),
         }
 
     def go_on(self, kept: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Window:
         same = (len(sums), before) == (self.world.size, passes)
         self._sum += sums[self.world.rank] if same else sum(sums) / len(sums) / before * passes
         self._passes = self._passes_before = passes
-        self.engine.clipping.num_clipped += kept.get("clipped", 0.0)
+        self.engine.clipping.clipped += kept.get("clipped", 0.0)
 
     def is_sound(self, kept: dict[str, Any]) -> bool:
         """Whether what `kept` gave, and the network as it is, are finite: whether it may be saved in the middle of a window."""
@@ -149,7 +149,7 @@ class Window:
             dist.all_reduce(shared)
             shared /= self.world.size
         norm = self.engine.grad_norm  # the same on every rank
-        clipped = self.engine.clipping.num_clipped.to(shared.device)
+        clipped = self.engine.clipping.clipped.to(shared.device)
         values = (shared if norm is None else torch.cat([torch.stack([norm.float(), clipped]), shared])).tolist()
         if norm is not None:
             self._norm = values.pop(0)

@@ -1,79 +1,83 @@
-import statistics
-
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from inceptionctl.train.clipping import MEDIAN_STEPS, Clipping
-
-
-def gradients(factor: float = 1.0) -> list[torch.Tensor]:
-    torch.manual_seed(0)
-    return [factor * torch.randn(4, 5), factor * torch.randn(7)]
+from inceptionctl.train.clipping import Clipping
 
 
-def norm_after(clipping: Clipping, norm: float) -> float:
-    """The norm that is left of a gradient of the norm `norm`."""
-    gradient = [torch.full((4,), norm / 2.0)]
-    clipping.clip(gradient, nn.utils.get_total_norm(gradient))
-    return float(nn.utils.get_total_norm(gradient))
+class Network(nn.Module):
+    """A convolution, a norm, a classifier and a convolution that starts at zero, with gradients of norms 0.5 and more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.zero, self.classifier = nn.Conv2d(8, 8, 1, bias=False), nn.Linear(8, 4)
+        nn.init.zeros_(self.zero.weight)
+        for weight in self.parameters():
+            weight.grad = torch.randn_like(weight)
+
+    def gradients(self) -> list[Tensor]:
+        return [weight.grad for weight in self.parameters() if weight.grad is not None]
+
+
+def limited(network: Network) -> list[nn.Parameter]:
+    return [weight for weight in network.parameters() if weight.ndim > 1]
 
 
 @pytest.mark.parametrize("most", [0.5, 3.0, 1e9])
-def test_clipping_is_torchs_to_the_bit(most: float) -> None:
-    own, weights = gradients(), [nn.Parameter(torch.zeros_like(one)) for one in gradients()]
-    for weight, gradient in zip(weights, gradients(), strict=True):
-        weight.grad = gradient
-    norm = nn.utils.get_total_norm(own)
-    Clipping(most).clip(own, norm)
-    assert torch.equal(norm, nn.utils.clip_grad_norm_(weights, most))
-    assert all(torch.equal(one, weight.grad) for one, weight in zip(own, weights, strict=True))
+def test_the_global_norm_is_clipped_as_by_torch_to_the_bit(most: float) -> None:
+    ours, theirs = Network(), Network()
+    assert torch.equal(Clipping(most).clip_model(ours), nn.utils.clip_grad_norm_(theirs.parameters(), most))
+    assert all(map(torch.equal, ours.gradients(), theirs.gradients()))
 
 
-@pytest.mark.parametrize(("most", "passes"), [(0.0, 0), (1e9, 0), (0.5, 1), (None, 0)])
-def test_memory_is_written_only_when_something_is_clipped(most: float | None, passes: int) -> None:
-    own, clipping = gradients(), Clipping(most)
-    clipping.clip(own, nn.utils.get_total_norm(own))
-    assert [one._version for one in own] == [passes, passes]
-    assert clipping.num_clipped == passes
+@pytest.mark.parametrize("agc", [0.01, 0.2, 3.0])
+def test_a_gradient_is_clipped_by_the_norm_of_its_weight(agc: float) -> None:
+    ours, before, clipping = Network(), Network(), Clipping(None, agc)
+    norm = clipping.clip_model(ours)
+    assert torch.equal(norm, nn.utils.get_total_norm(before.gradients())), "what is told is the norm before"
+    shares = []
+    for weight, other in zip(ours.parameters(), before.parameters(), strict=True):
+        assert weight.grad is not None and other.grad is not None
+        if weight.ndim == 1:
+            assert torch.equal(weight.grad, other.grad)
+            continue
+        most = agc * max(float(weight.detach().norm()), 1e-3)
+        shares.append(float(other.grad.norm()) > most)
+        assert float(weight.grad.norm()) == pytest.approx(min(most, float(other.grad.norm())), rel=1e-5)
+        assert torch.nn.functional.cosine_similarity(weight.grad.flatten(), other.grad.flatten(), 0) == pytest.approx(1.0)
+    assert clipping.clipped == pytest.approx(sum(shares) / 3), "of three tensors that have a limit"
+    clipping.clip_model(before)
+    assert clipping.clipped == pytest.approx(2 * sum(shares) / 3), "summed up over steps"
+
+
+@pytest.mark.parametrize(
+    ("most", "agc", "passes"), [(0.0, 0.2, 0), (1e9, 0.2, 0), (None, 0.0, 0), (None, 1e9, 0), (0.5, 0.0, 1), (None, 1e-6, 1)]
+)
+def test_memory_is_written_only_when_something_is_clipped(most: float | None, agc: float, passes: int) -> None:
+    network, clipping = Network(), Clipping(most, agc)
+    versions = [weight.grad._version for weight in limited(network) if weight.grad is not None]
+    clipping.clip_model(network)
+    assert [weight.grad._version for weight in limited(network) if weight.grad is not None] == [
+        one + passes for one in versions
+    ]
+    assert clipping.clipped == passes
 
 
 @pytest.mark.parametrize("most", [1.0, None])
-def test_a_gradient_that_is_not_finite_shows_in_all(most: float | None) -> None:
-    own, clipping = gradients(), Clipping(most)
-    clipping.clip(gradients(), nn.utils.get_total_norm(own))
-    own[0][0, 0] = float("inf")
-    clipping.clip(own, nn.utils.get_total_norm(own))
-    assert own[0][0, 0].isnan()
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_shows(most: float | None, value: float) -> None:
+    network, clipping = Network(), Clipping(most)
+    network.conv.weight.grad[0, 0, 0, 0] = value  # type: ignore[index]
+    assert not clipping.clip_model(network).isfinite()
+    assert network.conv.weight.grad.isnan().any()  # type: ignore[union-attr]
+    assert clipping.clipped > 0.0
 
 
-def test_a_norm_is_measured_by_the_median_of_those_before_it() -> None:
-    clipping, norms = Clipping(None, 3.0), [5000.0, 300.0, 20.0, *(2.0 + 0.01 * step for step in range(100))]
-    for norm in norms:
-        assert norm_after(clipping, norm) == pytest.approx(norm, rel=1e-6), "nothing to clip"
-    middle = statistics.median_low(norms[-MEDIAN_STEPS:])
-    assert norm_after(clipping, 1000.0) == pytest.approx(3.0 * middle, rel=1e-4)
-    assert norm_after(clipping, 3.0 * middle) == pytest.approx(3.0 * middle, rel=1e-4), "the spike has not moved the median"
-    assert clipping.num_clipped == 1
-
-
-def test_a_norm_that_has_risen_for_good_becomes_the_rule() -> None:
-    clipping = Clipping(None, 2.0)
-    left = [norm_after(clipping, norm) for norm in [1.0] * MEDIAN_STEPS + [100.0] * MEDIAN_STEPS]
-    assert left[MEDIAN_STEPS] == pytest.approx(2.0, rel=1e-4) and left[-1] == pytest.approx(100.0)
-
-
-def test_gradients_of_zero_do_not_stop_a_training() -> None:
-    clipping = Clipping(None, 2.0)
-    assert [norm_after(clipping, norm) for norm in (0.0, 0.0, 1.0)] == [0.0, 0.0, 1.0]
-
-
-@pytest.mark.parametrize("steps", [0, 1, 10, MEDIAN_STEPS, MEDIAN_STEPS + 7, 3 * MEDIAN_STEPS])
-def test_a_clipping_goes_on_from_its_state(steps: int) -> None:
-    norms = torch.distributions.LogNormal(0.0, 2.0).sample((steps + 80,)).tolist()
-    one, other = Clipping(None, 1.5), Clipping(None, 1.5)
-    for norm in norms[:steps]:
-        norm_after(one, norm)
-    other.restore(one.state, torch.device("cpu"))
-    assert len(one.state) == min(steps, MEDIAN_STEPS)
-    assert [norm_after(one, norm) for norm in norms[steps:]] == [norm_after(other, norm) for norm in norms[steps:]]
+def test_a_network_of_norms_alone_has_no_limits() -> None:
+    norm = nn.BatchNorm2d(4)
+    for weight in norm.parameters():
+        weight.grad = torch.full_like(weight, 100.0)
+    clipping = Clipping(None)
+    assert clipping.clip_model(norm) == pytest.approx(100.0 * 8**0.5) and clipping.clipped == 0.0

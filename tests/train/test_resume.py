@@ -21,7 +21,6 @@ SETTINGS = sets(
     "checkpoint.every_steps=5",
     "evaluate.every_epochs=null",
     "schedule.base_lr=0.01",
-    "optim.clip_median_factor=0.9",  # what is clipped hangs on the norms of steps before
 )
 
 

@@ -37,7 +37,6 @@ SETTINGS = sets(
     "evaluate.every_epochs=null",
     # So low that one rank and two stay close, which round differently.
     "schedule.base_lr=1e-5",
-    "optim.clip_median_factor=0.9",
     "data.num_threads=1",
     # ZeRO keeps no channels_last weights, and in the other layout convolutions round otherwise.
     "train.channels_last=false",

@@ -30,7 +30,6 @@ SETTINGS = (
     "evaluate.every_epochs=4",  # 29 images in batches of 8: after step 15, and the last
     "evaluate.batch_size=1",
     "schedule.base_lr=0.01",
-    "optim.clip_median_factor=0.9",  # what is clipped hangs on the norms of steps before
 )
 Process = subprocess.Popen[bytes]
 # A shell without job control starts a background job with SIGINT ignored.

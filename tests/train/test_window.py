@@ -44,9 +44,9 @@ def test_sums_go_on_as_they_were_or_as_their_mean(rank: int, size: int, micro: i
     ours = window(rank, size, micro)
     ours.go_on(KEPT)
     clipping = ours.engine.clipping
-    assert (float(ours._sum), ours._passes, clipping.num_clipped) == (loss_sum, passes, 2.0)
+    assert (float(ours._sum), ours._passes, clipping.clipped) == (loss_sum, passes, 2.0)
     ours.restart()
-    assert (float(ours._sum), ours._passes, clipping.num_clipped) == (0.0, 0, 0.0)
+    assert (float(ours._sum), ours._passes, clipping.clipped) == (0.0, 0, 0.0)
 
 
 def test_a_window_keeps_what_it_has_and_nothing_of_an_empty_one() -> None:
