@@ -1,6 +1,7 @@
 """scripts/measure-gpu: what becomes of its jobs, and that the commands in them are ones that this program knows. No GPU, nothing timed."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.main import get_command
 from inceptionctl.bench.ways import read_ways
 from inceptionctl.cli import app
 from inceptionctl.recipe.load import load_recipe
+from tests.commands import environment
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "measure-gpu"
 
@@ -39,7 +41,7 @@ def python(code: str) -> tuple[str, ...]:
 def dry(part: str, folder: Path, *options: str) -> dict[str, list[str]]:
     """The commands of a visit, by name of the job."""
     done = subprocess.run([sys.executable, SCRIPT, part, folder, "--dry", *options], capture_output=True, text=True, check=True)
-    return {line.partition(" (")[0]: line.partition(" s): ")[2].split() for line in done.stdout.splitlines()}
+    return {line.partition(" (")[0]: shlex.split(line.partition(" s): ")[2]) for line in done.stdout.splitlines()}
 
 
 @pytest.mark.parametrize("options", [(), ("--small",)], ids=["gpu", "small"])
@@ -73,12 +75,28 @@ def test_what_works_decides_how_the_rest_decodes(tmp_path: Path, script: ModuleT
         assert decodings("speed") == expected, works
 
 
+def test_without_timm_its_steps_are_left_out(tmp_path: Path) -> None:
+    def ways() -> set[str]:
+        jobs = (job for part in ("works", "speed") for job in dry(part, tmp_path).values())
+        return {way for job in jobs if "--ways" in job for way in job[job.index("--ways") + 1].split(",")}
+
+    assert {"timm", "timm-compiled"} < ways()
+    (tmp_path / "timm.py").write_text("raise RuntimeError('not for this torch')")
+    variables, command = {"PYTHONPATH": str(tmp_path)}, [sys.executable, SCRIPT, "timm", tmp_path]
+    done = subprocess.run(command, env=environment() | variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "its steps are left out: not for this torch\n")
+    assert ways() == {"bare", "none", "network/cuda-graphs"}
+    (tmp_path / "timm.py").write_text("__version__ = '1'")
+    subprocess.run(command, env=environment() | variables, check=True)
+    assert {"timm", "timm-compiled"} < ways()
+
+
 def test_jobs_by_name_and_what_they_need(tmp_path: Path) -> None:
-    assert list(dry("works", tmp_path, "--jobs", "learn,doctor")) == ["classes", "learn", "doctor"]
+    assert list(dry("works", tmp_path, "--jobs", "learn,doctor")) == ["classes", "learn", "doctor", "timm"]
     done = subprocess.run(
         [sys.executable, SCRIPT, "speed", tmp_path, "--jobs", "learn"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and "no job learn in speed; there are photographs, step, " in done.stderr
+    assert done.returncode == 2 and "no job learn in speed; there are photographs, timm, step, " in done.stderr
 
 
 def test_every_job_leaves_a_line_and_a_chain_ends_with_what_fails(script: ModuleType, tmp_path: Path) -> None:
