@@ -143,6 +143,8 @@ def test_a_visit_that_is_cut_off_leaves_nothing_running(tmp_path: Path) -> None:
             time.sleep(0.1)
         visit.send_signal(signal.SIGTERM)
         assert visit.wait(60) == 143
+    # It was ended, not waited for.
+    assert not (tmp_path / "decoding.json").exists()
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in listed
 
