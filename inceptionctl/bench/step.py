@@ -16,8 +16,11 @@ from inceptionctl.bench import timm_step
 from inceptionctl.bench.loop import Turns, make_job, run_loop
 from inceptionctl.bench.measuring import Contestant, Figure, Taken
 from inceptionctl.bench.profile import StepProfile, profiled
+from inceptionctl.bench.waits import counted_waits
+from inceptionctl.bench.ways import COMPILED, FORMATS, GRAPHS, PARTS, PRODUCTS, compiles, has_timm
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.errors import RecipeError
 from inceptionctl.launch.signals import RankSignals
 from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
@@ -37,18 +40,7 @@ ENGINE, LIVE, BARE, DDP = "inceptionctl", "inceptionctl, live data", "bare loop"
 OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm and clipping"
 # A product of matrices so large takes some hundredths of a second, and its matrices no cache.
 MATRIX = {"cpu": 2048, "cuda": 8192}
-PRODUCTS = {"cpu": 4, "cuda": 50}
-COMPILED: dict[str, tuple[tuple[Compile, CompileMode], ...]] = {
-    "cpu": (("none", "default"), ("blocks", "default"), ("network", "default")),
-    "cuda": (
-        ("none", "default"),
-        ("blocks", "default"),
-        ("network", "default"),
-        ("blocks", "max-autotune"),
-        ("network", "max-autotune"),
-        ("network", "cuda-graphs"),
-    ),
-}
+PRODUCTS_A_TURN = {"cpu": 4, "cuda": 50}
 VARIANTS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("fp32", True), ("bf16", True))
 _PREFETCH = 2
 
@@ -113,49 +105,50 @@ def bench_step(
     live: ImageSet | None,
     steps: int,
     repeats: int,
-    everything: bool,
-    compiled: bool = False,
-    timm: bool = False,
-    timm_compiled: bool | None = None,
+    ways: Sequence[str],
     profile: StepProfile | None = None,
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Figures of this rank, and what they are of; every rank calls it.
 
     A turn is `steps` steps of one micro batch. `live` images add turns of the loop that read, decode and change them.
-    With `everything`, one rank alone measures the other number formats too, products of matrices, and the parts of a step.
-    `compiled` adds the bare loop compiled in other ways than the recipe's. `timm`'s own step takes turns too, and `timm_compiled`
-    (None: on GPUs) that step compiled. Steps that follow, with live images if any, fill the `profile`.
-    Raises DataError when an image cannot be decoded, ResumeLater when a signal came.
+    The bare loop, compiled as the recipe says, always takes turns; `ways` (bench/ways.py) are what else does. On a GPU the waits of the
+    host are counted in steps that follow; steps after these, with live images if any, fill the `profile`.
+    Raises DataError when an image cannot be decoded, RecipeError for CUDA graphs on a CPU, ResumeLater when a signal came.
     """
+    if GRAPHS in ways and machine.device.type == "cpu":
+        raise RecipeError(f"--ways {GRAPHS}: a CPU has no CUDA graphs", f"leave {GRAPHS} out")
     job = make_job(recipe, world, machine, folder, signals, heartbeat)
-    everything = everything and world.size == 1
     asked = recipe.train.compile, recipe.train.compile_mode
     bare = BareLoop(job, job.precision, recipe.train.channels_last, passes=steps, compiled=asked)
     own = DDP if world.size > 1 else BARE
     others = [Contestant(own, bare.round, steps)]
-    if everything:
-        others += [*_parts(bare, recipe), *_variants(job, steps), *_products(job.device)]
-    if compiled:
-        others += _compiled(job, steps)
+    others += _parts(bare, recipe) if PARTS in ways else []
+    others += _variants(job, steps) if FORMATS in ways else []
+    others += _products(job.device) if PRODUCTS in ways else []
+    others += _compiled(job, steps, ways)
     theirs: dict[str, Any] = {}
-    timm_compiled = timm and (job.device.type == "cuda" if timm_compiled is None else timm_compiled)
-    if timm:
-        found, theirs = timm_step.contestants(job, random_batch(job), passes=steps, compiled=timm_compiled)
+    if has_timm(ways):
+        found, theirs = timm_step.contestants(job, random_batch(job), passes=steps, ways=ways)
         others += found
+    waits: dict[str, Any] = {}
     sources: dict[str, Iterator[Batch]] = {ENGINE: itertools.repeat(random_batch(job))}
     with closing(_loader(job, live)) if live else nullcontext() as loader:
         if loader:
             sources[LIVE] = iter(loader)
+        together = _meeting(job)
         turns = Turns(
             sources,
             others,
             passes=steps,
             repeats=repeats,
-            together=_meeting(job),
+            together=together,
             requested=lambda: signals.requested,
-            afterwards=profiled(job, sources.get(LIVE, sources[ENGINE]), _meeting(job), profile) if profile else (),
+            afterwards=itertools.chain(
+                counted_waits(sources[ENGINE], together, waits) if job.device.type == "cuda" else (),
+                profiled(job, sources.get(LIVE, sources[ENGINE]), together, profile) if profile else (),
+            ),
         )
-        with compile_errors("network" if compiled or timm_compiled else recipe.train.compile):
+        with compile_errors("network" if compiles(ways) else recipe.train.compile):
             run_loop(job, turns)
     images = job.batch.global_batch_size
     figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
@@ -170,7 +163,9 @@ def bench_step(
         "images": images,
         "input_px": recipe.model.input_px,
         "multiply_adds": _multiply_adds(recipe),
-        **({"timm": theirs} if timm else {}),
+        "ways": list(ways),
+        **({"timm": theirs} if theirs else {}),
+        **({"host_waits": waits} if waits else {}),
         **({"profile": profile.to_json()} if profile else {}),
         **(job.memory.numbers() if job.device.type == "cuda" else {"peak_memory_bytes": None}),
     }
@@ -230,11 +225,11 @@ def _variants(job: Training, steps: int) -> list[Contestant]:
     return found
 
 
-def _compiled(job: Training, steps: int) -> list[Contestant]:
-    """The bare loop, compiled in every way that the recipe does not ask for."""
+def _compiled(job: Training, steps: int, ways: Sequence[str]) -> list[Contestant]:
+    """The bare loop, compiled in those of the ways that the recipe does not ask for: its own is there in any case."""
     own = job.recipe.train.compile, job.recipe.train.compile_mode
     found = []
-    for way in COMPILED[job.device.type]:
+    for way in (COMPILED[name] for name in ways if name in COMPILED):
         if way != own and (way[0] != "none" or own[0] != "none"):
             loop = BareLoop(job, job.precision, job.recipe.train.channels_last, passes=steps, compiled=way)
             found.append(Contestant(f"{BARE}, {_way_in_words(*way)}", loop.round, steps))
@@ -253,7 +248,7 @@ def _products(device: torch.device) -> list[Contestant]:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         if name == "bf16" and not native_bf16(device):
             continue
-        size, count = MATRIX[device.type], PRODUCTS[device.type]
+        size, count = MATRIX[device.type], PRODUCTS_A_TURN[device.type]
         one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         found.append(Contestant(f"matrix product, {name}", _multiplying(one, other, count), count * 2 * size**3))
     return found

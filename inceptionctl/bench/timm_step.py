@@ -1,4 +1,4 @@
-"""timm's train step, of timm's own parts, for the network of a recipe: what `bench step --timm` measures beside ours.
+"""timm's train step, of timm's own parts, for the network of a recipe: what `bench step --ways timm` measures beside ours.
 
 By what timm's train.py (1.0.31; it is not in the package) does in each step with the flags that `flags` gives back: forward and loss
 under autocast, backward, dispatch_clip_grad, optimizer, loss.item(), zero_grad, ModelEmaV3; with several ranks DDP around the compiled
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from inceptionctl.bench.measuring import Contestant, Figure, ratio
+from inceptionctl.bench.ways import TIMM, TIMM_COMPILED
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import TIMM_PREFIX, find_spec, is_timm
@@ -42,9 +43,9 @@ def check_comparable(recipe: Recipe) -> None:
         if ours != built:
             raise RecipeError(
                 f"timm builds and trains {theirs} with model.{key} {built} alone; this recipe has {ours}",
-                f"leave model.{key} out, or leave --timm out",
+                f"leave model.{key} out, or timm out of --ways",
             )
-    import_timm("--timm")
+    import_timm("--ways timm")
 
 
 class TimmStep:
@@ -108,20 +109,19 @@ class TimmStep:
             reduce_tensor(loss.new_tensor([value]), self._ranks).item()
 
 
-def contestants(job: Training, batch: Batch, *, passes: int, compiled: bool) -> tuple[list[Contestant], dict[str, Any]]:
-    """timm's step as it is and, where wished, compiled; and what timm does otherwise, for people who read the figures."""
-    eager = TimmStep(job, batch, passes=passes, backend=None)
-    found = [Contestant(EAGER, eager.round, passes)]
-    if compiled:
-        found.append(Contestant(COMPILED, TimmStep(job, batch, passes=passes, backend=INDUCTOR).round, passes))
-    recipe = job.recipe
-    return found, {
-        "version": import_timm("--timm").__version__,
+def contestants(job: Training, batch: Batch, *, passes: int, ways: Sequence[str]) -> tuple[list[Contestant], dict[str, Any]]:
+    """timm's step, as it is, compiled or both, as `ways` say; and what timm does otherwise, for people who read the figures."""
+    kinds = ((TIMM, EAGER, None), (TIMM_COMPILED, COMPILED, INDUCTOR))
+    steps = {name: TimmStep(job, batch, passes=passes, backend=backend) for way, name, backend in kinds if way in ways}
+    network, recipe = next(iter(steps.values())).network, job.recipe
+    parameters = count_parameters(network)
+    return [Contestant(name, step.round, passes) for name, step in steps.items()], {
+        "version": import_timm("--ways timm").__version__,
         "network": timm_network_as_large(recipe.model.name),
-        "parameters": count_parameters(eager.network),
-        "multiply_adds": multiply_adds(eager.network, recipe.model.input_px),
-        "flags": flags(recipe, bf16=job.precision == "bf16", compiled=compiled, ranks=job.world.size),
-        "differences": differences(job, count_parameters(eager.network)),
+        "parameters": parameters,
+        "multiply_adds": multiply_adds(network, recipe.model.input_px),
+        "flags": flags(recipe, bf16=job.precision == "bf16", compiled=TIMM_COMPILED in ways, ranks=job.world.size),
+        "differences": differences(job, parameters),
     }
 
 

@@ -20,6 +20,7 @@ from inceptionctl.cli.measured import (
     tell,
     tell_of_profile,
     tell_of_timm,
+    tell_of_waits,
 )
 from inceptionctl.cli.options import Json, ProtocolName, Settings, whole_numbers
 from inceptionctl.errors import DataError, RecipeError
@@ -123,26 +124,13 @@ def step(
     cpu_ranks: CpuRanks = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of a turn: 1 on a CPU and 10 on GPUs by default.")] = None,
     repeats: Repeats = 5,
-    everything: Annotated[
-        bool,
+    ways: Annotated[
+        str | None,
         typer.Option(
-            "--everything/--loops-only", help="On one rank: the other number formats, matrix products, parts of a step."
-        ),
-    ] = True,
-    compiled: Annotated[
-        bool, typer.Option("--compiled", help="The bare loop compiled by torch besides, in each way; takes minutes to begin.")
-    ] = False,
-    timm: Annotated[
-        bool,
-        typer.Option(
-            "--timm", help="timm's train step of the same network besides, with its own best flags (timm must be there)."
-        ),
-    ] = False,
-    timm_compile: Annotated[
-        bool | None,
-        typer.Option(
-            "--timm-compile/--no-timm-compile",
-            help="timm's step under torch.compile too: by default on GPUs, since a CPU compiles for minutes.",
+            metavar="WAY,...",
+            help="What takes turns with the loop and the bare loop: none, blocks, network, blocks/max-autotune, network/max-autotune,"
+            " network/cuda-graphs (the bare loop compiled so), timm, timm-compiled, and on one rank parts, formats, products;"
+            " bare for nothing else. By default parts,formats,products on one rank.",
         ),
     ] = None,
     profile: Annotated[
@@ -159,11 +147,12 @@ def step(
 
     Ranks are started as `train` starts them. No validation and no saves; a row of metrics after every train.log_every_steps.
     """
+    from inceptionctl.bench.ways import read_ways
+
+    asked = read_ways(ways, gpus or cpu_ranks or 1)
     loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
     refuse_unwritable(output)
     refuse_as_trace(profile)
-    if timm_compile is not None and not timm:
-        raise RecipeError("--timm-compile and --no-timm-compile say how timm's step is measured", "give --timm too")
     measured = {"bench": "step", "recipe": recipe, "settings": settings or []}
     _measure_steps(
         loaded,
@@ -174,12 +163,9 @@ def step(
         cpu_ranks,
         steps,
         repeats,
-        everything,
-        compiled,
+        asked,
         output,
         as_json,
-        timm=timm,
-        timm_compiled=timm_compile,
         trace=profile,
     )
 
@@ -205,7 +191,7 @@ def train(
     loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
     refuse_unwritable(output)
     measured = {"bench": "train", "recipe": recipe, "settings": settings or []}
-    _measure_steps(loaded, measured, folder, True, gpus, cpu_ranks, steps, repeats, False, False, output, as_json)
+    _measure_steps(loaded, measured, folder, True, gpus, cpu_ranks, steps, repeats, ("bare",), output, as_json)
 
 
 def _for_steps(name: str, settings: list[str] | None, images: int | None, gpus: int | None, cpu_ranks: int | None) -> Recipe:
@@ -228,23 +214,22 @@ def _measure_steps(
     cpu_ranks: int | None,
     steps: int | None,
     repeats: int,
-    everything: bool,
-    compiled: bool,
+    ways: tuple[str, ...],
     output: Path | None,
     as_json: bool,
     *,
-    timm: bool = False,
-    timm_compiled: bool | None = None,
     trace: Path | None = None,
 ) -> None:
     import os
     import tempfile
 
+    from inceptionctl.bench.ways import has_timm
     from inceptionctl.launch.signals import RankSignals, stoppable
     from inceptionctl.launch.world import world_from_environment
 
     # What the profiler's library says of itself while it works.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    timm = has_timm(ways)
     if timm:
         from inceptionctl.bench.timm_step import check_comparable
 
@@ -288,10 +273,7 @@ def _measure_steps(
                 live=_pictures(folder, recipe, "train") if live else None,
                 steps=steps or (1 if machine.device.type == "cpu" else 10),
                 repeats=repeats,
-                everything=everything,
-                compiled=compiled,
-                timm=timm,
-                timm_compiled=timm_compiled,
+                ways=ways,
                 profile=profile,
             )
     finally:
@@ -301,6 +283,8 @@ def _measure_steps(
         tell({**measured, **about, **kinds}, figures, output, as_json)
         if timm and not as_json:
             tell_of_timm(kinds["timm"])
+        if "host_waits" in kinds and not as_json:
+            tell_of_waits(kinds["host_waits"])
         if profile and trace:
             if not as_json:
                 tell_of_profile(kinds["profile"])

@@ -75,6 +75,13 @@ def tell_of_timm(theirs: dict[str, Any]) -> None:
         console.say(f"- {difference}")
 
 
+def tell_of_waits(found: dict[str, Any]) -> None:
+    """How often the host waited for the GPU, and where."""
+    console.say(f"the host waited for the GPU {found['per_step']:.3g} times a step, in {found['steps']} steps")
+    for place, count in found["places"].items():
+        console.say(f"- {count:.3g} at {place}")
+
+
 def tell_of_profile(found: dict[str, Any]) -> None:
     """Where a step goes, by group and by operator, on stdout."""
     what = "device time" if found["of"] == "device" else "time of the loop's thread"

@@ -44,15 +44,29 @@ def test_a_step_of_two_ranks_beside_ddp_with_live_data(root: Path) -> None:
     assert ("inceptionctl, live data / torch DDP", "ratio of s/step") in found
 
 
-def test_a_step_compiled_in_each_way() -> None:
-    """The loop as the recipe says, the bare one besides in the other ways."""
+def test_a_step_compiled_in_the_ways_that_are_named() -> None:
+    """The loop as the recipe says, the bare one besides in the others; what is not named is not measured."""
     network = sets("model.name=resnet_18", "model.width=0.125", "model.input_px=32", "train.compile=blocks")
-    done = inceptionctl("bench", "step", "quickstart", *network, *SMALL[5:], "--loops-only", "--compiled")
+    done = inceptionctl("bench", "step", "quickstart", *network, *SMALL[5:], "--ways", "network,none,blocks")
     assert done.returncode == 0, done.stderr
     result, found = figures(done.stdout)
-    assert result["compile"] == ["blocks", "default"]
+    assert (result["compile"], result["ways"]) == (["blocks", "default"], ["none", "blocks", "network"])
     names = {name for name, unit in found if unit == "images/s"}
     assert names == {"inceptionctl", "bare loop", "bare loop, not compiled", "bare loop, network compiled"}
+    assert {name for name, unit in found if unit == "s/step"} == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--ways", "blocks,fast"), ("no way 'fast'", "network/cuda-graphs")),
+        (("--ways", ""), ("names nothing", "--ways bare")),
+        (("--ways", "timm,parts", "--cpu-ranks", "2"), ("parts measures one rank alone, not 2", "leave parts out")),
+        (("--ways", "network/cuda-graphs"), ("a CPU has no CUDA graphs",)),
+    ],
+)
+def test_ways_that_cannot_be_measured_are_refused(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    refused(inceptionctl("bench", "step", *SMALL, *arguments, CUDA_VISIBLE_DEVICES=""), 2, *words)
 
 
 def test_sums_over_two_ranks(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_networks_that_timm_has_nothing_for_are_refused(timm: ModuleType, monkey
         with pytest.raises(RecipeError, match=setting.partition("=")[0]):
             check_comparable(recipe_with(setting))
     monkeypatch.setattr(timm_network.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFault, match="--timm needs timm, which is not installed") as fault:
+    with pytest.raises(EnvironmentFault, match="--ways timm needs timm, which is not installed") as fault:
         check_comparable(recipe_with())
     assert fault.value.hint == "pip install 'inceptionctl[timm]'"
 
@@ -167,7 +167,7 @@ def test_the_best_of_timms_is_what_it_is_compared_with() -> None:
 
 
 def test_two_ranks_beside_timm_under_ddp_with_a_profile(timm: ModuleType, tmp_path: Path) -> None:
-    arguments = ("--images", "2", "--repeats", "1", "--cpu-ranks", "2", "--timm", "--profile", tmp_path / "a.json")
+    arguments = ("--images", "2", "--repeats", "1", "--cpu-ranks", "2", "--ways", "timm", "--profile", tmp_path / "a.json")
     settings = sets(*RESNET, "train.log_every_steps=1")
     done = inceptionctl("bench", "step", "inception_v4", *settings, *arguments, "--json", PYTHONPATH=WITH_TIMM)
     assert done.returncode == 0, done.stderr
@@ -184,5 +184,6 @@ def test_two_ranks_beside_timm_under_ddp_with_a_profile(timm: ModuleType, tmp_pa
 
 
 def test_the_command_refuses_what_cannot_be_compared() -> None:
-    refused(inceptionctl("bench", "step", *sets("model.name=bn_inception"), "--timm"), 2, "costs what bn_inception does")
-    refused(inceptionctl("bench", "step", "--timm-compile"), 2, "--timm-compile", "give --timm too")
+    refused(
+        inceptionctl("bench", "step", *sets("model.name=bn_inception"), "--ways", "timm"), 2, "costs what bn_inception does"
+    )

@@ -1,11 +1,15 @@
 """What only a GPU can show. Deselected by scripts/test; run with `python -m pytest -m gpu`."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from tests.commands import TINY, inceptionctl, rows, sets
+from inceptionctl.launch.local import free_port
+from tests.commands import TINY, environment, inceptionctl, rows, sets
 
 pytestmark = pytest.mark.gpu
 
@@ -86,3 +90,70 @@ def test_foreach_rmsprop_equals_the_loop() -> None:
         fused.step()
     for weight, copy in zip(weights, copies, strict=True):
         assert torch.allclose(weight, copy.cpu(), atol=1e-6)
+
+
+def test_gradients_averaged_beside_the_pass_are_those_of_the_pass() -> None:
+    """Over NCCL, in a group of one: its mean is what it is alone, whatever streams the sums are on."""
+    from inceptionctl.train.averaging import GradientAverage
+    from tests.train.test_averaging import images, loss_of, network
+
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        plain, averaged = network().cuda(), network().cuda()
+        average = GradientAverage(averaged.parameters(), 1)
+        for _ in range(3):
+            for model in (plain, averaged):
+                model.zero_grad()
+            loss_of(plain, images().cuda(), 1.0).backward()
+            average.begin()
+            loss_of(averaged, images().cuda(), 1.0).backward()
+            average.finish()
+            for one, other in zip(averaged.parameters(), plain.parameters(), strict=True):
+                if other.grad is not None:
+                    torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+    finally:
+        dist.destroy_process_group()
+
+
+# NCCL refuses two ranks of one GPU; gloo sums their tensors through the host.
+OVER_GLOO = """
+import sys
+import deepspeed
+start = deepspeed.init_distributed
+deepspeed.init_distributed = lambda backend, **options: start("gloo", **options)
+sys.argv[0] = "inceptionctl"
+from inceptionctl.cli import main
+main()
+"""
+
+
+def test_two_ranks_on_a_gpu_train_as_one_does(root: Path, tmp_path: Path) -> None:
+    """What only several ranks do with tensors on a GPU, where there is one GPU alone: the micro batches are the same, and the losses."""
+    # A step that makes no more of rounding than there is: an epsilon that damps it, and no network whose gradients explode.
+    steps = ("model.name=resnet_18", "optim.epsilon=1.0", "schedule.base_lr=0.01", "train.max_steps=3")
+    rest = ("model.num_classes=3", f"data.root={root}", "data.decode=cpu", "evaluate.every_epochs=null")
+    settings = sets(*TINY, *steps, *rest)
+    for size in (1, 2):
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            OVER_GLOO,
+            "train",
+            "quickstart",
+            *settings,
+            "--output",
+            str(tmp_path / f"{size}"),
+        ]
+        port = str(free_port())
+        ranks = []
+        for rank in range(size):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DS_ACCELERATOR": "cuda", "CUDA_VISIBLE_DEVICES": "0"}
+            ranks.append(
+                subprocess.Popen(command, env=environment() | place | meeting, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+            )
+        said = [process.communicate(timeout=300)[1] for process in ranks]
+        assert [process.returncode for process in ranks] == [0] * size, "\n".join(said)
+    alone, shared = ([row["loss"] for row in rows(tmp_path / name)] for name in "12")
+    assert len(alone) == 3 and shared == pytest.approx(alone, rel=1e-3)
