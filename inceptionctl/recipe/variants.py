@@ -30,7 +30,7 @@ class RmsPropSection(Section):
     clip_global_norm: float | None = Field(default=None, ge=0.0)
     """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
     clip_agc: float = Field(default=0.2, ge=0.0)
-    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
+    """Adaptive gradient clipping: the gradient of each tensor has at most this times the norm of its weights; 0 clips nothing."""
 
 
 class SgdSection(Section):
@@ -47,7 +47,7 @@ class SgdSection(Section):
     clip_global_norm: float | None = Field(default=None, ge=0.0)
     """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
     clip_agc: float = Field(default=0.2, ge=0.0)
-    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
+    """Adaptive gradient clipping: the gradient of each tensor has at most this times the norm of its weights; 0 clips nothing."""
 
 
 class AdamWSection(Section):
@@ -64,7 +64,7 @@ class AdamWSection(Section):
     clip_global_norm: float | None = Field(default=None, ge=0.0)
     """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
     clip_agc: float = Field(default=0.2, ge=0.0)
-    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
+    """Adaptive gradient clipping: the gradient of each tensor has at most this times the norm of its weights; 0 clips nothing."""
 
 
 class LambSection(Section):
@@ -81,7 +81,7 @@ class LambSection(Section):
     clip_global_norm: float | None = Field(default=None, ge=0.0)
     """Largest global norm of the gradient; 0 clips nothing, null clips by `clip_agc`."""
     clip_agc: float = Field(default=0.2, ge=0.0)
-    """Adaptive gradient clipping: the gradient of a weight tensor has at most this times the tensor's own norm; 0 clips nothing."""
+    """Adaptive gradient clipping: the gradient of each tensor has at most this times the norm of its weights; 0 clips nothing."""
 
 
 class StaircaseSection(Section):

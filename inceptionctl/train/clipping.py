@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# A weight tensor of a smaller norm is taken for one of this, else weights that start at zero would stay there.
-SMALLEST_WEIGHT_NORM = 1e-3
+# A weight tensor of a smaller norm counts as one of this, else weights that start at zero would stay there.
+SMALLEST_NORM = 1e-3
 
 
 class Clipping:
     """Scales down gradients that are too large; never waits for the device.
 
-    `most`, where it is a number, is the largest global norm (0: no limit). With None, the gradient of each weight tensor has a norm of at most
-    `agc` times that tensor's own norm (0: no limit): adaptive gradient clipping, Brock et al., arXiv 2102.06171, section 4.1, but by whole
-    tensors instead of output channels. Norms and biases (one-dimensional) have no limit then: a bias starts at zero.
+    `most`, where it is a number, is the largest global norm (0: no limit). With None, the gradient of each tensor of weights has a norm of at
+    most `agc` times the tensor's own (0: no limit): adaptive gradient clipping, Brock et al., arXiv 2102.06171, section 4.1, but by whole
+    tensors instead of output channels. The values of one-dimensional tensors (batch norms and biases, which start at one and zero) count as at
+    least one each.
 
-    `clipped` sums up, on the device, the share of each step's limited tensors that were scaled down; whoever writes it down sets it back.
+    `clipped` sums up, on the device, the share of each step's tensors that were scaled down; whoever writes it down sets it back.
     """
 
     def __init__(self, most: float | None, agc: float = 0.2) -> None:
         self._most, self._agc = most, agc
         self.clipped = torch.zeros(())
+        self._of: list[int] = []
+        self._smallest = torch.zeros(0)
 
     def in_words(self) -> str:
         """How gradients are clipped, for people."""
         if self._most is None and self._agc:
-            return f"each weight tensor's gradient at {self._agc:g} x the tensor's norm"
+            return f"each tensor's gradient at {self._agc:g} x the norm of its weights"
         return f"global norm {self._most:g}" if self._most else "none"
 
     def clip_model(self, model: nn.Module) -> Tensor:
@@ -50,14 +54,17 @@ class Clipping:
             factors = (self._most / (norm + 1e-6)).clamp(max=1.0).expand(len(gradients))
             self._scale(gradients, factors)
         elif self._most is None and self._agc:
-            limited = [k for k, weight in enumerate(weights) if weight.ndim > 1]
-            if not limited:
-                return norm
-            limits = self._agc * norms_of([weights[k] for k in limited]).clamp(min=SMALLEST_WEIGHT_NORM)
-            # torch.tensor of these would be a copy to the device in each step.
-            of_limited = torch.stack([norms[k] for k in limited])
-            self._scale([gradients[k] for k in limited], (limits / (of_limited + 1e-6)).clamp(max=1.0))
+            limits = self._agc * torch.maximum(norms_of(weights), self._smallest_norms(weights))
+            self._scale(gradients, (limits / (norms + 1e-6)).clamp(max=1.0))
         return norm
+
+    def _smallest_norms(self, weights: Sequence[Tensor]) -> Tensor:
+        # Made once: to copy them to the device in each step would be to wait for it.
+        if self._of != [id(weight) for weight in weights]:
+            values = [SMALLEST_NORM if weight.ndim > 1 else math.sqrt(weight.numel()) for weight in weights]
+            self._of = [id(weight) for weight in weights]
+            self._smallest = torch.stack([weights[0].new_full((), value) for value in values])
+        return self._smallest
 
     def _scale(self, gradients: Sequence[Tensor | None], factors: Tensor) -> None:
         # Written so that a factor that is not a number counts; the sum is on the CPU before the first step.
@@ -66,7 +73,8 @@ class Clipping:
             here = [
                 (gradient, factor) for gradient, factor in zip(gradients, factors.unbind(), strict=True) if gradient is not None
             ]
-            torch._foreach_mul_(*map(list, zip(*here, strict=True)))
+            if here:
+                torch._foreach_mul_(*map(list, zip(*here, strict=True)))
             return
         for gradient, factor in zip(gradients, factors.tolist(), strict=True):
             if gradient is not None and factor != 1.0:

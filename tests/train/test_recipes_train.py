@@ -35,7 +35,7 @@ def test_the_papers_training_needs_what_the_paper_says(tmp_path: Path) -> None:
     assert plan["batch"] == "20 ranks x 32 micro batch x 1 accumulation = 640 global batch"
     assert plan["steps"] == 320_292 and "assumed" in plan["train_images_source"]
     assert plan["learning_rate"].startswith("0.045 x 0.94 every 2 epochs")
-    assert plan["clipping"] == "each weight tensor's gradient at 0.2 x the tensor's norm"
+    assert plan["clipping"] == "each tensor's gradient at 0.2 x the norm of its weights"
     assert plan["deepspeed"]["gradient_clipping"] == 0.0, "clipped once, by our own engine"
 
 
