@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 # A weight tensor of a smaller norm counts as one of this, else weights that start at zero would stay there.
 SMALLEST_NORM = 1e-3
+# A value of a one-dimensional tensor counts as at least this: batch norms and biases start at one and zero, and move in larger steps. Smaller
+# numbers train more slowly, no limit lets a spike through (docs/RESULTS.md).
+SMALLEST_VALUE = 5.0
 
 
 class Clipping:
@@ -18,8 +21,7 @@ class Clipping:
 
     `most`, where it is a number, is the largest global norm (0: no limit). With None, the gradient of each tensor of weights has a norm of at
     most `agc` times the tensor's own (0: no limit): adaptive gradient clipping, Brock et al., arXiv 2102.06171, section 4.1, but by whole
-    tensors instead of output channels. The values of one-dimensional tensors (batch norms and biases, which start at one and zero) count as at
-    least one each.
+    tensors instead of output channels. The values of one-dimensional tensors (batch norms and biases) count as at least five each.
 
     `clipped` sums up, on the device, the share of each step's tensors that were scaled down; whoever writes it down sets it back.
     """
@@ -61,7 +63,7 @@ class Clipping:
     def _smallest_norms(self, weights: Sequence[Tensor]) -> Tensor:
         # Made once: to copy them to the device in each step would be to wait for it.
         if self._of != [id(weight) for weight in weights]:
-            values = [SMALLEST_NORM if weight.ndim > 1 else math.sqrt(weight.numel()) for weight in weights]
+            values = [SMALLEST_NORM if weight.ndim > 1 else SMALLEST_VALUE * math.sqrt(weight.numel()) for weight in weights]
             self._of = [id(weight) for weight in weights]
             self._smallest = torch.stack([weights[0].new_full((), value) for value in values])
         return self._smallest
