@@ -41,7 +41,7 @@ def test_the_recipe_is_of_the_rows_network_and_the_command_of_its_protocol(table
     if isinstance(recipe, Ensemble):
         counted = Counter(member.model.name for member in recipe.members.values())
         key = " + ".join(f"{name} x {count}" if count > 1 else name for name, count in sorted(counted.items()))
-        assert (f"ensemble:{key}",) == row.networks
+        assert (f"ensemble: {key}",) == row.networks
         assert recipe.protocol == wanted
         assert options["sources"] == [Path(RECIPES[row.networks])] and options["protocol"] is None
     else:
