@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.forked import run_command
+
+# What an interpreter, or a library as it is imported, reads once.
+READ_AT_START = {"PYTHONPATH", "PYTHONIOENCODING", "LC_ALL", "CUDA_VISIBLE_DEVICES", "NUMBA_CACHE_DIR", "ATEN_CPU_CAPABILITY"}
+
 COMMAND = (sys.executable, "-P", "-m", "inceptionctl")
 
 # A net and a training small enough for a test: a few kilobytes of weights, a fraction of a second a step.
@@ -34,12 +39,14 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
-def inceptionctl(*arguments: str | Path, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    words = [str(argument) for argument in arguments]
-    return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=environment() | variables, timeout=900, check=False
-    )
+def inceptionctl(
+    *arguments: str | Path, cwd: Path | None = None, new_process: bool = False, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end: forked from a process that has imported everything, or a new one as a shell starts it."""
+    words, born_with = [str(argument) for argument in arguments], environment() | variables
+    if not (new_process or READ_AT_START & variables.keys()):
+        return run_command(words, cwd, born_with, timeout=900)
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=born_with, timeout=900, check=False)
 
 
 def sets(*settings: str) -> list[str]:

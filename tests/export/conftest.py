@@ -1,8 +1,6 @@
 """The same data, run and threads as the tests of evaluation, and its exports, made once by the real command."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.run import Run
+from tests.commands import inceptionctl
 from tests.evaluate.conftest import data, fixed_threads, run
 from tests.evaluate.making import INPUT_PX
 
@@ -28,12 +27,11 @@ def done(run: Run) -> subprocess.CompletedProcess[str]:
         assert (
             CliRunner().invoke(app, ["evaluate", str(run.path), "--protocol", protocol, "--precision", "fp32"]).exit_code == 0
         )
-    command = [sys.executable, "-m", "inceptionctl", "export", str(run.path), "--json", *LICENSES]
+    command = ["export", str(run.path), "--json", *LICENSES]
     command += [part for name in FORMATS for part in ("--format", name)]
     command += ["--precision", "fp32", "--precision", "fp16", "--precision", "int8", "--check", "openvino"]
     command += ["--calibration-images", "6", "--max-accuracy-loss", "50"]
-    # On a busy machine threads that wait for each other by spinning take many times as long.
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+    return inceptionctl(*command)
 
 
 @pytest.fixture

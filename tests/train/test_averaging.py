@@ -1,16 +1,12 @@
 """Gradients summed bucket by bucket beside the backward pass, in two real ranks against torch alone with the batch as one."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from inceptionctl.launch.local import free_port
 from inceptionctl.train.averaging import BUCKET_BYTES, GradientAverage, _parts
 from tests.commands import environment
+from tests.forked import run_ranks
 
 # Every weight of its own bucket, some of a few together, and all in one.
 SIZES = (1, 5000, BUCKET_BYTES)
@@ -47,9 +43,10 @@ def check(model: nn.Module) -> None:
             assert float((one.grad - other.grad).abs().max()) < 1e-6, name
 
 
-def as_rank(rank: int, port: int) -> None:
+def as_rank() -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     half = images()[4 * rank : 4 * rank + 4]
     for size in SIZES:
         model = network()
@@ -66,15 +63,8 @@ def as_rank(rank: int, port: int) -> None:
 
 
 def test_two_ranks_have_the_gradients_of_the_whole_batch() -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "tests.train.test_averaging"]
-    root = Path(__file__).parents[2]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(port)], cwd=root, env=environment(), stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=300)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    ended = run_ranks("from tests.train.test_averaging import as_rank; as_rank()", 2, environment=environment())
+    assert [rank.returncode for rank in ended] == [0, 0], ended
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, 4), (40, 2), (10**6, 1)])
@@ -82,7 +72,3 @@ def test_buckets(most: int, expected: int) -> None:
     weights = [nn.Parameter(torch.zeros(count)) for count in (5, 5, 3, 1)]
     parts = list(_parts(weights, most))
     assert len(parts) == expected and [weight for part in parts for weight in part] == weights
-
-
-if __name__ == "__main__":
-    as_rank(int(sys.argv[1]), int(sys.argv[2]))

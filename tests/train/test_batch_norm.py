@@ -1,7 +1,5 @@
 """Running statistics of 1, 2 and 4 real ranks that see the same micro batches: what is left of the history, and what took its place."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +8,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from inceptionctl.launch.local import free_port
 from inceptionctl.train.batch_norm import SharedStatistics, momentum_over_ranks
 from inceptionctl.train.fine_tuning import freeze
 from tests.commands import TINY, environment, inceptionctl, sets
+from tests.forked import run_ranks
 
 RANKS = (1, 2, 4)
 MOMENTUM, STEPS, MICRO_BATCHES = 0.05, 5, 4  # micro batches of a step, over all ranks
@@ -58,26 +56,12 @@ def trained(rank: int, ranks: int) -> dict[str, torch.Tensor]:
     return dict(model.named_buffers()) | {name: torch.tensor(value, dtype=torch.float64) for name, value in momenta.items()}
 
 
-def as_rank(rank: int, ranks: int, port: int, folder: Path) -> None:
+def as_rank(folder: Path) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    torch.distributed.init_process_group("gloo")
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     save_file({name: value.clone() for name, value in trained(rank, ranks).items()}, folder / f"{ranks}-{rank}")
     torch.distributed.destroy_process_group()
-
-
-def started(ranks: int, folder: Path) -> list[subprocess.Popen[str]]:
-    root, port = Path(__file__).parents[2], free_port()
-    words = [sys.executable, "-m", "tests.train.test_batch_norm"]
-    return [
-        subprocess.Popen(
-            [*words, str(rank), str(ranks), str(port), str(folder)],
-            cwd=root,
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +70,11 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch
     folder = tmp_path_factory.mktemp("ranks")
     found = {1: trained(0, 1)}
     for ranks in RANKS[1:]:
-        processes = started(ranks, folder)
-        said = [process.communicate(timeout=300)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0] * ranks, said
+        code = (
+            "import sys; from pathlib import Path; from tests.train.test_batch_norm import as_rank; as_rank(Path(sys.argv[1]))"
+        )
+        ended = run_ranks(code, ranks, folder, environment=environment())
+        assert [rank.returncode for rank in ended] == [0] * ranks, ended
         each = [load_file(folder / f"{ranks}-{rank}") for rank in range(ranks)]
         for name, value in each[0].items():
             if "num_batches" not in name:
@@ -180,7 +166,3 @@ def test_a_real_training_forgets_the_initial_statistics_alike(ranks: int, gray: 
     for step, decay in enumerate(decays, start=1):
         left = decay * left + (1 - decay) * (1 - MOMENTUM) ** (step * MICRO_BATCHES)
     assert average[name].tolist() == pytest.approx([left] * len(average[name]), rel=2e-6)
-
-
-if __name__ == "__main__":
-    as_rank(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

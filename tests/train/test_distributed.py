@@ -1,7 +1,5 @@
 """Ranks read from the environment, and what ranks share."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from inceptionctl.errors import EnvironmentFault
 from inceptionctl.launch.local import check_port, choose_ranks, free_port
 from inceptionctl.launch.world import World, expand_task_counts, first_host, world_from_environment
 from tests.commands import environment
+from tests.forked import run_ranks
 
 TORCHRUN = {
     "RANK": "5",
@@ -137,20 +136,8 @@ leave(0)
 def test_two_ranks_share_gradients_statistics_and_errors(tmp_path: Path) -> None:
     import torch
 
-    script, port = tmp_path / "rank.py", str(free_port())
-    script.write_text(RANK)
-    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path)],
-            env=environment() | both | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [rank.communicate(timeout=120) for rank in ranks]
+    ranks = run_ranks(RANK, 2, tmp_path, environment=environment())
+    outputs = [(rank.stdout, rank.stderr) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert not torch.equal(zero["own"], one["own"])

@@ -1,8 +1,6 @@
 """fp32 is TF32 where the recipe says so, in products and convolutions alike. The flags can be read without a GPU; they act on one alone."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from inceptionctl.evaluate.subject import untrained_subject
 from inceptionctl.recipe.load import load_recipe
 from inceptionctl.train.precision import allow_tf32
 from tests.commands import TINY, environment, inceptionctl, sets
+from tests.forked import run_ranks
 
 CPU = torch.device("cpu")
 SMALL = ("model.name=resnet_18", "model.num_classes=3", "model.input_px=32")
@@ -83,7 +82,7 @@ def build_engine(setting: str) -> None:
 def test_a_training_goes_by_its_recipe(allowed: bool) -> None:
     """`bench step` and its loops, timm's too, are built by the same function."""
     code = f"from tests.train.test_precision import build_engine; build_engine('train.tf32={str(allowed).lower()}')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    (done,) = run_ranks(code, 1, environment=environment())
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == (TF32 if allowed else FP32)
 

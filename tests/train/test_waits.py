@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training
 from inceptionctl.train.rank import Machine
 from tests.commands import environment
+from tests.forked import run_ranks
 
 WORLD = World(0, 1, 0, 1, "127.0.0.1", 1)
 # A row falls due after every fifth step. DeepSpeed's timers begin after two.
@@ -100,7 +100,7 @@ def connect(device: torch.device) -> None:
 def in_a_child(call: str) -> Any:
     """What a function of this module prints, in JSON: DeepSpeed joins a process group once in a process."""
     code = f"import tests.train.test_waits as here; here.{call}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    (done,) = run_ranks(code, 1, environment=environment())
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

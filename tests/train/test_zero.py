@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from inceptionctl.launch.local import free_port
 from inceptionctl.train.clipping import Clipping
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
 from tests.commands import environment, inceptionctl, refused, rows, sets, started, wait_for_step
 from tests.data.conftest import two_classes
+from tests.forked import run_ranks
 
 RATE = 0.05
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -124,28 +122,8 @@ def trained_whole(name: str, values: dict[str, Any], file: Path) -> dict[str, to
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_parts_train_save_and_load_as_the_whole_does(ranks: int, tmp_path: Path) -> None:
     whole = {name: trained_whole(name, values, tmp_path / f"{name}-whole-3") for name, values in OPTIMIZERS.items()}
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    job = {
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path)],
-            env=environment()
-            | job
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(Path(__file__).parents[2])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    said = [rank.communicate(timeout=180) for rank in started]
-    assert [rank.returncode for rank in started] == [0] * ranks, said
+    ended = run_ranks(RANK, ranks, tmp_path, environment=environment())
+    assert [rank.returncode for rank in ended] == [0] * ranks, ended
     for name, expected in whole.items():
         end = load_file(tmp_path / f"{name}-5")
         assert end.keys() == expected.keys() and len(end) >= 9, name
