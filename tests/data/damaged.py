@@ -7,7 +7,6 @@ import struct
 import zlib
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from tests.data.conftest import photo
@@ -32,7 +31,7 @@ def damaged() -> dict[str, bytes]:
         "truncated_cmyk.jpg": cmyk[: len(cmyk) // 2],
         "progressive_of_rubbish.jpg": progressive[:middle] + bytes(300) + b"\xff\xc4\x00\x03" + progressive[middle + 300 :],
         "claims_4_gigapixels.jpg": of_size(encoded(picture, "JPEG", progressive=True)[:1400], 64250, 64250),
-        "whole_749_megapixels.jpg": flat_jpeg(33300, 22500),
+        "whole_749_megapixels.jpg": flat_jpeg(33312, 22496),
         "claims_800_gigapixels.png": claiming(encoded(picture, "PNG"), 894272, 894272),
         "ends_early.png": ending_early(picture),
     }
@@ -47,13 +46,12 @@ def of_size(jpeg: bytes, width: int, height: int) -> bytes:
 
 
 def flat_jpeg(width: int, height: int) -> bytes:
-    """A whole gray JPEG of one colour, written without its pixels: every block is the six bits of "as the one before, and no more"."""
+    """A whole gray JPEG of one colour, written without its pixels; the number of its blocks of 8 x 8 is a multiple of 4."""
     gray = encoded(Image.new("L", (8, 8), 128), "JPEG")
     header = of_size(gray[: gray.index(b"\xff\xda") + 10], width, height)
-    num_bits = 6 * (-(-width // 8) * -(-height // 8))
-    # By the usual Huffman tables 00 is a difference of 0, and 1010 the block's end.
-    bits = np.resize(np.array([0, 0, 1, 0, 1, 0], dtype=np.uint8), num_bits)
-    return header + np.packbits(np.append(bits, np.ones(-num_bits % 8, dtype=np.uint8))).tobytes() + b"\xff\xd9"
+    # By the usual Huffman tables a block like the one before is 00, a difference of 0, and 1010, its end.
+    four_blocks = int("001010" * 4, 2).to_bytes(3, "big")
+    return header + four_blocks * (width // 8 * (height // 8) // 4) + b"\xff\xd9"
 
 
 def claiming(png: bytes, width: int, height: int) -> bytes:
