@@ -209,9 +209,10 @@ def _differently_compared(item: dict[str, Any]) -> list[str]:
     """What the line about the differences does not say."""
     file, found = Path(item["path"]).name, item["accuracy"]
     if found:
+        low, high = found["loss_interval"]
         return [
             f"{file}: {found['top1']:.2f}% right of {found['num_images']} validation images, {found['top1_checkpoint']:.2f}% by the"
-            f" checkpoint ({found['loss']:.2f} points lost); the same class for {found['agreement']:.2f}%; a probability differs by up"
-            f" to {found['max_probability_difference']:.2g}"
+            f" checkpoint ({found['loss']:.2f} points lost, 95%: {low:.2f} to {high:.2f}); the same class for"
+            f" {found['agreement']:.2f}%; a probability differs by up to {found['max_probability_difference']:.2g}"
         ]
     return [f"{file}: the difference is of a probability"] if item["difference_of"] == "probability" else []

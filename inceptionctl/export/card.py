@@ -95,6 +95,10 @@ def _compared_on(item: Exported, compared_on: str) -> str:
         images = _without_folders(compared_on)
     else:
         images = f"{accuracy.num_images} validation images, {accuracy.loss:.2f} points of top-1 accuracy lost"
+        if accuracy.loss_interval:
+            low, high = accuracy.loss_interval
+            images += f" (95%: {low:.2f} to {high:.2f})"
+        images += f", on a processor with {accuracy.instruction_set}" if accuracy.instruction_set else ""
     return images if item.of == "logit" else f"{images} (of a probability)"
 
 

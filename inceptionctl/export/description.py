@@ -40,12 +40,16 @@ class Accuracy(BaseModel):
     """Percent that the export names rightly."""
     loss: float
     """Percentage points lost; negative where the export is better."""
+    loss_interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    """95% interval of the loss in percentage points; null in files of earlier versions."""
     agreement: float
     """Percent of which both name the same class."""
     max_difference: float | None
     """Largest absolute difference of a logit; null where the export gives probabilities."""
     max_probability_difference: float
     """Largest absolute difference of a probability."""
+    instruction_set: str | None = None
+    """What the processor that measured it multiplies 8-bit integers with; null in files of earlier versions."""
 
 
 class Description(BaseModel):

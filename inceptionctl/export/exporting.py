@@ -127,7 +127,8 @@ def _compared(exporter: Exporter, file: Path, sample: Sample, validation: Valida
         other = _comparison(exporter, logits, sample, validation, name)
         lost = f", {other.accuracy.loss:.2f} points lost" if other.accuracy else ""
         remarks.append(f"{name} reads it too: largest difference {other.difference:.1e} of a {other.of}{lost}")
-    return replace(first, remarks=tuple(remarks))
+        remarks.extend(other.remarks)
+    return replace(first, remarks=(*remarks, *first.remarks))
 
 
 def _comparison(exporter: Exporter, logits: Logits, sample: Sample, validation: Validation | None, by: str) -> _Comparison:
@@ -138,10 +139,11 @@ def _comparison(exporter: Exporter, logits: Logits, sample: Sample, validation: 
         )
     assert validation is not None
     accuracy = validation.measure(logits, exporter.takes_pixels)
-    validation.judge(exporter.file, by, accuracy)
+    doubt = validation.judge(exporter.file, by, accuracy)
+    remarks = (doubt,) if doubt else ()
     if accuracy.max_difference is None:
-        return _Comparison(accuracy.max_probability_difference, "probability", accuracy, ())
-    return _Comparison(accuracy.max_difference, "logit", accuracy, ())
+        return _Comparison(accuracy.max_probability_difference, "probability", accuracy, remarks)
+    return _Comparison(accuracy.max_difference, "logit", accuracy, remarks)
 
 
 def _reader(exporter: Exporter, file: Path) -> tuple[tuple[str, ...], Logits]:

@@ -31,7 +31,7 @@ def to_fp16(network: Any) -> Any:
 
 
 def to_int8(network: Any, images: Batches) -> Any:
-    """Signed 8-bit weights with a scale for each output channel, unsigned activations with one for each tensor, in QDQ form.
+    """Signed weights of 7 bits with a scale for each output channel, unsigned activations of 8 with one for each tensor, in QDQ form.
 
     Activations get the range that they have over `images` (float32 [N, 3, px, px], normalised): the least and the greatest value.
     """
@@ -55,10 +55,12 @@ def to_int8(network: Any, images: Batches) -> Any:
             file,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            # After a ReLU their zero is 0 then. With another one OpenVINO pads convolutions by the wrong value (docs/LOG.md).
             per_channel=True,
+            # After a ReLU their zero is 0 then. With another one OpenVINO pads convolutions by the wrong value (docs/LOG.md).
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            # Without VNNI the sum of two products saturates at 16 bits, and 2 * 255 * 64 is the most that fits (docs/LOG.md).
+            reduce_range=True,
             calibrate_method=CalibrationMethod.MinMax,
         )
         return onnx.load(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+IMAGES = Path(__file__).parents[1] / "images"
 
 
 def photo(seed: int, width: int, height: int) -> Pixels:
@@ -67,24 +69,28 @@ def make_root(tmp_path: Path) -> Callable[[dict[str, Pixels]], Path]:
 
 
 @pytest.fixture(scope="session")
-def torture() -> Path:
-    """Damaged image files collected from image libraries; they lie beside the checkout where they are."""
-    folder = Path(__file__).parents[3] / "shared" / "data" / "torture" / "bad"
-    if not folder.is_dir():
-        pytest.skip("the collection of damaged images is not beside this checkout (../shared/data/torture/bad)")
+def torture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Damaged image files: those that image libraries test themselves with, and some made here."""
+    from tests.data.damaged import damaged
+
+    folder = Path(shutil.copytree(IMAGES / "bad", tmp_path_factory.mktemp("torture") / "bad"))
+    for name, content in damaged().items():
+        (folder / name).write_bytes(content)
     return folder
 
 
 @pytest.fixture(scope="session")
-def odd_ok(torture: Path) -> Path:
-    """Odd images of that collection, all of them whole."""
-    return torture.parent / "odd_ok"
+def odd_ok(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Odd image files of the same sources, all of them whole."""
+    folder = Path(shutil.copytree(IMAGES / "odd", tmp_path_factory.mktemp("torture") / "odd"))
+    Image.fromarray(photo(6, 128, 128)).save(folder / "bmp_inside.jpg", format="BMP")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photo(7, 390, 526)).resize((3120, 4208)).save(folder / "large_turned.jpg", exif=exif)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def photographs() -> Path:
-    """Sign digits: 2,062 colour photographs (JPEG, most of 100 x 100) of 10 classes; they lie beside the checkout where they are."""
-    folder = Path(__file__).parents[3] / "shared" / "data" / "sign_digits"
-    if not folder.is_dir():
-        pytest.skip("the photographs of sign digits are not beside this checkout (../shared/data/sign_digits)")
-    return folder
+    """Sign digits: 60 colour photographs (JPEG, 100 x 100) of 10 classes, 2 of each to train on and 4 to validate on. To read only."""
+    return IMAGES / "sign_digits"

@@ -16,15 +16,15 @@ from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.crops import crop_probabilities, cut_out
 from inceptionctl.evaluate.images import folder_of
 from inceptionctl.evaluate.protocols import Cut, Protocol, make_protocol, scaled, single_region
+from tests.data.conftest import IMAGES
 
-TORTURE = Path(__file__).parents[3] / "shared" / "data" / "torture" / "odd_ok"
 # Landscape, a portrait by its EXIF data, nearly square, square, and one that is smaller than every scale.
 PHOTOGRAPHS = (
-    "flower.png.im_q85_444.jpg",
-    "bug725582-testrotate.jpg",
-    "flower_small.q85_420_partially_interleaved.jpg",
-    "flower_cropped.jpg",
-    "testimgint.jpg",
+    "landscape.jpg",
+    "portrait_by_exif.jpg",
+    "nearly_square_partially_interleaved.jpg",
+    "square.jpg",
+    "small.jpg",
 )
 PX = 107
 NAMES = ("10crop", "12crop", "144crop")
@@ -32,9 +32,7 @@ NAMES = ("10crop", "12crop", "144crop")
 
 @pytest.fixture(scope="module")
 def photographs() -> list[Path]:
-    if not TORTURE.is_dir():
-        pytest.skip("the photographs are not beside this checkout (../shared/data/torture)")
-    return [TORTURE / name for name in PHOTOGRAPHS]
+    return [IMAGES / "shapes" / name for name in PHOTOGRAPHS]
 
 
 def opened(path: Path) -> Image.Image:

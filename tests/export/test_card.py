@@ -20,6 +20,7 @@ from inceptionctl.data.class_lists import imagenet_ids
 from inceptionctl.evaluate.images import load_images
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained, load_trained
+from inceptionctl.export.accuracy import instruction_set
 from inceptionctl.export.card import CARD, evaluations_of, write_card
 from inceptionctl.export.exporting import Exported
 from inceptionctl.run import Run
@@ -139,6 +140,13 @@ def test_a_filter_that_pillow_has_not_is_said(trained: Trained, tmp_path: Path) 
 def exported(folder: Path, name: str) -> Exported:
     (folder / name).write_bytes(b"x")
     return Exported(name.rpartition(".")[2], folder / name, 1, 1e-6, 1.0)
+
+
+def test_where_the_accuracy_was_measured_is_told(folder: Path) -> None:
+    text = (folder / CARD).read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| `model_int8.onnx`"))
+    assert re.search(r"points of top-1 accuracy lost \(95%: -?\d+\.\d\d to \d+\.\d\d\), on a processor with", row), row
+    assert row.endswith(f"with {instruction_set()} |")
 
 
 def test_exports_of_the_same_checkpoint_from_before_stay_in_it(trained: Trained, run: Run, tmp_path: Path) -> None:

@@ -35,8 +35,10 @@ SETTINGS = sets(
     "checkpoint.every_epochs=null",
     "checkpoint.every_steps=4",
     "evaluate.every_epochs=null",
-    # So low that one rank and two stay close, which round differently.
     "schedule.base_lr=1e-5",
+    # ZeRO takes norms in parts, and this network makes 0.1 of the rounding within eight steps. Without them every number of ranks
+    # rounds alike.
+    "optim.clip_global_norm=0",
     "data.num_threads=1",
     # ZeRO keeps no channels_last weights, and in the other layout convolutions round otherwise.
     "train.channels_last=false",
@@ -130,9 +132,7 @@ def test_other_ranks_and_zero_see_the_same_stream(ranks: int, stage: int, whole:
     assert result.returncode == 0, result.stderr
     assert gone_back(tmp_path / "run") == gone_back(whole)
     one, two = ([row["loss"] for row in rows(run)] for run in (tmp_path / "run", whole))
-    # ZeRO takes the norm for clipping in parts: 3e-7 on the weights at step 8, of which this network makes 6e-4 in the next step.
-    compared = STEPS if stage == 0 else 8
-    assert np.abs(np.subtract(one, two))[:compared].max() < 1e-3 and np.isfinite(one).all()
+    assert np.abs(np.subtract(one, two)).max() < 1e-4 and np.isfinite(one).all()
     assert np.std(two) > 0.05, "each step's images must show in its loss"
 
 
@@ -144,7 +144,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(data: Path, tmp_pat
 
 @pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(data: Path, tmp_path: Path) -> None:
-    settings = ("schedule.base_lr=1e38", "optim.clip_global_norm=0", "checkpoint.every_steps=1", "train.on_divergence=stop")
+    settings = ("schedule.base_lr=1e38", "checkpoint.every_steps=1", "train.on_divergence=stop")
     result = inceptionctl(*command(data, tmp_path / "run", *settings, ranks=1))
     refused(result, 6, "the step has left weights or statistics that are not finite at step 1", "there is no checkpoint yet")
     assert isinstance(rows(tmp_path / "run")[0]["loss"], float)
