@@ -90,7 +90,7 @@ def packages() -> list[Finding]:
                 "inceptionctl",
                 "warn",
                 f"{inceptionctl.__version__}, not installed: no package versions to compare",
-                "pip install -e .",
+                "in the clone: pip install -e .",
             )
         ]
     findings = [Finding("inceptionctl", "ok", f"{inceptionctl.__version__} ({Path(inceptionctl.__path__[0])})")]
@@ -155,7 +155,7 @@ def own_pipelines() -> list[Finding]:
                 "pipelines",
                 "fail",
                 f"no package `pipelines` beside inceptionctl in {ours}",
-                "pip install --force-reinstall inceptionctl",
+                "in the clone: pip install --force-reinstall --no-deps .",
             )
         ]
     places = list(spec.submodule_search_locations or [spec.origin or "?"])

@@ -40,7 +40,8 @@ def in_words(found: dict[str, Any]) -> str:
     hardware = found["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     load = f"{found['load_average']:.1f} when it began"
-    return f"{hardware['cores']} cores of {hardware['cpu']}, load {load}; {versions}; commit {found['commit'] or 'unknown'}"
+    measured = f"commit {found['commit']}" if found["commit"] else f"version {inceptionctl.__version__}"
+    return f"{hardware['cores']} cores of {hardware['cpu']}, load {load}; {versions}; {measured}"
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

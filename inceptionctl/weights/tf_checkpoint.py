@@ -75,8 +75,6 @@ def _ask(checkpoint: Path, file: Path) -> dict[str, dict[str, str]]:
     child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if child.returncode != 0:
         said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
-        raise EnvironmentFault(
-            f"TensorFlow does not start: {said[-1]}", "pip install --force-reinstall 'inceptionctl[tf-slim]'"
-        )
+        raise EnvironmentFault(f"TensorFlow does not start: {said[-1]}", "pip install --force-reinstall tensorflow-cpu")
     answer: dict[str, dict[str, str]] = json.loads(child.stdout.splitlines()[-1])
     return answer
