@@ -155,13 +155,14 @@ def _crops(one: Reported) -> dict[str, Any] | None:
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
     protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
-    for image in one.record.images[:3] if one.record else ():
+    root, images = _data_root(one, result), one.record.images[:3] if one.record else []
+    for image in images:
         try:
-            drawn = crops_png(_data_root(one, result) / image, protocol, preparation)
+            drawn = crops_png(root / image, protocol, preparation)
         except InceptionctlError:
             continue
         return {"png": drawn, "alt": f"The crops of protocol {name} drawn on {image}."}
-    return None
+    return {"png": None, "alt": f"not drawn: {_why_missing(root, images[0])}."} if images else None
 
 
 def _data_root(one: Reported, about: dict[str, Any]) -> Path:
