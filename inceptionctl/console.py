@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,9 +16,42 @@ from rich.text import Text
 
 from inceptionctl.errors import InceptionctlError, RecipeError
 
+
+class _Stderr:
+    """Whatever standard error is at the moment. A terminal that has gone takes nothing, and is no reason for a training to end unsaved."""
+
+    def write(self, text: str) -> int:
+        with _lost_terminal():
+            _stderr().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _lost_terminal():
+            _stderr().flush()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "rich_proxied_file":
+            raise AttributeError(name)
+        return getattr(_stderr(), name)
+
+
+def _stderr() -> IO[str]:
+    # A live line puts a stand-in of rich's there, which prints what is written to it through `err`.
+    return cast(IO[str], getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+
+
+@contextmanager
+def _lost_terminal() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
 # Nothing here is markup or a number to be coloured: file names with brackets must come out as they are.
 out = Console(markup=False, highlight=False, soft_wrap=False)
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+err = Console(file=cast(IO[str], _Stderr()), stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:

@@ -3,7 +3,8 @@
 runs/2026-08-22_inception-v4_a1b2c3/
   recipe.yaml        complete, defaults included
   exclusions.txt     the list of data.exclusions as it was when the run began, if there is one
-  environment.json   one entry for each start: versions, machine, ranks, command, Slurm job and restart
+  environment.json   one entry for each start: versions, machine, ranks, command, directory, Slurm job and restart, and how it ended
+  data_list.gz       names and labels of the training images (train/data_list.py)
   log.txt            what rank 0 said
   metrics.jsonl      one JSON object a line: kind train or evaluate
   rollbacks.json     where a diverged training went back, and the batches that it skips since
@@ -16,12 +17,14 @@ runs/2026-08-22_inception-v4_a1b2c3/
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.load import dump_recipe, load_recipe
 from inceptionctl.recipe.schema import Recipe, binding
 
@@ -53,6 +57,16 @@ class Run:
     def environment_file(self) -> Path:
         """Versions and machine of each start."""
         return self.path / "environment.json"
+
+    @property
+    def data_list_file(self) -> Path:
+        """Names and labels of the training images."""
+        return self.path / "data_list.gz"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by whoever trains here; it names them, and holds a name no longer than they live in order."""
+        return self.path / ".lock"
 
     @property
     def log_file(self) -> Path:
@@ -153,12 +167,70 @@ def _exclusions(recipe: Recipe) -> bytes | None:
 def discard_unused(run: Run) -> None:
     """Take back a run directory in which nothing has happened yet; one that holds anything but its recipe stays as it is."""
     folders = ("checkpoints", "evaluations", "tensorboard")
-    ours = {"recipe.yaml", "exclusions.txt", ".lock", "origin", *folders}
-    if any(child.name not in ours for child in run.path.iterdir()) or any(any((run.path / name).iterdir()) for name in folders):
+    ours = ("recipe.yaml", "exclusions.txt", "origin", *folders)
+    if any(child.name not in ours for child in visible(run.path)) or any(any(visible(run.path / name)) for name in folders):
         return
-    for child in run.path.iterdir():
-        child.rmdir() if child.is_dir() else child.unlink()
-    run.path.rmdir()
+    for name in (*ours, ".lock"):
+        child = run.path / name
+        shutil.rmtree(child, ignore_errors=True) if child.is_dir() else child.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a hidden file of somebody else's keeps the folder
+        run.path.rmdir()
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, but for hidden files: .DS_Store, ._name and .nfs... are put there by systems, and mean nothing."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+
+
+def note_end(run: Run, exit_code: int, message: str) -> None:
+    """Add to the entry of the last start how it ended, as far as the disk takes it."""
+    with contextlib.suppress(OSError, ValueError, EnvironmentFault):
+        *before, last = json.loads(run.environment_file.read_text(encoding="utf-8"))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        if "ended" in last:
+            return  # this start has got no entry
+        last["ended"] = {"time": now, "exit_code": exit_code, "message": message}
+        write_atomically(run.environment_file, json.dumps([*before, last], indent=2) + "\n")
+
+
+def located(recipe: Recipe, run: Run | None) -> Recipe:
+    """A recipe whose data can be found from here: relative paths that lead nowhere begin where the run was started from.
+
+    Of several starts the newest from whose directory they lead somewhere counts. Nothing is changed where there is none.
+    """
+    if run is None:
+        return recipe
+    for directory in directories(run):
+        data = {key: _from(directory, getattr(recipe.data, key)) for key in DATA_PATHS}
+        blacklist = _from(directory, recipe.evaluate.blacklist)
+        if _leads_somewhere(data["root"]) or (data["train_csv"] and _leads_somewhere(data["train_csv"])):
+            evaluate = recipe.evaluate.model_copy(update={"blacklist": blacklist})
+            return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "evaluate": evaluate})
+    return recipe
+
+
+DATA_PATHS = ("root", "class_names", "val_labels", "train_csv", "val_csv", "exclusions")
+
+
+def directories(run: Run) -> list[Path]:
+    """Where a run was started from, the newest first."""
+    try:
+        entries = json.loads(run.environment_file.read_text(encoding="utf-8"))
+        found = [entry["directory"] for entry in reversed(entries) if isinstance(entry.get("directory"), str)]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
+    return [Path(directory) for directory in dict.fromkeys(found)]
+
+
+def _from(directory: Path, path: str | None) -> str | None:
+    if path is None or _leads_somewhere(path):
+        return path
+    there = directory / expanded(path)
+    return str(there) if there.exists() else path
+
+
+def _leads_somewhere(path: str | None) -> bool:
+    return path is not None and expanded(path).exists()
 
 
 def is_run(path: Path) -> bool:
@@ -179,7 +251,7 @@ def list_runs(root: Path) -> list[Run]:
     """Run directories under `root`, oldest start first."""
     if not root.is_dir():
         return []
-    runs = [Run(path) for path in root.iterdir() if is_run(path)]
+    runs = [Run(path) for path in visible(root) if is_run(path)]
     return sorted(runs, key=lambda run: (run.recipe_file.stat().st_mtime, run.path.name))
 
 

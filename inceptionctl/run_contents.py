@@ -10,18 +10,24 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterable
+import socket
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inceptionctl.errors import RecipeError
+from inceptionctl.errors import DivergedError, RecipeError, ResumeLater
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.lock import lock_of
 
 # A run directory that lost its recipe or its checkpoints is still known by what is left.
 MARKS = ("recipe.yaml", "checkpoints", "metrics.jsonl", "environment.json")
+
+# A rank waits so long for another by default (train.collective_timeout_seconds), and says something before.
+SECONDS_OF_SILENCE = 600.0
 
 Row = dict[str, Any]
 
@@ -72,24 +78,75 @@ class RunContents:
         best = self.progress.get("best")
         return [best if isinstance(best, dict) else {}, *self.evaluate_rows]
 
+    is_running: bool = False
+    """Whether somebody trains in it."""
+    holder: str = ""
+    """Who has named themselves in its lock: whoever trains in it, or died there."""
+
     @property
     def state(self) -> str:
-        """finished, unfinished or no checkpoint yet; `broken` when there are checkpoints but none is whole, or nothing to go by."""
-        if not self.progress:
-            return "broken" if self.checkpoints or self.recipe is None else "no checkpoint yet"
+        """What is going on.
+
+        running      somebody trains in it
+        finished     at the end that its recipe says
+        stopped      ended in order before that: a signal, or a recipe that was made longer
+        diverged     ended with exit code 6
+        failed       ended with another error, or was killed
+        not started  no training has begun in it
+        broken       there are checkpoints but none is whole, or there is nothing to go by
+        """
+        if self.is_running:
+            return "running"
+        if not self.progress and (self.checkpoints or self.recipe is None):
+            return "broken"
+        if self.progress and self._reached_end:
+            return "finished"
+        if not self.progress and not self.starts:
+            return "not started"
+        code = self.ended.get("exit_code")
+        if code is None and not self.starts:
+            return "stopped"
+        if code is None:  # killed, unless it was a start of before inceptionctl noted ends: those kept no directory either
+            return "failed" if self.holder or "directory" in self.starts[-1] else "stopped"
+        return {0: "stopped", ResumeLater.exit_code: "stopped", DivergedError.exit_code: "diverged"}.get(code, "failed")
+
+    @property
+    def ended(self) -> Row:
+        """How the last start has ended: time, exit_code and message. Empty while it goes on, and where it was killed."""
+        ended = self.starts[-1].get("ended") if self.starts else None
+        return ended if isinstance(ended, dict) else {}
+
+    @property
+    def why(self) -> str:
+        """The state with what there is to say of it."""
+        if self.state == "running":
+            return f"running: {self.holder}"
+        if self.state == "failed" and not self.ended:
+            return f"failed: {self.holder or 'the last start'} was killed or left at once"
+        message = str(self.ended.get("message") or "")
+        if self.state not in ("failed", "diverged") or not message:
+            return self.state
+        return f"{self.state}: exit code {self.ended['exit_code']}, {message.splitlines()[0]}"
+
+    @property
+    def _reached_end(self) -> bool:
         if self.recipe is None or not isinstance(self.progress["recipe"].get("train"), dict):
-            return "finished" if self.progress["step"] >= self.progress["total_steps"] else "unfinished"
-        return "finished" if files.reached_end(self.progress, self.recipe) else "unfinished"
+            return bool(self.progress["step"] >= self.progress["total_steps"])
+        return files.reached_end(self.progress, self.recipe)
 
     def next_commands(self) -> list[str]:
         """What to type next."""
         path, recipe = shlex.quote(str(self.run.path)), shlex.quote(str(self.run.recipe_file))
+        if self.state == "running":
+            return [f"inceptionctl watch {path}"]
         if self.recipe is None:
             return [f"inceptionctl recipes check {recipe}"] if self.run.recipe_file.exists() else []
         if self.state == "broken":
-            return [f"inceptionctl train {recipe} --resume never"]
+            return [f"inceptionctl checkpoints verify {path}"]
         if self.state != "finished":
-            return [f"inceptionctl train {recipe} --output {path}"]
+            # The same batches would diverge again.
+            again = " --set train.on_divergence=rollback" if self.state == "diverged" and self.progress else ""
+            return [f"inceptionctl train {recipe} --output {path}{again}"]
         missing = [
             verb
             for verb, folder in (("evaluate", self.run.evaluations), ("export", self.run.export))
@@ -106,7 +163,18 @@ def read_run(run: Run) -> RunContents:
     found.rollbacks = _read_list(found, found.run.rollbacks_file, "rollbacks")
     _read_metrics(found)
     _read_checkpoints(found)
+    is_held, found.holder = lock_of(run)
+    found.is_running = is_held or _lives_elsewhere(found)
     return found
+
+
+def _lives_elsewhere(found: RunContents) -> bool:
+    """Whether a process of another host, whose lock may not be seen here, has written to the log lately."""
+    if not found.holder or found.ended or found.holder.endswith(f" on {socket.gethostname()}"):
+        return False
+    with contextlib.suppress(OSError):
+        return time.time() - found.run.log_file.stat().st_mtime < SECONDS_OF_SILENCE
+    return False
 
 
 def by_subset(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -127,14 +195,23 @@ def looks_like_run(path: Path) -> bool:
 
 
 def files_below(folder: Path) -> list[Row]:
-    """Name and bytes of every file below a folder, sorted by name. A training may delete some while we look."""
-    found: list[Row] = []
+    """Name and bytes of every file below a folder, sorted by name, less the hidden ones."""
+    found = [(path.relative_to(folder), size) for path, size in _sizes_below(folder)]
+    shown = [(name, size) for name, size in found if not any(part.startswith(".") for part in name.parts)]
+    return sorted(({"name": str(name), "bytes": size} for name, size in shown), key=lambda item: str(item["name"]))
+
+
+def bytes_below(folder: Path) -> int:
+    """What a folder takes of the disk, hidden files and all."""
+    return sum(size for _, size in _sizes_below(folder))
+
+
+def _sizes_below(folder: Path) -> Iterator[tuple[Path, int]]:
     for parent, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a training may delete some while we look
                 path = Path(parent, name)
-                found.append({"name": str(path.relative_to(folder)), "bytes": path.lstat().st_size})
-    return sorted(found, key=lambda item: str(item["name"]))
+                yield path, path.lstat().st_size
 
 
 def finite(value: Any) -> float | None:
@@ -231,11 +308,11 @@ def read_checkpoints(folder: Path) -> tuple[list[Row], Row, list[str]]:
 def read_checkpoint(checkpoint: Path) -> tuple[Row, Row]:
     """The row of a checkpoint by itself, and its progress where it is good."""
     problem, progress = _look_through(checkpoint)
-    row = {
+    row: Row = {
         "name": checkpoint.name,
         "step": progress["step"] if progress else files.step_of(checkpoint),
         "epoch": finite(progress.get("epoch")),
-        "bytes": sum(item["bytes"] for item in files_below(checkpoint)),
+        "bytes": bytes_below(checkpoint),
         "pointers": [],
         "problem": problem,
     }
@@ -264,7 +341,7 @@ def _look_through(checkpoint: Path) -> tuple[str | None, Row]:
             held = (checkpoint / name).stat().st_size
             if held != size:
                 return f"{name} has {held} bytes, not {size}", {}
-        strangers = sorted(path.name for path in checkpoint.iterdir() if path.name not in (files.MANIFEST, *sizes))
+        strangers = files.strangers_in(checkpoint, sizes)
         if strangers:
             return f"holds {', '.join(strangers)}, which its manifest does not name", {}
         name = "progress.json"

@@ -122,7 +122,7 @@ def _open(
     """(what answers, the recipe that it was trained by, where in its run results belong without the protocol's name)."""
     from inceptionctl.evaluate.subject import subject_of
     from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.run import Run, is_run
+    from inceptionctl.run import Run, is_run, located
     from inceptionctl.train.precision import resolve_precision
 
     if not source.is_file():
@@ -137,7 +137,7 @@ def _open(
     # model_pixels_int8.onnx -> ..._onnx_pixels_int8
     variant = "_".join([source.suffix[1:], *source.stem.split("_")[1:]])
     name = f"step-{subject.step:08d}_{subject.weights}_{variant}"
-    return subject, run.recipe() if run else None, run.evaluations / name if run else None
+    return subject, located(run.recipe(), run) if run else None, run.evaluations / name if run else None
 
 
 def _work(

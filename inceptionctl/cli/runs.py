@@ -86,7 +86,7 @@ def _runs_under(root: Path) -> list[Run]:
     if looks_like_run(root):
         raise CheckpointError(f"{root} is a run itself", f"inceptionctl runs show {shlex.quote(str(root))}")
     try:
-        runs = [Run(path) for path in root.iterdir() if looks_like_run(path)]
+        runs = [Run(path) for path in root.iterdir() if looks_like_run(path) and not path.name.startswith(".")]
     except OSError as error:
         raise CheckpointError(
             f"cannot list {root}: {error.strerror}", "name the folder that holds the run directories"
@@ -100,7 +100,7 @@ def _age(run: Run) -> tuple[float, str]:
 
 
 def _summary(found: RunContents) -> dict[str, Any]:
-    from inceptionctl.run_contents import files_below
+    from inceptionctl.run_contents import bytes_below
 
     loss = found.train_rows[-1].get("loss") if found.train_rows else None
     return {
@@ -114,7 +114,8 @@ def _summary(found: RunContents) -> dict[str, Any]:
         "validated_on": found.validated_on,
         "last_loss": loss if isinstance(loss, float) else None,
         "state": found.state,
-        "bytes": sum(item["bytes"] for item in files_below(found.run.path)),
+        "ended": found.ended or None,
+        "bytes": bytes_below(found.run.path),
         "problems": found.problems,
     }
 
@@ -151,7 +152,7 @@ def show(
     if as_json:
         console.print_json(_strict(result))
     else:
-        _print_run(result)
+        _print_run(result, found.why)
 
 
 def opened(path: Path) -> Run:
@@ -185,11 +186,11 @@ def _strict(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def _print_run(result: dict[str, Any]) -> None:
+def _print_run(result: dict[str, Any], state: str) -> None:
     total = "?" if result["total_steps"] is None else result["total_steps"]
     epoch = "" if result["epoch"] is None else f", epoch {result['epoch']:.2f}"
     pairs = [
-        ("state", result["state"]),
+        ("state", state),
         ("step", f"{result['step']} of {total}{epoch}"),
         ("size", console.size(result["bytes"])),
     ]

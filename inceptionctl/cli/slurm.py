@@ -18,6 +18,7 @@ from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
+    from inceptionctl.data.imageset import ImageSet
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
 
@@ -67,10 +68,9 @@ def submit(
 
     trainings = _trainings(recipe, settings or (), output)
     ranks_per_node = _ranks_per_node(gpus_per_node, cpu_ranks_per_node)
-    for loaded, _ in trainings:
-        _check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None)
+    images = [_check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None) for loaded, _ in trainings]
 
-    def script_for(loaded: Recipe, run: Path) -> str:
+    def script_for(loaded: Recipe, run: Path, recipe_file: str) -> str:
         return batch_script(
             run,
             Path.cwd(),
@@ -87,10 +87,14 @@ def submit(
             mounts=(run, loaded.data.root_path.absolute()),
             options={"partition": partition, "account": account, "qos": qos, "constraint": constraint},
             extra=_words(sbatch or ()),
+            recipe=recipe_file,
         )
 
     size, several = {"nodes": nodes, "ranks_per_node": ranks_per_node}, len(trainings) > 1
-    told = [_submit_one(*one, resume, script_for, size, several, no_submit, dry_run, as_json) for one in trainings]
+    told = [
+        _submit_one(*one, opened, resume, script_for, size, several, no_submit, dry_run, as_json)
+        for one, opened in zip(trainings, images, strict=True)
+    ]
     handed = [job for job in told if job]
     if as_json and handed:
         console.print_json(handed if several else handed[0])
@@ -114,8 +118,9 @@ def _trainings(recipe: str, settings: Sequence[str], output: Path | None) -> lis
 def _submit_one(
     recipe: Recipe,
     output: Path | None,
+    images: tuple[ImageSet, ImageSet] | None,
     resume: str,
-    script_for: Callable[[Recipe, Path], str],
+    script_for: Callable[[Recipe, Path, str], str],
     size: dict[str, int],
     several: bool,
     no_submit: bool,
@@ -124,11 +129,13 @@ def _submit_one(
 ) -> dict[str, Any] | None:
     """Hand one training over; what --json tells of it. None where it is finished, or one of several and in the queue already."""
     from inceptionctl.launch.slurm import submit as hand_over
+    from inceptionctl.recipe import dump_recipe
     from inceptionctl.run import append_json, new_run_path, write_atomically
-    from inceptionctl.train.start import RUNS, decide_start
+    from inceptionctl.train.lock import check_free
+    from inceptionctl.train.start import RUNS, check_start, decide_start, keeps_recipe
 
     planned = (output or new_run_path(recipe, RUNS)).absolute()
-    text = script_for(recipe, planned)  # whatever is wrong with it is said before a run directory is made
+    text = script_for(recipe, planned, "recipe.yaml")  # whatever is wrong with it is said before a run directory is made
     if dry_run:
         if not as_json:
             sys.stdout.write(text)
@@ -139,10 +146,18 @@ def _submit_one(
         return None
     if _is_queued(start.run, several):
         return None
+    if not start.is_new:
+        check_free(start.run)
+        if images:
+            check_start(start, recipe, *images)
     run = start.run.path.absolute()
     script = run / "slurm" / "job.sh"
     script.parent.mkdir(exist_ok=True)
-    write_atomically(script, script_for(recipe, run))
+    # What the job may yet be refused for must not be the recipe of the run: its first start keeps it there.
+    changed = not keeps_recipe(start.run, recipe)
+    if changed:
+        write_atomically(run / "slurm" / "recipe.yaml", dump_recipe(recipe))
+    write_atomically(script, script_for(recipe, run, "slurm/recipe.yaml" if changed else "recipe.yaml"))
     if no_submit:
         if not as_json:
             console.say(f"submit it with: sbatch {shlex.quote(str(script))}")
@@ -168,8 +183,8 @@ def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
     return gpus or cpu_ranks or 0
 
 
-def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> None:
-    """Find what is wrong before a job waits in the queue for it."""
+def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> tuple[ImageSet, ImageSet] | None:
+    """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
     from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.images import open_images
 
@@ -178,9 +193,9 @@ def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> None:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
     if root.exists():
-        open_images(recipe)
-    else:
-        console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
+        return open_images(recipe)
+    console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
+    return None
 
 
 def _words(options: Sequence[str]) -> list[str]:
@@ -199,11 +214,12 @@ def _jobs_file(run: Run) -> Path:
 
 def _take_back(run: Run) -> None:
     """A run directory that no job will ever train is not left behind."""
-    from inceptionctl.run import discard_unused
+    from inceptionctl.run import discard_unused, visible
 
     if not _jobs_file(run).exists():
-        (run.path / "slurm" / "job.sh").unlink(missing_ok=True)
-        if not any((run.path / "slurm").iterdir()):
+        for name in ("job.sh", "recipe.yaml"):
+            (run.path / "slurm" / name).unlink(missing_ok=True)
+        if not visible(run.path / "slurm"):
             (run.path / "slurm").rmdir()
             discard_unused(run)
 

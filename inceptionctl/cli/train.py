@@ -12,8 +12,10 @@ from inceptionctl import console
 from inceptionctl.cli.options import Json, Settings
 
 if TYPE_CHECKING:
+    from inceptionctl.data.imageset import ImageSet
     from inceptionctl.launch.local import LocalRanks
     from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.run import Run
     from inceptionctl.train.start import Start
 
 
@@ -65,12 +67,20 @@ def train(
         run_rank(world, loaded, output, resume, signals)
     else:
         with stoppable():
-            _start_ranks(loaded, gpus, cpu_ranks, output, resume, port)
+            words = [recipe, *(word for setting in settings or () for word in ("--set", setting))]
+            _start_ranks(loaded, words, gpus, cpu_ranks, output, resume, port)
 
 
 def _start_ranks(
-    recipe: Recipe, gpus: int | None, cpu_ranks: int | None, output: Path | None, resume: str, port: int | None
+    recipe: Recipe,
+    told: list[str],
+    gpus: int | None,
+    cpu_ranks: int | None,
+    output: Path | None,
+    resume: str,
+    port: int | None,
 ) -> None:
+    """`told` are the words that the recipe was told by: the ranks read it again, since no directory holds it yet."""
     from inceptionctl.launch.local import (
         NO_GPU_IN_SPITE_OF_DRIVER,
         LocalRanks,
@@ -79,7 +89,9 @@ def _start_ranks(
         has_driver,
         launch,
     )
-    from inceptionctl.train.start import decide_start
+    from inceptionctl.run import discard_unused
+    from inceptionctl.train.lock import check_free
+    from inceptionctl.train.start import check_start, decide_start
 
     ranks = choose_ranks(gpus, cpu_ranks)
     if ranks.on_cpu and cpu_ranks is None and has_driver():
@@ -93,28 +105,43 @@ def _start_ranks(
             ranks = LocalRanks(ranks.devices[:fitting], on_cpu=False)
     if port is not None:
         check_port(port)
-    check_inputs(recipe, ranks)
+    images = check_inputs(recipe, ranks, _existing_run(output, resume))
     start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
         console.say("hint: --resume never trains anew; a larger train.epochs goes on in it")
     else:
+        if not start.is_new:
+            check_free(start.run)
+            check_start(start, recipe, *images)
         words = [] if gpus is None else ["--gpus", str(gpus)]
         words += [] if cpu_ranks is None else ["--cpu-ranks", str(cpu_ranks)]
-        _run(launch, ranks, start, port, words)
+        code = _run(launch, ranks, start, port, told, recipe, words)
+        if code:
+            if start.is_new and not _may_go_on(code):
+                discard_unused(start.run)
+            raise typer.Exit(code)
     console.say(f"next: inceptionctl evaluate {start.run.path}")
 
 
-def check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
-    """Find what is wrong before processes are started and a run directory is made."""
+def _existing_run(output: Path | None, resume: str) -> Run | None:
+    """The run directory that was named, if it is there: it tells where it was started from."""
+    from inceptionctl.run import Run, is_run
+
+    return next((Run(path) for path in (output, Path(resume)) if path and is_run(path)), None)
+
+
+def check_inputs(recipe: Recipe, ranks: LocalRanks, run: Run | None = None) -> tuple[ImageSet, ImageSet]:
+    """Find what is wrong before processes are started and a run directory is made; the images to train and validate on."""
     from inceptionctl.errors import EnvironmentFault
+    from inceptionctl.run import located
     from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.images import open_images
 
     plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
     if recipe.data.decodes_on_gpu and ranks.on_cpu:
         raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
-    open_images(recipe)
+    return open_images(located(recipe, run))
 
 
 def _run(
@@ -122,29 +149,40 @@ def _run(
     ranks: LocalRanks,
     start: Start,
     port: int | None,
+    told: list[str],
+    recipe: Recipe,
     words: list[str],
-) -> None:
+) -> int:
     import shlex
 
     from inceptionctl.errors import ResumeLater
     from inceptionctl.launch.milestones import passed
+    from inceptionctl.train.start import keeps_recipe
 
-    where = [str(start.run.recipe_file), "--output", str(start.run.path), "--resume", str(start.checkpoint or "auto")]
+    where = ["--output", str(start.run.path), "--resume", str(start.checkpoint or "auto")]
     if start.checkpoint and start.checkpoint.is_relative_to(start.run.path):
         where[-1] = "auto"
     passed("launches")
     try:
-        code = launch(ranks, ["train", *where], port)
+        code = launch(ranks, ["train", *told, *where], port)
     except ResumeLater as stopped:
         console.say(stopped.message)
         code = stopped.exit_code
     finally:
         console.err.show_cursor()  # a rank that was killed in its live line has left it hidden
-    if code == ResumeLater.exit_code or code > 128:
-        again = ["inceptionctl", "train", str(start.run.recipe_file), "--output", str(start.run.path), *words]
+    if _may_go_on(code):
+        # Stopped before it was kept, the recipe is known by the words alone.
+        told = [str(start.run.recipe_file)] if keeps_recipe(start.run, recipe) else told
+        again = ["inceptionctl", "train", *told, "--output", str(start.run.path), *words]
         console.say(f"go on with: {shlex.join(again)}")
-    if code:
-        raise typer.Exit(code)
+    return code
+
+
+def _may_go_on(code: int) -> bool:
+    """Whether a training that has ended with this code was stopped, in order or at once."""
+    from inceptionctl.errors import ResumeLater
+
+    return code == ResumeLater.exit_code or code > 128
 
 
 def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> None:

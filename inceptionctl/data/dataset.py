@@ -86,7 +86,13 @@ _SHAPES: dict[Format, str] = {
 
 def _refuse_missing(root: Path) -> None:
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
+        what = (
+            "is not a folder"
+            if root.exists()
+            else "does not exist"
+            if root.is_absolute()
+            else f"does not exist in {Path.cwd()}"
+        )
         raise DataError(
             f"the data set {root} {what}", "set it with `--set data.root=FOLDER`; it holds train/<class>/ and val/<class>/"
         )
@@ -110,7 +116,7 @@ def _split_folder(root: Path, split: Split) -> Path:
 
 
 def _contents(root: Path) -> str:
-    return some(sorted(entry.name for entry in root.iterdir())) or "nothing"
+    return some(sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))) or "nothing"
 
 
 def check_num_classes(split: ImageSet, num_classes: int) -> None:

@@ -76,7 +76,7 @@ def _is_complete(dest: Path, cells: Sequence[str]) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     same_classes = {folder.split("/")[-1] for folder in counts} == _expected(cells).keys()
-    return same_classes and bool(counts == {folder: sum(1 for _ in (dest / folder).glob("*.png")) for folder in counts})
+    return same_classes and bool(counts == {folder: sum(1 for _ in (dest / folder).glob("[!.]*.png")) for folder in counts})
 
 
 def _download(folder: Path) -> Path:

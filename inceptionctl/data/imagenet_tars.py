@@ -47,10 +47,10 @@ def _train(root: Path, class_list: ClassList) -> ImageSet:
     with opened(file) as descriptor:
         for inner in members(descriptor, str(file)):
             name = Path(inner.name.decode(errors="replace"))
-            if name.suffix == ".tar":
+            if name.suffix == ".tar" and not name.name.startswith("."):
                 where = f"{file}!{name}"
                 listed = members(descriptor, where, inner.offset, inner.offset + inner.size)
-                found[name.stem] = sorted(member for member in listed if is_image_name(member.name))
+                found[name.stem] = sorted(filter(_is_image, listed))
     if not found:
         raise DataError(f"{file} holds no tars of classes", "it is the tar of the training images as it is downloaded")
     classes = class_list.settle(found, str(file), all_of_them=True)
@@ -62,11 +62,15 @@ def _train(root: Path, class_list: ClassList) -> ImageSet:
 def _val(root: Path, label_file: Path, class_list: ClassList) -> ImageSet:
     file = root / TARS["val"]
     with opened(file) as descriptor:
-        found = sorted(member for member in members(descriptor, str(file)) if is_image_name(member.name))
+        found = sorted(filter(_is_image, members(descriptor, str(file))))
     labels = read_labels(label_file)
     check_same_number(len(found), str(file), labels, label_file)
     classes = classes_of_labels(root, labels, label_file, class_list)
     return _image_set(root, "val", classes, label_numbers(labels, classes, str(label_file)), found)
+
+
+def _is_image(member: Member) -> bool:
+    return is_image_name(member.name) and not member.name.rpartition(b"/")[2].startswith(b".")
 
 
 def _image_set(root: Path, split: Split, classes: tuple[str, ...], labels: NDArray[np.int32], found: list[Member]) -> ImageSet:

@@ -93,7 +93,7 @@ def _begun(dest: Path, plan: Manifest) -> Manifest:
     """The manifest of an earlier call, or a new one. Raises DataError when something else lies at `dest`."""
     dest.mkdir(parents=True, exist_ok=True)
     file = next((dest / name for name in (UNFINISHED, MANIFEST) if (dest / name).exists()), None)
-    if file is None and any(dest.iterdir()):
+    if file is None and any(not path.name.startswith(".") for path in dest.iterdir()):
         raise DataError(f"{dest} is occupied by something else", "choose another folder, or empty this one")
     manifest: Manifest = {**plan, "splits": {}}
     if file is not None:

@@ -45,8 +45,9 @@ def find_shards(root: Path, split: Split, suffix: str = "tar") -> list[Path]:
     """The shards of a split in the order of their names; none when there are none."""
     alone = re.compile(rf"(?:.*[-_.])?(?:{'|'.join(NAMES_OF[split])})[-_]?\d+\.{suffix}")
     found = [file for name in NAMES_OF[split] if (root / name).is_dir() for file in (root / name).iterdir()]
-    inside = [file for file in found if file.name.endswith(f".{suffix}")]
-    return sorted(inside or (file for file in root.iterdir() if alone.fullmatch(file.name)))
+    inside = [file for file in found if file.name.endswith(f".{suffix}") and not file.name.startswith(".")]
+    beside = (file for file in root.iterdir() if not file.name.startswith("."))
+    return sorted(inside or (file for file in beside if alone.fullmatch(file.name)))
 
 
 def open_shards(root: Path, split: Split, files: Sequence[Path], class_list: ClassList) -> ImageSet:
@@ -132,6 +133,8 @@ def _samples(descriptor: int, file: Path, listed: Iterator[Member] | list[Member
     key, group = b"", dict[bytes, Member]()
     for member in listed:
         folder, slash, base = member.name.rpartition(b"/")
+        if base.startswith(b"."):
+            continue  # a Mac's tar puts ._name beside each file
         stem, _, extension = base.partition(b".")
         if folder + slash + stem != key:
             yield from _sample(descriptor, file, group)

@@ -43,7 +43,8 @@ def find_records(root: Path, split: Split) -> list[Path]:
     """The files of a split in the order of their names; none when there are none. Raises DataError when some are missing."""
     form = re.compile(rf"(?:.*[-_.])?(?:{'|'.join(NAMES_OF[split])})(?:\.tfrecord)?-(\d{{5}})-of-(\d{{5}})")
     folders = [root, *(root / name for name in NAMES_OF[split] if (root / name).is_dir())]
-    matched = sorted((file, match) for folder in folders for file in folder.iterdir() if (match := form.fullmatch(file.name)))
+    found = (file for folder in folders for file in folder.iterdir() if not file.name.startswith("."))
+    matched = sorted((file, match) for file in found if (match := form.fullmatch(file.name)))
     if matched:
         total, there = int(matched[0][1][2]), {int(match[1]) for _, match in matched}
         missing = sorted(set(range(total)) - there)

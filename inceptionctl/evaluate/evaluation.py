@@ -250,6 +250,7 @@ def how_answered(work: Work) -> dict[str, Any]:
         "step": subject.step,
         "checkpoint": str(subject.source),
         "data_root": str(work.images.root),
+        "data_root_absolute": str(work.images.root.absolute()),
     }
 
 

@@ -13,7 +13,7 @@ from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.protocols import Name, make_protocol
 from inceptionctl.evaluate.records import names_below_root
 from inceptionctl.recipe import Ensemble, Recipe
-from inceptionctl.run import Run, changed_keys, is_run
+from inceptionctl.run import Run, changed_keys, is_run, visible
 from inceptionctl.train import checkpoint_files as files
 
 
@@ -72,7 +72,7 @@ def members_of(ensemble: Ensemble, folder: Path) -> list[Member]:
                     f"{path} was started with another recipe:\n  " + "\n  ".join(changed),
                     "name another folder with --output, or give the recipe that it was started with",
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or visible(path)):
             raise CheckpointError(f"{path} is occupied by something else", "name another folder with --output")
     return members
 

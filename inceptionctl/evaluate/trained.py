@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, is_run
+from inceptionctl.run import Run, is_run, located
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import load_weights, progress_of
 
@@ -32,6 +32,7 @@ class Trained:
     model: nn.Module
     """Images float32 [N, 3, px, px], normalised by the recipe's data.mean and data.std -> logits [N, number of classes]."""
     recipe: Recipe
+    """Of the checkpoint, with paths of the data that lead somewhere from here, where there are such."""
     classes: tuple[str, ...]
     """Names in the order of the logits."""
     step: int
@@ -75,7 +76,8 @@ def load_trained(path: Path, weights: Weights, device: torch.device, which: Whic
         )
     model = empty_network(recipe.model.network())
     load_weights(checkpoint / WEIGHT_FILES[weights], model)
-    return Trained(model.to(device), recipe, tuple(progress.classes), progress.step, checkpoint, weights)
+    trained = Trained(model.to(device), recipe, tuple(progress.classes), progress.step, checkpoint, weights)
+    return replace(trained, recipe=located(recipe, trained.run))
 
 
 def empty_network(arguments: Mapping[str, Any]) -> nn.Module:

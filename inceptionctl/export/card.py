@@ -22,7 +22,7 @@ from inceptionctl.export.exporting import Exported
 from inceptionctl.models import MODELS
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, disk_errors, write_atomically
+from inceptionctl.run import Run, disk_errors, visible, write_atomically
 from inceptionctl.train.schedule import schedule_in_words
 
 CARD = "README.md"
@@ -143,7 +143,7 @@ def evaluations_of(trained: Trained) -> list[dict[str, Any]]:
     if trained.run is None:
         return []
     found = []
-    for file in sorted(trained.run.evaluations.glob("*.json")):
+    for file in sorted(path for path in visible(trained.run.evaluations) if path.suffix == ".json"):
         result = _json(file)
         if _has(result, (*EVALUATION, *ERRORS)) and (result["step"], result["weights"]) == (trained.step, trained.weights):
             place = Path(str(result["checkpoint"]))

@@ -19,7 +19,7 @@ import psutil
 
 from inceptionctl.cores import usable_cores
 from inceptionctl.errors import EnvironmentFault, RecipeError, ResumeLater
-from inceptionctl.launch.signals import ASKING, PIPE_OF_COMMAND, Requests, blocked
+from inceptionctl.launch.signals import PIPE_OF_COMMAND, Requests, blocked, heard, mute_lost_terminal
 
 # glibc hands large freed blocks back to the kernel and asks for them again every step; keeping them is 10 to 25% of a CPU step.
 CPU_ALLOCATOR = {
@@ -216,10 +216,12 @@ class _Forwarding:
         self.came_first: str | None = None
         self._launcher = psutil.Process(process.pid)
         self._requests = Requests()
-        for number in ASKING:
+        for number in heard():
             signal.signal(number, self._take)
 
     def _take(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            mute_lost_terminal()
         second = self._requests.is_second(number)
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             self._launcher.suspend()  # else it might start a rank just now, and that would live on

@@ -1,9 +1,10 @@
-"""Signals that ask a training to stop: SIGTERM, SIGINT and SIGUSR1, in a rank and in the command that started the ranks."""
+"""Signals that ask a training to stop: SIGTERM, SIGINT, SIGUSR1 and SIGHUP, in a rank and in the command that started the ranks."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 
 from inceptionctl.errors import ResumeLater
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# The kernel, a dying shell and its session may all tell of a lost terminal, and Slurm warns as often as it likes: nobody insists.
+REPEATED = (signal.SIGUSR1, signal.SIGHUP)
 # Launchers repeat a signal: `timeout` and torchrun send it to a child that has got it with its process group already.
 SECONDS_OF_ONE_REQUEST = 1.0
 # Set for ranks whose standard input is a pipe that ends with the command which started them (launch/local.py, stage.py).
@@ -23,7 +26,8 @@ class Requests:
     """Tells a second request from the first one told twice.
 
     The first signal asks for a stop. Another SIGINT or SIGTERM, a second or more after the first of the two, asks to leave at once;
-    SIGUSR1 may come again and again: Slurm sends it ahead of a time limit, whose SIGTERM must not cut short the save that it began.
+    SIGUSR1 may come again and again: Slurm sends it ahead of a time limit, whose SIGTERM must not cut short the save that it began. So
+    may SIGHUP.
     """
 
     def __init__(self) -> None:
@@ -34,7 +38,7 @@ class Requests:
         """Note a signal; whether it asks to leave at once."""
         now = time.monotonic()
         self.first = self.first or signal.Signals(number).name
-        if number == signal.SIGUSR1:
+        if number in REPEATED:
             return False
         if self._insisted is None:
             self._insisted = now
@@ -61,7 +65,7 @@ class RankSignals:
         threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
         if PIPE_OF_COMMAND in os.environ:
             threading.Thread(target=self._outlive, daemon=True).start()
-        for number in ASKING:
+        for number in heard():
             signal.signal(number, lambda *_: None)  # a handler in Python is what makes Python write to the pipe
         # When the interpreter ends, it hands signals back to the system, whose answer would be the death of a rank that has finished.
         atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, ASKING)
@@ -94,6 +98,8 @@ class RankSignals:
         self._take(signal.SIGUSR1)
 
     def _take(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            mute_lost_terminal()
         second = self._requests.is_second(number)
         code = 128 + number if second else self._exit_code
         if code is None:
@@ -104,6 +110,23 @@ class RankSignals:
             _say("asked twice: left without a save; the same command goes on from the last checkpoint")
         # Not sys.exit: the main thread may be in a call that does not come back.
         os._exit(code)
+
+
+def heard() -> tuple[signal.Signals, ...]:
+    """The asking signals, without SIGHUP where it is ignored: by `nohup`, which means that the work outlives its terminal."""
+    return tuple(number for number in ASKING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
+
+
+def mute_lost_terminal() -> None:
+    """Let what is written to a terminal that has gone go nowhere: an error of it must not keep a training from being saved."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.ttyname(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:  # ENOTTY is of a file or a pipe
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
 
 
 def _wait_for_end_of_command() -> None:
@@ -143,6 +166,8 @@ def stoppable(lost: str = "before the training began: nothing is lost") -> Itera
     requests = Requests()
 
     def interrupt(number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            mute_lost_terminal()
         is_first = requests.first is None
         if requests.is_second(number):
             os._exit(128 + number)
@@ -150,7 +175,7 @@ def stoppable(lost: str = "before the training began: nothing is lost") -> Itera
         if is_first:
             raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in ASKING}
+    previous = {number: signal.signal(number, interrupt) for number in heard()}
     if PIPE_OF_COMMAND in os.environ:
         threading.Thread(target=_leave_after_command, daemon=True).start()
     # A rank is born with them blocked by the command that starts it.

@@ -116,8 +116,9 @@ def batch_script(
     mounts: Sequence[Path] = (),
     options: Mapping[str, str | None] | None = None,
     extra: Sequence[str] = (),
+    recipe: str = "recipe.yaml",
 ) -> str:
-    """The batch script that trains `run` (absolute, with its recipe.yaml) from `directory`, one rank a task.
+    """The batch script that trains `run` (absolute) by the file `recipe` in it, from `directory`, one rank a task.
 
     `notice_seconds` before the time limit the ranks are told to save; by default 180, at most half of `time`. `options` are
     sbatch's own, those that are None left out; `extra` are words for sbatch as they are, which come last and so win.
@@ -164,13 +165,13 @@ def batch_script(
         give_up=give_up_after,
         environment="\n".join(environment),
         patience=120,
-        command=" \\\n    ".join([*_container(container, directory, mounts, python), TRAIN]),
+        command=" \\\n    ".join([*_container(container, directory, mounts, python), TRAIN.format(recipe=recipe)]),
         final="|".join(map(str, FINAL_CODES)),
         again=NEXT_TASK if array else REQUEUE,
     )
 
 
-TRAIN = 'train "$run/recipe.yaml" --output "$run" --resume auto'
+TRAIN = 'train "$run/{recipe}" --output "$run" --resume auto'
 
 
 def _container(image: str | None, directory: Path, mounts: Sequence[Path], python: str) -> list[str]:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from types import FrameType
 
 from inceptionctl.errors import EnvironmentFault, ResumeLater
-from inceptionctl.launch.signals import ASKING, PIPE_OF_COMMAND, blocked
+from inceptionctl.launch.signals import PIPE_OF_COMMAND, blocked, heard, mute_lost_terminal
 
 
 def run_stage(arguments: Sequence[str]) -> int:
     """Run `inceptionctl ARGUMENTS` to its end in a process of its own; its exit code. What it prints goes to stderr.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on, and so is the end of this process. Raises ResumeLater when one came but the command had
+    SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on, and so is the end of this process. Raises ResumeLater when one came but the command had
     finished all the same, and EnvironmentFault when it was killed from outside.
     """
     asked: list[str] = []
@@ -32,9 +32,11 @@ def run_stage(arguments: Sequence[str]) -> int:
 
         def pass_on(number: int, _: FrameType | None) -> None:
             asked.append(signal.Signals(number).name)
+            if number == signal.SIGHUP:
+                mute_lost_terminal()
             process.send_signal(number)
 
-        previous = {number: signal.signal(number, pass_on) for number in ASKING}
+        previous = {number: signal.signal(number, pass_on) for number in heard()}
     try:
         code = process.wait()
     finally:

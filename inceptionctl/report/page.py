@@ -22,7 +22,7 @@ from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import Picture, error_curves, reliability, train_curves
-from inceptionctl.run import Run, disk_errors, open_run, write_atomically
+from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
 from inceptionctl.run_contents import RunContents, by_subset, read_run
 
 MOST_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
@@ -63,7 +63,7 @@ def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) 
 
 def _reported(run: Run, name: str) -> Reported:
     found = []
-    for file in sorted(run.evaluations.glob("*.json")):
+    for file in sorted(path for path in visible(run.evaluations) if path.suffix == ".json"):
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
             found.append({**result, "file": file, "num_classes": len(result["classes"]), "error": result["top1_error"]})
@@ -122,7 +122,7 @@ def _render(reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]], p
         comparable=any(_comparable(one) for each in reported for one in each.evaluations),
         calibrated=any(picture.name.startswith("reliability") for picture in pictures),
         crops=[(one.name, picture) for one in reported if (picture := _crops(one))],
-        confused=[(one.name, pairs) for one in reported if (pairs := _confused(one))],
+        confused=[(one.name, pairs, why) for one in reported for pairs, why in [_confused(one)] if pairs],
         differences=_differences(reported),
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
@@ -155,13 +155,21 @@ def _crops(one: Reported) -> dict[str, Any] | None:
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
     protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
-    for image in one.record.images[:3] if one.record else ():
+    root, images = _data_root(one, result), one.record.images[:3] if one.record else []
+    for image in images:
         try:
-            drawn = crops_png(Path(result["data_root"]) / image, protocol, preparation)
+            drawn = crops_png(root / image, protocol, preparation)
         except InceptionctlError:
             continue
         return {"png": drawn, "alt": f"The crops of protocol {name} drawn on {image}."}
-    return None
+    return {"png": None, "alt": f"not drawn: {_why_missing(root, images[0])}."} if images else None
+
+
+def _data_root(one: Reported, about: dict[str, Any]) -> Path:
+    """Where the images of an evaluation lie: as it was told, as that was meant then, or from where the run was started."""
+    told = about["data_root"]
+    places = (told, about.get("data_root_absolute", told), *(place / told for place in directories(one.contents.run)))
+    return next((place for place in map(Path, places) if place.exists()), Path(places[1]))
 
 
 def _record(result: dict[str, Any]) -> Record | None:
@@ -171,12 +179,12 @@ def _record(result: dict[str, Any]) -> Record | None:
         return None
 
 
-def _confused(one: Reported) -> list[dict[str, Any]]:
-    """The pairs of classes that the newest evaluation confused most, with the images it was surest of."""
+def _confused(one: Reported) -> tuple[list[dict[str, Any]], str]:
+    """The pairs of classes that the newest evaluation confused most, with the images it was surest of; why some are not shown."""
     record = one.record
     if record is None:
-        return []
-    classes, root = record.about["classes"], Path(record.about["data_root"])
+        return [], ""
+    classes, root = record.about["classes"], _data_root(one, record.about)
     confidence, predicted = (values.numpy() for values in record.probabilities.max(1))
     labels = record.labels.numpy()
     wrong = np.flatnonzero(predicted != labels)
@@ -197,7 +205,17 @@ def _confused(one: Reported) -> list[dict[str, Any]]:
                 ],
             }
         )
-    return pairs
+    shown = [image for pair in pairs for image in pair["images"]]
+    missing = [image["name"] for image in shown if not image["png"]]
+    return pairs, f"{len(missing)} of {len(shown)} pictures are not shown: {_why_missing(root, missing[0])}." if missing else ""
+
+
+def _why_missing(root: Path, name: str) -> str:
+    if not root.exists() and not Path(name).is_absolute():
+        return f"the data set {root} is not there"
+    if "!" in name and not (root / name).exists():
+        return f"{name} lies in a shard"
+    return f"{root / name} {'cannot be decoded here' if (root / name).exists() else 'is not there'}"
 
 
 def _thumbnail(path: Path) -> bytes | None:

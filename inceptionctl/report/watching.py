@@ -62,7 +62,7 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
     last: Row = found.train_rows[-1] if found.train_rows else {}
     total = total_steps(found)
     epoch = "" if found.epoch is None else f", epoch {found.epoch:.2f}"
-    shown = [("state", found.state), ("step", f"{found.step} of {'?' if total is None else total}{epoch}")]
+    shown = [("state", found.why), ("step", f"{found.step} of {'?' if total is None else total}{epoch}")]
     shown += [
         (name, in_words(value))
         for key, name, in_words in (

@@ -143,7 +143,7 @@ def write_snapshot(checkpoints: Path, snapshot: Snapshot) -> Path:
             files.seal(temporary)
             sync_folder(temporary)
             if final.exists():  # a damaged checkpoint of the same step, which a resume has passed over
-                shutil.rmtree(final)
+                files.delete(final)
             temporary.rename(final)
             sync_folder(checkpoints)
         finally:

@@ -7,7 +7,8 @@ step-00012510/
   progress.json          position, counters, classes, the whole recipe
   manifest.json          size and sha256 of each file above; written last
 
-A file that the manifest does not name is damage: whatever else lies in a checkpoint, nobody of ours has put there.
+A file that the manifest does not name is damage: whatever else lies in a checkpoint, nobody of ours has put there. Hidden files are passed
+over (.DS_Store, .nfs...): systems put them anywhere, and nothing of them is ever read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from inceptionctl.errors import CheckpointError
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import disk_errors, is_run, write_atomically
+from inceptionctl.run import disk_errors, is_run, visible, write_atomically
 
 FORMAT = 1
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "progress.json")
@@ -51,7 +52,7 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
 
 def seal(folder: Path) -> None:
     """Write the manifest of a folder whose files are complete."""
-    names = [*FILES, *sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, MANIFEST))]
+    names = [*FILES, *sorted(path.name for path in visible(folder) if path.name not in (*FILES, MANIFEST))]
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
     write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
 
@@ -86,12 +87,17 @@ def _verify(checkpoint: Path) -> None:
             raise _damaged(checkpoint, f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}")
         if _sha256(path) != entry["sha256"]:
             raise _damaged(checkpoint, f"{name} was changed: its sha256 differs from the manifest's")
-    strangers = sorted(path.name for path in checkpoint.iterdir() if path.name not in (MANIFEST, *entries))
+    strangers = strangers_in(checkpoint, entries)
     if strangers:
         raise CheckpointError(
             f"checkpoint {checkpoint} holds {', '.join(strangers)}, which its manifest does not name",
             "take away what does not belong there; nothing of it is ever read",
         )
+
+
+def strangers_in(checkpoint: Path, known: Iterable[str]) -> list[str]:
+    """Files of a checkpoint that its manifest does not name."""
+    return sorted(path.name for path in visible(checkpoint) if path.name not in (MANIFEST, *known))
 
 
 def _damaged(checkpoint: Path, what: str) -> CheckpointError:
@@ -163,7 +169,8 @@ def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
     if found:
         raise CheckpointError(
             f"no checkpoint in {checkpoints} is whole:\n  " + "\n  ".join(skipped),
-            "start anew with `--resume never`, or restore a copy",
+            f"take away files that do not belong there, or restore a copy; `inceptionctl checkpoints verify {checkpoints.parent}` looks again."
+            " Nothing was deleted; a new training needs another --output",
         )
     return None, skipped
 
@@ -182,14 +189,14 @@ def prune(checkpoints: Path, newest: int, keep_last: int, keep_best: bool, kept:
         spared.add(best)
     for checkpoint in found:
         if checkpoint not in spared:
-            _delete(checkpoint)
+            delete(checkpoint)
     clear_leftovers(checkpoints)
 
 
 def clear_leftovers(checkpoints: Path) -> None:
     """Delete what killed writers have left half done. Only for who holds the run."""
     for leftover in checkpoints.glob(".*.tmp"):
-        _delete(leftover)
+        delete(leftover)
 
 
 def is_kept_for_good(step: int, kept: Iterable[int], every_steps: float | None) -> bool:
@@ -209,7 +216,8 @@ def mend_pointers(checkpoints: Path, newest: Path) -> None:
             point(checkpoints, pointer, checkpoints / name)
 
 
-def _delete(folder: Path) -> None:
+def delete(folder: Path) -> None:
+    """Delete a checkpoint, or what is left of one."""
     # Renamed first: a deletion that is killed half way must not leave a folder that looks like a checkpoint.
     doomed = folder if folder.name.startswith(".") else folder.rename(folder.with_name(f".{folder.name}.tmp"))
     shutil.rmtree(doomed, ignore_errors=True) if doomed.is_dir() else doomed.unlink(missing_ok=True)

@@ -162,6 +162,14 @@ def on_rank_zero(world: World, device: torch.device, work: Callable[[], T]) -> T
     return result
 
 
+def meet_all(world: World, device: torch.device) -> None:
+    """Wait until every rank has come here."""
+    if world.size > 1:
+        count = torch.ones(1, device=device)
+        dist.all_reduce(count)
+        count.item()  # on a GPU the call alone waits for nobody
+
+
 def _share(world: World, device: torch.device, value: dict[str, Any]) -> dict[str, Any]:
     if world.size == 1:
         return value

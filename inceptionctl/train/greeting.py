@@ -7,17 +7,19 @@ import os
 import platform
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from inceptionctl.cores import usable_cores
+from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.compiling import IN_WORDS
 from inceptionctl.train.loop import Training
-from inceptionctl.train.schedule import schedule_in_words
-from inceptionctl.train.start import Start
+from inceptionctl.train.schedule import learning_rate, schedule_in_words
+from inceptionctl.train.start import Start, changes_of
 
 
 def greet(job: Training, start: Start) -> None:
@@ -51,6 +53,21 @@ def greet(job: Training, start: Start) -> None:
         log.say(f"skips batches {first} to {last} of the stream, where it has diverged before")
 
 
+def changes_in_words(start: Start, recipe: Recipe, step: int, steps_per_epoch: float) -> list[str]:
+    """What this start does otherwise than the last one in the same directory, and what becomes of the learning rate at `step`."""
+    changes = changes_of(start, recipe)
+    if start.recipe_before is None or not changes:
+        return []
+    words = [f"changed since the last start: {change}" for change in changes]
+    then, now = (
+        learning_rate(each.schedule.model_dump(), step=step, steps_per_epoch=steps_per_epoch, epochs=each.train.epochs)
+        for each in (start.recipe_before, recipe)
+    )
+    if start.checkpoint and then != now:
+        words.append(f"the learning rate jumps with that: at step {step} it was going to be {then:.4g}, and is {now:.4g}")
+    return words
+
+
 def environment(job: Training) -> dict[str, Any]:
     """What a start ran on, for environment.json."""
     gpus = (
@@ -59,6 +76,7 @@ def environment(job: Training) -> dict[str, Any]:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "versions": distributed.versions(),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import fcntl
 import os
 import random
 import shutil
-import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,15 +22,16 @@ from inceptionctl.cores import usable_cores
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import Augmentation
-from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, InceptionctlError, ResumeLater
+from inceptionctl.errors import DataError, EnvironmentFault, InceptionctlError, ResumeLater
 from inceptionctl.launch.local import NO_GPU_IN_SPITE_OF_DRIVER, has_driver
 from inceptionctl.launch.milestones import passed
 from inceptionctl.launch.signals import RankSignals
 from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
+from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, discard_unused, disk_errors
+from inceptionctl.run import Run, discard_unused, located, note_end
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
@@ -40,19 +41,21 @@ from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.compiling import check_compiler, compile_errors, compile_network
+from inceptionctl.train.data_list import keep_list
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze, read_initial_weights, start_from
-from inceptionctl.train.greeting import farewell, greet
+from inceptionctl.train.greeting import changes_in_words, farewell, greet
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.images import open_images
+from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import Training, train, train_loader
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.plan import disk_needed
 from inceptionctl.train.precision import allow_tf32, resolve_precision
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
-from inceptionctl.train.start import Start, decide_start
+from inceptionctl.train.start import Start, check_start, decide_start, keep_start
 from inceptionctl.train.stopping import Stop
 
 SECONDS_FOR_THE_FIRST_FAILURE = 4.0
@@ -141,19 +144,71 @@ def _shared_start(world: World, device: torch.device, recipe: Recipe, output: Pa
             "checkpoint": str(start.checkpoint) if start.checkpoint else None,
             "finished": start.finished,
             "remarks": list(start.remarks),
+            "recipe_before": start.recipe_before.resolved() if start.recipe_before else None,
         }
 
     answer = distributed.on_rank_zero(world, device, decide)
     checkpoint = Path(answer["checkpoint"]) if answer["checkpoint"] else None
-    return Start(Run(Path(answer["run"])), checkpoint, answer["finished"], tuple(answer["remarks"]))
+    before = answer["recipe_before"] and recipe_from_dict(answer["recipe_before"], "of the last start")
+    return Start(Run(Path(answer["run"])), checkpoint, answer["finished"], tuple(answer["remarks"]), before or None)
 
 
 def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals: RankSignals, heartbeat: Heartbeat) -> None:
     locks: list[IO[str]] = []
+    try:
+        try:
+            job, start = _prepared(world, machine, recipe, start, signals, heartbeat, locks)
+        except InceptionctlError:
+            if locks:  # else the corrected recipe would be another one than the directory's
+                discard_unused(start.run)
+            raise
+        with _end_noted(job):
+            signals.training_begins()
+            try:
+                greet(job, start)
+                passed("trains")
+                with compile_errors(recipe.train.compile):
+                    train(job)
+                job.log.say(farewell(job))
+            finally:
+                job.log.close()
+    finally:
+        for lock in locks:
+            lock.truncate(0)  # a name that is left in it tells of a death
+            lock.close()
+
+
+@contextlib.contextmanager
+def _end_noted(job: Training) -> Iterator[None]:
+    """Keep how a start ended, for `inceptionctl runs`: rank 0 in environment.json."""
+    code, message = 0, ""
+    try:
+        yield
+    except InceptionctlError as error:
+        code, message = error.exit_code, error.message
+        raise
+    except BaseException as error:
+        code, message = 1, f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if job.world.rank == 0:
+            note_end(job.run, code, message)
+
+
+def _prepared(
+    world: World,
+    machine: Machine,
+    recipe: Recipe,
+    start: Start,
+    signals: RankSignals,
+    heartbeat: Heartbeat,
+    locks: list[IO[str]],
+) -> tuple[Training, Start]:
+    """Everything that the loop works on. The run directory is changed last, when no rank has anything against the start."""
     remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks, machine.device))
     start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
     with heartbeat.doing("lists the data"):
-        train_set, val_set = open_images(recipe)
+        train_set, val_set = open_images(located(recipe, start.run))
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
@@ -179,6 +234,15 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
     bad = BadImages(recipe.data.max_bad_images)
     known = distributed.on_rank_zero(world, machine.device, lambda: read_bad_images(start.run))
     bad.add((name, reason) for name, reason in known)
+    changes = changes_in_words(start, recipe, progress.step, len(train_set) / batch.global_batch_size)
+    start = dataclasses.replace(start, remarks=(*start.remarks, *changes))
+    distributed.meet_all(world, machine.device)
+
+    def keep() -> None:
+        keep_start(start, recipe)
+        keep_list(start.run, train_set, val_set, recipe.evaluate.subset)
+
+    distributed.on_rank_zero(world, machine.device, keep)
     log = RunLog(
         start.run,
         start_step=progress.step,
@@ -209,18 +273,7 @@ def _train(world: World, machine: Machine, recipe: Recipe, start: Start, signals
         heartbeat=heartbeat,
         loader=train_loader,
     )
-    signals.training_begins()
-    try:
-        greet(job, start)
-        passed("trains")
-        with compile_errors(recipe.train.compile):
-            train(job)
-        log.say(farewell(job))
-    finally:
-        log.close()
-        for lock in locks:
-            lock.truncate(0)  # a name that is left in it tells of a death
-            lock.close()
+    return job, start
 
 
 def make_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> distributed.Engine:
@@ -305,18 +358,13 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], devi
     files.clear_leftovers(start.run.checkpoints)
     if start.checkpoint and start.checkpoint.parent == start.run.checkpoints:
         files.mend_pointers(start.run.checkpoints, start.checkpoint)
-    try:
-        check_compiler(recipe.train.compile, device)
-        _check(recipe, start)
-    except InceptionctlError:
-        # Else the corrected recipe would be another one than the directory's.
-        discard_unused(start.run)
-        raise
-    return remarks
+    check_compiler(recipe.train.compile, device)
+    return [*remarks, *_check(recipe, start)]
 
 
-def _check(recipe: Recipe, start: Start) -> None:
-    open_images(recipe)
+def _check(recipe: Recipe, start: Start) -> list[str]:
+    train_set, val_set = open_images(located(recipe, start.run))
+    remarks = check_start(start, recipe, train_set, val_set)
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)
@@ -324,34 +372,7 @@ def _check(recipe: Recipe, start: Start) -> None:
     _with_initial_weights(recipe, start, model)
     freeze(model, recipe.model.freeze)
     build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
-
-
-def take_lock(run: Run) -> tuple[IO[str], list[str]]:
-    """Hold the run directory while training in it, and remark on a holder that has died: the kernel has released its lock.
-
-    Raises CheckpointError when another process holds it.
-    """
-    with disk_errors(run.path):
-        file = (run.path / ".lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise CheckpointError(
-            f"{run.path} is being trained by {holder}", "wait for it, or start another run with --resume never"
-        ) from None
-    file.seek(0)
-    left = file.read().strip()
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    if not left:
-        return file, []
-    # Some network file systems keep locks within a host; a process of another one may live, and nobody here can tell.
-    elsewhere = "" if left.endswith(f" on {socket.gethostname()}") else "; make sure that it no longer runs"
-    return file, [f"{run.path} was held by {left}, which was killed or left at once{elsewhere}"]
+    return remarks
 
 
 def check_disk(recipe: Recipe, path: Path, model: nn.Module) -> None:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from inceptionctl.errors import CheckpointError
+from inceptionctl.data.imageset import ImageSet
+from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.recipe.load import dump_recipe, recipe_from_dict
-from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, changed_keys, create_run, is_run, new_run_path, newest_run_of, write_atomically
+from inceptionctl.recipe.schema import Recipe, flatten
+from inceptionctl.run import (
+    Run,
+    changed_keys,
+    create_run,
+    is_run,
+    new_run_path,
+    newest_run_of,
+    visible,
+    write_atomically,
+)
 from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.batch import total_steps
+from inceptionctl.train.data_list import check_same_images
 
 RUNS = Path("runs")
 ORIGIN = "origin"  # names the checkpoint of another run that this one goes on from
@@ -18,16 +31,25 @@ ORIGIN = "origin"  # names the checkpoint of another run that this one goes on f
 
 @dataclass(frozen=True)
 class Start:
-    """A run directory (made already), the checkpoint to go on from (None: from the beginning), and remarks for people."""
+    """A run directory (made already), the checkpoint to go on from (None: from the beginning), and remarks for people.
+
+    `recipe_before` is the recipe of the last start in that directory; None for a new run.
+    """
 
     run: Run
     checkpoint: Path | None = None
     finished: bool = False
     remarks: tuple[str, ...] = field(default=())
+    recipe_before: Recipe | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run directory was made for this start."""
+        return self.recipe_before is None
 
 
 def decide_start(recipe: Recipe, output: Path | None, resume: str) -> Start:
-    """Decide where a training starts, and make its run directory.
+    """Decide where a training starts, and make its run directory if that is a new one. In one that is there nothing is changed.
 
     `resume`: `auto` goes on in `output`, or else in the newest run under runs/ that computes the same; `never` makes a new run;
     anything else is a run directory to go on in, or a checkpoint to go on from in a new run.
@@ -41,6 +63,29 @@ def decide_start(recipe: Recipe, output: Path | None, resume: str) -> Start:
     return _from_path(recipe, output, Path(resume))
 
 
+def check_start(start: Start, recipe: Recipe, train_set: ImageSet, val_set: ImageSet) -> list[str]:
+    """Remarks on a start on these images.
+
+    Raises DataError when the images are not those of the run, and RecipeError when the recipe ends before the step that the run is at.
+    """
+    if start.checkpoint is None:
+        return []
+    remarks = []
+    if start.checkpoint.parent == start.run.checkpoints:
+        remarks = check_same_images(start.run, train_set, val_set, recipe.evaluate.subset)
+    progress, length = files.read_progress(start.checkpoint), recipe.train
+    total = total_steps(length.epochs, len(train_set), length.global_batch_size, length.max_steps)
+    same_images = progress.get("num_train_images") == len(train_set)  # else that is what has to be said (train/rank.py)
+    ours = start.checkpoint.parent == start.run.checkpoints
+    if ours and same_images and progress["step"] >= total and not progress.get("evaluation_due"):
+        raise RecipeError(
+            f"the recipe ends at step {total}, and {start.run.path} has made {progress['step']} already",
+            f"raise train.epochs ({length.epochs:g}) or train.max_steps, or take the run as it is:"
+            f" inceptionctl evaluate {start.run.path}",
+        )
+    return remarks
+
+
 def _existing(recipe: Recipe, output: Path | None) -> Run | None:
     if output is None:
         return newest_run_of(recipe, RUNS)
@@ -49,7 +94,7 @@ def _existing(recipe: Recipe, output: Path | None) -> Run | None:
 
 def _new_run(recipe: Recipe, output: Path | None) -> Run:
     path = output or new_run_path(recipe, RUNS)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or visible(path)):
         what = "a run" if is_run(path) else "something else"
         raise CheckpointError(
             f"output directory {path} is occupied by {what}",
@@ -70,9 +115,13 @@ def _from_path(recipe: Recipe, output: Path | None, path: Path) -> Start:
         return _continue(Run(output), recipe)  # the same command again, after it has saved something
     checkpoint = files.open_checkpoint(path)
     _check_same_network(recipe, checkpoint)
-    run = Run(output) if output is not None and is_run(output) else _new_run(recipe, output)
+    remarks = (f"starts from {checkpoint}",)
+    if output is not None and is_run(output):
+        run = Run(output)
+        return Start(run, checkpoint, False, remarks, run.recipe())
+    run = _new_run(recipe, output)
     write_atomically(run.path / ORIGIN, f"{checkpoint.resolve()}\n")
-    return Start(run, checkpoint, remarks=(f"starts from {checkpoint}",))
+    return Start(run, checkpoint, remarks=remarks)
 
 
 def _continue(run: Run, recipe: Recipe) -> Start:
@@ -82,18 +131,18 @@ def _continue(run: Run, recipe: Recipe) -> Start:
             f"{run.path} was started with another recipe:\n  " + "\n  ".join(changed),
             "use its own recipe (`--resume auto` with RUN/recipe.yaml), or start a new run with another --output",
         )
+    before = run.recipe()
     checkpoint, skipped = newest_of(run)
     remarks = [f"passed over a damaged checkpoint: {sentence}" for sentence in skipped]
     if checkpoint is None:
-        return Start(run, None, remarks=tuple(remarks))
+        return Start(run, None, False, tuple(remarks), before)
     if checkpoint.parent != run.checkpoints:  # killed before it saved anything: it begins again where it began
-        return Start(run, checkpoint, remarks=(*remarks, f"starts from {checkpoint}"))
+        return Start(run, checkpoint, False, (*remarks, f"starts from {checkpoint}"), before)
     _check_same_network(recipe, checkpoint)
-    _keep_changed_recipe(run, recipe, files.step_of(checkpoint))
     finished = files.reached_end(files.read_progress(checkpoint), recipe)
     if finished:  # else whoever holds the run does it
         files.mend_pointers(run.checkpoints, checkpoint)
-    return Start(run, checkpoint, finished, tuple(remarks))
+    return Start(run, checkpoint, finished, tuple(remarks), before)
 
 
 def newest_of(run: Run) -> tuple[Path | None, list[str]]:
@@ -119,10 +168,34 @@ def _check_same_network(recipe: Recipe, checkpoint: Path) -> None:
         )
 
 
-def _keep_changed_recipe(run: Run, recipe: Recipe, step: int) -> None:
-    """The directory always holds the recipe in force; an earlier one stays beside it."""
+def keeps_recipe(run: Run, recipe: Recipe) -> bool:
+    """Whether a run directory holds this very recipe."""
+    return run.recipe_file.is_file() and run.recipe_file.read_text(encoding="utf-8") == dump_recipe(recipe)
+
+
+def changes_of(start: Start, recipe: Recipe) -> list[str]:
+    """What a recipe says otherwise than that of the last start, as `key: then -> now`."""
+    if start.recipe_before is None:
+        return []
+    then, now = (flatten(each.resolved()) for each in (start.recipe_before, recipe))
+    keys = [key for key in dict.fromkeys((*then, *now)) if then.get(key) != now.get(key)]
+    return [f"{key}: {_in_words(then.get(key))} -> {_in_words(now.get(key))}" for key in keys]
+
+
+def _in_words(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def keep_start(start: Start, recipe: Recipe) -> None:
+    """The directory always holds the recipe in force, and where it began; an earlier recipe stays beside it.
+
+    For a start that has passed every check: a command that is refused must not change what later ones read.
+    """
+    run, step = start.run, files.step_of(start.checkpoint) if start.checkpoint else 0
+    if start.checkpoint and start.checkpoint.parent != run.checkpoints:
+        write_atomically(run.path / ORIGIN, f"{start.checkpoint.resolve()}\n")
     text = dump_recipe(recipe)
-    if run.recipe_file.read_text(encoding="utf-8") != text:
+    if not keeps_recipe(run, recipe):
         until = run.path / f"recipe.until-step-{step:08d}.{time.strftime('%Y%m%dT%H%M%S')}.yaml"
         write_atomically(until, run.recipe_file.read_bytes())
         write_atomically(run.recipe_file, text)

@@ -82,7 +82,7 @@ def test_a_planted_pickle_is_refused(command: str, run: Run) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_other_paths_are_worded(command: str, run: Run, tmp_path: Path) -> None:
     for checkpoint in files.list_checkpoints(run.checkpoints):
-        files._delete(checkpoint)
+        files.delete(checkpoint)
     (tmp_path / "file").write_text("")
     for path in (run.path, tmp_path / "none", tmp_path / "file", tmp_path / "data"):
         result = invoke(command, path)

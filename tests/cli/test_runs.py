@@ -11,6 +11,7 @@ from inceptionctl.cli import app
 from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import Run, create_run
 from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.lock import take_lock
 
 
 def invoke(*arguments: str) -> Any:
@@ -81,13 +82,15 @@ def test_wrong_roots_are_worded(tmp_path: Path) -> None:
 def test_states(tmp_path: Path) -> None:
     make_run(tmp_path / "new", num_rows=1)
     save(make_run(tmp_path / "half", num_rows=5), 40)
+    make_run(tmp_path / "never").environment_file.unlink()
     save(make_run(tmp_path / "done", num_rows=10), 100)
     (tmp_path / "not a run").mkdir()
     (tmp_path / "file").touch()
     found = listed(tmp_path)
     assert {name: item["state"] for name, item in found.items()} == {
-        "new": "no checkpoint yet",
-        "half": "unfinished",
+        "new": "stopped",
+        "half": "stopped",
+        "never": "not started",
         "done": "finished",
     }
     half = found["half"]
@@ -106,12 +109,12 @@ def test_oldest_first(tmp_path: Path) -> None:
     assert list(listed(tmp_path)) == ["oldest", "middle", "newest"]
 
 
-def test_longer_recipe_makes_a_finished_run_unfinished(tmp_path: Path) -> None:
+def test_longer_recipe_makes_a_finished_run_a_stopped_one(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     save(run, 100)
     assert shown(run)["state"] == "finished"
     run.recipe_file.write_text(run.recipe_file.read_text().replace("epochs: 10.0", "epochs: 20.0"))
-    assert shown(run)["state"] == "unfinished"
+    assert shown(run)["state"] == "stopped"
 
 
 def test_list_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +123,7 @@ def test_list_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     make_run(tmp_path / "b[0]").recipe_file.write_text("model: {nmae: x}\n")
     result = invoke("list", str(tmp_path))
     rows = {line.split("│")[0].strip(): [cell.strip() for cell in line.split("│")] for line in result.stdout.splitlines()}
-    assert rows["a"][1:7] == ["inception_v4", "50 / 100", "2.50", "60.00", "2.0000", "unfinished"]
+    assert rows["a"][1:7] == ["inception_v4", "50 / 100", "2.50", "60.00", "2.0000", "stopped"]
     assert rows["b[0]"][1:7] == ["?", "0 / ?", "", "", "", "broken"]
     assert "b[0]: recipe.yaml does not load: recipe.yaml:1: model.nmae: unknown key" in result.stdout
 
@@ -180,18 +183,18 @@ def remove_checkpoints(run: Run) -> None:
 @pytest.mark.parametrize(
     ("damage", "words", "state"),
     [
-        (damage_environment, "environment.json cannot be read: ", "unfinished"),
-        (damage_rollbacks, "rollbacks.json is not a list of rollbacks", "unfinished"),
-        (damage_environment_kind, "environment.json is not a list of starts", "unfinished"),
-        (damage_metrics, "metrics.jsonl: 3 lines, the first of them line 2, are no row of numbers", "unfinished"),
-        (damage_recipe, "recipe.yaml does not load: ", "unfinished"),
-        (remove_recipe, "recipe.yaml is missing", "unfinished"),
-        (damage_pointer, "checkpoints/best names no checkpoint that is there", "unfinished"),
+        (damage_environment, "environment.json cannot be read: ", "stopped"),
+        (damage_rollbacks, "rollbacks.json is not a list of rollbacks", "stopped"),
+        (damage_environment_kind, "environment.json is not a list of starts", "stopped"),
+        (damage_metrics, "metrics.jsonl: 3 lines, the first of them line 2, are no row of numbers", "stopped"),
+        (damage_recipe, "recipe.yaml does not load: ", "stopped"),
+        (remove_recipe, "recipe.yaml is missing", "stopped"),
+        (damage_pointer, "checkpoints/best names no checkpoint that is there", "stopped"),
         (cut_tensors, "step-00000040: ema.safetensors has 3 bytes, not 6", "broken"),
         (remove_tensors, "step-00000040: model.safetensors is missing", "broken"),
         (damage_manifest, "step-00000040: manifest.json cannot be read", "broken"),
         (damage_progress, "step-00000040: progress.json cannot be read", "broken"),
-        (remove_checkpoints, "checkpoints/ is missing", "no checkpoint yet"),
+        (remove_checkpoints, "checkpoints/ is missing", "stopped"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -250,7 +253,7 @@ def test_show_tells_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COLUMNS", "160")
     text = invoke("show", str(run.path)).stdout
     for words in (
-        "unfinished",
+        "stopped",
         "80 of 100, epoch 4.00",
         "node7",
         "4 x Card",
@@ -280,6 +283,87 @@ def test_next_commands(tmp_path: Path) -> None:
     assert shown(run)["next"] == [f"inceptionctl recipes check {shlex.quote(str(run.recipe_file))}"]
     remove_recipe(run)
     assert shown(run)["next"] == []
+
+
+def ended(run: Run, exit_code: int | None, message: str = "", **more: Any) -> None:
+    """As the last start of this version leaves environment.json; without a code it was killed."""
+    [*before, last] = json.loads(run.environment_file.read_text())
+    last |= {"directory": "/home", **more}
+    if exit_code is not None:
+        last["ended"] = {"time": "2026-11-27T10:00:00+00:00", "exit_code": exit_code, "message": message}
+    run.environment_file.write_text(json.dumps([*before, last]))
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "state", "why"),
+    [
+        (75, "", "stopped", "stopped"),
+        (6, "loss is nan at step 47\nand more", "diverged", "diverged: exit code 6, loss is nan at step 47"),
+        (4, "no space left", "failed", "failed: exit code 4, no space left"),
+        (1, "KeyError: 'x'", "failed", "failed: exit code 1, KeyError: 'x'"),
+        (None, "", "failed", "failed: process 7 on node7 was killed or left at once"),
+    ],
+)
+def test_the_end_of_the_last_start_is_the_state(tmp_path: Path, code: int | None, message: str, state: str, why: str) -> None:
+    run = make_run(tmp_path / "a", num_rows=5)
+    save(run, 40)
+    ended(run, code, message)
+    if code is None:
+        run.lock_file.write_text("process 7 on node7\n")
+    found = shown(run)
+    assert listed(tmp_path)["a"]["state"] == found["state"] == state
+    assert (found["ended"] or {}).get("exit_code") == code
+    for words in (("runs", "show", str(run.path)), ("watch", str(run.path), "--once")):
+        result = CliRunner().invoke(app, words, env={"COLUMNS": "160"})
+        assert result.exit_code == 0 and why in result.stdout, result.stdout
+    [command] = found["next"]
+    assert command.endswith(" --set train.on_divergence=rollback") == (state == "diverged")
+    save(run, 100)
+    assert shown(run)["state"] == "finished"  # whatever came after its last save
+
+
+def test_a_live_run_is_running_and_what_comes_next_is_to_watch_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", num_rows=5)
+    save(run, 100)
+    ended(run, 75)
+    held, _ = take_lock(run)
+    found = shown(run)
+    assert (found["state"], found["next"]) == ("running", [f"inceptionctl watch {run.path}"])
+    assert listed(tmp_path)["a"]["state"] == "running"
+    holder = f"running: process {os.getpid()} on "
+    assert holder in CliRunner().invoke(app, ["watch", str(run.path), "--once"], env={"COLUMNS": "160"}).stdout
+    held.close()
+    assert shown(run)["state"] == "finished"
+
+
+def test_a_lock_of_another_host_counts_while_its_log_grows(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", num_rows=5)
+    ended(run, None)
+    run.lock_file.write_text("process 7 on node7\n")
+    run.log_file.write_text("step 50")
+    assert shown(run)["state"] == "running"
+    os.utime(run.log_file, (1e9, 1e9))
+    assert shown(run)["state"] == "failed"
+
+
+def test_a_broken_run_is_not_thrown_away_by_what_comes_next(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    save(run, 40)
+    cut_tensors(run)
+    assert (shown(run)["state"], shown(run)["next"]) == ("broken", [f"inceptionctl checkpoints verify {run.path}"])
+
+
+def test_hidden_files_are_neither_runs_nor_exports(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    save(run, 100)
+    make_run(tmp_path / ".a.old")
+    run.export.mkdir()
+    for folder in (run.export, run.evaluations):
+        (folder / ".DS_Store").touch()
+    assert list(listed(tmp_path)) == ["a"]
+    found = shown(run)
+    assert found["next"] == [f"inceptionctl {verb} {run.path}" for verb in ("evaluate", "export")]
+    assert found["evaluations"] == found["export"] == []
 
 
 def test_command_that_goes_on_is_one_that_train_takes(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.report.paper import TABLES, ensemble_key, standard_error
 from inceptionctl.run import Run
+from inceptionctl.train import checkpoint_files as files
 from tests.evaluate.making import make_data, make_run, one_thread
 
 # Copied from arXiv 1602.07261v2 by another hand than the program's tables: top-1 and top-5 error in percent.
@@ -113,6 +114,39 @@ def test_every_picture_opens_and_says_what_it_shows(folder: Path, page: Page) ->
         assert Image.open(io.BytesIO(content)).width > 20
     assert any("one: 70.00" in str(image["alt"]) for image in page.images)
     assert {file.name for file in folder.glob("*.png")} == {"errors.png", "training.png", "reliability-one.png"}
+
+
+def test_pictures_are_found_from_another_directory_and_missed_with_the_reason(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs[0].path.parent / "animals", tmp_path / "animals")
+    run = Run(Path(shutil.copytree(runs[1].path, tmp_path / "run")))
+    for checkpoint in files.list_checkpoints(run.checkpoints):
+        told = files.read_progress(checkpoint)
+        told["recipe"]["data"]["root"] = "animals"
+        (checkpoint / "progress.json").write_text(json.dumps(told))
+        files.seal(checkpoint)
+    run.environment_file.write_text(json.dumps([{"directory": str(tmp_path)}]))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    evaluated = CliRunner().invoke(app, ["evaluate", str(run.path), "--precision", "fp32"])
+    assert evaluated.exit_code == 0, evaluated.output
+
+    def reported(out: str) -> tuple[list[str], str]:
+        answer = CliRunner().invoke(app, ["report", str(run.path), "--out", out])
+        assert answer.exit_code == 0, answer.output
+        text = Path(out, "index.html").read_text(encoding="utf-8")
+        return [str(image["alt"]) for image in Page(text).images], text
+
+    alts, text = reported("found")
+    assert any("taken for" in alt for alt in alts) and any("crops of protocol" in alt for alt in alts)
+    assert "not shown" not in text and "not drawn" not in text
+    (tmp_path / "animals").rename(tmp_path / "gone")
+    alts, text = reported("missed")
+    assert not any("taken for" in alt or "crops of protocol" in alt for alt in alts)
+    why = f"the data set {tmp_path / 'animals'} is not there"
+    assert f"pictures are not shown: {why}." in text and f"not drawn: {why}." in text
 
 
 def test_names_are_text_and_no_markup(folder: Path) -> None:

@@ -17,10 +17,10 @@ from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint, load_weights, progress_of, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.lock import take_lock
 from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
-from inceptionctl.train.rank import take_lock
-from inceptionctl.train.start import decide_start
+from inceptionctl.train.start import decide_start, keep_start
 from tests.disks import mount_small
 
 
@@ -340,7 +340,9 @@ class TestStart:
     def test_a_longer_training_goes_on_and_keeps_the_earlier_recipe(self) -> None:
         run = self.begun()
         start = decide_start(self.recipe("train.epochs=99"), run, "auto")
-        assert start.checkpoint is not None and start.run.recipe().train.epochs == 99
+        assert start.checkpoint is not None and start.run.recipe() == self.recipe()  # the start may yet be refused
+        keep_start(start, self.recipe("train.epochs=99"))
+        assert start.run.recipe().train.epochs == 99
         assert len(list(run.glob("recipe.until-step-00000004.*.yaml"))) == 1
 
     def test_a_checkpoint_begins_a_new_run_from_there(self) -> None:

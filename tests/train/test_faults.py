@@ -112,7 +112,7 @@ def test_no_whole_checkpoint_left_is_code_5(run: Run, data: Path) -> None:
     for checkpoint in files.list_checkpoints(run.checkpoints):
         DAMAGE["cut"](checkpoint / "ema.safetensors")
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
-    refused(inceptionctl(*command(data, run.path)), 5, "no checkpoint in", "is whole", "--resume never")
+    refused(inceptionctl(*command(data, run.path)), 5, "no checkpoint in", "is whole", "checkpoints verify", "another --output")
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 

@@ -1,11 +1,16 @@
-"""SIGTERM, SIGINT and SIGUSR1 stop a training after a step, and its end is that of one never stopped. Real processes."""
+"""SIGTERM, SIGINT, SIGUSR1 and SIGHUP stop a training after a step, and its end is that of one never stopped. Real processes."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
+import sys
+import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ import psutil
 import pytest
 
 from inceptionctl.launch.signals import SECONDS_OF_ONE_REQUEST, Requests
-from tests.commands import TINY, inceptionctl, rows, sets, started, wait_for_step
+from tests.commands import COMMAND, TINY, environment, inceptionctl, kill_all, rows, sets, started, wait_for_step
 from tests.data.conftest import fill
 
 # Windows of three steps, so that a stop falls into the middle of one; a save where no row is due otherwise.
@@ -124,12 +129,100 @@ def stop(data: Path, ranks: int, folder: Path, moment: Callable[[Process, Path],
 
 def test_a_signal_told_twice_is_one_request_and_a_later_one_is_the_second() -> None:
     requests = Requests()
-    told = (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
+    told = (signal.SIGUSR1, signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
     assert not any(requests.is_second(number) for number in told)
     time.sleep(SECONDS_OF_ONE_REQUEST)
-    assert not requests.is_second(signal.SIGUSR1)
+    assert not requests.is_second(signal.SIGUSR1) and not requests.is_second(signal.SIGHUP)
     assert requests.is_second(signal.SIGINT)
     assert requests.first == "SIGUSR1"
+
+
+LOSES_ITS_TERMINAL = """
+import os, signal, sys, time
+from inceptionctl import console
+from inceptionctl.launch.signals import heard, mute_lost_terminal
+
+told = open(sys.argv[1], "w", buffering=1)
+signal.signal(signal.SIGHUP, lambda *_: told.write("hung up\\n"))
+assert signal.SIGHUP in heard()
+print("ready", flush=True)
+while os.isatty(2):
+    time.sleep(0.01)
+console.say("into the void")
+told.write("said\\n")
+mute_lost_terminal()
+print("and on")
+told.write(f"muted {os.path.samestat(os.fstat(1), os.stat(os.devnull))}\\n")
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+told.write(f"heard {signal.SIGHUP in heard()}\\n")
+"""
+
+
+class Terminal:
+    """A terminal of its own for a command, which is closed by the test."""
+
+    def __init__(self, words: Sequence[str | Path], cwd: Path) -> None:
+        self._master, slave = pty.openpty()
+        os.set_blocking(self._master, False)
+        self.process = subprocess.Popen(
+            [*map(str, words)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=cwd,
+            env=environment(),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.said = b""
+
+    def wait_for(self, there: Callable[[], Any], seconds: float = 240) -> None:
+        """Read what is said until something is so: a terminal that nobody reads holds its writers up."""
+        deadline = time.monotonic() + seconds
+        while not there():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said.decode(errors="replace")
+            with contextlib.suppress(BlockingIOError):
+                self.said += os.read(self._master, 1 << 16)
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        os.close(self._master)
+
+
+def test_what_is_said_to_a_lost_terminal_is_no_error(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    terminal = Terminal([sys.executable, "-c", LOSES_ITS_TERMINAL, told], tmp_path)
+    terminal.wait_for(lambda: b"ready" in terminal.said)
+    terminal.close()
+    assert terminal.process.wait(timeout=60) == 0
+    assert told.read_text().splitlines() == ["hung up", "said", "muted True", "heard False"]
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_saves_and_ends_and_nohup_outlives_it(data: Path, tmp_path: Path) -> None:
+    run, words = tmp_path / "run", command(data, 1)
+    terminal = Terminal([*COMMAND, *words, *sets("train.log_every_steps=1")], tmp_path)
+    try:
+        terminal.wait_for(lambda: rows(run))
+        terminal.close()
+        assert terminal.process.wait(timeout=240) == 75
+        assert not left_of(terminal.process)
+    finally:
+        kill_all(terminal.process)
+    step = progress(run)["step"]
+    assert f"stopped by a signal after step {step}; the same command goes on" in (run / "log.txt").read_text()
+    log = tmp_path / "log"
+    with started(*words, *sets("train.log_every_steps=2"), cwd=tmp_path, log=log, by=("nohup",)) as process:
+        wait_for_step(run, step + 1, process, log)
+        to_all(process, signal.SIGHUP)
+        wait_for_step(run, step + 4, process, log)
+        to_all(process, signal.SIGTERM)
+        assert process.wait(timeout=240) == 75, log.read_text()
+    assert "changed since the last start: train.log_every_steps: 1 -> 2" in log.read_text()
+    assert "log_every_steps: 2" in (run / "recipe.yaml").read_text() and (run / "data_list.gz").is_file()
+    ends = [start["ended"]["exit_code"] for start in json.loads((run / "environment.json").read_text())]
+    assert ends == [75, 75]
 
 
 def progress(run: Path) -> dict[str, Any]:
