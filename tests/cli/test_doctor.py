@@ -92,6 +92,7 @@ def test_table_has_a_hint_for_every_trouble_and_no_colour(monkeypatch: pytest.Mo
         raise RuntimeError("the reason\nand a page of addresses")
 
     monkeypatch.setattr(doctor, "CHECKS", (troubled, broken))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
     monkeypatch.setenv("COLUMNS", "80")
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 4
