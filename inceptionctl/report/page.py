@@ -246,7 +246,12 @@ def _confused(one: Reported) -> dict[str, Any] | None:
             }
         )
     hidden = [image["name"] for pair in pairs for image in pair["images"] if image["png"] is None]
-    return {"name": one.name, "pairs": pairs, "why": _why_not_shown(root, hidden[0]) if hidden else ""}
+    return {
+        "name": one.name,
+        "protocol": record.about["protocol"],
+        "pairs": pairs,
+        "why": _why_not_shown(root, hidden[0]) if hidden else "",
+    }
 
 
 def _thumbnail(path: Path) -> bytes | None:

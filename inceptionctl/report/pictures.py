@@ -117,7 +117,7 @@ def reliability(name: str, result: Mapping[str, Any]) -> Picture | None:
         top.set(ylabel="accuracy", ylim=(0, 1))
         top.legend(loc="upper left", frameon=False)
         bottom.bar(confidence, counts, width=0.05, color=COLOURS[0])
-        bottom.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+        bottom.set(xlabel="confidence", ylabel="images", xlim=(-0.03, 1.03))
 
     alt = f"Reliability of {name}: expected calibration error {result['calibration_error']:.2f}% over {sum(counts)} images."
     return Picture(f"reliability-{name}", f"Reliability of {name}", alt, _both(draw, (4.8, 4.8)))
