@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
@@ -184,7 +185,7 @@ def test_legends_read_row_by_row() -> None:
     names = [f"run {k}" for k in range(8)]
     figure = Figure(figsize=(9.6, 4.2))
     _legend(figure, {name: [] for name in names})
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     texts = figure.legends[0].get_texts()
     places = {text.get_text(): text.get_window_extent() for text in texts}
     assert sorted(names, key=lambda name: (-round(places[name].y0), places[name].x0)) == names
