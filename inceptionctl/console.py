@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from inceptionctl.errors import InceptionctlError, RecipeError
+
+UNBROKEN = 1_000_000
+SEPARATOR_WIDTH = 3
+INDENT = "  "
 
 
 class _Stderr:
@@ -49,8 +54,18 @@ def _lost_terminal() -> Iterator[None]:
             raise
 
 
+class _Output(Console):
+    """stdout. Only a terminal has a width: in a file or a pipe no line is broken."""
+
+    @property  # type: ignore[misc]  # its setter, which nobody here calls, is left out
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        found = super().size
+        return found if self.is_terminal else ConsoleDimensions(UNBROKEN, found.height)
+
+
 # Nothing here is markup or a number to be coloured: file names with brackets must come out as they are.
-out = Console(markup=False, highlight=False, soft_wrap=False)
+out: Console = _Output(markup=False, highlight=False, soft_wrap=False)
 err = Console(file=cast(IO[str], _Stderr()), stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -91,25 +106,104 @@ def print_table(
     right: Sequence[str] = (),
     whole: Sequence[str] = (),
 ) -> None:
-    """A table on stdout; the columns named in `right` are numbers, those in `whole` are never broken, so that they can be copied."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole)
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    """A table on stdout. The columns named in `right` are numbers; those and the ones in `whole` keep each cell on one line.
+
+    The others are broken between words alone, so that a name can be copied. Where a terminal is too narrow even for that, each row
+    becomes its first cell and a paragraph of the rest.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    out.print(Text(title, style="bold"), soft_wrap=True)
+    widths = _widths(columns, cells, {*right, *whole}, out.width - SEPARATOR_WIDTH * (len(columns) - 1))
+    if widths is None:
+        _print_paragraphs(columns, cells)
+        return
+    table = Table(header_style="bold", show_edge=False, pad_edge=False)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, justify="right" if column in right else "left", width=width)
+    for row in cells:
+        table.add_row(*row)
     out.print(table)
 
 
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], whole: set[str], room: int) -> list[int] | None:
+    """Widths of the columns that add up to `room` at most; None where words would have to be broken for that."""
+    widths, least = [], []
+    for column, name in enumerate(columns):
+        held = [row[column] for row in cells]
+        widest = max((cell_len(line) for cell in held for line in cell.splitlines()), default=0)
+        words = [name] if name in whole else [name, *held]
+        longest_word = max((cell_len(word) for text in words for word in text.split()), default=0)
+        widths.append(max(widest, cell_len(name)))
+        least.append(max(longest_word, widest if name in whole else 0))
+    if sum(least) > room:
+        return None
+    while sum(widths) > room:
+        _, column = max((width, i) for i, width in enumerate(widths) if width > least[i])
+        widths[column] -= 1
+    return widths
+
+
+def _print_paragraphs(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    for name, *rest in cells:
+        out.print(Text(name, style="bold"), soft_wrap=True)
+        named = [f"{column}: {cell}" if column else cell for column, cell in zip(columns[1:], rest, strict=True) if cell]
+        for line in _filled(named, out.width - len(INDENT)):
+            out.print(INDENT + line, soft_wrap=True)
+
+
+def _filled(items: Iterable[str], width: int) -> list[str]:
+    """Lines of as many items as fit; one that fits into no line is broken between words."""
+    lines: list[str] = []
+    for item in items:
+        first, *more = broken(item, width)
+        if lines and cell_len(lines[-1]) + len(", ") + cell_len(first) <= width and not more:
+            lines[-1] += f", {first}"
+        else:
+            lines += [first, *more]
+    return lines
+
+
+def broken(text: str, width: int) -> list[str]:
+    """Lines of `width` cells at most, broken between words alone: a longer word has a line to itself."""
+    lines = []
+    for given in text.splitlines() or [""]:
+        line, *words = given.split(" ")
+        for word in words:
+            if cell_len(line) + 1 + cell_len(word) <= width:
+                line += f" {word}"
+            else:
+                lines.append(line)
+                line = word
+        lines.append(line)
+    return lines
+
+
 def print_pairs(title: str, pairs: Iterable[tuple[str, Any]]) -> None:
-    """Names and values, one a line, on stdout."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(overflow="fold")
-    for name, value in pairs:
-        grid.add_row(name, str(value))
+    """Names and values on stdout, values broken between words alone."""
+    listed = [(name, str(value)) for name, value in pairs]
+    indent = max((cell_len(name) for name, _ in listed), default=0) + 2
     if title:
-        out.print(Text(title, style="bold"))
-    out.print(grid)
+        out.print(Text(title, style="bold"), soft_wrap=True)
+    for name, value in listed:
+        head = Text.assemble((name, "bold"), " " * (indent - cell_len(name)))
+        for line in broken(value, out.width - indent):
+            out.print(head + line, soft_wrap=True)
+            head = Text(" " * indent)
+
+
+def settings(values: Mapping[str, Any], number: str = "{:g}") -> str:
+    """Nested values in one line, as `--set` takes them: `name=rmsprop, decay=0.9`. `number` is the format of floats."""
+    return ", ".join(f"{key}={value}" for key, value in _leaves(values, "", number))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str, number: str) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.", number)
+        elif isinstance(value, float):
+            yield f"{prefix}{key}", number.format(value)
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
 
 
 def progress_bar() -> Progress:

@@ -84,6 +84,13 @@ class RunContents:
     """Who has named themselves in its lock: whoever trains in it, or died there."""
 
     @property
+    def has_top5(self) -> bool:
+        """Whether there is a top-5 error to show: with five classes or fewer it is always zero."""
+        if self.recipe:
+            return has_top5(self.recipe.model.num_classes)
+        return any(row.get("top5_error") for row in self.evaluate_rows)
+
+    @property
     def state(self) -> str:
         """What is going on.
 
@@ -187,6 +194,11 @@ def by_subset(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def _subset(row: Row) -> str:
     return str(row.get("subset", "all"))
+
+
+def has_top5(num_classes: int) -> bool:
+    """Whether a top-5 error of so many classes can be anything but zero."""
+    return num_classes > 5
 
 
 def looks_like_run(path: Path) -> bool:

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
     "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights", "overhearing"},
     "weights": {"errors", "models", "recipe", "run", "train"},
-    "report": {"errors", "run", "run_contents", "evaluate", "recipe"},
+    "report": {"errors", "run", "run_contents", "evaluate", "models", "recipe"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {"errors", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.

@@ -58,16 +58,18 @@ class Turns:
         together: Callable[[], None],
         requested: Callable[[], str | None],
         afterwards: Iterable[Batch] = (),
+        progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     ) -> None:
         self.taken: dict[str, list[Taken]] = {name: [] for name in (*sources, *(other.name for other in others))}
         self._sources, self._others, self._passes, self._repeats = sources, others, passes, repeats
-        self._together, self._requested, self._afterwards = together, requested, afterwards
+        self._together, self._requested, self._afterwards, self._progress = together, requested, afterwards, progress
 
     def __iter__(self) -> Iterator[Batch]:
         names = [*self._sources]
         for number in range((self._repeats + 1) * len(names)):
             name = names[number % len(names)]
             if number % len(names) == 0:
+                self._progress("rounds", number // len(names), self._repeats + 1)
                 self._let_others()
             began = self._begin()
             for _ in range(self._passes):
@@ -126,7 +128,7 @@ def make_job(
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     compile_network(engine.model, recipe.train.compile, recipe.train.compile_mode)
     run = create_run(folder, recipe)
-    log = RunLog(run, start_step=0, enabled=world.rank == 0)
+    log = RunLog(run, start_step=0, enabled=world.rank == 0, of_a_training=False)
     # One image a class is enough to know how many there would be.
     names = Names.of(f"{label}".encode() for label in range(recipe.model.num_classes))
     classes = tuple(map(str, range(recipe.model.num_classes)))

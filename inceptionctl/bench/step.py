@@ -107,6 +107,7 @@ def bench_step(
     repeats: int,
     ways: Sequence[str],
     profile: StepProfile | None = None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Figures of this rank, and what they are of; every rank calls it.
 
@@ -143,6 +144,7 @@ def bench_step(
             repeats=repeats,
             together=together,
             requested=lambda: signals.requested,
+            progress=progress,
             afterwards=itertools.chain(
                 counted_waits(sources[ENGINE], together, waits) if job.device.type == "cuda" else (),
                 profiled(job, sources.get(LIVE, sources[ENGINE]), together, profile) if profile else (),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -27,6 +29,7 @@ from inceptionctl.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
+    from inceptionctl.launch.world import World
     from inceptionctl.recipe.schema import Recipe
 
 PrecisionOption = Annotated[
@@ -261,7 +264,11 @@ def _measure_steps(
     heartbeat = Heartbeat(world, seconds)
     engine.connect(world, machine.device, seconds, heartbeat.join)
     try:
-        with engine.collective_errors(world, heartbeat), tempfile.TemporaryDirectory(prefix="inceptionctl-bench-") as made:
+        with (
+            engine.collective_errors(world, heartbeat),
+            tempfile.TemporaryDirectory(prefix="inceptionctl-bench-") as made,
+            _rounds(world) as progress,
+        ):
             signals.training_begins()
             figures, kinds = bench_step(
                 recipe,
@@ -275,6 +282,7 @@ def _measure_steps(
                 repeats=repeats,
                 ways=ways,
                 profile=profile,
+                progress=progress,
             )
     finally:
         heartbeat.end()
@@ -290,6 +298,11 @@ def _measure_steps(
                 tell_of_profile(kinds["profile"])
             profile.write(trace)
             console.say(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing")
+
+
+def _rounds(world: World) -> AbstractContextManager[Callable[[str, int, int], None]]:
+    """The bar of the rounds, which rank 0 alone shows."""
+    return progress_of("rounds") if world.rank == 0 else nullcontext(lambda name, done, total: None)
 
 
 def _protocols(names: list[str]) -> list[ProtocolName]:

@@ -9,7 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.measured import CpuRanks, Gpus, Output, Repeats, progress_of, refuse_unwritable, start_ranks, tell
-from inceptionctl.cli.options import Json, Settings, whole_numbers
+from inceptionctl.cli.options import Json, Settings, renamed, whole_numbers
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def start(
     recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe whose data are here.")] = "quickstart",
     settings: Settings = None,
     ranks: Annotated[str, typer.Option(metavar="N,...", help="Numbers of ranks, in turn.")] = "1,2",
-    on_gpus: Annotated[bool, typer.Option("--gpus", help="Ranks on GPUs instead of the CPU.")] = False,
+    on_gpus: Annotated[bool, typer.Option("--on-gpus", help="Ranks on GPUs instead of the CPU.")] = False,
+    gpus: Annotated[bool | None, typer.Option("--gpus", hidden=True)] = None,
     repeats: Repeats = 3,
     output: Output = None,
     as_json: Json = False,
@@ -35,6 +36,7 @@ def start(
     from inceptionctl.train.images import open_images
 
     numbers = whole_numbers("--ranks", ranks, "1,2")
+    on_gpus = renamed("--gpus", "--on-gpus", gpus, on_gpus)
     mine = [*(settings or ()), "train.log_every_steps=1"]
     loaded = load_recipe(recipe, mine)
     refuse_unwritable(output)

@@ -183,4 +183,5 @@ def _print_checkpoint(result: dict[str, Any]) -> None:
         ("file", "size", "tensors", "sha256"),
         [(item["name"], console.size(item["bytes"]), item["tensors"], item["sha256"]) for item in result["files"]],
         right=("size", "tensors"),
+        whole=("file",),
     )

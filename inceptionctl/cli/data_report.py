@@ -30,7 +30,7 @@ def print_report(report: DataReport) -> None:
     if examples:
         console.out.print()
         rows_of = [(kind, item.name, item.remarks[kind]) for kind, item in examples]
-        console.print_table(f"Odd images, up to {MOST_ODD} of a kind", ("kind", "image", "remark"), rows_of)
+        console.print_table(f"Odd images, up to {MOST_ODD} of a kind", ("kind", "image", "remark"), rows_of, whole=("image",))
     if report.duplicates.groups:
         _print_duplicates(report)
     for problem in report.problems:
@@ -80,7 +80,7 @@ def _print_found(report: DataReport) -> None:
 def _print_items(title: str, items: Sequence[Item], rest: str | None) -> None:
     rows = [(item.name, item.reason) for item in items]
     console.out.print()
-    console.print_table(title, ("image", "reason"), [*rows, *([(rest, "")] if rest else [])])
+    console.print_table(title, ("image", "reason"), [*rows, *([(rest, "")] if rest else [])], whole=("image",))
 
 
 def _odd_kinds(report: DataReport) -> list[str]:

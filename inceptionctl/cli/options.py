@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from inceptionctl import console
 from inceptionctl.errors import RecipeError
+
+T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Settings = Annotated[
@@ -30,6 +33,14 @@ ClassIdsOption = Annotated[
     ),
 ]
 ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]  # that of evaluate.protocols, which loads torch
+
+
+def renamed(old: str, new: str, given: T | None, value: T) -> T:
+    """`value` of the option `new`, or what was `given` by its name of earlier versions, which is said."""
+    if given is None:
+        return value
+    console.warn(f"{old} is called {new} now", f"give {new}: a later version will not know {old}")
+    return given
 
 
 def whole_numbers(option: str, text: str, example: str, unit: str = "") -> list[int]:

@@ -8,21 +8,31 @@ from typing import Annotated
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.options import Json, renamed
+from inceptionctl.cli.runs import opened
 
 
 def report(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|ENSEMBLE...", help="Run directories, and JSON files of `inceptionctl ensemble --output`."),
+        typer.Argument(
+            metavar="RUN|ENSEMBLE...",
+            help="Run directories, or their names under runs/, and JSON files of `inceptionctl ensemble --output`.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for index.html and the pictures.")] = Path("report"),
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for index.html and the pictures.")] = Path("report"),
+    out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a page about runs: curves, evaluations beside the paper's tables, calibration, confusions, what the recipes differ in.
+    """Write a page about runs: curves, evaluations (of ImageNet beside the paper's tables), calibration, confusions, recipes compared.
 
     The page holds everything itself, so that it can be sent; the pictures lie beside it as PNG files.
     """
     from inceptionctl.report.page import write_report
 
+    folder = renamed("--out", "--output", out, output)
     ensembles = [source for source in sources if source.suffix == ".json"]
-    page = write_report([source for source in sources if source not in ensembles], ensembles, out)
+    page = write_report([opened(source).path for source in sources if source not in ensembles], ensembles, folder)
+    if as_json:
+        console.print_json({"page": str(page), "pictures": sorted(str(file) for file in folder.glob("*.png"))})
     console.say(f"wrote {page} ({console.size(page.stat().st_size)})")

@@ -72,6 +72,7 @@ def list_runs(
         columns,
         rows,
         right=("step", "epoch", "best error %", "last loss", "size"),
+        whole=("run", "model", "state"),
     )
     _print_lines([f"{item['name']}: {problem}" for item in found for problem in item["problems"]])
     console.say("`inceptionctl runs show RUN` shows one and how it goes on")
@@ -152,7 +153,7 @@ def show(
     if as_json:
         console.print_json(_strict(result))
     else:
-        _print_run(result, found.why)
+        _print_run(result, found.why, found.has_top5)
 
 
 def opened(path: Path) -> Run:
@@ -186,7 +187,7 @@ def _strict(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def _print_run(result: dict[str, Any], state: str) -> None:
+def _print_run(result: dict[str, Any], state: str, has_top5: bool) -> None:
     total = "?" if result["total_steps"] is None else result["total_steps"]
     epoch = "" if result["epoch"] is None else f", epoch {result['epoch']:.2f}"
     pairs = [
@@ -206,21 +207,18 @@ def _print_run(result: dict[str, Any], state: str) -> None:
     ]
     _table("Rollbacks", ("at step", "back to", "skipped batches", "because"), rollbacks, ("at step", "back to"))
     row = result["last_train_row"] or {}
-    last = [
-        (key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else value)
-        for key, value in row.items()
-        if key not in ("kind", "time")
-    ]
+    last = [_quantity(key, value) for key, value in row.items() if key not in ("kind", "time")]
     if last:
         console.out.print()
         console.print_pairs("Last training row", last)
-    columns = ("step", "epoch", "top-1 error %", "top-5 error %", "loss", "images")
-    keys = ("epoch", "top1_error", "top5_error", "loss")
+    top5 = (("top-5 error %",), ("top5_error",)) if has_top5 else ((), ())
+    columns = ("step", "epoch", "top-1 error %", *top5[0], "loss", "images")
+    keys = ("epoch", "top1_error", *top5[1], "loss")
     rows = [
         (
             row["step"],
             *(_number(row.get(key), 4 if key == "loss" else 2) for key in keys),
-            f"{row.get('num_images', '')} {row.get('subset', 'all')}".strip(),
+            _images(row),
         )
         for row in result["evaluate_rows"]
     ]
@@ -229,13 +227,14 @@ def _print_run(result: dict[str, Any], state: str) -> None:
         (item["name"], item["step"], console.size(item["bytes"]), ", ".join(item["pointers"]), item["problem"])
         for item in result["checkpoints"]
     ]
-    _table("Checkpoints", ("checkpoint", "step", "size", "is", "damage"), checkpoints, ("step", "size"))
+    _table("Checkpoints", ("checkpoint", "step", "size", "is", "damage"), checkpoints, ("step", "size"), ("checkpoint",))
     for title in ("evaluations", "export"):
         _table(
             f"Files in {title}/",
             ("file", "size"),
             [(item["name"], console.size(item["bytes"])) for item in result[title]],
             ("size",),
+            ("file",),
         )
     _print_lines([f"problem: {problem}" for problem in result["problems"]])
     _print_lines([f"next: {command}" for command in result["next"]])
@@ -259,14 +258,30 @@ def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
+def _quantity(key: str, value: Any) -> tuple[str, str]:
+    """A number of a row of metrics: its name and itself, for people."""
+    if isinstance(value, dict):
+        return key.replace("_", " "), console.settings(value, "{:.3g}")
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return key.removesuffix("_bytes").replace("_", " "), console.size(value)
+    return key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _images(row: dict[str, Any]) -> str:
+    subset = row.get("subset", "all")
+    return f"{row.get('num_images', '')}{'' if subset == 'all' else f' {subset}'}"
+
+
 def _batches(entry: dict[str, Any]) -> str:
     return f"{entry.get('first_batch', '?')} to {entry.get('last_batch', '?')}"
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str]) -> None:
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str], whole: Sequence[str] = ()
+) -> None:
     if rows:
         console.out.print()
-        console.print_table(title, columns, rows, right)
+        console.print_table(title, columns, rows, right, whole)
 
 
 def _print_lines(lines: Sequence[str]) -> None:

@@ -193,10 +193,14 @@ def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> 
     if as_json:
         console.print_json(plan)
         return
-    console.print_pairs(f"Plan of {name}", [(key.replace("_", " "), _shown(value)) for key, value in plan.items()])
+    # disk_needed says it in words.
+    shown = [(key.replace("_", " "), _shown(value)) for key, value in plan.items() if key != "disk_needed_bytes"]
+    console.print_pairs(f"Plan of {name}", shown)
 
 
 def _shown(value: object) -> object:
-    import json
-
-    return json.dumps(value) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, dict):
+        return console.settings(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else "unknown" if value is None else value

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import DataError, RecipeError
-from inceptionctl.evaluate.protocols import Protocol, Region, single_region
+from inceptionctl.evaluate.protocols import WHOLE, Protocol, Region, single_region
 from inceptionctl.run import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
+# Told apart with every common colour blindness (Okabe and Ito).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+PANEL_INCHES, MOST_ELONGATED = 6.0, 2.0
+INSET = 0.008  # of the shorter side
+SHADE = 110  # of 255
 
 
 def picture_format(file: Path, example: str = "crops.png") -> str:
@@ -29,7 +37,9 @@ def picture_format(file: Path, example: str = "crops.png") -> str:
 
 
 def draw_crops(image: Path, protocol: Protocol | None, preparation: Preparation, file: Path) -> None:
-    """Draw the boxes of a protocol (None: the single crop) on an image, one panel a scale, into a png, svg or pdf.
+    """Draw the boxes of a protocol (None: the single crop) on an image, a panel a scale and square, into a png, svg or pdf.
+
+    What no crop of a panel shows is darkened. Mirrored crops have the boxes of the others.
 
     Raises DataError when the image cannot be decoded, RecipeError for another suffix, EnvironmentFault when the disk refuses.
     """
@@ -49,52 +59,77 @@ def _drawn(image: Path, protocol: Protocol | None, preparation: Preparation, suf
             pixels = np.array(turned.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot decode {image}: {error}", "name an image file") from None
-    return _draw(pixels, _panels(protocol, preparation, *pixels.shape[:2]), suffix)
+    title = preparation.in_words() if protocol is None else protocol.in_words()
+    columns = 1 if protocol is None else len(protocol.squares)
+    return _draw(pixels, title, _panels(protocol, preparation, *pixels.shape[:2]), columns, suffix)
 
 
-def _panels(protocol: Protocol | None, preparation: Preparation, height: int, width: int) -> list[tuple[str, list[Region]]]:
-    """(title, boxes) of each panel."""
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    boxes: Mapping[str, Region]
+    """By what the legend calls them."""
+
+
+def _panels(protocol: Protocol | None, preparation: Preparation, height: int, width: int) -> list[_Panel]:
+    """One for each square of each scale, scale by scale."""
     if protocol is None:
-        return [(preparation.in_words(), [single_region(height, width, preparation)])]
+        return [_Panel("", {"crop": single_region(height, width, preparation)})]
     if protocol.dense:
-        return [(protocol.in_words(), [(0.0, 0.0, float(height), float(width))])]
-    views = protocol.views(height, width)
-    per_scale = len(views) // len(protocol.shorter_sides)
-    return [
-        (
-            f"shorter side {side} px, each mirrored too",
-            [view.region for view in views[scale * per_scale : (scale + 1) * per_scale : 2]],
-        )
-        for scale, side in enumerate(protocol.shorter_sides)
-    ]
+        return [_Panel("", {"whole image": (0.0, 0.0, float(height), float(width))})]
+    boxes: dict[str, dict[str, Region]] = {}
+    for view in protocol.views(height, width):
+        boxes.setdefault(view.square, {})["whole square" if view.place == WHOLE else view.place] = view.region
+    return [_Panel(f"shorter side {square}", of) for square, of in boxes.items()]
 
 
-def _draw(pixels: Any, panels: Sequence[tuple[str, Sequence[Region]]], suffix: str) -> bytes:
-    from matplotlib import colormaps
+def _draw(pixels: Any, title: str, panels: Sequence[_Panel], columns: int, suffix: str) -> bytes:
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    height, width = pixels.shape[:2]
-    figure = Figure(figsize=(6 * columns, max(3.0, 6 * rows * height / width)), layout="constrained")
-    for axes, (title, boxes) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
+    rows, width = len(panels) // columns, PANEL_INCHES / columns**0.5
+    shape = min(MOST_ELONGATED, max(1 / MOST_ELONGATED, pixels.shape[0] / pixels.shape[1]))
+    figure = Figure(figsize=(width * columns, (width * shape + 0.3) * rows + 0.8), layout="constrained")
+    figure.suptitle(textwrap.fill(title, round(12 * width * columns)), fontsize=10)
+    for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
         axes.imshow(pixels)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(panel.title, fontsize=9)
         axes.set_axis_off()
-        for number, (top, left, bottom, right) in enumerate(boxes):
-            # Equal boxes are drawn over each other; a little room inside tells neighbours apart.
-            inset = 2.0 + number % 6
-            axes.add_patch(
-                Rectangle(
-                    (left + inset, top + inset),
-                    right - left - 2 * inset,
-                    bottom - top - 2 * inset,
-                    fill=False,
-                    linewidth=1.5,
-                    edgecolor=colormaps["tab10"](number % 6),
-                )
-            )
+        _shade_outside(axes, panel.boxes.values(), *pixels.shape[:2])
+        for number, (name, region) in enumerate(panel.boxes.items()):
+            axes.add_patch(_outline(name, number, region, min(pixels.shape[:2])))
+    handles = [_outline(name, number, (0.0, 0.0, 1.0, 1.0), 1) for number, name in enumerate(panels[0].boxes)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), fontsize=9, frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format=suffix, dpi=120)
     return picture.getvalue()
+
+
+def _shade_outside(axes: Any, boxes: Iterable[Region], height: int, width: int) -> None:
+    """Darken what no box shows."""
+    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+    mask = np.full((height, width, 4), (0, 0, 0, SHADE), dtype=np.uint8)
+    mask[math.floor(min(tops)) : math.ceil(max(bottoms)), math.floor(min(lefts)) : math.ceil(max(rights))] = 0
+    axes.imshow(mask)
+
+
+def _outline(name: str, number: int, region: Region, shorter: int) -> Any:
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    whole = name.startswith("whole")
+    # Boxes that share an edge would hide each other; what is drawn as whole is drawn where it is.
+    inset = 0.0 if whole else INSET * shorter * (1 + number)
+    top, left, bottom, right = region
+    return Rectangle(
+        # Pixel 0 is drawn from -0.5 to 0.5.
+        (left + inset - 0.5, top + inset - 0.5),
+        right - left - 2 * inset,
+        bottom - top - 2 * inset,
+        fill=False,
+        linewidth=2.0,
+        linestyle="--" if whole else "-",
+        edgecolor="black" if whole else COLOURS[number % len(COLOURS)],
+        label=name,
+        clip_on=False,
+        path_effects=[withStroke(linewidth=3.5, foreground="white")],
+    )

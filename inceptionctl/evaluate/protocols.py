@@ -26,6 +26,7 @@ GOOGLENET_SCALES = (256, 288, 320, 352)
 RESNET_SCALES = (224, 256, 384, 480, 640)
 SQUARES: tuple[Square, ...] = ("first", "middle", "last")
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
+WHOLE = "whole"
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,18 @@ class Cut:
 class View:
     """One of a protocol's crops of one image."""
 
-    name: str
+    square: str
+    """The scale and the square of it that the crop is of, in words."""
+    place: str
+    """Where in the square, one of PLACES, or `whole` for all of it."""
     cut: Cut
     region: Region
     """(top, left, bottom, right) in the image's own pixels."""
+
+    @property
+    def name(self) -> str:
+        """All of that in words."""
+        return f"{self.square}, {self.place}" + (", mirrored" if self.cut.mirrored else "")
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,9 @@ class Protocol:
         found = []
         for scale in range(len(self.shorter_sides)):
             for square in self.squares:
-                for name, cut, region in self._cuts(scale, square, height, width):
-                    found += [View(name, cut, region), View(f"{name}, mirrored", _mirrored(cut), region)]
+                of = f"{self.shorter_sides[scale]} px, {_named(square, height, width)}"
+                for place, cut, region in self._cuts(scale, square, height, width):
+                    found += [View(of, place, cut, region), View(of, place, _mirrored(cut), region)]
         return found
 
     def weights(self, height: int, width: int) -> dict[Cut, int]:
@@ -88,16 +98,15 @@ class Protocol:
         top, left = square_start(square, tall, wide)
         room = side - self.input_px
         down, across = height / tall, width / wide
-        label = f"{side} px, {_named(square, height, width)}"
         for place in self.places:
             y = top + (0 if "top" in place else room if "bottom" in place else room // 2)
             x = left + (0 if "left" in place else room if "right" in place else room // 2)
             region = (y * down, x * across, (y + self.input_px) * down, (x + self.input_px) * across)
-            yield f"{label}, {place}", Cut(scale, y, x, False), region
+            yield place, Cut(scale, y, x, False), region
         if self.whole_square:
             shorter = min(height, width)
             y, x = square_start(square, height, width)
-            yield f"{label}, whole", Cut(None, y, x, False), (y, x, y + shorter, x + shorter)
+            yield WHOLE, Cut(None, y, x, False), (y, x, y + shorter, x + shorter)
 
     def in_words(self) -> str:
         """One line for people."""
@@ -105,7 +114,7 @@ class Protocol:
         if self.dense:
             return f"the whole image with the shorter side at {sides} px, mirrored too"
         count = 2 * len(self.shorter_sides) * len(self.squares) * (len(self.places) + self.whole_square)
-        return f"{count} crops of {self.input_px} px, shorter side {sides} px"
+        return f"{count} crops of {self.input_px} px, half of them mirrored, shorter side {sides} px"
 
 
 def make_protocol(name: Name, input_px: int, scales: Sequence[int] | None = None) -> Protocol:

@@ -9,8 +9,11 @@ from typing import Any
 
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.drawing import picture_format
+from inceptionctl.report.training_loss import smoothing_of
 from inceptionctl.run import Run, write_atomically
-from inceptionctl.run_contents import Row, by_subset
+from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_run
+
+WIDE_RANGE = 50.0
 
 
 def draw_curves(run: Run, file: Path) -> None:
@@ -19,29 +22,30 @@ def draw_curves(run: Run, file: Path) -> None:
     Raises RecipeError for another suffix, DataError for a run without numbers, EnvironmentFault when the file cannot be written.
     """
     suffix = picture_format(file, "curves.png")
-    rows = list(run.metrics())
-    train = [row for row in rows if row.get("kind") == "train"]
-    if not train:
+    found = read_run(run)
+    if not found.train_rows:
         raise DataError(f"{run.path} has no numbers yet: metrics.jsonl is empty", "train it first")
-    write_atomically(file, _draw(run.path.name, train, [row for row in rows if row.get("kind") == "evaluate"], suffix))
+    write_atomically(file, _draw(found, suffix))
 
 
-def _draw(title: str, train: Sequence[Row], evaluate: Sequence[Row], suffix: str) -> bytes:
+def _draw(found: RunContents, suffix: str) -> bytes:
     # The object interface, not pyplot: no display is needed and nothing global is changed.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(found.run.path.resolve().name, wrap=True)
     loss, error = figure.subplots(1, 2)
-    _line(loss, train, "loss", "training")
-    for subset, rows in by_subset(evaluate).items():
+    smoothing = smoothing_of(found)
+    _line(loss, found.train_rows, "loss", f"training, label smoothing {smoothing:g}" if smoothing else "training")
+    for subset, rows in by_subset(found.evaluate_rows).items():
         of = "" if subset == "all" else f", {subset}"
         _line(loss, rows, "loss", f"validation, EMA{of}", "o")
         _line(error, rows, "top1_error", f"top-1{of}", "o")
-        if any(row.get("top5_error") for row in rows):  # all zero where there are five classes or fewer
+        if found.has_top5:
             _line(error, rows, "top5_error", f"top-5{of}", "s")
-    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    error.set(xlabel="epoch", ylabel="validation error in %", ylim=(0, None))
+    loss.set(xlabel="epoch", ylabel="loss")
+    scale_of_losses(loss, [*found.train_rows, *found.evaluate_rows])
+    error.set(xlabel="epoch", ylabel="validation error in %", ylim=(0, 1.05 * error.dataLim.ymax if error.lines else None))
     for axes in (loss, error):
         axes.grid(alpha=0.3)
         if axes.lines:
@@ -49,6 +53,15 @@ def _draw(title: str, train: Sequence[Row], evaluate: Sequence[Row], suffix: str
     picture = io.BytesIO()
     figure.savefig(picture, format=suffix, dpi=120)
     return picture.getvalue()
+
+
+def scale_of_losses(axes: Any, rows: Sequence[Row]) -> None:
+    """From zero; logarithmic where the losses are so far apart (averages of the first steps) that the others would lie on the axis."""
+    losses = [value for row in rows if (value := finite(row.get("loss"))) is not None and value > 0]
+    if losses and max(losses) > WIDE_RANGE * min(losses):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.05 * max(losses, default=1.0))
 
 
 def _line(axes: Any, rows: Sequence[Row], key: str, label: str, marker: str = "") -> None:

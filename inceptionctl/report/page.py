@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inceptionctl import __version__
 from inceptionctl.errors import DataError, InceptionctlError
@@ -20,10 +21,12 @@ from inceptionctl.evaluate.drawing import crops_png
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
+from inceptionctl.evaluate.scoring import confusion_matrix
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
-from inceptionctl.report.pictures import Picture, error_curves, reliability, train_curves
+from inceptionctl.report.pictures import MOST_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
+from inceptionctl.report.training_loss import training_loss_in_words
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
-from inceptionctl.run_contents import RunContents, by_subset, read_run
+from inceptionctl.run_contents import RunContents, by_subset, has_top5, read_run
 
 MOST_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
 IMAGENET_CLASSES = 1000
@@ -44,11 +47,19 @@ class Reported:
         """Name of the network."""
         return self.contents.recipe.model.name if self.contents.recipe else "?"
 
+    @property
+    def is_of_imagenet(self) -> bool:
+        """Whether the network tells as many classes apart as ImageNet has."""
+        told = {one["num_classes"] for one in self.evaluations}
+        if not told and self.contents.recipe:
+            told = {self.contents.recipe.model.num_classes}
+        return IMAGENET_CLASSES in told
+
 
 def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) -> Path:
     """Write folder/index.html and folder/*.png; the page's path. Raises CheckpointError for a path that is no run, DataError for a file
     that is no ensemble's result, EnvironmentFault when the disk refuses."""
-    reported = [_reported(open_run(path), path.name) for path in runs]
+    reported = [_reported(open_run(path), name) for path, name in named(runs).items()]
     pictures = list(_pictures(reported))
     # Before anything is written: a file that is no ensemble's leaves nothing behind.
     text = _render(reported, [_ensemble(file) for file in ensembles], pictures)
@@ -59,6 +70,17 @@ def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) 
     page = folder / "index.html"
     write_atomically(page, text)
     return page
+
+
+def named(runs: Sequence[Path]) -> dict[Path, str]:
+    """A name of each run that no other has, by its path; a run that is given twice is one."""
+    paths = list({path.resolve(): path for path in runs}.values())
+    names = Counter(path.resolve().name for path in paths)
+    found: dict[Path, str] = {}
+    for number, path in enumerate(paths, start=1):
+        name = path.resolve().name
+        found[path] = name if names[name] == 1 else f"{number}-{name}"
+    return found
 
 
 def _reported(run: Run, name: str) -> Reported:
@@ -91,15 +113,22 @@ def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
                 one.name if subset == "all" else f"{one.name}, {subset}": rows
                 for one in reported
                 for subset, rows in by_subset(one.contents.evaluate_rows).items()
-            }
+            },
+            with_top5=any(one.contents.has_top5 for one in reported),
         ),
-        train_curves({one.name: one.contents.train_rows for one in reported}),
+        train_curves(
+            {one.name: one.contents.train_rows for one in reported},
+            {one.name: training_loss_in_words(one.contents) for one in reported},
+        ),
     ):
         if picture:
             yield picture
     for one in reported:
         if one.evaluations and (picture := reliability(one.name, one.evaluations[-1])):
             yield picture
+    for one in reported:
+        if one.record and len(one.record.about["classes"]) <= MOST_HEAT_CLASSES:
+            yield confusion(one.name, _matrix(one.record), one.record.about["classes"])
 
 
 def _render(reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> str:
@@ -113,16 +142,19 @@ def _render(reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]], p
     )
     templates.filters["data_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     templates.filters["number"] = lambda value, digits=2: "" if value is None else f"{value:,.{digits}f}"
-    templates.globals |= {"standard_error": standard_error, "evaluation": evaluation, "recipes": RECIPES}
+    templates.globals |= {"standard_error": standard_error, "evaluation": evaluation, "recipes": RECIPES, "has_top5": has_top5}
+    crops, confused = [_crops(one) for one in reported], [_confused(one) for one in reported]
     return templates.get_template("page.html.j2").render(
         runs=reported,
         ensembles=ensembles,
         pictures=pictures,
-        tables=[(table, [_beside(table, row, reported, ensembles) for row in table.rows]) for table in TABLES],
-        comparable=any(_comparable(one) for each in reported for one in each.evaluations),
-        calibrated=any(picture.name.startswith("reliability") for picture in pictures),
-        crops=[(one.name, picture) for one in reported if (picture := _crops(one))],
-        confused=[(one.name, pairs, why) for one in reported for pairs, why in [_confused(one)] if pairs],
+        tables=_tables(reported, ensembles),
+        with_top5=any(
+            has_top5(one["num_classes"]) for one in (*(one for each in reported for one in each.evaluations), *ensembles)
+        ),
+        kinds={picture.name.partition("-")[0] for picture in pictures},
+        crops=[one for one in crops if one],
+        confused=[one for one in confused if one],
         differences=_differences(reported),
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
@@ -131,6 +163,15 @@ def _render(reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]], p
 
 def _comparable(result: dict[str, Any]) -> bool:
     return bool(result["num_classes"] == IMAGENET_CLASSES)
+
+
+def _tables(
+    reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]]
+) -> list[tuple[PaperTable, list[tuple[PaperRow, list[dict[str, Any]]]]]]:
+    """The paper's tables with what was measured here; none where nothing is of ImageNet's classes, since errors of others do not compare."""
+    if not (any(one.is_of_imagenet for one in reported) or any(map(_comparable, ensembles))):
+        return []
+    return [(table, [_beside(table, row, reported, ensembles) for row in table.rows]) for table in TABLES]
 
 
 def _beside(
@@ -148,21 +189,22 @@ def _beside(
 
 
 def _crops(one: Reported) -> dict[str, Any] | None:
-    """The newest evaluation's crops on its first image that can be opened."""
-    if not one.evaluations or one.contents.recipe is None:
+    """The newest evaluation's crops on its first image that can be opened, or why there is none."""
+    if one.contents.recipe is None or one.record is None:
         return None
-    result = one.evaluations[-1]
+    result, root = one.evaluations[-1], _data_root(one, one.record.about)
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
     protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
-    root, images = _data_root(one, result), one.record.images[:3] if one.record else []
-    for image in images:
+    why = ""
+    for image in one.record.images[:3]:
         try:
             drawn = crops_png(root / image, protocol, preparation)
         except InceptionctlError:
+            why = why or _why_not_shown(root, image)
             continue
-        return {"png": drawn, "alt": f"The crops of protocol {name} drawn on {image}."}
-    return {"png": None, "alt": f"not drawn: {_why_missing(root, images[0])}."} if images else None
+        return {"name": one.name, "png": drawn, "alt": f"The crops of protocol {name} drawn on {image}."}
+    return {"name": one.name, "png": None, "why": why}
 
 
 def _data_root(one: Reported, about: dict[str, Any]) -> Path:
@@ -179,11 +221,16 @@ def _record(result: dict[str, Any]) -> Record | None:
         return None
 
 
-def _confused(one: Reported) -> tuple[list[dict[str, Any]], str]:
-    """The pairs of classes that the newest evaluation confused most, with the images it was surest of; why some are not shown."""
+def _matrix(record: Record) -> NDArray[np.int64]:
+    predicted = record.probabilities.argmax(1)
+    return confusion_matrix(predicted, record.labels, record.probabilities.shape[1]).numpy()
+
+
+def _confused(one: Reported) -> dict[str, Any] | None:
+    """The pairs of classes that the newest evaluation confused most, with the images it was surest of, and why some are not shown."""
     record = one.record
     if record is None:
-        return [], ""
+        return None
     classes, root = record.about["classes"], _data_root(one, record.about)
     confidence, predicted = (values.numpy() for values in record.probabilities.max(1))
     labels = record.labels.numpy()
@@ -205,21 +252,17 @@ def _confused(one: Reported) -> tuple[list[dict[str, Any]], str]:
                 ],
             }
         )
-    shown = [image for pair in pairs for image in pair["images"]]
-    missing = [image["name"] for image in shown if not image["png"]]
-    return pairs, f"{len(missing)} of {len(shown)} pictures are not shown: {_why_missing(root, missing[0])}." if missing else ""
-
-
-def _why_missing(root: Path, name: str) -> str:
-    if not root.exists() and not Path(name).is_absolute():
-        return f"the data set {root} is not there"
-    if "!" in name and not (root / name).exists():
-        return f"{name} lies in a shard"
-    return f"{root / name} {'cannot be decoded here' if (root / name).exists() else 'is not there'}"
+    hidden = [image["name"] for pair in pairs for image in pair["images"] if image["png"] is None]
+    return {
+        "name": one.name,
+        "protocol": record.about["protocol"],
+        "pairs": pairs,
+        "why": _why_not_shown(root, hidden[0]) if hidden else "",
+    }
 
 
 def _thumbnail(path: Path) -> bytes | None:
-    """A small copy; None when the image is not there any more, or lies in a shard."""
+    """A small copy; None when the image cannot be shown, which `_why_not_shown` words."""
     from PIL import Image, ImageOps
 
     try:
@@ -231,6 +274,17 @@ def _thumbnail(path: Path) -> bytes | None:
     picture = io.BytesIO()
     image.save(picture, format="png")
     return picture.getvalue()
+
+
+def _why_not_shown(root: Path, image: str) -> str:
+    path = root / image
+    if not root.is_absolute() and not root.exists():
+        return f"the data root {root} is relative, and not below this folder ({Path.cwd()}); give the command where `evaluate` was given"
+    if not root.exists():
+        return f"the data root {root} is not on this machine, or not mounted"
+    if any(parent.is_file() for parent in path.parents):
+        return f"the images of {root} lie in shards, and a report shows those of folders"
+    return f"{path} is gone since the evaluation" if not path.exists() else f"{path} cannot be read here"
 
 
 def _differences(reported: Sequence[Reported]) -> list[tuple[str, list[str]]]:

@@ -1,13 +1,18 @@
-"""Pictures of a report: curves of several runs together, calibration, worst confusions. Each in light and dark."""
+"""Pictures of a report: curves of several runs together, calibration, confusion matrices. Each in light and dark."""
 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
 Rows = Sequence[Mapping[str, Any]]
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
@@ -18,6 +23,12 @@ GRID = {"light": "#d8dee4", "dark": "#363c44"}
 # Told apart with every common colour blindness, on both grounds (Okabe and Ito; yellow left out).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", ":", "-.")
+
+# What a confusion matrix's cells go to from the ground's colour, each lighter or darker than the one before.
+DEPTHS = {"light": ("#d6e6f2", "#0072b2", "#003a5c"), "dark": ("#143246", "#2f8ec4", "#b5dcf5")}
+MOST_HEAT_CLASSES, MOST_WRITTEN_CLASSES = 40, 20
+LONGEST_NAME = 32
+LETTERS_AN_INCH = 12  # of a legend
 
 TRAIN_CURVES = (
     ("loss", "training loss", "linear"),
@@ -39,7 +50,7 @@ class Picture:
     png: Mapping[Theme, bytes]
 
 
-def error_curves(runs: Mapping[str, Rows]) -> Picture | None:
+def error_curves(runs: Mapping[str, Rows], *, with_top5: bool) -> Picture | None:
     """Top-1 and top-5 validation error by epoch, as the paper's Figures 21 to 26.
 
     `runs` are the evaluate rows of each, by name; all of one are of the same images.
@@ -48,26 +59,28 @@ def error_curves(runs: Mapping[str, Rows]) -> Picture | None:
     if not shown:
         return None
     ends = [f"{name}: {_last(rows, 'top1_error')}" for name, rows in shown.items()]
-    with_top5 = any(row.get("top5_error") for rows in shown.values() for row in rows)
 
-    def draw(figure: Any) -> None:
+    def draw(figure: Any, theme: Theme) -> None:
         keys = (("top1_error", "top-1 error in %"), ("top5_error", "top-5 error in %"))[: 2 if with_top5 else 1]
         for axes, (key, label) in zip(figure.subplots(1, len(keys), squeeze=False).flat, keys, strict=True):
             _lines(axes, shown, key, marker="o")
-            axes.set(xlabel="epoch", ylabel=label, ylim=(0, None))
+            axes.set(xlabel="epoch", ylabel=label, ylim=(0, 1.05 * axes.dataLim.ymax if axes.lines else None))
         _legend(figure, shown)
 
     alt = f"Validation error by epoch; at the end top-1 error {', '.join(ends)}."
     return Picture("errors", "Validation error by epoch (EMA weights)", alt, _both(draw, (9.6, 4.2)))
 
 
-def train_curves(runs: Mapping[str, Rows]) -> Picture | None:
-    """Loss, learning rate, gradient norm, share of zeros, images/s and data wait by epoch. `runs` are the train rows of each."""
+def train_curves(runs: Mapping[str, Rows], losses: Mapping[str, str]) -> Picture | None:
+    """Loss, learning rate, gradient norm, share of zeros, images/s and data wait by epoch.
+
+    `runs` are the train rows of each, `losses` what the loss of each is of, in words.
+    """
     shown = {name: rows for name, rows in runs.items() if rows}
     if not shown:
         return None
 
-    def draw(figure: Any) -> None:
+    def draw(figure: Any, theme: Theme) -> None:
         for axes, (key, label, scale) in zip(figure.subplots(2, 3).flat, TRAIN_CURVES, strict=True):
             drawn = _lines(axes, shown, key)
             axes.set(xlabel="epoch", ylabel=label)
@@ -76,9 +89,17 @@ def train_curves(runs: Mapping[str, Rows]) -> Picture | None:
         _legend(figure, shown)
 
     ends = [f"{name} {_last(rows, 'loss')}" for name, rows in shown.items()]
+    alt = f"Training curves by epoch; loss at the end: {', '.join(ends)}."
     return Picture(
-        "training", "Training", f"Training curves by epoch; loss at the end: {', '.join(ends)}.", _both(draw, (11.4, 6.4))
+        "training", f"Training. {_losses_in_words({name: losses[name] for name in shown})}", alt, _both(draw, (11.4, 6.4))
     )
+
+
+def _losses_in_words(losses: Mapping[str, str]) -> str:
+    kinds = dict.fromkeys(text for text in losses.values() if text)
+    if len(kinds) == 1:
+        return f"The loss: {next(iter(kinds))}."
+    return " ".join(f"The loss of {', '.join(name for name in losses if losses[name] == kind)}: {kind}." for kind in kinds)
 
 
 def reliability(name: str, result: Mapping[str, Any]) -> Picture | None:
@@ -89,16 +110,53 @@ def reliability(name: str, result: Mapping[str, Any]) -> Picture | None:
     confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
     counts = [one["num_images"] for one in bins]
 
-    def draw(figure: Any) -> None:
+    def draw(figure: Any, theme: Theme) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        top.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-        top.plot(confidence, accuracy, marker="o", color=COLOURS[0])
+        top.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfectly calibrated")
+        top.plot(confidence, accuracy, marker="o", color=COLOURS[0], label="measured", clip_on=False)
         top.set(ylabel="accuracy", ylim=(0, 1))
+        top.legend(loc="upper left", frameon=False)
         bottom.bar(confidence, counts, width=0.05, color=COLOURS[0])
-        bottom.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+        bottom.set(xlabel="confidence", ylabel="images", xlim=(-0.03, 1.03))
 
     alt = f"Reliability of {name}: expected calibration error {result['calibration_error']:.2f}% over {sum(counts)} images."
     return Picture(f"reliability-{name}", f"Reliability of {name}", alt, _both(draw, (4.8, 4.8)))
+
+
+def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> Picture:
+    """The confusion matrix [true, predicted] of images as a heat map, each row coloured by its own shares."""
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    names = [textwrap.fill(one, LONGEST_NAME) for one in classes]
+    letters = max(len(line) for one in names for line in one.splitlines())
+    side = 1.6 + 0.08 * letters + max(0.26, 0.6 - 0.025 * len(classes)) * len(classes)
+
+    def draw(figure: Any, theme: Theme) -> None:
+        axes = figure.subplots()
+        heat = axes.imshow(shares, cmap=_depths(theme), vmin=0.0, vmax=1.0)
+        axes.set(xlabel="predicted", ylabel="true class")
+        axes.set_xticks(range(len(names)), names, rotation=0 if letters <= 3 else 90)
+        axes.set_yticks(range(len(names)), names)
+        if len(classes) <= MOST_WRITTEN_CLASSES:
+            for (i, j), count in np.ndenumerate(matrix):
+                # Written on what the cell's colour is, not on the page's.
+                ink = PAPER[theme] if shares[i, j] > 0.5 else INK[theme]
+                if count:
+                    axes.text(j, i, f"{count}", ha="center", va="center", color=ink, fontsize=8)
+        bar = figure.colorbar(heat, ax=axes, shrink=0.8, format="{x:.0%}", label="share of the true class")
+        bar.outline.set_visible(False)
+
+    right, total = int(matrix.trace()), int(matrix.sum())
+    alt = f"Confusion matrix of {name}: {right} of {total} images are on the diagonal."
+    title = f"Confusion matrix of {name}: numbers of images, coloured by their share of the true class"
+    if len(classes) > MOST_WRITTEN_CLASSES:
+        title = f"Confusion matrix of {name}: shares of the images of each true class"
+    return Picture(f"confusion-{name}", title, alt, _both(draw, (side + 1.2, side), grid=False))
+
+
+def _depths(theme: Theme) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("depths", [PAPER[theme], *DEPTHS[theme]])
 
 
 def _last(rows: Rows, key: str) -> str:
@@ -126,21 +184,28 @@ def _legend(figure: Any, runs: Mapping[str, Rows]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=name, **_style(number)) for number, name in enumerate(runs)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
+    room = LETTERS_AN_INCH * figure.get_figwidth() / (max(map(len, runs)) + 6)
+    columns = max(1, min(3, len(handles), int(room)))
+    figure.legend(handles=in_rows(handles, columns), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _both(draw: Any, size: tuple[float, float]) -> dict[Theme, bytes]:
-    return {theme: _rendered(draw, size, theme) for theme in THEMES}
+def in_rows(items: Sequence[T], columns: int) -> list[T]:
+    """Items in the order in which a legend of so many columns, which fills one column after the other, shows them row by row."""
+    return [item for column in range(columns) for item in items[column::columns]]
 
 
-def _rendered(draw: Any, size: tuple[float, float], theme: Theme) -> bytes:
+def _both(draw: Any, size: tuple[float, float], *, grid: bool = True) -> dict[Theme, bytes]:
+    return {theme: _rendered(draw, size, theme, grid) for theme in THEMES}
+
+
+def _rendered(draw: Any, size: tuple[float, float], theme: Theme, grid: bool) -> bytes:
     from matplotlib.figure import Figure
 
     with _colours(theme):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
+        draw(figure, theme)
         for axes in figure.axes:
-            axes.grid(True)
+            axes.grid(grid)
             axes.set_axisbelow(True)
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=130)

@@ -84,7 +84,7 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
         shown.append(("loss so far", sparkline(losses)))
     errors = [row for row in found.evaluate_rows if finite(row.get("top1_error")) is not None]
     for row in errors[-3:]:
-        top5 = finite(row.get("top5_error"))
+        top5 = finite(row.get("top5_error")) if found.has_top5 else None
         of = f", {row['subset']}" if row.get("subset", "all") != "all" else ""
         errors_in_words = f"top-1 {row['top1_error']:.2f}%" + ("" if top5 is None else f", top-5 {top5:.2f}%")
         shown.append((f"validation {row['step']}", errors_in_words + of))

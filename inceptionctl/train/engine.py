@@ -50,8 +50,6 @@ def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> dict[str, Any]:
             **({"reduce_bucket_size": REDUCE_BUCKET, "compute_grad_norm": False} if zero_stage else {}),
         },
         "zero_allow_untested_optimizer": True,
-        # Its own progress lines would stand beside ours.
-        "steps_per_print": 2**31,
         # It would wait for the device twice a micro batch, for figures that nobody sees.
         "timers": {"throughput": {"enabled": False}},
     }

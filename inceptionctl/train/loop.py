@@ -273,8 +273,9 @@ def _validate(job: Training) -> bool:
     result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
     images = {"num_images": scores.num_images, "subset": subset}
     job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, **images})
+    top5 = f" top-5 error {scores.top5_error:.2f}%," if job.recipe.model.num_classes > 5 else ""
     job.log.say(
-        f"validation at epoch {job.progress.epoch:.2f}: top-1 error {scores.top1_error:.2f}%, top-5 error {scores.top5_error:.2f}%,"
+        f"validation at epoch {job.progress.epoch:.2f}: top-1 error {scores.top1_error:.2f}%,{top5}"
         f" loss {scores.loss:.4f} ({scores.num_images}{'' if subset == 'all' else f' {subset}'} images, EMA weights, {seconds:.1f} s)"
     )
     best, by = job.progress.best_on(subset), job.recipe.checkpoint.best_by

@@ -43,13 +43,21 @@ class RunLog:
     So is the validation of that very step with `evaluation_due`.
 
     What a disk does not take ends the run, unless it `goes_on`: then lines are kept in memory until there is room, and only points of
-    TensorBoard are lost.
+    TensorBoard are lost. One that is not `of_a_training` says nothing of how far it is: a measurement has no end to be near to.
     """
 
     def __init__(
-        self, run: Run, *, start_step: int, enabled: bool, evaluation_due: bool = False, goes_on: bool = False
+        self,
+        run: Run,
+        *,
+        start_step: int,
+        enabled: bool,
+        evaluation_due: bool = False,
+        goes_on: bool = False,
+        of_a_training: bool = True,
     ) -> None:
         self.enabled = enabled
+        self._of_a_training = of_a_training
         self._run = run
         self._goes_on = goes_on
         self._told = False
@@ -63,7 +71,7 @@ class RunLog:
         with disk_errors(run.path):
             self._text = _Lines(run.log_file)
         self._open(start_step, evaluation_due)
-        if console.err.is_terminal:
+        if console.err.is_terminal and of_a_training:
             self._live = Live(console=console.err, refresh_per_second=4, transient=True)
             self._live.start()
 
@@ -134,7 +142,7 @@ class RunLog:
 
     def progress(self, line: str, *, window_ended: bool) -> None:
         """The live line on a terminal; a plain line a log window elsewhere and in log.txt."""
-        if not self.enabled:
+        if not (self.enabled and self._of_a_training):
             return
         if self._live:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))

@@ -2,12 +2,16 @@
 
 import itertools
 import time
+from pathlib import Path
 
 import pytest
 
-from inceptionctl.bench.loop import Turns, _EnoughError
+from inceptionctl.bench.loop import STEPS_WITHOUT_END, Turns, _EnoughError
 from inceptionctl.bench.measuring import Contestant
 from inceptionctl.errors import ResumeLater
+from inceptionctl.recipe import recipe_from_dict
+from inceptionctl.run import create_run
+from inceptionctl.train.runlog import RunLog
 
 
 def turns(calls: list[str], passes: int, requested: str | None = None) -> Turns:
@@ -34,3 +38,18 @@ def test_sources_and_others_take_turns_and_the_first_round_does_not_count() -> N
 def test_a_signal_ends_it_after_a_turn() -> None:
     with pytest.raises(ResumeLater, match="SIGTERM"):
         list(turns([], passes=1, requested="SIGTERM"))
+
+
+def test_rounds_are_told_and_no_step_of_a_training_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[str, int, int]] = []
+    measured = turns([], passes=2)
+    measured._progress = lambda *words: told.append(words)
+    with pytest.raises(_EnoughError):
+        list(measured)
+    assert told == [("rounds", done, 3) for done in range(3)]
+    run = create_run(tmp_path / "run", recipe_from_dict({}, "test"))
+    for of_a_training in (True, False):
+        log = RunLog(run, start_step=0, enabled=True, of_a_training=of_a_training)
+        log.progress(f"step 5/{STEPS_WITHOUT_END}", window_ended=True)
+        log.close()
+        assert (str(STEPS_WITHOUT_END) in capsys.readouterr().err) is of_a_training

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from inceptionctl import doctor, trials
+from inceptionctl import console, doctor, trials
 from inceptionctl.cli import app
 from inceptionctl.cores import cgroup_cores
 from inceptionctl.doctor import Finding
@@ -92,6 +92,7 @@ def test_table_has_a_hint_for_every_trouble_and_no_colour(monkeypatch: pytest.Mo
         raise RuntimeError("the reason\nand a page of addresses")
 
     monkeypatch.setattr(doctor, "CHECKS", (troubled, broken))
+    monkeypatch.setattr(console.out, "_force_terminal", True)
     monkeypatch.setenv("COLUMNS", "80")
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 4

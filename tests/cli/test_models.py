@@ -134,6 +134,7 @@ def test_options_of_the_families_are_shown() -> None:
 
 
 def test_names_are_not_broken_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
     monkeypatch.setenv("COLUMNS", "80")
     printed = run("list").stdout
     assert all(name in printed for name in MODELS)

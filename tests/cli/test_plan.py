@@ -37,6 +37,7 @@ def test_json_has_everything_that_the_table_says() -> None:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
     monkeypatch.setenv("COLUMNS", str(columns))
     result = run("--images-per-second", "500", "--price", "2.5", "--scale-batch")
     assert result.exit_code == 0, result.stderr

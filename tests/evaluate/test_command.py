@@ -8,10 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.evaluate.drawing import crops_png
+from inceptionctl.evaluate.preparation import preparation_of
+from inceptionctl.evaluate.protocols import Name, make_protocol
+from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import Run
 from tests.commands import inceptionctl, started
 from tests.evaluate.making import make_data
@@ -49,7 +55,33 @@ def test_crops_are_drawn(run: Run, data: Path, tmp_path: Path, protocol: str) ->
     assert CliRunner().invoke(app, words).exit_code == 0
     with Image.open(file) as drawn, Image.open(photo) as plain:
         colours = {colour for _, colour in drawn.convert("RGB").getcolors(1 << 24) or ()}
-        assert (31, 119, 180) in colours and drawn.width > plain.width
+        assert ((0, 114, 178) in colours or protocol == "dense") and drawn.width > plain.width
+
+
+@pytest.mark.parametrize(("protocol", "squares", "places"), [("10crop", 1, 5), ("12crop", 1, 6), ("144crop", 12, 6)])
+def test_a_drawing_has_a_legend_and_the_whole_square(
+    data: Path, monkeypatch: pytest.MonkeyPatch, protocol: Name, squares: int, places: int
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    photo = data / "val" / "bear" / "1.jpg"
+    crops_png(photo, make_protocol(protocol, 75), preparation_of(recipe_from_dict({"model": {"input_px": 75}}, "test")))
+    (figure,) = figures
+    named = ["top left", "top right", "bottom left", "bottom right", "centre", "whole square"][:places]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == named
+    assert len(figure.axes) == squares
+    with Image.open(photo) as plain:
+        shorter = min(plain.size)
+    for axes in figure.axes:
+        boxes = {patch.get_label(): patch for patch in axes.patches if isinstance(patch, Rectangle)}
+        assert list(boxes) == named
+        if "whole square" in boxes:
+            whole = boxes["whole square"]
+            assert (whole.get_width(), whole.get_height()) == (shorter, shorter)
+            assert whole.get_linestyle() == "--" != boxes["centre"].get_linestyle()
+            assert all(
+                whole.get_bbox().count_contains(box.get_bbox().corners()) == 4 for box in boxes.values() if box is not whole
+            )
 
 
 @pytest.mark.parametrize(
