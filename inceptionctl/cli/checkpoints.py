@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json
+from inceptionctl.cli.options import Json, run_named
 from inceptionctl.errors import CheckpointError
 
 app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True)
 
-PathOf = Annotated[Path, typer.Argument(metavar="PATH", help="A run directory or a checkpoint folder.")]
+PathOf = Annotated[
+    Path,
+    typer.Argument(metavar="PATH", help="A run directory or its name under runs/, or a checkpoint folder.", callback=run_named),
+]
 
 
 @app.command(name="list")

@@ -48,6 +48,7 @@ def make(
     recipe: str,
     settings: Sequence[str],
     protocol: ProtocolName | None,
+    checkpoint: str | None,
     output: Path | None,
     ranks: RanksHere,
     saved_only: bool,
@@ -69,7 +70,7 @@ def make(
         raise RecipeError(f"--output {folder}: of a recipe it is the folder for members and result", "name a folder")
     chosen = protocol or loaded.protocol
     members = members_of(loaded, folder)
-    states = [member.state(chosen) for member in members]
+    states = [member.state(chosen, checkpoint) for member in members]
     if dry_run:
         _print_plan(recipe, members, states, chosen, as_json)
         return None
@@ -83,7 +84,7 @@ def make(
     files = []
     for number, (member, state) in enumerate(zip(members, states, strict=True), start=1):
         console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, chosen)}")
-        files.append(state.record or _train_and_evaluate(member, state, chosen, ranks))
+        files.append(state.record or _train_and_evaluate(member, state, chosen, checkpoint, ranks))
     return Made(files, [member.name for member in members], loaded.shares, folder / f"ensemble_{chosen}.json")
 
 
@@ -122,24 +123,25 @@ def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State],
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 
-def _train_and_evaluate(member: Member, state: State, protocol: ProtocolName, ranks: RanksHere) -> Path:
+def _train_and_evaluate(member: Member, state: State, protocol: ProtocolName, checkpoint: str | None, ranks: RanksHere) -> Path:
     if not state.trained:
         run_step(member.name, ["train", str(member.recipe_file), "--output", str(member.run.path), *ranks.words])
-        state = member.state(protocol)
+        state = member.state(protocol, checkpoint)
     if state.trained and state.record is None:
-        root = str(member.recipe.data.root_path)
-        run_step(member.name, ["evaluate", str(member.run.path), "--protocol", protocol, "--data", root, *ranks.words])
-        state = member.state(protocol)
+        words = ["evaluate", str(member.run.path), "--protocol", protocol, "--data", str(member.recipe.data.root_path)]
+        run_step(member.name, [*words, *(["--checkpoint", checkpoint] if checkpoint else []), *ranks.words])
+        state = member.state(protocol, checkpoint)
     if state.record is None:
         raise CheckpointError(f"{member.run.path} was changed meanwhile", "the same command looks again")
     return state.record
 
 
 def _in_words(state: State, protocol: str) -> str:
+    taken = f", {state.chosen}" if state.chosen else ""
     if state.record:
-        return f"trained and evaluated by {protocol}"
+        return f"trained and evaluated by {protocol}{taken}"
     if state.trained:
-        return f"trained; to be evaluated by {protocol}"
+        return f"trained; to be evaluated by {protocol}{taken}"
     return f"to be trained from step {state.step} on" if state.step else "to be trained"
 
 

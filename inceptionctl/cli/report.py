@@ -8,12 +8,17 @@ from typing import Annotated
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.options import runs_named
 
 
 def report(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|ENSEMBLE...", help="Run directories, and JSON files of `inceptionctl ensemble --output`."),
+        typer.Argument(
+            metavar="RUN|ENSEMBLE...",
+            help="Run directories or their names under runs/, and JSON files of `inceptionctl ensemble --output`.",
+            callback=runs_named,
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for index.html and the pictures.")] = Path("report"),
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json
+from inceptionctl.cli.options import Json, RunArgument
 from inceptionctl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _summary(found: RunContents) -> dict[str, Any]:
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")],
+    run: RunArgument,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw loss and errors by epoch: png, svg or pdf.")
     ] = None,
@@ -155,14 +155,11 @@ def show(
 
 
 def opened(path: Path) -> Run:
-    """A run directory by its path or its name under runs/. Raises CheckpointError saying what is there instead."""
+    """A run directory, also a damaged one. Raises CheckpointError saying what is there instead."""
     from inceptionctl.run import Run, open_run
     from inceptionctl.run_contents import looks_like_run
 
-    for place in (path, ROOT / path):
-        if looks_like_run(place):
-            return Run(place)
-    return open_run(path)  # says what is there instead
+    return Run(path) if looks_like_run(path) else open_run(path)  # which says what is there instead
 
 
 def _main_keys(found: RunContents) -> dict[str, Any] | None:

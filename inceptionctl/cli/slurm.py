@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, RunArgument, Settings
 from inceptionctl.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from inceptionctl.run import Run
 
 app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True)
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")]
 
 
 @app.command()
@@ -223,12 +221,6 @@ def _is_queued(run: Run, several: bool) -> bool:
     return False
 
 
-def _opened(path: Path) -> Run:
-    from inceptionctl.run import is_run, open_run
-
-    return open_run(Path("runs") / path if not is_run(path) and is_run(Path("runs") / path) else path)
-
-
 def _jobs(run: Run) -> list[str]:
     """Numbers of all jobs of a run, oldest first: those submitted from here, and those that somebody else's sbatch started."""
     from inceptionctl.run_contents import read_run
@@ -259,9 +251,10 @@ def _jobs_of(run: Run) -> list[str]:
 def status(run: RunArgument, as_json: Json = False) -> None:
     """Show a run's jobs in the queue, and how far it is."""
     from inceptionctl.launch.slurm import queue
+    from inceptionctl.run import open_run
     from inceptionctl.run_contents import read_run
 
-    opened = _opened(run)
+    opened = open_run(run)
     jobs = _jobs_of(opened)
     known = queue(jobs)
     found = read_run(opened)
@@ -292,8 +285,9 @@ def cancel(run: RunArgument) -> None:
     """Cancel a run's jobs; the ranks are told to save first."""
     from inceptionctl.launch.slurm import cancel as cancel_jobs
     from inceptionctl.launch.slurm import in_queue, queue
+    from inceptionctl.run import open_run
 
-    opened = _opened(run)
+    opened = open_run(run)
     alive = [job["job"] for job in queue(_jobs_of(opened)) if in_queue(job)]
     if not alive:
         console.say(f"no job of {opened.path} is in the queue: nothing to cancel")
@@ -309,7 +303,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what comes, until Ctrl-C.")] = False,
 ) -> None:
     """Print what the run's newest job has said."""
-    opened = _opened(run)
+    from inceptionctl.run import open_run
+
+    opened = open_run(run)
     job = _jobs_of(opened)[-1]
     file = opened.path.absolute() / "slurm" / f"{job}.out"
     if not file.exists() and not follow:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption
+from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption, run_named
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class OnnxPrecision(StrEnum):
 Source = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN|CHECKPOINT", help="A run directory, a folder checkpoints/step-... in one, or one of `weights import`."
+        metavar="RUN|CHECKPOINT",
+        help="A run directory or its name under runs/, a folder checkpoints/step-... in one, or one of `weights import`.",
+        callback=run_named,
     ),
 ]
 
@@ -50,7 +52,7 @@ def export(
         typer.Option("--format", help="May be repeated; the recipe's export.formats by default."),
     ] = None,
     weights: WeightsOption = "ema",
-    checkpoint: CheckpointOption = "latest",
+    checkpoint: CheckpointOption = None,
     data: Annotated[
         Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/* to compare on; the recipe's by default.")
     ] = None,
@@ -112,6 +114,8 @@ def export(
     machine = claim_machine()
     # On the CPU, where every format's program runs: exports are traced and compared in fp32.
     trained = load_trained(source, weights, torch.device("cpu"), checkpoint)
+    if trained.choice and (words := trained.choice.in_words()):
+        console.say(f"takes {words}")
     folder = output or (trained.run.export if trained.run else None)
     if folder is None:
         raise RecipeError(
@@ -149,6 +153,7 @@ def export(
     result = {
         "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),
+        "chosen": trained.choice and trained.choice.to_json(),
         "weights": trained.weights,
         "step": trained.step,
         "folder": str(folder),

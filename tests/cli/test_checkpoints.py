@@ -22,7 +22,7 @@ def invoke(*arguments: str | Path) -> Any:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Checkpoints at steps 5 (the best) and 10."""
-    return make_trained_run(tmp_path / "run", make_data(tmp_path / "data"))
+    return make_trained_run(tmp_path / "run", make_data(tmp_path / "data"), best=5)
 
 
 def test_whole_checkpoints_are_listed_verified_and_shown(run: Run) -> None:
