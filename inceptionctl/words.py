@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 MOST_CLASSES_WITHOUT_TOP5 = 5
 """Of so few classes the right one is always among the first five: a top-5 error would say nothing."""
 
@@ -24,6 +27,13 @@ def percent(part: int, whole: int) -> float:
 def error_and_accuracy(error: float) -> str:
     """Both, of an error in percent."""
     return f"{error:.2f}%, accuracy {100.0 - error:.2f}%"
+
+
+def best_in_words(best: Mapping[str, Any]) -> str:
+    """The best validation of a run, as its checkpoints keep it, with the subset of the images that it was judged on."""
+    subset = best.get("subset", "all")
+    of = "" if subset == "all" else f" on {subset} images"
+    return f"top-1 error {error_and_accuracy(best['top1_error'])}{of} at step {best['step']:.0f}"
 
 
 def has_top5(num_classes: int) -> bool:

@@ -58,6 +58,7 @@ def make(
     """Train and evaluate the members that are not yet, one after the other; None after printing what that would be."""
     from inceptionctl.evaluate.members import members_of
     from inceptionctl.recipe import is_ensemble, load_ensemble
+    from inceptionctl.train.inheritance import inherit
 
     if not is_ensemble(recipe):
         raise RecipeError(
@@ -69,6 +70,8 @@ def make(
     if folder.suffix in (".json", ".parquet") or folder.is_file():
         raise RecipeError(f"--output {folder}: of a recipe it is the folder for members and result", "name a folder")
     chosen = protocol or loaded.protocol
+    inherited = {name: inherit(member, folder / name) for name, member in loaded.members.items()}
+    loaded = loaded.model_copy(update={"members": inherited})
     members = members_of(loaded, folder)
     states = [member.state(chosen, checkpoint) for member in members]
     if dry_run:

@@ -12,6 +12,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import Json, RunArgument
 from inceptionctl.errors import CheckpointError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.run import Run
@@ -242,7 +243,7 @@ def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
     versions = entry.get("versions")
     known = versions if isinstance(versions, dict) else {}
     shown = ", ".join(f"{name.removesuffix('-cuda130')} {known[name]}" for name in VERSIONS if name in known)
-    place = f"{len(gpus)} x {gpus[0]}" if isinstance(gpus, list) and gpus else f"CPU, {entry.get('cores', '?')} cores"
+    place = f"{len(gpus)} x {gpus[0]}" if isinstance(gpus, list) and gpus else f"CPU, {_cores(entry.get('cores'))}"
     slurm = entry.get("slurm")
     job = f"{slurm.get('job', '?')}, restart {slurm.get('restart', '?')}" if isinstance(slurm, dict) else None
     return (
@@ -253,6 +254,10 @@ def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
         entry.get("precision", "?"),
         shown,
     )
+
+
+def _cores(number: Any) -> str:
+    return counted(number, "core") if isinstance(number, int) else "? cores"
 
 
 def _batches(entry: dict[str, Any]) -> str:

@@ -101,12 +101,13 @@ def submit(
 def _trainings(recipe: str, settings: Sequence[str], output: Path | None) -> list[tuple[Recipe, Path | None]]:
     """What is to be trained, and where: one training, or each member of an ensemble in a run directory of its name."""
     from inceptionctl.recipe import Ensemble, load_any
+    from inceptionctl.train.inheritance import inherit
 
     loaded = load_any(recipe, settings)
     if not isinstance(loaded, Ensemble):
-        return [(loaded, output)]
+        return [(inherit(loaded, output), output)]
     folder = output or Path("runs") / Path(recipe).stem
-    return [(member, folder / name) for name, member in loaded.members.items()]
+    return [(inherit(member, folder / name), folder / name) for name, member in loaded.members.items()]
 
 
 def _submit_one(

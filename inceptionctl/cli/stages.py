@@ -101,7 +101,7 @@ def export(
     from inceptionctl.evaluate.preparation import preparation_of
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.export.accuracy import draw_validation
-    from inceptionctl.export.card import write_card
+    from inceptionctl.export.card import data_license_of, dataset_name, write_card
     from inceptionctl.export.checking import draw_sample
     from inceptionctl.export.exporting import EXPORTERS
     from inceptionctl.export.exporting import export as export_trained
@@ -164,6 +164,7 @@ def export(
                 "format": item.format,
                 "path": str(item.path),
                 "bytes": item.num_bytes,
+                "beside": list(item.beside),
                 "max_difference": item.max_difference,
                 "difference_of": item.of,
                 "accuracy": item.accuracy.model_dump() if item.accuracy else None,
@@ -174,6 +175,10 @@ def export(
         ],
     }
     _print_exports(result, sample, as_json)
+    if card and data_license_of(trained, data_license) is None:
+        console.say(
+            f"hint: {card} does not state the licence of {dataset_name(trained)}: --data-license TEXT, or export.data_license in the recipe"
+        )
     if card is None:
         console.warn(f"{folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
 

@@ -55,7 +55,7 @@ def train(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from inceptionctl.recipe import load_recipe
 
-    loaded = load_recipe(recipe, settings or ())
+    loaded = _inheriting(load_recipe(recipe, settings or ()), output, resume)
     if dry_run:
         _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
     elif world and signals:
@@ -66,6 +66,13 @@ def train(
     else:
         with stoppable():
             _start_ranks(loaded, gpus, cpu_ranks, output, resume, port)
+
+
+def _inheriting(recipe: Recipe, output: Path | None, resume: str) -> Recipe:
+    """With what the weights of model.init_from expect, where there are any."""
+    from inceptionctl.train.inheritance import inherit
+
+    return inherit(recipe, Path(resume) if output is None and resume not in ("auto", "never") else output)
 
 
 def _start_ranks(

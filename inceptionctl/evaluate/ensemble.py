@@ -14,7 +14,7 @@ from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.evaluation import without_tables, write_result
 from inceptionctl.evaluate.metrics import figures
 from inceptionctl.evaluate.records import Record, write_answers
-from inceptionctl.words import percent
+from inceptionctl.words import counted, percent
 
 # What must be the same in all members for their mean to be one evaluation, in words for messages.
 SHARED = {"protocol": "protocols", "classes": "classes, or another order of them"}
@@ -103,7 +103,8 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1.0 / count] * count
     if len(weights) != count:
         raise RecipeError(
-            f"{len(weights)} weights for {count} members", "give --weights one number for each member, in their order"
+            f"{counted(len(weights), 'weight')} for {count} members",
+            "give --weights one number for each member, in their order",
         )
     if not all(0.0 <= weight < float("inf") for weight in weights) or sum(weights) == 0.0:
         raise RecipeError(

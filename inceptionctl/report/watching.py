@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from inceptionctl.run_contents import RunContents, finite
+from inceptionctl.words import error_and_accuracy, has_top5
 
 Row = Mapping[str, Any]
 
@@ -84,9 +85,11 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
         shown.append(("loss so far", sparkline(losses)))
     errors = [row for row in found.evaluate_rows if finite(row.get("top1_error")) is not None]
     for row in errors[-3:]:
-        top5 = finite(row.get("top5_error"))
+        top5 = finite(row.get("top5_error")) if found.recipe is None or has_top5(found.recipe.model.num_classes) else None
         of = f", {row['subset']}" if row.get("subset", "all") != "all" else ""
-        errors_in_words = f"top-1 {row['top1_error']:.2f}%" + ("" if top5 is None else f", top-5 {top5:.2f}%")
+        errors_in_words = f"top-1 error {error_and_accuracy(row['top1_error'])}" + (
+            "" if top5 is None else f", top-5 error {top5:.2f}%"
+        )
         shown.append((f"validation {row['step']}", errors_in_words + of))
     written = finite(last.get("time"))
     if written is not None and found.state != "finished":

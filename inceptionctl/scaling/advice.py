@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from inceptionctl.scaling.planning import Point, Site
 from inceptionctl.scaling.prediction import GOOD, Compute, Limit
+from inceptionctl.words import counted
 
 # Goyal et al. 2017, arXiv 1706.02677: no loss of accuracy up to here for ResNet-50, with warm-up and the rate scaled with the batch.
 TRIED_BATCH = 8192
@@ -73,7 +74,7 @@ def _small_batches(points: Sequence[Point], compute: Compute) -> list[str]:
         return []
     sizes = ", ".join(f"{point.gpus} GPUs take {point.batch.micro_batch_size}" for point in small if point.batch)
     return [
-        f"one GPU was measured with {compute.measured_images} images at once, but {sizes}: small passes are slower than told here;"
+        f"one GPU was measured with {counted(compute.measured_images, 'image')} at once, but {sizes}: small passes are slower than told here;"
         f" measure one more and give --step twice"
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -183,11 +182,11 @@ def test_every_verb_finds_a_run_by_its_name(words: tuple[str, ...]) -> None:
 def test_a_name_is_looked_up_where_nothing_of_ours_has_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run.path, "runs/a", ignore=shutil.ignore_patterns("checkpoints"))
-    os.makedirs("runs/a/checkpoints")
+    Path("runs/a/checkpoints").mkdir()
     assert find_run(Path("a")) == Path("runs/a") and find_run(Path("b")) == Path("b")
     assert find_run(Path("a/recipe.yaml")) == Path("runs/a/recipe.yaml")
     assert find_run(run.path) == run.path and find_run(Path("runs/a")) == Path("runs/a")
-    os.makedirs("a/train")  # somebody's images
+    Path("a/train").mkdir(parents=True)  # somebody's images
     assert find_run(Path("a")) == Path("runs/a")
     Path("a/model.onnx").touch()
     assert find_run(Path("a")) == Path("a")
