@@ -12,7 +12,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import Json, RunArgument
 from inceptionctl.errors import CheckpointError
-from inceptionctl.words import counted
+from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from inceptionctl.run import Run
@@ -211,8 +211,9 @@ def _print_run(result: dict[str, Any]) -> None:
     if last:
         console.out.print()
         console.print_pairs("Last training row", last)
-    columns = ("step", "epoch", "top-1 error %", "top-5 error %", "loss", "images")
-    keys = ("epoch", "top1_error", "top5_error", "loss")
+    top5 = has_top5((result["recipe"] or {}).get("model.num_classes", 1000))
+    columns = ("step", "epoch", "top-1 error %", *(["top-5 error %"] if top5 else []), "loss", "images")
+    keys = ("epoch", "top1_error", *(["top5_error"] if top5 else []), "loss")
     rows = [
         (
             row["step"],

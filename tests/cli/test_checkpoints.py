@@ -89,6 +89,17 @@ def test_other_paths_are_worded(command: str, run: Run, tmp_path: Path) -> None:
         assert result.exit_code == 5 and "error: " in result.stderr and "hint: " in result.stderr, (path, result.output)
 
 
+def test_the_best_is_told_with_the_images_that_it_was_judged_on(run: Run) -> None:
+    newest = run.checkpoints / "step-00000010"
+    progress = json.loads((newest / "progress.json").read_text())
+    best = {"step": 5, "top1_error": 9.5, "subset": "non-blacklisted"}
+    (newest / "progress.json").write_text(json.dumps(progress | {"best": best, "num_train_images": 1}))
+    files.seal(newest)
+    shown = invoke("show", run.path).stdout
+    assert "top-1 error 9.50%, accuracy 90.50% on non-blacklisted images at step 5" in shown
+    assert "1 rank, fp32, 1 image\n" in shown
+
+
 def test_what_is_kept_for_good_is_marked(run: Run) -> None:
     newest = run.checkpoints / "step-00000010"
     progress = json.loads((newest / "progress.json").read_text())
