@@ -37,7 +37,14 @@ class Reported:
     contents: RunContents
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     record: Record | None = None
-    """Probabilities of the newest evaluation, where they are kept."""
+    """Probabilities of the evaluation that is shown, where they are kept."""
+
+    @property
+    def shown(self) -> dict[str, Any] | None:
+        """The newest evaluation of the best checkpoint, which `evaluate` and `export` take too, else the newest of all."""
+        best = {row["step"] for row in self.contents.checkpoints if "best" in row["pointers"]}
+        of_best = [one for one in self.evaluations if one["step"] in best]
+        return (of_best or self.evaluations or [None])[-1]
 
     @property
     def network(self) -> str:
@@ -70,7 +77,9 @@ def _reported(run: Run, name: str) -> Reported:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not one of ours, or one of another version; the page says how many it shows
     found.sort(key=lambda one: (one["step"], one["file"].stat().st_mtime))
-    return Reported(name, read_run(run), found, _record(found[-1]) if found else None)
+    reported = Reported(name, read_run(run), found)
+    reported.record = _record(reported.shown) if reported.shown else None
+    return reported
 
 
 def _ensemble(file: Path) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
         if picture:
             yield picture
     for one in reported:
-        if one.evaluations and (picture := reliability(one.name, one.evaluations[-1])):
+        if one.shown and (picture := reliability(one.name, one.shown)):
             yield picture
 
 
@@ -148,10 +157,10 @@ def _beside(
 
 
 def _crops(one: Reported) -> dict[str, Any] | None:
-    """The newest evaluation's crops on its first image that can be opened."""
-    if not one.evaluations or one.contents.recipe is None:
+    """The shown evaluation's crops on its first image that can be opened."""
+    result = one.shown
+    if result is None or one.contents.recipe is None:
         return None
-    result = one.evaluations[-1]
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
     protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
@@ -172,7 +181,7 @@ def _record(result: dict[str, Any]) -> Record | None:
 
 
 def _confused(one: Reported) -> list[dict[str, Any]]:
-    """The pairs of classes that the newest evaluation confused most, with the images it was surest of."""
+    """The pairs of classes that the shown evaluation confused most, with the images it was surest of."""
     record = one.record
     if record is None:
         return []

@@ -15,8 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.report.page import Reported
 from inceptionctl.report.paper import TABLES, ensemble_key, standard_error
 from inceptionctl.run import Run
+from inceptionctl.run_contents import RunContents
 from tests.evaluate.making import make_data, make_run, one_thread
 
 PAPER = Path(__file__).parents[3] / "shared" / "paper.md"
@@ -220,3 +222,12 @@ def test_errors(tmp_path: Path, runs: list[Run]) -> None:
     (tmp_path / "file").write_text("")
     answer = CliRunner().invoke(app, ["report", str(runs[0].path), "--out", str(tmp_path / "file")])
     assert answer.exit_code == 4 and "hint:" in answer.stderr
+
+
+def test_of_several_checkpoints_the_best_is_shown(tmp_path: Path) -> None:
+    contents = RunContents(Run(tmp_path))
+    reported = Reported("x", contents, [{"step": 5, "n": 1}, {"step": 5, "n": 2}, {"step": 10, "n": 3}])
+    assert reported.shown == {"step": 10, "n": 3}
+    contents.checkpoints = [{"step": 5, "pointers": ["best"]}, {"step": 10, "pointers": ["latest"]}]
+    assert reported.shown == {"step": 5, "n": 2}
+    assert Reported("x", contents).shown is None
