@@ -86,7 +86,8 @@ def make(
         _begin(loaded, members, states, folder, ranks)
     files = []
     for number, (member, state) in enumerate(zip(members, states, strict=True), start=1):
-        console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, chosen)}")
+        taken = f"; {state.chosen}" if state.chosen else ""
+        console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, chosen)}{taken}")
         files.append(state.record or _train_and_evaluate(member, state, chosen, checkpoint, ranks))
     return Made(files, [member.name for member in members], loaded.shares, folder / f"ensemble_{chosen}.json")
 
@@ -140,11 +141,10 @@ def _train_and_evaluate(member: Member, state: State, protocol: ProtocolName, ch
 
 
 def _in_words(state: State, protocol: str) -> str:
-    taken = f", {state.chosen}" if state.chosen else ""
     if state.record:
-        return f"trained and evaluated by {protocol}{taken}"
+        return f"trained and evaluated by {protocol}"
     if state.trained:
-        return f"trained; to be evaluated by {protocol}{taken}"
+        return f"trained; to be evaluated by {protocol}"
     return f"to be trained from step {state.step} on" if state.step else "to be trained"
 
 
@@ -159,6 +159,7 @@ def _print_plan(recipe: str, members: Sequence[Member], states: Sequence[State],
             "step": state.step,
             "trained": state.trained,
             "evaluation": state.record and str(state.record),
+            "chosen": state.chosen,
             "to_do": _in_words(state, protocol),
         }
         for member, state in zip(members, states, strict=True)

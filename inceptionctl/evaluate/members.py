@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class State:
     """Whether that is the end of the training that the recipe says."""
     record: Path | None
     """Its averaged weights' probabilities of the recipe's images, where they are trained and evaluated by the protocol."""
-    chosen: str = ""
+    chosen: str = field(default="", compare=False)
     """Which checkpoint is evaluated once it is trained, in words."""
 
 
