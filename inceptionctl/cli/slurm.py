@@ -16,6 +16,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import Json, RunArgument, Settings
 from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
@@ -154,7 +155,7 @@ def _submit_one(
     submitted = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     append_json(_jobs_file(start.run), {"job": job, "submitted": submitted, **size})
     if not as_json:
-        ranks = f"{size['nodes']} x {size['ranks_per_node']} ranks"
+        ranks = f"{size['nodes']} x {counted(size['ranks_per_node'], 'rank')}"
         console.say(f"job {job} trains {start.run.path} on {ranks}; its script is {script}")
         for verb in ("status", "logs", "cancel"):
             console.say(f"next: inceptionctl slurm {verb} {shlex.quote(str(start.run.path))}")
