@@ -44,7 +44,8 @@ class Reported:
         """The newest evaluation of the best checkpoint, which `evaluate` and `export` take too, else the newest of all."""
         best = {row["step"] for row in self.contents.checkpoints if "best" in row["pointers"]}
         of_best = [one for one in self.evaluations if one["step"] in best]
-        return (of_best or self.evaluations or [None])[-1]
+        shown = of_best or self.evaluations
+        return shown[-1] if shown else None
 
     @property
     def network(self) -> str:
