@@ -177,7 +177,8 @@ def merged(base: Source, top: Source) -> Source:
 
     The licence of a data set is that of its `data.root`: where `top` names another, the one in `base` is not the new one's.
     """
-    if _root(top) not in (None, _root(base)) and isinstance(base.data.get("export"), dict):
+    old, new = _root(base), _root(top)
+    if old and new and old != new and isinstance(base.data.get("export"), dict):
         base.data["export"].pop("data_license", None)
     for section, variants in VARIANTS.items():
         old, new = base.data.get(section), top.data.get(section)

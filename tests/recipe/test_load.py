@@ -267,5 +267,7 @@ def test_the_licence_of_data_does_not_go_over_to_others(tmp_path: Path) -> None:
     other = load_recipe(base, ["data.root=b"]).export
     assert (other.data_license, other.license) == (None, "mit")
     assert load_recipe(base, ["data.root=b", "export.data_license=theirs"]).export.data_license == "theirs"
+    anywhere = write(tmp_path, "export: {data_license: mine}\n", "anywhere.yaml")
+    assert load_recipe(anywhere, ["data.root=b"]).export.data_license == "mine"
     over = write(tmp_path, "extends: base.yaml\ndata: {root: b}\n", "over.yaml")
     assert load_recipe(over).export.data_license is None
