@@ -36,6 +36,11 @@ from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.load import dump_recipe, load_recipe
 from inceptionctl.recipe.schema import Recipe, binding
 
+RUNS = Path("runs")
+"""Where runs lie unless `--output` says otherwise, and where their names are looked up."""
+# What tells that a folder is a run, even a damaged one, a checkpoint or a folder of exports.
+OURS = ("recipe.yaml", "checkpoints", "metrics.jsonl", "environment.json", "progress.json", "model*", "timm", "triton")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -236,6 +241,16 @@ def _leads_somewhere(path: str | None) -> bool:
 def is_run(path: Path) -> bool:
     """Whether a directory is a run directory."""
     return (path / "recipe.yaml").is_file() and (path / "checkpoints").is_dir()
+
+
+def find_run(path: Path) -> Path:
+    """What a user means by the name of a run: the path, or where nothing of ours is there, the same path under runs/.
+
+    So `b` is `runs/b`, and `b/checkpoints/step-00012510` and `b/export/model.onnx` are what lies in it.
+    """
+    under = RUNS / path
+    stranger = path.is_dir() and under.is_dir() and not any(next(path.glob(mark), None) for mark in OURS)
+    return under if under.exists() and (stranger or not path.exists()) else path
 
 
 def open_run(path: Path) -> Run:

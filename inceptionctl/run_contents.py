@@ -22,6 +22,7 @@ from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.lock import lock_of
+from inceptionctl.words import has_top5
 
 # A run directory that lost its recipe or its checkpoints is still known by what is left.
 MARKS = ("recipe.yaml", "checkpoints", "metrics.jsonl", "environment.json")
@@ -194,11 +195,6 @@ def by_subset(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def _subset(row: Row) -> str:
     return str(row.get("subset", "all"))
-
-
-def has_top5(num_classes: int) -> bool:
-    """Whether a top-5 error of so many classes can be anything but zero."""
-    return num_classes > 5
 
 
 def looks_like_run(path: Path) -> bool:

@@ -13,30 +13,47 @@ FILES = sorted([*(ROOT / "inceptionctl").rglob("*.py"), *(ROOT / "pipelines").rg
 # Part -> parts of inceptionctl that it may import. A part is a subpackage or a module at the top.
 MAY_IMPORT = {
     "errors": set(),
+    "words": set(),
     "console": {"errors"},
     "cores": set(),
     "overhearing": set(),
     "gpu_faults": {"errors"},
     "machine_code": {"errors"},
     "models": {"errors"},
-    "recipe": {"errors", "models"},
+    "recipe": {"errors", "words", "models"},
     "run": {"errors", "recipe"},
     "launch": {"errors", "cores"},
-    "data": {"errors", "pipelines", "cores", "overhearing", "machine_code"},
+    "data": {"errors", "words", "pipelines", "cores", "overhearing", "machine_code"},
     "train": {
-        *("errors", "console", "models", "recipe", "run", "launch", "data", "evaluate", "cores", "machine_code", "gpu_faults")
+        *("errors", "console", "words", "models", "recipe", "run", "launch", "data", "evaluate"),
+        *("cores", "machine_code", "gpu_faults"),
     },
-    "evaluate": {"errors", "console", "models", "recipe", "run", "data", "train", "cores"},
-    "export": {"errors", "console", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights", "overhearing"},
+    "evaluate": {"errors", "console", "words", "models", "recipe", "run", "data", "train", "cores"},
+    "export": {
+        *(
+            "errors",
+            "console",
+            "words",
+            "models",
+            "recipe",
+            "run",
+            "data",
+            "train",
+            "evaluate",
+            "cores",
+            "weights",
+            "overhearing",
+        )
+    },
     "weights": {"errors", "models", "recipe", "run", "train"},
-    "report": {"errors", "run", "run_contents", "evaluate", "models", "recipe"},
+    "report": {"errors", "words", "run", "run_contents", "evaluate", "models", "recipe"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
-    "bench": {"errors", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run", "weights"},
+    "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
-    "scaling": {"errors", "recipe", "models", "train"},
+    "scaling": {"errors", "words", "recipe", "models", "train"},
     "trials": {"errors", "launch", "train", "data", "pipelines"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
-    "run_contents": {"errors", "recipe", "run", "train"},
+    "run_contents": {"errors", "words", "recipe", "run", "train"},
     "pipelines": set(),
 }
 ONLY_IMPORTER = {

@@ -15,6 +15,7 @@ from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loaders import TrainLoader
 from inceptionctl.data.order import SampleOrder
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.words import counted
 
 STAGES = ("read", "decode", "resize", "colour", "all")
 PILLOW, TURBO = "Pillow loader", "libjpeg-turbo"
@@ -66,11 +67,12 @@ def bench_data(
     """
     if num_images < batch_size:
         raise RecipeError(
-            f"{num_images} images do not fill a batch of {batch_size}", f"`--images {batch_size}` is the least; 1000 are better"
+            f"{counted(num_images, 'image')} cannot fill a batch of {batch_size}",
+            f"`--images {batch_size}` is the least; 1000 are better",
         )
     if num_images > len(images):
         raise DataError(
-            f"{images.folder} has {len(images)} images, {num_images} are to be measured",
+            f"{images.folder} has {counted(len(images), 'image')}, {num_images} are to be measured",
             f"`--images {len(images)}`, or more photographs: `inceptionctl bench photographs` makes them from yours",
         )
     rounds = num_images // batch_size

@@ -16,6 +16,7 @@ from typing import Any
 
 import inceptionctl
 from inceptionctl.cores import usable_cores
+from inceptionctl.words import counted
 
 
 def facts(packages: Sequence[str]) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def in_words(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     load = f"{found['load_average']:.1f} when it began"
     measured = f"commit {found['commit']}" if found["commit"] else f"version {inceptionctl.__version__}"
-    return f"{hardware['cores']} cores of {hardware['cpu']}, load {load}; {versions}; {measured}"
+    return f"{counted(hardware['cores'], 'core')} of {hardware['cpu']}, load {load}; {versions}; {measured}"
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

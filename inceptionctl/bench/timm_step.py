@@ -28,6 +28,7 @@ from inceptionctl.weights.forms import timm_network_as_large
 
 EAGER, COMPILED = "timm", "timm, compiled"
 INDUCTOR = "inductor"  # what `--torchcompile` means there
+NEVER_REACHED = 1e6
 
 
 def check_comparable(recipe: Recipe) -> None:
@@ -163,7 +164,7 @@ def optimizer_options(values: dict[str, Any]) -> dict[str, Any]:
 def clip_grad(recipe: Recipe) -> float:
     """timm's --clip-grad for a recipe: it knows fixed norms alone, and one that is never reached costs as much as any."""
     most: float | None = recipe.optim.clip_global_norm
-    return 1e6 if most is None else most
+    return NEVER_REACHED if most is None else most
 
 
 def flags(recipe: Recipe, *, bf16: bool, compiled: bool, ranks: int) -> str:
@@ -190,11 +191,21 @@ def differences(job: Training, parameters: int) -> list[str]:
         found.append(f"inceptionctl trains the auxiliary head too ({ours - parameters:,} more parameters), timm has none")
     elif ours != parameters:
         found.append(f"inceptionctl's network has {ours:,} parameters, timm's {parameters:,}")
+    if job.recipe.optim.clip_global_norm is None:
+        found.append(_clipped_otherwise(job.recipe.optim.clip_agc))
     if not job.recipe.train.channels_last:
         found.append("timm's network is channels_last, inceptionctl's is not")
     if job.recipe.train.zero_stage:
         found.append("inceptionctl's optimizer is in parts (ZeRO), each rank of timm's holds all of it")
     return found
+
+
+def _clipped_otherwise(agc: float) -> str:
+    theirs = f"timm clips at a global norm of {NEVER_REACHED:g}, which is never reached and reads the gradients alone"
+    if not agc:
+        return f"inceptionctl clips nothing; {theirs}"
+    ours = "inceptionctl clips by the weights' norms too, and reads them in each step (optim.clip_agc"
+    return f"{ours}: 9 ms more for Inception-v4 on a CPU); {theirs}"
 
 
 def ratios(figures: Sequence[Figure], engine: str) -> list[Figure]:

@@ -12,6 +12,7 @@ from inceptionctl.cli import bench_network, bench_ranks
 from inceptionctl.cli.measured import Output, progress_of, refuse_unwritable, tell
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
@@ -132,7 +133,7 @@ def photographs(
         num_bytes = make_photographs(
             sources, destination, images, seed, lambda done, _: bar.update(task, completed=done), (int(words[0]), int(words[1]))
         )
-    console.say(f"{images} photographs, {console.size(num_bytes / images)} each, in {destination}")
+    console.say(f"{counted(images, 'photograph')}, {console.size(num_bytes / images)} each, in {destination}")
     console.say(f"next: inceptionctl bench data --data {destination} --images {images}")
 
 
@@ -150,7 +151,7 @@ def lists(
 
     refuse_unwritable(output)
     about = facts(("inceptionctl", "numpy"))
-    with console.err.status(f"opening a list of {images:,} images in {ranks} processes"):
+    with console.err.status(f"opening a list of {counted(images, 'image')} in {counted(ranks, 'process', 'processes')}"):
         figures = bench_lists(images, classes, ranks)
     tell({"bench": "lists", **about, "images": images, "classes": classes, "ranks": ranks}, figures, output, as_json)
 

@@ -41,7 +41,10 @@ ImagesOfStep = Annotated[int | None, typer.Option(min=2, help="Images of a rank'
 
 def evaluate(
     source: Annotated[
-        str, typer.Argument(metavar="RECIPE|RUN", help="A recipe (its network with random weights) or a run directory.")
+        str,
+        typer.Argument(
+            metavar="RECIPE|RUN", help="A recipe (its network with random weights), or a run directory or its name under runs/."
+        ),
     ] = "inception_v4",
     settings: Settings = None,
     folder: Annotated[
@@ -65,9 +68,11 @@ def evaluate(
     Each of these passes reads, decodes, resizes, cuts and asks for one crop of all pictures. Square pictures and others are told apart:
     of a square one more crops are equal, and those are computed once.
     """
-    from inceptionctl.recipe import load_recipe
+    from inceptionctl.recipe import bundled_recipes, load_recipe
+    from inceptionctl.run import find_run
 
-    is_run = Path(source).is_dir()
+    run = Path(source) if source in bundled_recipes() else find_run(Path(source))
+    is_run = run.is_dir()
     if is_run and settings:
         raise RecipeError("--set changes a recipe, and a run keeps its own", "name the recipe, or leave --set out")
     loaded = None if is_run else load_recipe(source, settings or ())
@@ -86,7 +91,7 @@ def evaluate(
     if loaded:
         recipe, subject = loaded, untrained_subject(loaded, computed, machine.device)
     else:
-        trained = load_trained(Path(source), "ema", machine.device)
+        trained = load_trained(run, "ema", machine.device)
         recipe, subject = trained.recipe, subject_of(trained, computed, machine.device)
     kinds, left_out = pictures_by_kind(_pictures(folder, recipe, "val"), images)
     about = facts(("inceptionctl", "torch", "nvidia-dali-cuda130", "numpy", "pillow"))

@@ -11,6 +11,7 @@ from inceptionctl import console
 from inceptionctl.cli.measured import CpuRanks, Gpus, Output, Repeats, progress_of, refuse_unwritable, start_ranks, tell
 from inceptionctl.cli.options import Json, Settings, renamed, whole_numbers
 from inceptionctl.errors import RecipeError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.bench.compare import Pair
@@ -50,7 +51,7 @@ def start(
     from inceptionctl.bench.start import bench_start
 
     about = facts(("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130"))
-    named = {f"{number} rank{'s' if number > 1 else ''}": (option, str(number)) for number in numbers}
+    named = {counted(number, "rank"): (option, str(number)) for number in numbers}
     arguments = [recipe, *(word for setting in mine for word in ("--set", setting))]
     with progress_of("measuring") as progress:
         figures = bench_start(arguments, named, loaded.train.global_batch_size, repeats, progress)

@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json
+from inceptionctl.cli.options import Json, run_named
 from inceptionctl.errors import CheckpointError
+from inceptionctl.words import best_in_words, counted
 
 app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True)
 
-PathOf = Annotated[Path, typer.Argument(metavar="PATH", help="A run directory or a checkpoint folder.")]
+PathOf = Annotated[
+    Path,
+    typer.Argument(metavar="PATH", help="A run directory or its name under runs/, or a checkpoint folder.", callback=run_named),
+]
 
 
 @app.command(name="list")
@@ -170,9 +174,12 @@ def _print_checkpoint(result: dict[str, Any]) -> None:
         ("step", f"{result['step']} of {result['total_steps']}, epoch {result['epoch']:.2f}"),
         ("network", ((result["recipe"] or {}).get("model") or {}).get("name")),
         ("classes", len(result["classes"] or ())),
-        ("trained on", f"{result['ranks']} ranks, {result['precision']}, {result['num_train_images']} images"),
+        (
+            "trained on",
+            f"{counted(result['ranks'], 'rank')}, {result['precision']}, {counted(result['num_train_images'], 'image')}",
+        ),
         ("EMA updates", result["ema_updates"]),
-        ("best so far", f"top-1 error {best['top1_error']:.2f}% at step {best['step']:.0f}" if best else "not validated yet"),
+        ("best so far", best_in_words(best) if best else "not validated yet"),
         ("skipped batches", _skipped(result.get("rollbacks") or ()) or "none"),
         ("kept for good", ", ".join(map(str, result.get("kept") or ())) or "none"),
     ]

@@ -15,6 +15,7 @@ from inceptionctl import console
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.cores import usable_cores
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.data_section import DataSection
@@ -76,13 +77,13 @@ def check(
     else:
         print_report(report)
     images = sum(split.num_images for split in report.splits)
-    console.say(f"decoded {images:,} images in {console.duration(seconds)}, {images / seconds:,.0f} images/s")
+    console.say(f"decoded {counted(images, 'image')} in {console.duration(seconds)}, {images / seconds:,.0f} images/s")
     if output:
         console.say(f"wrote {output}")
     if write_exclusions:
         excluded = report.excluded(also or [])
         write_atomically(write_exclusions, listing(excluded))
-        console.say(f"wrote {write_exclusions}, {len(excluded):,} names")
+        console.say(f"wrote {write_exclusions}, {counted(len(excluded), 'name')}")
     if report.bad:
         done = (
             f"`--set data.exclusions={write_exclusions}` does"
@@ -149,7 +150,9 @@ def pack(
             lambda what, i, total: bar.update(task, description=what, completed=i, total=total),
         )
     kept = f", {done.kept} of them kept from before" if done.kept else ""
-    console.say(f"{done.images} images in {done.shards} shards{kept}, {console.size(done.bytes)}, in {destination}")
+    console.say(
+        f"{counted(done.images, 'image')} in {counted(done.shards, 'shard')}{kept}, {console.size(done.bytes)}, in {destination}"
+    )
     console.say(f"next: inceptionctl train RECIPE --set data.root={destination} --set model.num_classes={len(train.classes)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,10 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli import ensemble_recipe
-from inceptionctl.cli.options import ClassIdsOption, Json, ProtocolName, Settings
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings, runs_named
 from inceptionctl.cli.predict import say_written
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.records import Record
@@ -23,13 +25,14 @@ def ensemble(
         list[Path],
         typer.Argument(
             metavar="RECIPE | RUN|EVALUATION...",
-            help="A recipe of an ensemble; or runs, and .json or .parquet files that `evaluate` or `predict --submission` has written.",
+            help="A recipe of an ensemble; or runs, also by name, and .json or .parquet files of `evaluate` or `predict --submission`.",
         ),
     ],
     settings: Settings = None,
     protocol: Annotated[
         ProtocolName | None, typer.Option(help="How members are evaluated: the recipe's; of runs `single`.")
     ] = None,
+    checkpoint: CheckpointOption = None,
     weights: Annotated[
         str | None, typer.Option(metavar="W,...", help="Weight of each member; the recipe's, or equal by default.")
     ] = None,
@@ -55,7 +58,7 @@ def ensemble(
     """Average the class probabilities of several networks, as the paper's ensembles do.
 
     A recipe's members are trained one after the other, evaluated and combined; stopped at any place, the same command goes on with what is
-    missing. Of a run the newest evaluation by the protocol is taken; where there is none, it is evaluated.
+    missing. Of a run the evaluation of its best checkpoint by the protocol is taken; where there is none, it is evaluated.
     """
     from inceptionctl.launch.signals import stoppable
     from inceptionctl.launch.world import world_from_environment
@@ -76,15 +79,18 @@ def ensemble(
     ranks = ensemble_recipe.RanksHere(gpus, cpu_ranks)
     with stoppable("between two steps of the ensemble: nothing is lost"):
         if recipe:
-            made = ensemble_recipe.make(recipe, settings or (), protocol, output, ranks, saved_only, dry_run, as_json)
+            made = ensemble_recipe.make(
+                recipe, settings or (), protocol, checkpoint, output, ranks, saved_only, dry_run, as_json
+            )
             if made is None:
                 return
             files, names, shares, output = made.files, made.names, shares or made.weights, made.result
         else:
+            sources, protocol = runs_named(sources), protocol or "single"
             if dry_run:
-                _print_missing(sources, protocol or "single", as_json)
+                _print_missing(sources, protocol, checkpoint, as_json)
                 return
-            files = [_record_file(source, protocol or "single", ranks, saved_only) for source in sources]
+            files = [_record_file(source, protocol, checkpoint, ranks, saved_only) for source in sources]
             names = [str(source) for source in sources]
         _combine(files, names, shares, output, submission, class_ids, as_json)
 
@@ -102,30 +108,39 @@ def _recipe_of(sources: Sequence[Path]) -> str | None:
     return str(found[0]) if found else None
 
 
-def _saved(source: Path, protocol: str) -> Path | None:
-    """The Parquet file of an evaluation, or of a run's newest one by the protocol; None where a run has none."""
-    if source.is_dir():
-        from inceptionctl.run import open_run
+def _saved(source: Path, protocol: str, checkpoint: str | None) -> Path | None:
+    """The Parquet file of an evaluation, or of that of a run's checkpoint by the protocol; None where a run has none."""
+    if not source.is_dir():
+        return source.with_suffix(".parquet") if source.suffix == ".json" else source
+    from inceptionctl.run import open_run
+    from inceptionctl.train.checkpoint_choice import choose_checkpoint
 
-        found = sorted(open_run(source).evaluations.glob(f"step-????????_ema_{protocol}.parquet"))
-        return found[-1] if found else None
-    return source.with_suffix(".parquet") if source.suffix == ".json" else source
+    run, chosen = open_run(source), choose_checkpoint(source, checkpoint)
+    # Of a run whose checkpoints were deleted the newest evaluation is all that there is.
+    name = "step-????????" if chosen.which == "named" else chosen.checkpoint.name
+    found = sorted(run.evaluations.glob(f"{name}_ema_{protocol}.parquet"))
+    return found[-1] if found else None
 
 
-def _record_file(source: Path, protocol: str, ranks: ensemble_recipe.RanksHere, saved_only: bool) -> Path:
-    file = _saved(source, protocol)
+def _record_file(
+    source: Path, protocol: str, checkpoint: str | None, ranks: ensemble_recipe.RanksHere, saved_only: bool
+) -> Path:
+    file = _saved(source, protocol, checkpoint)
+    words = ["evaluate", str(source), "--protocol", protocol, *(["--checkpoint", checkpoint] if checkpoint else [])]
     if file is None and not saved_only:
-        ensemble_recipe.run_step(str(source), ["evaluate", str(source), "--protocol", protocol, *ranks.words])
-        file = _saved(source, protocol)
+        ensemble_recipe.run_step(str(source), [*words, *ranks.words])
+        file = _saved(source, protocol, checkpoint)
     if file is None:
-        raise CheckpointError(
-            f"{source} has no evaluation by {protocol} yet", f"inceptionctl evaluate {source} --protocol {protocol}"
-        )
+        raise CheckpointError(f"{source} has no evaluation by {protocol} yet", shlex.join(["inceptionctl", *words]))
+    if source.is_dir():
+        from inceptionctl.train.checkpoint_choice import choose_checkpoint
+
+        console.say(f"{source}: {choose_checkpoint(source, checkpoint).in_words()}")
     return file
 
 
-def _print_missing(sources: Sequence[Path], protocol: str, as_json: bool) -> None:
-    found = [(source, _saved(source, protocol)) for source in sources]
+def _print_missing(sources: Sequence[Path], protocol: str, checkpoint: str | None, as_json: bool) -> None:
+    found = [(source, _saved(source, protocol, checkpoint)) for source in sources]
     rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
     if as_json:
         console.print_json(rows)
@@ -187,17 +202,19 @@ def _numbers(weights: str | None) -> list[float] | None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    rows = [(member["name"], f"{member['weight']:.3g}", *_errors(member)) for member in result["members"]]
-    rows.append(("ensemble", "", *_errors(result)))
-    columns = ("member", "weight", "top-1 error %", "top-5 error %", "loss", "ms an image")
-    console.print_table(f"Ensemble, {result['protocol']}, {result['num_images']} images", columns, rows, right=columns[1:])
+    top5 = has_top5(len(result["classes"]))
+    rows = [(member["name"], f"{member['weight']:.3g}", *_errors(member, top5)) for member in result["members"]]
+    rows.append(("ensemble", "", *_errors(result, top5)))
+    columns = ("member", "weight", "top-1 error %", "accuracy %", *(["top-5 error %"] if top5 else []), "loss", "ms an image")
+    title = f"Ensemble, {result['protocol']}, {counted(result['num_images'], 'image')}"
+    console.print_table(title, columns, rows, right=columns[1:])
     low, high = result["top1_error_interval"]
     console.out.print(f"top-1 error of the ensemble: 95% between {low:.2f} and {high:.2f}")
     pairs = [f"{one['members'][0] + 1} and {one['members'][1] + 1}: {one['percent']:.1f}%" for one in result["differ"]]
     console.out.print(f"all name the same class for {result['agree']:.1f}% of the images; two differ: {', '.join(pairs)}")
 
 
-def _errors(figures: dict[str, Any]) -> tuple[str, str, str, str]:
-    taken = figures["seconds_per_image"]
-    errors = f"{figures['top1_error']:.2f}", f"{figures['top5_error']:.2f}", f"{figures['loss']:.4f}"
-    return *errors, "" if taken is None else f"{1000.0 * taken:,.1f}"
+def _errors(figures: dict[str, Any], top5: bool) -> tuple[str, ...]:
+    taken, error = figures["seconds_per_image"], figures["top1_error"]
+    errors = f"{error:.2f}", f"{100.0 - error:.2f}", *([f"{figures['top5_error']:.2f}"] if top5 else [])
+    return *errors, f"{figures['loss']:.4f}", "" if taken is None else f"{1000.0 * taken:,.1f}"

@@ -48,6 +48,7 @@ def make(
     recipe: str,
     settings: Sequence[str],
     protocol: ProtocolName | None,
+    checkpoint: str | None,
     output: Path | None,
     ranks: RanksHere,
     saved_only: bool,
@@ -57,6 +58,7 @@ def make(
     """Train and evaluate the members that are not yet, one after the other; None after printing what that would be."""
     from inceptionctl.evaluate.members import members_of
     from inceptionctl.recipe import is_ensemble, load_ensemble
+    from inceptionctl.train.inheritance import inherit
 
     if not is_ensemble(recipe):
         raise RecipeError(
@@ -68,8 +70,10 @@ def make(
     if folder.suffix in (".json", ".parquet") or folder.is_file():
         raise RecipeError(f"--output {folder}: of a recipe it is the folder for members and result", "name a folder")
     chosen = protocol or loaded.protocol
+    inherited = {name: inherit(member, folder / name) for name, member in loaded.members.items()}
+    loaded = loaded.model_copy(update={"members": inherited})
     members = members_of(loaded, folder)
-    states = [member.state(chosen) for member in members]
+    states = [member.state(chosen, checkpoint) for member in members]
     if dry_run:
         _print_plan(recipe, members, states, chosen, as_json)
         return None
@@ -82,8 +86,9 @@ def make(
         _begin(loaded, members, states, folder, ranks)
     files = []
     for number, (member, state) in enumerate(zip(members, states, strict=True), start=1):
-        console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, chosen)}")
-        files.append(state.record or _train_and_evaluate(member, state, chosen, ranks))
+        taken = f"; {state.chosen}" if state.chosen else ""
+        console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, chosen)}{taken}")
+        files.append(state.record or _train_and_evaluate(member, state, chosen, checkpoint, ranks))
     return Made(files, [member.name for member in members], loaded.shares, folder / f"ensemble_{chosen}.json")
 
 
@@ -122,14 +127,14 @@ def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State],
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 
-def _train_and_evaluate(member: Member, state: State, protocol: ProtocolName, ranks: RanksHere) -> Path:
+def _train_and_evaluate(member: Member, state: State, protocol: ProtocolName, checkpoint: str | None, ranks: RanksHere) -> Path:
     if not state.trained:
         run_step(member.name, ["train", str(member.recipe_file), "--output", str(member.run.path), *ranks.words])
-        state = member.state(protocol)
+        state = member.state(protocol, checkpoint)
     if state.trained and state.record is None:
-        root = str(member.recipe.data.root_path)
-        run_step(member.name, ["evaluate", str(member.run.path), "--protocol", protocol, "--data", root, *ranks.words])
-        state = member.state(protocol)
+        words = ["evaluate", str(member.run.path), "--protocol", protocol, "--data", str(member.recipe.data.root_path)]
+        run_step(member.name, [*words, *(["--checkpoint", checkpoint] if checkpoint else []), *ranks.words])
+        state = member.state(protocol, checkpoint)
     if state.record is None:
         raise CheckpointError(f"{member.run.path} was changed meanwhile", "the same command looks again")
     return state.record
@@ -154,6 +159,7 @@ def _print_plan(recipe: str, members: Sequence[Member], states: Sequence[State],
             "step": state.step,
             "trained": state.trained,
             "evaluation": state.record and str(state.record),
+            "chosen": state.chosen,
             "to_do": _in_words(state, protocol),
         }
         for member, state in zip(members, states, strict=True)

@@ -10,8 +10,9 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
-from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption
+from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption, run_named
 from inceptionctl.errors import RecipeError
+from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.evaluation import Work
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from inceptionctl.evaluate.running import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.train.checkpoint_choice import Choice
 
 MOST_TABLE_CLASSES = 20
 MOST_PAIRS_SHOWN = 20
@@ -31,7 +33,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="RUN|CHECKPOINT|EXPORT",
-            help="A run directory, a folder checkpoints/step-... in one, one of `weights import`, or an exported file.",
+            help="A run directory or its name under runs/, a folder checkpoints/step-... in one, one of `weights import`, or an exported file.",
+            callback=run_named,
         ),
     ],
     protocol: Annotated[
@@ -43,7 +46,7 @@ def evaluate(
         typer.Option(metavar="PX,...", help="Shorter sides that images are resized to; by default as the sources do."),
     ] = None,
     weights: WeightsOption = "ema",
-    checkpoint: CheckpointOption = "latest",
+    checkpoint: CheckpointOption = None,
     every: Annotated[bool, typer.Option("--all", help="Every checkpoint of the run, one after the other.")] = False,
     data: DataOption = None,
     subset: Annotated[
@@ -84,6 +87,8 @@ def evaluate(
     world, sides = world_from_environment(), shorter_sides(scales, protocol)
     if every and output:
         raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
+    if every and checkpoint:
+        raise RecipeError(f"--all takes every checkpoint, and --checkpoint {checkpoint} names one", "leave one of the two out")
     if show_crops:
         _draw(source, protocol, sides, show_crops, output or Path("crops.png"))
         return
@@ -115,7 +120,7 @@ def _checkpoints(source: Path) -> list[Path]:
 def _open(
     source: Path,
     weights: Literal["ema", "raw"],
-    checkpoint: Literal["latest", "best"],
+    checkpoint: str | None,
     precision: Literal["auto", "fp32", "bf16"],
     machine: Machine,
 ) -> tuple[Subject, Recipe | None, Path | None]:
@@ -130,8 +135,9 @@ def _open(
         subject = subject_of(trained, resolve_precision(precision, machine.device), machine.device)
         stem = trained.run.evaluations / f"step-{trained.step:08d}_{weights}" if trained.run else None
         return subject, trained.recipe, stem
-    from inceptionctl.export.opening import subject_of_export
+    from inceptionctl.export.opening import refuse_choice, subject_of_export
 
+    refuse_choice(source, checkpoint)
     subject = subject_of_export(source)
     run = Run(source.parent.parent) if is_run(source.parent.parent) else None
     # model_pixels_int8.onnx -> ..._onnx_pixels_int8
@@ -204,7 +210,7 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, 
             write_probabilities(work, done.probabilities, done.result, file.with_suffix(".parquet"))
         done.parts.remove()
     if not as_json:
-        _print_evaluation(done.result)
+        _print_evaluation(done.result, work.subject.choice)
     if file:
         console.say(f"wrote {file} and {file.with_suffix('.parquet').name}")
     return done.result
@@ -239,22 +245,25 @@ def _draw(source: Path, name: ProtocolName, sides: list[int] | None, image: Path
 def _real_row(result: dict[str, Any]) -> list[tuple[str, str]]:
     if "real_top1_error" not in result:
         return []
-    return [("ReaL top-1 error", f"{result['real_top1_error']:.2f}% of {result['real_num_images']} images")]
+    found = f"{error_and_accuracy(result['real_top1_error'])}, of {counted(result['real_num_images'], 'image')}"
+    return [("ReaL top-1 error", found)]
 
 
 def _with_interval(result: dict[str, Any], key: str) -> str:
     low, high = result[f"{key}_interval"]
-    return f"{result[key]:.2f}% (95%: {low:.2f} to {high:.2f})"
+    return f"{result[key]:.2f}% (95%: {low:.2f} to {high:.2f}), accuracy {100.0 - result[key]:.2f}%"
 
 
-def _print_evaluation(result: dict[str, Any]) -> None:
+def _print_evaluation(result: dict[str, Any], choice: Choice | None) -> None:
+    chosen = choice.in_words() if choice else ""
     pairs = (
         ("checkpoint", result["checkpoint"]),
+        *([("chosen", chosen)] if chosen else []),
         ("weights", f"{result['weights']} at step {result['step']}"),
         ("images", f"{result['num_images']} of {result['data_root']}, {result['subset']}"),
         ("protocol", result["preparation"]),
         ("top-1 error", _with_interval(result, "top1_error")),
-        ("top-5 error", _with_interval(result, "top5_error")),
+        *([("top-5 error", _with_interval(result, "top5_error"))] if has_top5(len(result["classes"])) else []),
         *_real_row(result),
         ("loss", f"{result['loss']:.4f}"),
         ("calibration", f"expected error {result['calibration_error']:.2f}%"),

@@ -14,6 +14,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli import answering
 from inceptionctl.errors import EnvironmentFault, RecipeError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.bench.measuring import Figure
@@ -77,7 +78,7 @@ def tell_of_timm(theirs: dict[str, Any]) -> None:
 
 def tell_of_waits(found: dict[str, Any]) -> None:
     """How often the host waited for the GPU, and where."""
-    console.say(f"the host waited for the GPU {found['per_step']:.3g} times a step, in {found['steps']} steps")
+    console.say(f"the host waited for the GPU {found['per_step']:.3g} times a step, in {counted(found['steps'], 'step')}")
     for place, count in found["places"].items():
         console.say(f"- {count:.3g} at {place}")
 
@@ -97,7 +98,9 @@ def tell_of_profile(found: dict[str, Any]) -> None:
         columns = ("what", "ms/step", "%", "calls/step", *((last,) if last else ()))
         console.print_table(title, columns, [row[: len(columns)] for row in rows], right=columns[1:4], whole=columns[1:4])
     seconds = found["seconds_per_step"]
-    console.say(f"{what} of {found['steps']} steps under torch.profiler, which slows them: {1e3 * seconds:.1f} ms a step")
+    console.say(
+        f"{what} of {counted(found['steps'], 'step')} under torch.profiler, which slows them: {1e3 * seconds:.1f} ms a step"
+    )
 
 
 def tell(result: dict[str, Any], figures: Sequence[Figure], output: Path | None, as_json: bool) -> None:

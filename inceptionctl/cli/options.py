@@ -21,8 +21,11 @@ WeightsOption = Annotated[
     Literal["ema", "raw"], typer.Option(help="Running averages of the weights, or the weights of the last step.")
 ]
 CheckpointOption = Annotated[
-    Literal["latest", "best"],
-    typer.Option(help="Which checkpoint of the run: the newest, or that of the lowest validation error."),
+    str | None,
+    typer.Option(
+        metavar="best|latest|STEP",
+        help="Checkpoint of the run: of the lowest validation error, the newest, or by its step; the best by default where one is kept.",
+    ),
 ]
 DataOption = Annotated[Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/*; the recipe's by default.")]
 ClassIdsOption = Annotated[
@@ -31,6 +34,25 @@ ClassIdsOption = Annotated[
         metavar="FILE",
         help="The label of each class in a submission: the development kit, or a text with name and number a line; ILSVRC's by default.",
     ),
+]
+
+
+def run_named(path: Path | None) -> Path | None:
+    """A run by its path or its name under runs/, as a callback of arguments."""
+    from inceptionctl.run import find_run
+
+    return path and find_run(path)
+
+
+def runs_named(paths: list[Path]) -> list[Path]:
+    """The same of several."""
+    from inceptionctl.run import find_run
+
+    return [find_run(path) for path in paths]
+
+
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.", callback=run_named)
 ]
 ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]  # that of evaluate.protocols, which loads torch
 

@@ -10,6 +10,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import RecipeError
+from inceptionctl.words import counted, counted_epochs
 
 if TYPE_CHECKING:
     from inceptionctl.scaling.collectives import Link
@@ -196,9 +197,9 @@ def _print(about: dict[str, Any], points: list[Point], words: list[str], price: 
     pairs = [
         ("one GPU", "; ".join(about["measured"])),
         ("averaging", f"{console.size(about['gradient_bytes'])} of gradients a step, ZeRO stage {about['zero_stage']}"),
-        ("in a node", f"{about['gpus_per_node']} GPUs, {_speed(about['inside'])}"),
+        ("in a node", f"{counted(about['gpus_per_node'], 'GPU')}, {_speed(about['inside'])}"),
         ("between nodes", f"{_speed(about['between'])}, all cards of a node"),
-        ("images", f"{images}, {about['epochs']:g} epochs ({about['train_images_source']})"),
+        ("images", f"{images}, {counted_epochs(about['epochs'])} ({about['train_images_source']})"),
         (
             "useful batch",
             ", ".join(f"{point.useful_batch:,} on {point.gpus:,}" for point in points if point.step) + " GPUs",

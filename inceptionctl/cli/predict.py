@@ -10,13 +10,15 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
-from inceptionctl.cli.options import ClassIdsOption, Json, ProtocolName
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.predict import Prediction
     from inceptionctl.evaluate.running import Answers, Ranks
+    from inceptionctl.train.checkpoint_choice import Choice
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -25,10 +27,13 @@ def predict(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN|EXPORT", help="A run directory, a checkpoint folder, an exported file, or a folder of exports."
+            metavar="RUN|EXPORT",
+            help="A run directory or its name under runs/, a checkpoint folder, an exported file, or a folder of exports.",
+            callback=run_named,
         ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    checkpoint: CheckpointOption = None,
     submission: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the ILSVRC test server's file: five labels a line, images by their numbers."),
@@ -72,7 +77,7 @@ def predict(
             raise RecipeError(
                 f"{alone[0]} needs --submission FILE", "without it each image is shown as the recipe's one crop, in fp32"
             )
-        _show(source, images, as_json)
+        _show(source, images, checkpoint, as_json)
         return
     if as_json:
         raise RecipeError(
@@ -97,7 +102,7 @@ def predict(
         machine, ranks = join_ranks(world)
         files = images_of(images)
         ordered = [files[place] for place in numeric_order([file.name for file in files])]
-        subject = subject_of_any(source, machine.device, precision)
+        subject = subject_of_any(source, machine.device, precision, checkpoint)
         check_protocol(subject, protocol)
         ids = ids_of(subject.classes, class_ids)
         work = Work(
@@ -136,7 +141,9 @@ def _submit(work: Work, names: list[str], ids: list[int], ranks: Ranks, file: Pa
         write_atomically(file, submission(from_numpy(answers.probabilities), ids))
         answers.parts.remove()
     shown = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()
-    console.out.print(f"{len(names):,} images by {work.subject.source}, {shown}")
+    console.out.print(f"{counted(len(names), 'image')} by {work.subject.source}, {shown}")
+    if work.subject.choice and (words := work.subject.choice.in_words()):
+        console.say(f"by {words}")
     say_written(file, names)
     console.say(f"and the probabilities into {record.name}; `inceptionctl ensemble` averages several")
 
@@ -167,7 +174,7 @@ def say_written(file: Path, names: list[str]) -> None:
     console.say(f"wrote {file}")
 
 
-def _show(source: Path, images: Sequence[Path], as_json: bool) -> None:
+def _show(source: Path, images: Sequence[Path], checkpoint: str | None, as_json: bool) -> None:
     """The classes of each image on the screen."""
     from inceptionctl.evaluate.machine import claim_machine
     from inceptionctl.evaluate.predict import images_of
@@ -175,7 +182,7 @@ def _show(source: Path, images: Sequence[Path], as_json: bool) -> None:
     from inceptionctl.export.opening import open_any
 
     machine = claim_machine()
-    network, taken = open_any(source, machine.device)
+    network, taken, choice = open_any(source, machine.device, checkpoint)
     files, described = images_of(images), network.description
     predictions = predict_images(
         network.logits,
@@ -186,13 +193,19 @@ def _show(source: Path, images: Sequence[Path], as_json: bool) -> None:
         takes_pictures=described.pixels_in,
     )
     if as_json:
-        console.print_json({"source": str(taken), "predictions": [_prediction_json(item) for item in predictions]})
+        told = {"source": str(taken), "chosen": choice and choice.to_json()}
+        console.print_json({**told, "predictions": [_prediction_json(item) for item in predictions]})
     else:
         _print_predictions(predictions)
-        console.say(f"by {taken}")
+        _say_source(taken, choice)
     bad = [f"{item.image}: {item.reason}" for item in predictions if item.reason]
     if bad:
         raise DataError("cannot decode " + (bad[0] if len(bad) == 1 else f"{len(bad)} images:\n" + "\n".join(bad)))
+
+
+def _say_source(taken: Path, choice: Choice | None) -> None:
+    words = choice.in_words() if choice else ""
+    console.say(f"by {taken}" + (f", {words}" if words else ""))
 
 
 def _prediction_json(item: Prediction) -> dict[str, Any]:

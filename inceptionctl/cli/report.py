@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, renamed
-from inceptionctl.cli.runs import opened
+from inceptionctl.cli.options import Json, renamed, runs_named
 
 
 def report(
@@ -17,7 +16,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN|ENSEMBLE...",
-            help="Run directories, or their names under runs/, and JSON files of `inceptionctl ensemble --output`.",
+            help="Run directories or their names under runs/, and JSON files of `inceptionctl ensemble --output`.",
+            callback=runs_named,
         ),
     ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for index.html and the pictures.")] = Path("report"),
@@ -32,7 +32,7 @@ def report(
 
     folder = renamed("--out", "--output", out, output)
     ensembles = [source for source in sources if source.suffix == ".json"]
-    page = write_report([opened(source).path for source in sources if source not in ensembles], ensembles, folder)
+    page = write_report([source for source in sources if source not in ensembles], ensembles, folder)
     if as_json:
         console.print_json({"page": str(page), "pictures": sorted(str(file) for file in folder.glob("*.png"))})
     console.say(f"wrote {page} ({console.size(page.stat().st_size)})")

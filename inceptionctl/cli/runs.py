@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json
+from inceptionctl.cli.options import Json, RunArgument
 from inceptionctl.errors import CheckpointError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.run import Run
@@ -123,7 +124,7 @@ def _summary(found: RunContents) -> dict[str, Any]:
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")],
+    run: RunArgument,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw loss and errors by epoch: png, svg or pdf.")
     ] = None,
@@ -157,14 +158,11 @@ def show(
 
 
 def opened(path: Path) -> Run:
-    """A run directory by its path or its name under runs/. Raises CheckpointError saying what is there instead."""
+    """A run directory, also a damaged one. Raises CheckpointError saying what is there instead."""
     from inceptionctl.run import Run, open_run
     from inceptionctl.run_contents import looks_like_run
 
-    for place in (path, ROOT / path):
-        if looks_like_run(place):
-            return Run(place)
-    return open_run(path)  # says what is there instead
+    return Run(path) if looks_like_run(path) else open_run(path)  # which says what is there instead
 
 
 def _main_keys(found: RunContents) -> dict[str, Any] | None:
@@ -245,7 +243,7 @@ def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
     versions = entry.get("versions")
     known = versions if isinstance(versions, dict) else {}
     shown = ", ".join(f"{name.removesuffix('-cuda130')} {known[name]}" for name in VERSIONS if name in known)
-    place = f"{len(gpus)} x {gpus[0]}" if isinstance(gpus, list) and gpus else f"CPU, {entry.get('cores', '?')} cores"
+    place = f"{len(gpus)} x {gpus[0]}" if isinstance(gpus, list) and gpus else f"CPU, {_cores(entry.get('cores'))}"
     slurm = entry.get("slurm")
     job = f"{slurm.get('job', '?')}, restart {slurm.get('restart', '?')}" if isinstance(slurm, dict) else None
     return (
@@ -270,6 +268,10 @@ def _quantity(key: str, value: Any) -> tuple[str, str]:
 def _images(row: dict[str, Any]) -> str:
     subset = row.get("subset", "all")
     return f"{row.get('num_images', '')}{'' if subset == 'all' else f' {subset}'}"
+
+
+def _cores(number: Any) -> str:
+    return counted(number, "core") if isinstance(number, int) else "? cores"
 
 
 def _batches(entry: dict[str, Any]) -> str:

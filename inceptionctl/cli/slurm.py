@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, RunArgument, Settings
 from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from inceptionctl.run import Run
 
 app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True)
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")]
 
 
 @app.command()
@@ -107,12 +106,13 @@ def submit(
 def _trainings(recipe: str, settings: Sequence[str], output: Path | None) -> list[tuple[Recipe, Path | None]]:
     """What is to be trained, and where: one training, or each member of an ensemble in a run directory of its name."""
     from inceptionctl.recipe import Ensemble, load_any
+    from inceptionctl.train.inheritance import inherit
 
     loaded = load_any(recipe, settings)
     if not isinstance(loaded, Ensemble):
-        return [(loaded, output)]
+        return [(inherit(loaded, output), output)]
     folder = output or Path("runs") / Path(recipe).stem
-    return [(member, folder / name) for name, member in loaded.members.items()]
+    return [(inherit(member, folder / name), folder / name) for name, member in loaded.members.items()]
 
 
 def _submit_one(
@@ -170,7 +170,7 @@ def _submit_one(
     submitted = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     append_json(_jobs_file(start.run), {"job": job, "submitted": submitted, **size})
     if not as_json:
-        ranks = f"{size['nodes']} x {size['ranks_per_node']} ranks"
+        ranks = f"{size['nodes']} x {counted(size['ranks_per_node'], 'rank')}"
         console.say(f"job {job} trains {start.run.path} on {ranks}; its script is {script}")
         for verb in ("status", "logs", "cancel"):
             console.say(f"next: inceptionctl slurm {verb} {shlex.quote(str(start.run.path))}")
@@ -239,12 +239,6 @@ def _is_queued(run: Run, several: bool) -> bool:
     return False
 
 
-def _opened(path: Path) -> Run:
-    from inceptionctl.run import is_run, open_run
-
-    return open_run(Path("runs") / path if not is_run(path) and is_run(Path("runs") / path) else path)
-
-
 def _jobs(run: Run) -> list[str]:
     """Numbers of all jobs of a run, oldest first: those submitted from here, and those that somebody else's sbatch started."""
     from inceptionctl.run_contents import read_run
@@ -275,9 +269,10 @@ def _jobs_of(run: Run) -> list[str]:
 def status(run: RunArgument, as_json: Json = False) -> None:
     """Show a run's jobs in the queue, and how far it is."""
     from inceptionctl.launch.slurm import queue
+    from inceptionctl.run import open_run
     from inceptionctl.run_contents import read_run
 
-    opened = _opened(run)
+    opened = open_run(run)
     jobs = _jobs_of(opened)
     known = queue(jobs)
     found = read_run(opened)
@@ -308,8 +303,9 @@ def cancel(run: RunArgument) -> None:
     """Cancel a run's jobs; the ranks are told to save first."""
     from inceptionctl.launch.slurm import cancel as cancel_jobs
     from inceptionctl.launch.slurm import in_queue, queue
+    from inceptionctl.run import open_run
 
-    opened = _opened(run)
+    opened = open_run(run)
     alive = [job["job"] for job in queue(_jobs_of(opened)) if in_queue(job)]
     if not alive:
         console.say(f"no job of {opened.path} is in the queue: nothing to cancel")
@@ -325,7 +321,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what comes, until Ctrl-C.")] = False,
 ) -> None:
     """Print what the run's newest job has said."""
-    opened = _opened(run)
+    from inceptionctl.run import open_run
+
+    opened = open_run(run)
     job = _jobs_of(opened)[-1]
     file = opened.path.absolute() / "slurm" / f"{job}.out"
     if not file.exists() and not follow:

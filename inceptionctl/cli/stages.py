@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption
+from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption, run_named
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class OnnxPrecision(StrEnum):
 Source = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN|CHECKPOINT", help="A run directory, a folder checkpoints/step-... in one, or one of `weights import`."
+        metavar="RUN|CHECKPOINT",
+        help="A run directory or its name under runs/, a folder checkpoints/step-... in one, or one of `weights import`.",
+        callback=run_named,
     ),
 ]
 
@@ -50,7 +52,7 @@ def export(
         typer.Option("--format", help="May be repeated; the recipe's export.formats by default."),
     ] = None,
     weights: WeightsOption = "ema",
-    checkpoint: CheckpointOption = "latest",
+    checkpoint: CheckpointOption = None,
     data: Annotated[
         Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/* to compare on; the recipe's by default.")
     ] = None,
@@ -99,7 +101,7 @@ def export(
     from inceptionctl.evaluate.preparation import preparation_of
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.export.accuracy import draw_validation
-    from inceptionctl.export.card import write_card
+    from inceptionctl.export.card import data_license_of, dataset_name, write_card
     from inceptionctl.export.checking import draw_sample
     from inceptionctl.export.exporting import EXPORTERS
     from inceptionctl.export.exporting import export as export_trained
@@ -112,6 +114,8 @@ def export(
     machine = claim_machine()
     # On the CPU, where every format's program runs: exports are traced and compared in fp32.
     trained = load_trained(source, weights, torch.device("cpu"), checkpoint)
+    if trained.choice and (words := trained.choice.in_words()):
+        console.say(f"takes {words}")
     folder = output or (trained.run.export if trained.run else None)
     if folder is None:
         raise RecipeError(
@@ -149,6 +153,7 @@ def export(
     result = {
         "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),
+        "chosen": trained.choice and trained.choice.to_json(),
         "weights": trained.weights,
         "step": trained.step,
         "folder": str(folder),
@@ -159,6 +164,7 @@ def export(
                 "format": item.format,
                 "path": str(item.path),
                 "bytes": item.num_bytes,
+                "beside": list(item.beside),
                 "max_difference": item.max_difference,
                 "difference_of": item.of,
                 "accuracy": item.accuracy.model_dump() if item.accuracy else None,
@@ -169,6 +175,10 @@ def export(
         ],
     }
     _print_exports(result, sample, as_json)
+    if card and data_license_of(trained, data_license) is None:
+        console.say(
+            f"hint: {card} does not state the licence of {dataset_name(trained)}: --data-license TEXT, or export.data_license in the recipe"
+        )
     if card is None:
         console.warn(f"{folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
 

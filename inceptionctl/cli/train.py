@@ -57,7 +57,7 @@ def train(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from inceptionctl.recipe import load_recipe
 
-    loaded = load_recipe(recipe, settings or ())
+    loaded = _inheriting(load_recipe(recipe, settings or ()), output, resume)
     if dry_run:
         _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
     elif world and signals:
@@ -69,6 +69,13 @@ def train(
         with stoppable():
             words = [recipe, *(word for setting in settings or () for word in ("--set", setting))]
             _start_ranks(loaded, words, gpus, cpu_ranks, output, resume, port)
+
+
+def _inheriting(recipe: Recipe, output: Path | None, resume: str) -> Recipe:
+    """With what the weights of model.init_from expect, where there are any."""
+    from inceptionctl.train.inheritance import inherit
+
+    return inherit(recipe, Path(resume) if output is None and resume not in ("auto", "never") else output)
 
 
 def _start_ranks(

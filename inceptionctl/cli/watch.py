@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.options import RunArgument
 from inceptionctl.cli.runs import opened
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")],
+    run: RunArgument,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two looks at its files.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show it once and stop, as where the output is no terminal.")] = False,
 ) -> None:

@@ -18,6 +18,7 @@ from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
 from inceptionctl.data.shards import NAMES_OF, find_shards, open_shards
 from inceptionctl.data.tfrecords import find_records, open_records
 from inceptionctl.errors import DataError
+from inceptionctl.words import counted
 
 __all__ = ["SUFFIXES", "Format", "ImageSet", "Span", "Split", "check_num_classes", "open_data", "open_split", "same_classes"]
 
@@ -124,7 +125,8 @@ def check_num_classes(split: ImageSet, num_classes: int) -> None:
     found = len(split.classes)
     if found != num_classes:
         raise DataError(
-            f"{split.folder} has {found} classes, model.num_classes is {num_classes}", f"`--set model.num_classes={found}`"
+            f"{split.folder} has {counted(found, 'class', 'classes')}, model.num_classes is {num_classes}",
+            f"`--set model.num_classes={found}`",
         )
 
 

@@ -53,8 +53,8 @@ class Duplicates:
         if leaks:
             count = sum(copy.split == "val" for group in leaks for copy in group)
             found.append(
-                f"LEAK: {count} of the validation images are training images too, byte for byte, so that errors are measured too"
-                f" low; for example {_example(leaks)}"
+                f"LEAK: {count} of the validation images {'is a training image' if count == 1 else 'are training images'} too,"
+                f" byte for byte, so that errors are measured too low; for example {_example(leaks)}"
             )
         if contradictions:
             found.append(

@@ -18,6 +18,7 @@ REQUIREMENT = "elpv-dataset==1.0.0.post1"
 NUM_IMAGES = {"mono_defect": 313, "mono_ok": 588, "poly_defect": 402, "poly_ok": 920}
 """Images of each class in both splits: those of the 2,624 whose label is clear (defect probability 0 or 1)."""
 VAL_EVERY = 5
+LICENSE = "CC BY-NC-SA 4.0"
 
 NOTICE = """\
 ELPV: 2,624 photographs of solar cells by electroluminescence, https://github.com/zae-bayern/elpv-dataset
@@ -68,6 +69,16 @@ def fetch_elpv(dest: Path, say: Say, cells: Sequence[str] = CELLS) -> None:
 
 def _expected(cells: Sequence[str]) -> dict[str, int]:
     return {label: count for label, count in NUM_IMAGES.items() if label.split("_")[0] in cells}
+
+
+def license_of(root: Path, classes: Sequence[str]) -> str | None:
+    """The licence of the photographs in `root` if they are these, all of them and nothing else, sorted into `classes`; None for other data.
+
+    It is the data that have a licence, not the recipe: a copied recipe would carry it to the photographs of somebody else.
+    """
+    cells = [kind for kind in CELLS if any(name.startswith(f"{kind}_") for name in classes)]
+    ours = sorted(classes) == sorted(_expected(cells)) and bool(cells)
+    return LICENSE if ours and _is_complete(root, cells) else None
 
 
 def _is_complete(dest: Path, cells: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from inceptionctl.data import index_cache
 from inceptionctl.data.class_lists import some
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import DataError
+from inceptionctl.words import counted
 
 _HEADER = (
     "# Images that are left out: set data.exclusions of a recipe to this file.",
@@ -144,7 +145,8 @@ def check_used(exclusions: Exclusions, *splits: ImageSet) -> None:
     if 2 * len(missing) > len(exclusions.names):
         shown = some([escaped(name) for name in missing], 3)
         raise DataError(
-            f"{exclusions.file} names {len(exclusions.names)} images, {len(missing)} of which are not in {splits[0].root}: {shown}",
+            f"{exclusions.file} names {counted(len(exclusions.names), 'image')}, {len(missing)} of which"
+            f" {'is' if len(missing) == 1 else 'are'} not in {splits[0].root}: {shown}",
             "names are relative to data.root, and in shards `shard.tar!member`: a list is for one form of a data set;"
             f" `inceptionctl data check {splits[0].root} --write-exclusions FILE` makes another",
         )

@@ -13,6 +13,7 @@ from inceptionctl.data import index_cache
 from inceptionctl.data.class_lists import ClassList, find_label_file, read_labels, some
 from inceptionctl.data.imageset import SUFFIXES, ImageSet, Names, Split, is_image_name
 from inceptionctl.errors import DataError
+from inceptionctl.words import counted
 
 
 def open_folder(root: Path, split: Split, folder: Path, class_list: ClassList, val_labels: Path | None) -> ImageSet:
@@ -67,7 +68,7 @@ def check_same_number(images: int, where: str, labels: Sequence[str], file: Path
     """Raise DataError unless there are as many labels as images."""
     if images != len(labels):
         raise DataError(
-            f"{where} holds {images} images, {file} has labels of {len(labels)}",
+            f"{where} holds {counted(images, 'image')}, {file} has labels of {len(labels)}",
             "the i-th line is the label of the i-th image in the order of names: both must be whole",
         )
 
@@ -79,7 +80,8 @@ def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> 
     if unknown:
         line = labels.index(unknown[0]) + 1
         raise DataError(
-            f"{where} names {len(unknown)} classes that the data set does not have: {some(unknown)} ('{unknown[0]}' in line {line})",
+            f"{where} names {counted(len(unknown), 'class', 'classes')} that the data set does not have: {some(unknown)}"
+            f" ('{unknown[0]}' in line {line})",
             "the names must be those of the training classes",
         )
     return np.fromiter(map(numbers.__getitem__, labels), dtype=np.int32, count=len(labels))

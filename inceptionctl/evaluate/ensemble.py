@@ -12,8 +12,9 @@ from torch import Tensor
 
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.evaluation import without_tables, write_result
-from inceptionctl.evaluate.metrics import figures, percent_wrong
+from inceptionctl.evaluate.metrics import figures
 from inceptionctl.evaluate.records import Record, write_answers
+from inceptionctl.words import counted, percent
 
 # What must be the same in all members for their mean to be one evaluation, in words for messages.
 SHARED = {"protocol": "protocols", "classes": "classes, or another order of them"}
@@ -52,10 +53,10 @@ def combine(
         ],
         "seconds_per_image": None if None in seconds else sum(taken for taken in seconds if taken),
         "differ": [
-            {"members": [one, other], "percent": percent_wrong(predicted[one] == predicted[other])}
+            {"members": [one, other], "percent": percent(int((predicted[one] != predicted[other]).sum()), len(labels))}
             for one, other in combinations(range(len(records)), 2)
         ],
-        "agree": 100.0 - percent_wrong(torch.stack([other == predicted[0] for other in predicted[1:]]).all(0)),
+        "agree": percent(int(torch.stack([other == predicted[0] for other in predicted[1:]]).all(0).sum()), len(labels)),
         "classes": records[0].about["classes"],
         **{key: records[0].about[key] for key in ("data_root", "subset") if key in records[0].about},
     }
@@ -102,7 +103,8 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1.0 / count] * count
     if len(weights) != count:
         raise RecipeError(
-            f"{len(weights)} weights for {count} members", "give --weights one number for each member, in their order"
+            f"{counted(len(weights), 'weight')} for {count} members",
+            "give --weights one number for each member, in their order",
         )
     if not all(0.0 <= weight < float("inf") for weight in weights) or sum(weights) == 0.0:
         raise RecipeError(

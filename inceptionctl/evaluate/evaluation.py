@@ -31,6 +31,7 @@ from inceptionctl.evaluate.scoring import confusion_matrix
 from inceptionctl.evaluate.subject import Subject
 from inceptionctl.evaluate.workers import in_order
 from inceptionctl.run import disk_errors, write_atomically
+from inceptionctl.words import percent
 
 MOST_MATRIX_CLASSES = 100
 MOST_PAIRS = 50
@@ -249,6 +250,7 @@ def how_answered(work: Work) -> dict[str, Any]:
         "weights": subject.weights,
         "step": subject.step,
         "checkpoint": str(subject.source),
+        "chosen": subject.choice and subject.choice.to_json(),
         "data_root": str(work.images.root),
         "data_root_absolute": str(work.images.root.absolute()),
     }
@@ -276,7 +278,7 @@ def check_classes(images: ImageSet, classes: tuple[str, ...], source: Path) -> N
 def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
     totals, correct = matrix.sum(1).tolist(), matrix.diagonal().tolist()
     return {
-        name: {"num_images": total, "top1_error": 100.0 * (1.0 - right / total) if total else None}
+        name: {"num_images": total, "top1_error": percent(total - right, total) if total else None}
         for name, total, right in zip(classes, totals, correct, strict=True)
     }
 

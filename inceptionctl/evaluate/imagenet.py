@@ -11,6 +11,7 @@ import numpy as np
 
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.errors import DataError
+from inceptionctl.words import percent
 
 if TYPE_CHECKING:  # the command that starts ranks looks at the images without torch
     from torch import Tensor
@@ -83,7 +84,7 @@ def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> dict[str, fl
     hits = [guess in sets[number - 1] for number, guess in zip(numbers, predicted.tolist(), strict=True) if sets[number - 1]]
     if not hits:
         raise DataError(f"{file} has no labels for these images", "name real.json of ImageNet ReaL")
-    return {"real_top1_error": 100.0 * (1.0 - sum(hits) / len(hits)), "real_num_images": len(hits)}
+    return {"real_top1_error": percent(hits.count(False), len(hits)), "real_num_images": len(hits)}
 
 
 def image_numbers(images: ImageSet) -> list[int]:

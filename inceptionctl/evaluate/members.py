@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from inceptionctl.evaluate.records import names_below_root
 from inceptionctl.recipe import Ensemble, Recipe
 from inceptionctl.run import Run, changed_keys, is_run, visible
 from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.checkpoint_choice import choose_checkpoint
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class State:
     """Whether that is the end of the training that the recipe says."""
     record: Path | None
     """Its averaged weights' probabilities of the recipe's images, where they are trained and evaluated by the protocol."""
+    chosen: str = field(default="", compare=False)
+    """Which checkpoint is evaluated once it is trained, in words."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,19 @@ class Member:
         """The complete recipe, beside the run directory, since that may not exist yet."""
         return self.run.path.with_name(f"{self.name}.yaml")
 
-    def state(self, protocol: Name) -> State:
-        """Look into the run directory. Raises CheckpointError when there are checkpoints but none is whole."""
+    def state(self, protocol: Name, which: str | None = None) -> State:
+        """Look into the run directory; `which` checkpoint is evaluated, `load_trained` tells.
+
+        Raises CheckpointError when there are checkpoints but none is whole, or none such.
+        """
         checkpoint = files.newest_whole(self.run.checkpoints)[0] if is_run(self.run.path) else None
         if checkpoint is None:
             return State(0, False, None)
         step, trained = files.step_of(checkpoint), files.reached_end(files.read_progress(checkpoint), self.recipe)
-        return State(step, trained, self._record(step, protocol) if trained else None)
+        if not trained:
+            return State(step, trained, None)
+        choice = choose_checkpoint(self.run.path, which)
+        return State(step, trained, self._record(files.step_of(choice.checkpoint), protocol), choice.in_words())
 
     def _record(self, step: int, protocol: Name) -> Path | None:
         """None for an evaluation of another data root, of a subset, or by other scales, too."""

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inceptionctl.words import percent
+
 NUM_RESAMPLES = 10_000
 NUM_BINS = 15
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -28,8 +30,8 @@ def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
     bins, error = calibration(best.values[:, 0], top1)
     return {
         "num_images": len(labels),
-        "top1_error": percent_wrong(top1),
-        "top5_error": percent_wrong(top5),
+        "top1_error": percent(int((~top1).sum()), len(labels)),
+        "top5_error": percent(int((~top5).sum()), len(labels)),
         "top1_error_interval": bootstrap_interval(int(top1.sum()), len(labels)),
         "top5_error_interval": bootstrap_interval(int(top5.sum()), len(labels)),
         "loss": -float(own.double().log().mean()),
@@ -38,16 +40,11 @@ def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def percent_wrong(correct: Tensor) -> float:
-    """Of bool [N]."""
-    return 100.0 * (1.0 - int(correct.sum()) / len(correct))
-
-
 def bootstrap_interval(num_correct: int, num_images: int) -> list[float]:
     """The middle 95% of the error in percent. A resample of right and wrong images is a draw of the binomial distribution."""
     rng = np.random.default_rng(0)
     correct: NDArray[np.int64] = rng.binomial(num_images, num_correct / num_images, NUM_RESAMPLES)
-    low, high = np.quantile(100.0 * (1.0 - correct / num_images), [0.025, 0.975])
+    low, high = np.quantile(100.0 * (num_images - correct) / num_images, [0.025, 0.975])
     return [float(low), float(high)]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inceptionctl.evaluate.evaluation import OnProgress, Work, answer, result_of
 from inceptionctl.evaluate.parts import Parts
+from inceptionctl.words import counted
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -68,7 +69,9 @@ def answer_all(
     share = missing[ranks.rank * len(missing) // ranks.size : (ranks.rank + 1) * len(missing) // ranks.size]
     left = sum(len(batches[number]) for number in missing)
     if begun["goes_on"]:
-        say(f"goes on: {len(work.images) - left} of {len(work.images)} images were answered before")
+        number = len(work.images)
+        were = "was" if number == 1 else "were"
+        say(f"goes on: {number - left:,} of {counted(number, 'image')} {were} answered before")
     answer(work, parts, share, on_progress)
     if ranks.rank != 0:
         return None

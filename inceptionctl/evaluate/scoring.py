@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from inceptionctl.data.loaders import Batch
 from inceptionctl.train.precision import Precision, autocast
+from inceptionctl.words import percent
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Scores:
     @property
     def top1_error(self) -> float:
         """Percent of images whose likeliest class is wrong."""
-        return 100.0 * (1.0 - self.top1_correct / self.num_images)
+        return percent(self.num_images - self.top1_correct, self.num_images)
 
     @property
     def top5_error(self) -> float:
         """Percent of images whose class is not among the five likeliest (all, where there are fewer)."""
-        return 100.0 * (1.0 - self.top5_correct / self.num_images)
+        return percent(self.num_images - self.top5_correct, self.num_images)
 
     @property
     def loss(self) -> float:

@@ -16,6 +16,7 @@ from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained, Weights
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.checkpoint_choice import Choice
 from inceptionctl.train.precision import Precision, allow_tf32, autocast
 
 
@@ -45,6 +46,8 @@ class Subject:
     """Whether several batches are asked at once, each with one thread; else `logits` uses the cores by itself."""
     takes_pictures: bool = False
     """Whether the network prepares pictures by itself; then there is no other crop than its own."""
+    choice: Choice | None = None
+    """Why this checkpoint of a run."""
 
 
 def check_protocol(subject: Subject, name: str) -> None:
@@ -71,6 +74,7 @@ def subject_of(trained: Trained, precision: Precision, device: torch.device) -> 
         trained.weights_sha256,
         tf32=trained.recipe.train.tf32,
         in_threads=device.type == "cpu",
+        choice=trained.choice,
     )
 
 

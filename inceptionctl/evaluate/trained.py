@@ -18,9 +18,9 @@ from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, is_run, located
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import load_weights, progress_of
+from inceptionctl.train.checkpoint_choice import Choice, choose_checkpoint
 
 Weights = Literal["ema", "raw"]
-Which = Literal["latest", "best"]
 
 WEIGHT_FILES: dict[Weights, str] = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 
@@ -38,6 +38,8 @@ class Trained:
     step: int
     checkpoint: Path
     weights: Weights
+    choice: Choice | None = None
+    """Why this checkpoint, where a run was named."""
 
     @property
     def run(self) -> Run | None:
@@ -60,13 +62,16 @@ class Trained:
         return str(manifest["files"][self.weights_file.name]["sha256"])
 
 
-def load_trained(path: Path, weights: Weights, device: torch.device, which: Which = "latest") -> Trained:
-    """Load the averaged (`ema`) or the last (`raw`) weights of a run's newest or best checkpoint, or of a checkpoint folder.
+def load_trained(path: Path, weights: Weights, device: torch.device, which: str | None = None) -> Trained:
+    """Load the averaged (`ema`) or the last (`raw`) weights of a run's checkpoint, or of a checkpoint folder.
+
+    `which` is `best`, `latest` or a step; by default the best, where the run keeps one (train/checkpoint_choice.py).
 
     Every file of the checkpoint is verified first. Raises CheckpointError when there is none, it is damaged, or this version
     cannot read it.
     """
-    checkpoint = _best_of(path) if which == "best" else files.open_checkpoint(path)
+    choice = choose_checkpoint(path, which)
+    checkpoint = files.open_checkpoint(choice.checkpoint)
     progress = progress_of(checkpoint)
     recipe = _kept_recipe(checkpoint, progress.recipe)
     if len(progress.classes) != recipe.model.num_classes:
@@ -76,7 +81,7 @@ def load_trained(path: Path, weights: Weights, device: torch.device, which: Whic
         )
     model = empty_network(recipe.model.network())
     load_weights(checkpoint / WEIGHT_FILES[weights], model)
-    trained = Trained(model.to(device), recipe, tuple(progress.classes), progress.step, checkpoint, weights)
+    trained = Trained(model.to(device), recipe, tuple(progress.classes), progress.step, checkpoint, weights, choice)
     return replace(trained, recipe=located(recipe, trained.run))
 
 
@@ -91,17 +96,6 @@ def empty_network(arguments: Mapping[str, Any]) -> nn.Module:
     if any(parameter.is_meta for parameter in model.parameters()):
         model = model.to_empty(device="cpu")
     return model.eval().requires_grad_(False)
-
-
-def _best_of(path: Path) -> Path:
-    if not is_run(path):
-        raise CheckpointError(
-            f"--checkpoint best needs a run directory, and {path} is none", "name the run instead of a checkpoint"
-        )
-    best = files.pointed(path / "checkpoints", "best")
-    if best is None:
-        raise CheckpointError(f"{path} has no best checkpoint: none was validated and kept", "use --checkpoint latest")
-    return files.open_checkpoint(best)
 
 
 def _kept_recipe(checkpoint: Path, kept: dict[str, object]) -> Recipe:

@@ -16,6 +16,7 @@ import yaml
 from inceptionctl import __version__
 from inceptionctl.console import size
 from inceptionctl.data.class_lists import imagenet_ids
+from inceptionctl.data.elpv import license_of
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.exporting import Exported
@@ -24,6 +25,7 @@ from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, disk_errors, visible, write_atomically
 from inceptionctl.train.schedule import schedule_in_words
+from inceptionctl.words import counted, counted_epochs, has_top5
 
 CARD = "README.md"
 # The key of the front matter by which a card of ours is told from somebody's own, and which keeps the facts of earlier exports.
@@ -56,14 +58,20 @@ def write_card(
         files[name] = {
             "format": item.format,
             "file": name,
-            "bytes": item.num_bytes,
+            "bytes": item.num_bytes - sum(item.beside.values()),
+            "beside": dict(sorted(item.beside.items())),
             "largest_difference": float(f"{item.max_difference:.2g}"),
             "compared_on": _compared_on(item, compared_on),
         }
     listed = [entry for _, entry in sorted(files.items()) if (folder / entry["file"]).is_file()]
+    for entry in listed:
+        kept = entry.get("beside")  # which cards of before do not have
+        beside = kept.items() if isinstance(kept, dict) else ()
+        entry["beside"] = {other: number for other, number in beside if (folder / other).is_file()}
     evaluations = evaluations_of(trained)
+    data_license = data_license_of(trained, data_license)
     facts = {
-        "front_matter": _dumped(_metadata(trained, listed, evaluations, license, data_license)),
+        "front_matter": _dumped(_metadata(trained, listed, evaluations, license)),
         "name": name_of(trained),
         "network": _network(trained),
         "recipe": trained.recipe,
@@ -75,13 +83,15 @@ def write_card(
         "imported": _json(trained.checkpoint / "import.json"),
         "starts": _starts(trained.run),
         "files": listed,
+        "pixel_files": [entry["file"] for entry in listed if entry["file"].startswith("model_pixels")],
         "evaluations": evaluations,
         "validation": None if evaluations else _validation(trained),
         "data": dataset_name(trained),
         "license": license or trained.recipe.export.license,
-        "data_license": data_license or trained.recipe.export.data_license,
+        "data_license": data_license,
         "classes": trained.classes,
         "most_classes": MOST_CLASSES,
+        "top5": has_top5(len(trained.classes)),
         "version": __version__,
     }
     with disk_errors(file):
@@ -94,7 +104,7 @@ def _compared_on(item: Exported, compared_on: str) -> str:
     if accuracy is None:
         images = _without_folders(compared_on)
     else:
-        images = f"{accuracy.num_images} validation images, {accuracy.loss:.2f} points of top-1 accuracy lost"
+        images = f"{counted(accuracy.num_images, 'validation image')}, {accuracy.loss:.2f} points of top-1 accuracy lost"
         if accuracy.loss_interval:
             low, high = accuracy.loss_interval
             images += f" (95%: {low:.2f} to {high:.2f})"
@@ -120,13 +130,18 @@ def _render(facts: dict[str, Any]) -> str:
     templates = Environment(
         loader=PackageLoader("inceptionctl", "export"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    templates.filters["size"] = size
+    templates.filters |= {"size": size, "counted": counted, "counted_epochs": counted_epochs}
     return templates.get_template("card.md.j2").render(facts) + "\n"
 
 
 def name_of(trained: Trained) -> str:
     """What the model is called: its run, or the checkpoint's folder."""
     return (trained.run.path if trained.run else trained.checkpoint).absolute().name
+
+
+def data_license_of(trained: Trained, given: str | None) -> str | None:
+    """The licence of the data that it was trained on: as given, as the recipe has it, or as the data themselves tell; None if unknown."""
+    return given or trained.recipe.export.data_license or license_of(trained.recipe.data.root_path, trained.classes)
 
 
 def dataset_name(trained: Trained) -> str:
@@ -147,7 +162,10 @@ def evaluations_of(trained: Trained) -> list[dict[str, Any]]:
         result = _json(file)
         if _has(result, (*EVALUATION, *ERRORS)) and (result["step"], result["weights"]) == (trained.step, trained.weights):
             place = Path(str(result["checkpoint"]))
-            found.append({**result, "of": place.name if place.suffix else "checkpoint", "file": file.name})
+            data = Path(str(result.get("data_root", trained.recipe.data.root))).name
+            elsewhere = data if data != trained.recipe.data.root_path.name else None
+            of = place.name if place.suffix else "checkpoint"
+            found.append({**result, "of": of, "file": file.name, "elsewhere": elsewhere})
     return found
 
 
@@ -164,7 +182,6 @@ def _metadata(
     files: Sequence[dict[str, Any]],
     evaluations: Sequence[dict[str, Any]],
     license: str | None,
-    data_license: str | None,
 ) -> dict[str, Any]:
     section = trained.recipe.model
     papers = re.findall(r"arXiv (\d{4}\.\d{5})", MODELS[section.name].source) if section.name in MODELS else []
@@ -189,7 +206,8 @@ def _results(trained: Trained, evaluations: Sequence[dict[str, Any]]) -> dict[st
 
 
 def _result(trained: Trained, one: dict[str, Any]) -> dict[str, Any]:
-    kind = HUB_IMAGENET if _is_imagenet(trained) else trained.recipe.data.root_path.name
+    name = one["elsewhere"] or dataset_name(trained)
+    kind = HUB_IMAGENET if _is_imagenet(trained) and not one["elsewhere"] else name
     made = {"protocol": one["protocol"], "subset": one["subset"], "num_images": one["num_images"], "of": one["of"]}
     metrics = [
         {"type": "accuracy", "name": f"top-{k} accuracy in percent", "value": round(100.0 - one[f"top{k}_error"], 4)}
@@ -197,14 +215,13 @@ def _result(trained: Trained, one: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         "task": {"type": "image-classification"},
-        "dataset": {"type": kind, "name": dataset_name(trained), "split": "validation", "args": made},
+        "dataset": {"type": kind, "name": name, "split": "validation", "args": made},
         "metrics": metrics,
     }
 
 
 def _shown_ranks(one: dict[str, Any]) -> list[int]:
-    # Of five classes or fewer the right one is always among the first five.
-    return [1, 5] if len(one["classes"]) > 5 else [1]
+    return [1, 5] if has_top5(len(one["classes"])) else [1]
 
 
 def _network(trained: Trained) -> dict[str, Any]:

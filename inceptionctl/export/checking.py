@@ -17,6 +17,7 @@ from inceptionctl.evaluate.images import load_pictures, load_set
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.forms import Logits
+from inceptionctl.words import counted
 
 NUM_IMAGES = 8
 MOST_DIFFERENCE = 1e-4
@@ -86,7 +87,7 @@ def _images(
         loaded = list(load_set(images, preparation, batch_size=count, num_threads=num_threads))
         if with_pictures:
             pictures = tuple(load_pictures(images, preparation, batch_size=count, num_threads=num_threads))
-            return torch.cat(loaded).contiguous(), f"{count} validation images of {data_root}", pictures
+            return torch.cat(loaded).contiguous(), f"{counted(count, 'validation image')} of {data_root}", pictures
     except DataError as error:
         if with_pictures:
             raise DataError(
@@ -96,7 +97,7 @@ def _images(
         made = pseudo_random_images(NUM_IMAGES, preparation.input_px)
         mean, std = (torch.tensor(values)[:, None, None] for values in (preparation.mean, preparation.std))
         return made * (0.5 / std) + (0.5 - mean) / std, f"{NUM_IMAGES} pseudo-random images ({error.message.splitlines()[0]})"
-    return torch.cat(loaded).contiguous(), f"{count} validation images of {data_root}"
+    return torch.cat(loaded).contiguous(), f"{counted(count, 'validation image')} of {data_root}"
 
 
 def pseudo_random_images(count: int, px: int) -> Tensor:

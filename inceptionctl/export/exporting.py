@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,8 @@ class Exported:
     of: Literal["logit", "probability"] = "logit"
     accuracy: Accuracy | None = None
     """What fewer bits cost."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """The other files that belong to it, by their names in the folder, and their bytes."""
 
 
 def export(
@@ -103,10 +105,12 @@ def _export(
             sync_folder((folder / exporter.file).parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    num_bytes = sum(len(content) for content in files.values())
+    sizes = {file: len(content) for file, content in files.items()}
+    beside = {file: size for file, size in sizes.items() if file != exporter.file}
     remarks = (*exporter.remarks(trained), *found.remarks)
     seconds = time.perf_counter() - start
-    return Exported(name, folder / exporter.file, num_bytes, found.difference, seconds, remarks, found.of, found.accuracy)
+    place, num_bytes = folder / exporter.file, sum(sizes.values())
+    return Exported(name, place, num_bytes, found.difference, seconds, remarks, found.of, found.accuracy, beside)
 
 
 @dataclass(frozen=True)

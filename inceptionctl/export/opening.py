@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from inceptionctl.errors import CheckpointError
+from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.evaluate.subject import Subject, subject_of
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.export.description import describe
@@ -17,26 +17,39 @@ from inceptionctl.export.exporting import EXPORTERS
 from inceptionctl.export.forms import Opened
 from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.run import is_run
+from inceptionctl.train.checkpoint_choice import Choice
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
 from inceptionctl.train.precision import allow_tf32, resolve_precision
 
 
-def open_any(path: Path, device: torch.device) -> tuple[Opened, Path]:
-    """(network, the checkpoint folder or export file that was taken).
+def open_any(path: Path, device: torch.device, which: str | None = None) -> tuple[Opened, Path, Choice | None]:
+    """(network, the checkpoint folder or export file that was taken, why that checkpoint).
 
-    A run gives the averaged weights of its newest checkpoint, an export folder the first of onnx, safetensors, pt2 and timm.
-    Raises CheckpointError.
+    A run gives the averaged weights of the checkpoint that `which` names, as in `load_trained`; an export folder the first of onnx,
+    safetensors, pt2 and timm. Raises CheckpointError, RecipeError for a choice where there is none.
     """
     file = _exported_file(path)
-    return (_open_file(file, device), file) if file else _open_checkpoint(path, device)
+    if file is None:
+        return _open_checkpoint(path, device, which)
+    refuse_choice(file, which)
+    return _open_file(file, device), file, None
 
 
-def subject_of_any(path: Path, device: torch.device, precision: Literal["auto", "fp32", "bf16"]) -> Subject:
-    """The same as something to be evaluated: a checkpoint on `device`, an export as its program computes it. Raises CheckpointError."""
+def subject_of_any(
+    path: Path, device: torch.device, precision: Literal["auto", "fp32", "bf16"], which: str | None = None
+) -> Subject:
+    """The same as something to be evaluated: a checkpoint on `device`, an export as its program computes it. Raises as `open_any` does."""
     file = _exported_file(path)
-    if file:
-        return subject_of_export(file)
-    return subject_of(load_trained(path, "ema", device), resolve_precision(precision, device), device)
+    if file is None:
+        return subject_of(load_trained(path, "ema", device, which), resolve_precision(precision, device), device)
+    refuse_choice(file, which)
+    return subject_of_export(file)
+
+
+def refuse_choice(file: Path, which: str | None) -> None:
+    """Raise RecipeError where a checkpoint is to be chosen of an exported file."""
+    if which is not None:
+        raise RecipeError(f"--checkpoint {which}: {file} is an export, of one checkpoint", "leave it out, or name the run")
 
 
 def _exported_file(path: Path) -> Path | None:
@@ -79,8 +92,8 @@ def _open_file(path: Path, device: torch.device) -> Opened:
     raise CheckpointError(f"{path} is no export", f"name a run directory, a checkpoint folder, or one of {known}")
 
 
-def _open_checkpoint(path: Path, device: torch.device) -> tuple[Opened, Path]:
-    trained = load_trained(path, "ema", device)
+def _open_checkpoint(path: Path, device: torch.device, which: str | None) -> tuple[Opened, Path, Choice | None]:
+    trained = load_trained(path, "ema", device, which)
 
     @torch.inference_mode()
     def logits(images: Tensor) -> Tensor:
@@ -88,4 +101,4 @@ def _open_checkpoint(path: Path, device: torch.device) -> tuple[Opened, Path]:
         result: Tensor = trained.model(images.to(device)).float().cpu()
         return result
 
-    return Opened(describe(trained), logits), trained.checkpoint
+    return Opened(describe(trained), logits), trained.checkpoint, trained.choice

@@ -173,7 +173,13 @@ def _extends_problem(base: Any, path: Path, seen: tuple[Path, ...]) -> tuple[str
 
 
 def merged(base: Source, top: Source) -> Source:
-    """`top` over `base`, key by key; a section whose `name` changes starts anew. `base` may be changed by this."""
+    """`top` over `base`, key by key; a section whose `name` changes starts anew. `base` may be changed by this.
+
+    The licence of a data set is that of its `data.root`: where `top` names another, the one in `base` is not the new one's.
+    """
+    old, new = _root(base), _root(top)
+    if old and new and old != new and isinstance(base.data.get("export"), dict):
+        base.data["export"].pop("data_license", None)
     for section, variants in VARIANTS.items():
         old, new = base.data.get(section), top.data.get(section)
         if isinstance(old, dict) and isinstance(new, dict) and "name" in new:
@@ -182,6 +188,11 @@ def merged(base: Source, top: Source) -> Source:
                 base.data[section] = {}
                 base.lines = {path: where for path, where in base.lines.items() if path[0] != section}
     return Source(_deep_merge(base.data, top.data), {**base.lines, **top.lines}, [*base.problems, *top.problems])
+
+
+def _root(source: Source) -> Any:
+    data = source.data.get("data")
+    return data.get("root") if isinstance(data, dict) else None
 
 
 def _deep_merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

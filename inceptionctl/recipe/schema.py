@@ -182,7 +182,7 @@ class ExportSection(Section):
     license: str | None = None
     """Licence of the weights for the model card, as an SPDX name: apache-2.0; null says that none was given."""
     data_license: str | None = None
-    """Licence of the data set for the model card, in words."""
+    """Licence of the data set in `data.root` for the model card, in words; forgotten where another file or `--set` names another root."""
 
 
 class HealthSection(Section):

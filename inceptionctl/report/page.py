@@ -26,7 +26,8 @@ from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ens
 from inceptionctl.report.pictures import MOST_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
 from inceptionctl.report.training_loss import training_loss_in_words
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
-from inceptionctl.run_contents import RunContents, by_subset, has_top5, read_run
+from inceptionctl.run_contents import RunContents, by_subset, read_run
+from inceptionctl.words import has_top5
 
 MOST_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
 IMAGENET_CLASSES = 1000
@@ -40,7 +41,15 @@ class Reported:
     contents: RunContents
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     record: Record | None = None
-    """Probabilities of the newest evaluation, where they are kept."""
+    """Probabilities of the evaluation that is shown, where they are kept."""
+
+    @property
+    def shown(self) -> dict[str, Any] | None:
+        """The newest evaluation of the best checkpoint, which `evaluate` and `export` take too, else the newest of all."""
+        best = {row["step"] for row in self.contents.checkpoints if "best" in row["pointers"]}
+        of_best = [one for one in self.evaluations if one["step"] in best]
+        shown = of_best or self.evaluations
+        return shown[-1] if shown else None
 
     @property
     def network(self) -> str:
@@ -92,7 +101,9 @@ def _reported(run: Run, name: str) -> Reported:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not one of ours, or one of another version; the page says how many it shows
     found.sort(key=lambda one: (one["step"], one["file"].stat().st_mtime))
-    return Reported(name, read_run(run), found, _record(found[-1]) if found else None)
+    reported = Reported(name, read_run(run), found)
+    reported.record = _record(reported.shown) if reported.shown else None
+    return reported
 
 
 def _ensemble(file: Path) -> dict[str, Any]:
@@ -124,7 +135,7 @@ def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
         if picture:
             yield picture
     for one in reported:
-        if one.evaluations and (picture := reliability(one.name, one.evaluations[-1])):
+        if one.shown and (picture := reliability(one.name, one.shown)):
             yield picture
     for one in reported:
         if one.record and len(one.record.about["classes"]) <= MOST_HEAT_CLASSES:
@@ -189,10 +200,11 @@ def _beside(
 
 
 def _crops(one: Reported) -> dict[str, Any] | None:
-    """The newest evaluation's crops on its first image that can be opened, or why there is none."""
-    if one.contents.recipe is None or one.record is None:
+    """The shown evaluation's crops on its first image that can be opened, or why there is none."""
+    result = one.shown
+    if result is None or one.contents.recipe is None or one.record is None:
         return None
-    result, root = one.evaluations[-1], _data_root(one, one.record.about)
+    root = _data_root(one, one.record.about)
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
     protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
@@ -227,7 +239,7 @@ def _matrix(record: Record) -> NDArray[np.int64]:
 
 
 def _confused(one: Reported) -> dict[str, Any] | None:
-    """The pairs of classes that the newest evaluation confused most, with the images it was surest of, and why some are not shown."""
+    """The pairs of classes that the shown evaluation confused most, with the images it was surest of, and why some are not shown."""
     record = one.record
     if record is None:
         return None

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from inceptionctl.run_contents import RunContents, finite
+from inceptionctl.words import error_and_accuracy
 
 Row = Mapping[str, Any]
 
@@ -86,7 +87,9 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
     for row in errors[-3:]:
         top5 = finite(row.get("top5_error")) if found.has_top5 else None
         of = f", {row['subset']}" if row.get("subset", "all") != "all" else ""
-        errors_in_words = f"top-1 {row['top1_error']:.2f}%" + ("" if top5 is None else f", top-5 {top5:.2f}%")
+        errors_in_words = f"top-1 error {error_and_accuracy(row['top1_error'])}" + (
+            "" if top5 is None else f", top-5 error {top5:.2f}%"
+        )
         shown.append((f"validation {row['step']}", errors_in_words + of))
     written = finite(last.get("time"))
     if written is not None and found.state != "finished":

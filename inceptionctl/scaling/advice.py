@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from inceptionctl.scaling.planning import Point, Site
 from inceptionctl.scaling.prediction import GOOD, Compute, Limit
+from inceptionctl.words import counted
 
 # Goyal et al. 2017, arXiv 1706.02677: no loss of accuracy up to here for ResNet-50, with warm-up and the rate scaled with the batch.
 TRIED_BATCH = 8192
@@ -16,7 +17,7 @@ def advise(points: Sequence[Point], compute: Compute, site: Site, zero_stage: in
     """Sentences, the most important first."""
     told = [point for point in points if point.step]
     words = [_first_limit(told, site, zero_stage)]
-    words += [f"{point.gpus} GPUs: {point.problem}" for point in points if point.problem]
+    words += [f"{counted(point.gpus, 'GPU')}: {point.problem}" for point in points if point.problem]
     if any(point.problem for point in points):
         words.append("--scale-batch plans each number of GPUs with train.micro_batch_size images a GPU instead")
     words += _small_batches(told, compute) + _large_batches(told)
@@ -30,7 +31,7 @@ def advise(points: Sequence[Point], compute: Compute, site: Site, zero_stage: in
 def _first_limit(points: Sequence[Point], site: Site, zero_stage: int) -> str:
     for point in points:
         if point.step and point.step.limit != "compute":
-            return f"from {point.gpus} GPUs on, {_WHAT[point.step.limit]}. {_remedy(point, points[-1], site, zero_stage)}"
+            return f"from {counted(point.gpus, 'GPU')} on, {_WHAT[point.step.limit]}. {_remedy(point, points[-1], site, zero_stage)}"
     last = points[-1]
     reached = last.step.efficiency if last.step else 0.0
     return f"the GPUs themselves limit, up to {last.gpus} of them ({reached:.0%} of their own speed): only a faster step helps"
@@ -48,9 +49,11 @@ def _remedy(point: Point, last: Point, site: Site, zero_stage: int) -> str:
     assert step and batch
     if step.limit == "data loading":
         needed = math.ceil(batch.global_batch_size / point.gpus / (step.compute + step.exposed) / (site.loader_per_core or 1.0))
-        return f"A GPU needs {needed} cores, not {site.cores_per_gpu}; or let the GPUs decode (data.decode: mixed)"
+        return f"A GPU needs {counted(needed, 'core')}, not {site.cores_per_gpu}; or let the GPUs decode (data.decode: mixed)"
     if step.limit == "file system":
-        rates = [f"{_file_rate(one, site) / 1e9:.1f} GB/s for {one.gpus:,} GPUs" for one in dict.fromkeys((point, last))]
+        rates = [
+            f"{_file_rate(one, site) / 1e9:.1f} GB/s for {counted(one.gpus, 'GPU')}" for one in dict.fromkeys((point, last))
+        ]
         return f"It would have to give {', '.join(rates)}; or copy the images, packed (inceptionctl data pack), to the nodes' own disks"
     where = "after the backward pass, as DeepSpeed does it under ZeRO" if zero_stage else "the rest beside the backward pass"
     text = (
@@ -71,9 +74,13 @@ def _small_batches(points: Sequence[Point], compute: Compute) -> list[str]:
     small = [point for point in points if point.batch and point.batch.micro_batch_size < compute.measured_images]
     if not small:
         return []
-    sizes = ", ".join(f"{point.gpus} GPUs take {point.batch.micro_batch_size}" for point in small if point.batch)
+    sizes = ", ".join(
+        f"{counted(point.gpus, 'GPU')} take{'s' if point.gpus == 1 else ''} {point.batch.micro_batch_size}"
+        for point in small
+        if point.batch
+    )
     return [
-        f"one GPU was measured with {compute.measured_images} images at once, but {sizes}: small passes are slower than told here;"
+        f"one GPU was measured with {counted(compute.measured_images, 'image')} at once, but {sizes}: small passes are slower than told here;"
         f" measure one more and give --step twice"
     ]
 

@@ -12,6 +12,7 @@ from typing import Any
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.scaling.collectives import Link
 from inceptionctl.scaling.prediction import Compute
+from inceptionctl.words import counted
 
 OWN = "inceptionctl"
 """What `bench step` calls the rate of the training loop itself, beside its parts and others' loops."""
@@ -42,9 +43,13 @@ def given_rates(
         raise RecipeError("one GPU's speed is given several times", "give --step, --images-per-second or --step-seconds")
     rates = [read_rate(path, figure, images) for path in files]
     if images_per_second:
-        rates.append(Rate(images_per_second, images, f"{images_per_second:g} images/s at {images} images a GPU (as given)"))
+        rates.append(
+            Rate(images_per_second, images, f"{images_per_second:g} images/s at {counted(images, 'image')} a GPU (as given)")
+        )
     if step_seconds:
-        rates.append(Rate(images / step_seconds, images, f"{step_seconds:g} s a step of {images} images a GPU (as given)"))
+        rates.append(
+            Rate(images / step_seconds, images, f"{step_seconds:g} s a step of {counted(images, 'image')} a GPU (as given)")
+        )
     return rates
 
 
@@ -78,7 +83,7 @@ def read_rate(path: Path, figure: str | None, images: int) -> Rate:
     if not isinstance(taken, int) or taken < 1:
         raise DataError(f"{path}: a step of {taken!r} images", "measure it again")
     rate = _positive(chosen["median"], path)
-    return Rate(rate, taken, f"{rate:.4g} images/s at {taken} images a GPU ({path.name}, {chosen['name']}, median)")
+    return Rate(rate, taken, f"{rate:.4g} images/s at {counted(taken, 'image')} a GPU ({path.name}, {chosen['name']}, median)")
 
 
 def read_link(path: Path) -> Link:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from inceptionctl.errors import Problem, RecipeError
+from inceptionctl.words import counted
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class BatchPlan:
     def in_words(self) -> str:
         """The product, as a line for people."""
         return (
-            f"{self.ranks} ranks x {self.micro_batch_size} micro batch x {self.accumulation} accumulation"
+            f"{counted(self.ranks, 'rank')} x {self.micro_batch_size} micro batch x {self.accumulation} accumulation"
             f" = {self.global_batch_size} global batch"
         )
 
@@ -57,7 +58,7 @@ def _cannot(message: str, hint: str) -> RecipeError:
 def _nearest_ranks(batch: int, ranks: int) -> str:
     below = max(number for number in range(1, ranks) if batch % number == 0)
     above = next((number for number in range(ranks + 1, batch + 1) if batch % number == 0), None)
-    return f"use {below} or {above} ranks" if above else f"use {below} ranks"
+    return f"use {below} or {above} ranks" if above else f"use {counted(below, 'rank')}"
 
 
 def _nearest_batches(batch: int, multiple: int) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.recipe.schema import ModelSection
-from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.checkpoint import progress_of, read_tensors
+from inceptionctl.train.checkpoint import read_tensors
+from inceptionctl.train.inheritance import find_weights
+from inceptionctl.words import counted
 
 
 @dataclass(frozen=True)
@@ -25,34 +25,17 @@ class InitialWeights:
     network: str
     num_classes: int
     tensors: dict[str, Tensor]
+    expects: Mapping[str, Any] = field(default_factory=dict)
+    """What they expect of images and network, by the recipe's keys (train/inheritance.py)."""
 
 
 def read_initial_weights(path: Path) -> InitialWeights:
-    """The averaged weights of a run or checkpoint, or those of an export: its folder, or its model.safetensors.
+    """The averaged weights of a run or checkpoint, or those of an export (`find_weights`).
 
     Raises CheckpointError when there are none, they are damaged, or the network that they are of is not told.
     """
-    export = path if path.suffix == ".safetensors" else path / "model.safetensors"
-    if export.is_file() and export.with_name("config.json").is_file():
-        config = _config(export.with_name("config.json"))
-        return InitialWeights(export, str(config["architecture"]), int(config["num_classes"]), read_tensors(export))
-    if path.suffix == ".safetensors":
-        what = "has no config.json beside it" if path.is_file() else "does not exist"
-        raise CheckpointError(f"model.init_from: {path} {what}", "name a run, a checkpoint folder or a safetensors export")
-    checkpoint = files.open_checkpoint(path)
-    model = progress_of(checkpoint).recipe.get("model", {})
-    weights = checkpoint / "ema.safetensors"
-    return InitialWeights(weights, str(model.get("name")), int(model.get("num_classes", 0)), read_tensors(weights))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not {"architecture", "num_classes"} <= config.keys():
-            raise ValueError("architecture or num_classes is missing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"model.init_from: cannot read {path}: {error}", "name an export of inceptionctl") from None
-    return dict(config)
+    found = find_weights(path)
+    return InitialWeights(found.file, found.network, found.num_classes, read_tensors(found.file), found.expects)
 
 
 def start_from(initial: InitialWeights, model: nn.Module, section: ModelSection) -> str:
@@ -104,7 +87,7 @@ def _check(initial: InitialWeights, own: dict[str, Tensor], fresh: set[str], unu
 
 
 def _in_words(initial: InitialWeights, taken: int, fresh: set[str], unused: set[str], num_classes: int) -> str:
-    words = f"starts from the weights of {initial.source}: {taken} tensors taken"
+    words = f"starts from the weights of {initial.source}: {counted(taken, 'tensor')} taken"
     if fresh:
         reason = f" ({initial.num_classes} classes there, {num_classes} here)" if initial.num_classes != num_classes else ""
         words += f"; new: {', '.join(sorted(fresh))}{reason}"

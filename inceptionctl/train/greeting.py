@@ -20,6 +20,7 @@ from inceptionctl.train.compiling import IN_WORDS
 from inceptionctl.train.loop import Training
 from inceptionctl.train.schedule import learning_rate, schedule_in_words
 from inceptionctl.train.start import Start, changes_of
+from inceptionctl.words import best_in_words, counted
 
 
 def greet(job: Training, start: Start) -> None:
@@ -32,10 +33,10 @@ def greet(job: Training, start: Start) -> None:
         log.say(remark)
     log.say(f"run {job.run.path}")
     subset = recipe.evaluate.subset
-    chosen = "" if subset == "all" else f" {subset}"
+    chosen = "" if subset == "all" else f"{subset} "
     log.say(
-        f"data {recipe.data.root}: {len(job.train_set)} training and {len(job.val_set)}{chosen} validation images,"
-        f" {len(progress.classes)} classes"
+        f"data {recipe.data.root}: {len(job.train_set):,} training and {counted(len(job.val_set), f'{chosen}validation image')},"
+        f" {len(progress.classes):,} classes"
     )
     layout = (", channels_last" if recipe.train.channels_last else "") + IN_WORDS[recipe.train.compile]
     tf32 = ", TF32 for fp32" if recipe.train.tf32 and job.device.type == "cuda" else ""
@@ -102,7 +103,6 @@ def _slurm_job() -> dict[str, int] | None:
 
 
 def farewell(job: Training) -> str:
-    """How far the run came, and its best error."""
-    best = job.progress.best
-    reached = f"; best top-1 error {best['top1_error']:.2f}% at step {best['step']:.0f}" if best else ""
-    return f"finished: {job.progress.step} steps, {job.progress.epoch:.2f} epochs{reached}"
+    """How far the run came, and its best error with the images that it is of."""
+    reached = f"; best {best_in_words(job.progress.best)}" if job.progress.best else ""
+    return f"finished: {counted(job.progress.step, 'step')}, {job.progress.epoch:.2f} epochs{reached}"

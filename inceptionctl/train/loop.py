@@ -43,6 +43,7 @@ from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import learning_rate
 from inceptionctl.train.stopping import Stop
 from inceptionctl.train.window import Window
+from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 
 class Batches(Protocol):
@@ -273,10 +274,11 @@ def _validate(job: Training) -> bool:
     result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
     images = {"num_images": scores.num_images, "subset": subset}
     job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, **images})
-    top5 = f" top-5 error {scores.top5_error:.2f}%," if job.recipe.model.num_classes > 5 else ""
+    top5 = f", top-5 error {scores.top5_error:.2f}%" if has_top5(len(job.progress.classes)) else ""
+    counted_images = counted(scores.num_images, "image" if subset == "all" else f"{subset} image")
     job.log.say(
-        f"validation at epoch {job.progress.epoch:.2f}: top-1 error {scores.top1_error:.2f}%,{top5}"
-        f" loss {scores.loss:.4f} ({scores.num_images}{'' if subset == 'all' else f' {subset}'} images, EMA weights, {seconds:.1f} s)"
+        f"validation at epoch {job.progress.epoch:.2f}: top-1 error {error_and_accuracy(scores.top1_error)}{top5},"
+        f" loss {scores.loss:.4f} ({counted_images}, EMA weights, {seconds:.1f} s)"
     )
     best, by = job.progress.best_on(subset), job.recipe.checkpoint.best_by
     # Written so that a loss which is not a number, as the best so far, gives way to any number.

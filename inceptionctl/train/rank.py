@@ -48,6 +48,7 @@ from inceptionctl.train.greeting import changes_in_words, farewell, greet
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.images import open_images
+from inceptionctl.train.inheritance import as_expected, refuse_another_function
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import Training, train, train_loader
 from inceptionctl.train.optim import build_optimizer
@@ -57,6 +58,7 @@ from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
 from inceptionctl.train.stopping import Stop
+from inceptionctl.words import counted
 
 SECONDS_FOR_THE_FIRST_FAILURE = 4.0
 
@@ -312,7 +314,7 @@ def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -
         )
     if progress.num_train_images != len(train_set):
         raise DataError(
-            f"{checkpoint} was trained on {progress.num_train_images} images, {train_set.folder} has {len(train_set)}",
+            f"{checkpoint} was trained on {counted(progress.num_train_images, 'image')}, {train_set.folder} has {len(train_set)}",
             "go on with the same images, or start a new run with --resume never",
         )
 
@@ -349,7 +351,9 @@ def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Sta
     if not recipe.model.init_from or start.checkpoint:
         return start
     initial = read_initial_weights(Path(os.path.expanduser(recipe.model.init_from)))  # noqa: PTH111  (as in recipe/schema.py)
-    return dataclasses.replace(start, remarks=(*start.remarks, start_from(initial, model, recipe.model)))
+    taken = start_from(initial, model, recipe.model)
+    refuse_another_function(recipe, initial.expects, initial.source)
+    return dataclasses.replace(start, remarks=(*start.remarks, taken, *as_expected(recipe, initial.expects)))
 
 
 def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], device: torch.device) -> list[str]:

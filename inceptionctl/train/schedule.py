@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from inceptionctl.words import counted_epochs
+
 Curve = Callable[[float, float, Mapping[str, Any]], float]
 
 
@@ -44,11 +46,11 @@ def schedule_in_words(values: Mapping[str, Any], epochs: float) -> str:
     """One line for people, for `train --dry-run`."""
     words = {
         "staircase": lambda: (
-            f"{values['base_lr']:g} x {values['factor']:g} every {values['every_epochs']:g} epochs,"
+            f"{values['base_lr']:g} x {values['factor']:g} every {counted_epochs(values['every_epochs'])},"
             f" down to {staircase(max(0.0, epochs - 1e-6), epochs, values):.3g} at epoch {epochs:g}"
         ),
         "constant": lambda: f"{values['base_lr']:g} throughout",
-        "cosine": lambda: f"half a cosine from {values['base_lr']:g} to {values['final_lr']:g} over {epochs:g} epochs",
+        "cosine": lambda: f"half a cosine from {values['base_lr']:g} to {values['final_lr']:g} over {counted_epochs(epochs)}",
     }[values["name"]]()
-    rise = f", after a linear rise over {values['warmup_epochs']:g} epochs" if values["warmup_epochs"] else ""
+    rise = f", after a linear rise over {counted_epochs(values['warmup_epochs'])}" if values["warmup_epochs"] else ""
     return f"{words}{rise}"

@@ -63,7 +63,7 @@ def test_what_cannot_be_measured_is_refused_in_words(jpegs: Path, tmp_path: Path
         return inceptionctl("bench", "data", *arguments)
 
     refused(bench("quickstart", "--data", jpegs, "--images", "10", *sets(*TINY)), 3, "9 images", "10", "--images 9")
-    refused(bench("quickstart", "--data", jpegs, "--images", "1", *sets(*TINY)), 2, "1 images do not fill a batch of 2")
+    refused(bench("quickstart", "--data", jpegs, "--images", "1", *sets(*TINY)), 2, "1 image cannot fill a batch of 2")
     refused(bench("quickstart", "--data", tmp_path / "gone"), 3, "gone", "is no folder")
     refused(bench("quickstart", "--data", tmp_path), 3, "holds no images")
     refused(bench("quickstart", *sets(f"data.root={tmp_path / 'gone'}")), 3, "gone does not exist")

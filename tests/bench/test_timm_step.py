@@ -150,6 +150,9 @@ def test_what_the_two_do_otherwise_is_said() -> None:
         return "\n".join(differences(job, parameters))
 
     assert "auxiliary" not in said() and "ZeRO" not in said() and "channels_last" not in said()
+    assert "reads them in each step (optim.clip_agc" in said() and "a global norm of 1e+06, which is never reached" in said()
+    assert "clip" not in said("optim.clip_global_norm=2.0") and "clip" not in said("optim.clip_global_norm=0")
+    assert "inceptionctl clips nothing; timm clips at" in said("optim.clip_agc=0")
     assert "auxiliary head" in said("model.name=inception_v3")
     assert "ZeRO" in said("train.zero_stage=1")
     assert "channels_last" in said("train.channels_last=false")

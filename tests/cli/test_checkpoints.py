@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def invoke(*arguments: str | Path) -> Any:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Checkpoints at steps 5 (the best) and 10."""
-    return make_trained_run(tmp_path / "run", make_data(tmp_path / "data"))
+    return make_trained_run(tmp_path / "run", make_data(tmp_path / "data"), best=5)
 
 
 def test_whole_checkpoints_are_listed_verified_and_shown(run: Run) -> None:
@@ -87,6 +88,17 @@ def test_other_paths_are_worded(command: str, run: Run, tmp_path: Path) -> None:
     for path in (run.path, tmp_path / "none", tmp_path / "file", tmp_path / "data"):
         result = invoke(command, path)
         assert result.exit_code == 5 and "error: " in result.stderr and "hint: " in result.stderr, (path, result.output)
+
+
+def test_the_best_is_told_with_the_images_that_it_was_judged_on(run: Run) -> None:
+    newest = run.checkpoints / "step-00000010"
+    progress = json.loads((newest / "progress.json").read_text())
+    best = {"step": 5, "top1_error": 9.5, "subset": "non-blacklisted"}
+    (newest / "progress.json").write_text(json.dumps(progress | {"best": best, "num_train_images": 1}))
+    files.seal(newest)
+    shown = invoke("show", run.path).stdout
+    assert "top-1 error 9.50%, accuracy 90.50% on non-blacklisted images at step 5" in shown
+    assert re.search(r"1 rank, fp32, 1 image *\n", shown)
 
 
 def test_what_is_kept_for_good_is_marked(run: Run) -> None:

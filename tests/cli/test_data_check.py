@@ -30,7 +30,7 @@ def spoilt(root: Path, tmp_path: Path) -> Path:
 def test_the_tables_name_what_is_bad_and_odd(spoilt: Path) -> None:
     result = inceptionctl("data", "check", spoilt)
     refused(result, 3, f"3 of the images of {spoilt} cannot be used", "--write-exclusions FILE")
-    assert "warning: LEAK: 1 of the validation images are training images too" in result.stderr
+    assert "warning: LEAK: 1 of the validation images is a training image too" in result.stderr
     assert "images/s" in result.stderr
     for words in (
         r"train/class_0/line\nbreak.jpg",
@@ -75,7 +75,7 @@ def test_what_is_on_the_list_is_not_checked_again(spoilt: Path, tmp_path: Path) 
     other = tmp_path / "of_other_data.txt"
     other.write_text("n01440764/n01440764_10026.JPEG\n")
     wrong = inceptionctl("data", "check", spoilt, *sets(f"data.exclusions={other}"))
-    refused(wrong, 3, "names 1 images, 1 of which are not in", "n01440764_10026.JPEG")
+    refused(wrong, 3, "names 1 image, 1 of which is not in", "n01440764_10026.JPEG")
     # A list that is written anew holds what the old one held.
     again = inceptionctl("data", "check", *settings, spoilt, "--write-exclusions", excluded, "--also", "duplicate")
     assert again.returncode == 3

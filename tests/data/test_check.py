@@ -285,7 +285,7 @@ def test_the_same_bytes_twice(tmp_path: Path) -> None:
         [("train", "b", "train/b/leak.jpg"), ("val", "b", "val/b/000.jpg")],
     ]
     leak, contradiction = report.problems
-    assert leak.startswith("LEAK: 1 of the validation images are training images too") and "train/b/leak.jpg" in leak
+    assert leak.startswith("LEAK: 1 of the validation images is a training image too") and "train/b/leak.jpg" in leak
     assert contradiction.startswith("pictures that lie in several classes, byte for byte: 1;")
     assert [name for name, _ in report.excluded([])] == ["train/a/empty.jpg", "train/b/empty.jpg"]
     assert [name for name, _ in report.excluded(["duplicate"])] == [

@@ -104,9 +104,7 @@ def test_too_few_labels_and_unknown_ones_are_refused(imagenet: Path) -> None:
     with pytest.raises(DataError, match=r"val holds 4 images, .* has labels of 5"):
         open_split(imagenet, "val")
     file.write_text(synsets().replace(WNIDS[1], "n09999999"))
-    with pytest.raises(
-        DataError, match=r"names 1 classes that the data set does not have: n09999999 \('n09999999' in line 3\)"
-    ):
+    with pytest.raises(DataError, match=r"names 1 class that the data set does not have: n09999999 \('n09999999' in line 3\)"):
         open_split(imagenet, "val")
     file.write_text("\n")
     with pytest.raises(DataError, match="is empty"):

@@ -73,7 +73,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path, lines: tuple[str, ...], mess
 def test_labels_that_training_does_not_know_are_named(tmp_path: Path) -> None:
     lay_out(tmp_path, "1.jpg")
     train, val = write(tmp_path / "t.csv", "path,label", "1.jpg,a"), write(tmp_path / "v.csv", "path,label", "1.jpg,b")
-    with pytest.raises(DataError, match=r"v\.csv names 1 classes that the data set does not have: b"):
+    with pytest.raises(DataError, match=r"v\.csv names 1 class that the data set does not have: b"):
         open_split(tmp_path, "val", train_csv=train, val_csv=val)
 
 

@@ -72,6 +72,8 @@ def test_images_are_sorted_into_classes_and_splits(tmp_path: Path, index: Path) 
     assert len(set(all_ok)) == 11
     assert "CC BY-NC-SA 4.0" in said[0] and "10.4229/35thEUPVSEC20182018-5CV.3.15" in said[0]
     licence = (dest / "LICENSE.txt").read_text(encoding="utf-8")
+    assert elpv.license_of(dest, train.classes) == "CC BY-NC-SA 4.0"
+    assert elpv.license_of(dest, ("mono_defect", "mono_ok")) is elpv.license_of(tmp_path, train.classes) is None
     assert "not for commercial use" in licence and "Attribution-NonCommercial-ShareAlike 4.0 International" in licence
     assert [path.name for path in dest.parent.iterdir()] == ["elpv"]
 

@@ -81,8 +81,11 @@ def make_model() -> nn.Module:
     return model
 
 
-def make_run(path: Path, data: Path) -> Run:
-    """Checkpoints at steps 5 (the best) and 10 (the newest). The raw weights differ from the averages, step 5 from step 10."""
+def make_run(path: Path, data: Path, best: int | None = None) -> Run:
+    """Checkpoints at steps 5 and 10 (the newest); none is the best unless `best` names its step.
+
+    The raw weights differ from the averages, step 5 from step 10.
+    """
     recipe = recipe_from_dict(
         {
             "model": {"num_classes": len(CLASSES), "input_px": INPUT_PX, "width": 0.125, "batch_norm_eps": BATCH_NORM_EPS},
@@ -103,7 +106,7 @@ def make_run(path: Path, data: Path) -> Run:
             average.model.get_submodule("classifier").bias[0] += 0.25
         progress = Progress(step=step, total_steps=10, classes=list(CLASSES), recipe=recipe.resolved())
         saved = save_checkpoint(run.checkpoints, model, average, optimizer, progress)
-        if step == 5:
+        if step == best:
             files.point(run.checkpoints, "best", saved)
     return run
 

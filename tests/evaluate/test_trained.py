@@ -15,8 +15,8 @@ from tests.evaluate.making import BATCH_NORM_EPS, CLASSES, damage
 CPU = torch.device("cpu")
 
 
-def classifier_bias(path: Path, weights="ema", which="latest") -> torch.Tensor:
-    return load_trained(path, weights, CPU, which).model.get_submodule("classifier").bias
+def classifier_bias(path: Path, weights="ema") -> torch.Tensor:
+    return load_trained(path, weights, CPU).model.get_submodule("classifier").bias
 
 
 def test_a_run_gives_its_newest_averages(run: Run) -> None:
@@ -45,12 +45,6 @@ def test_raw_weights_are_the_other_ones(run: Run) -> None:
     assert not torch.equal(classifier_bias(run.path, "raw"), classifier_bias(run.path, "ema"))
 
 
-def test_best_is_the_pointed_one(run: Run) -> None:
-    trained = load_trained(run.path, "ema", CPU, "best")
-    assert trained.step == 5
-    assert not torch.equal(classifier_bias(run.path), classifier_bias(run.path, which="best"))
-
-
 def test_a_checkpoint_folder_by_itself(run: Run, tmp_path: Path) -> None:
     inside = load_trained(run.checkpoints / "step-00000005", "ema", CPU)
     assert (inside.step, inside.run) == (5, run)
@@ -64,15 +58,6 @@ def test_the_run_is_found_from_inside_it(run: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(run.checkpoints)
     found = load_trained(Path("step-00000005"), "ema", CPU).run
     assert found is not None and found.path.resolve() == run.path.resolve()
-
-
-def test_best_of_what_has_none(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="needs a run directory"):
-        load_trained(run.checkpoints / "step-00000005", "ema", CPU, "best")
-    copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
-    (copy / "checkpoints" / "best").unlink()
-    with pytest.raises(CheckpointError, match="has no best checkpoint"):
-        load_trained(copy, "ema", CPU, "best")
 
 
 @pytest.mark.parametrize("name", ["ema.safetensors", "model.safetensors", "progress.json"])

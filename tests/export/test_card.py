@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.data import elpv
 from inceptionctl.data.class_lists import imagenet_ids
 from inceptionctl.evaluate.images import load_images
 from inceptionctl.evaluate.preparation import preparation_of
@@ -73,6 +75,59 @@ def test_what_is_not_known_is_said_so(trained: Trained, tmp_path: Path) -> None:
     assert data.license is None and not data.eval_results
 
 
+def test_every_file_is_named(folder: Path) -> None:
+    text = (folder / CARD).read_text()
+    found = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != CARD]
+    assert {"config.json", "model_fp16.onnx", "model_int8.onnx", "model.pt"} <= set(found)
+    assert [name for name in found if f"| `{name}` |" not in text] == []
+    assert "| `config.json` |" in text and "belongs to `model.safetensors`" in text
+
+
+def test_files_that_take_pictures_are_asked_with_pictures(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "model_pixels.onnx").write_bytes(b"x")
+    text = card_of(trained, tmp_path, Exported("onnx", tmp_path / "model_pixels.onnx", 1, 1e-6, 1.0))
+    assert '{"pixels": np.asarray(image)[None]}' in text and '{"images": prepare("photo.jpg")}' not in text
+
+
+def in_data(trained: Trained, root: Path, classes: tuple[str, ...], data_license: str | None = None) -> Trained:
+    recipe = trained.recipe
+    changed = {
+        "data": recipe.data.model_copy(update={"root": str(root)}),
+        "export": recipe.export.model_copy(update={"data_license": data_license}),
+    }
+    return replace(trained, recipe=recipe.model_copy(update=changed), classes=classes)
+
+
+def test_the_licence_of_data_is_told_of_those_data_alone(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = ("mono_defect", "mono_ok")
+    monkeypatch.setattr(elpv, "NUM_IMAGES", dict.fromkeys(classes, 1))
+    root = tmp_path / "elpv"
+    for name in classes:
+        (root / "val" / name).mkdir(parents=True)
+        (root / "val" / name / "1.png").touch()
+    told = "its licence: CC BY-NC-SA 4.0."
+    assert told not in card_of(in_data(trained, root, classes), tmp_path)
+    (root / "elpv.json").write_text(json.dumps({"num_images": {f"val/{name}": 1 for name in classes}}))
+    assert told in card_of(in_data(trained, root, classes), tmp_path)
+    assert "its licence: not stated." in card_of(in_data(trained, root, ("my", "own")), tmp_path)
+    assert "its licence: ours." in card_of(in_data(trained, root, classes, "ours"), tmp_path)
+    (root / "val" / "mono_ok" / "2.png").touch()  # somebody's own photograph among them
+    assert "its licence: not stated." in card_of(in_data(trained, root, classes), tmp_path)
+
+
+def test_results_on_other_data_are_told_with_their_name(run: Run, trained: Trained, tmp_path: Path, folder: Path) -> None:
+    place = tmp_path / "tiny"
+    shutil.copytree(run.path, place, ignore=shutil.ignore_patterns("export"))
+    file = place / "evaluations" / "step-00000010_ema_single.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "data_root": "/somewhere/plants"}))
+    text = card_of(load_trained(place, "ema", CPU), tmp_path)
+    assert "| 24 (all, plants) |" in text
+    names = {one.dataset_args["protocol"]: one.dataset_name for one in ModelCard(text).data.eval_results}
+    assert names == {"single": "plants", "10crop": "animals"}
+
+
 def test_no_folder_of_this_machine_is_told(folder: Path, run: Run, data: Path) -> None:
     text = (folder / CARD).read_text()
     assert str(data.parent) not in text and str(run.path.parent) not in text and "/tmp" not in text
@@ -85,7 +140,7 @@ def test_every_snippet_runs_and_agrees(folder: Path, run: Run, data: Path, tmp_p
     place = Path(shutil.copytree(folder, tmp_path / "card"))
     shutil.copy(data / "val" / "dog" / "1.jpg", place / "photo.jpg")
     prepare, *uses = blocks((place / CARD).read_text())
-    assert len(uses) == 3
+    assert len(uses) == 4
     program = prepare + "".join(f"{use}\nprint(np.asarray(logits).tolist())\n" for use in uses)
     ran = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, env=environment())
     assert ran.returncode == 0, ran.stderr
@@ -155,7 +210,7 @@ def test_exports_of_the_same_checkpoint_from_before_stay_in_it(trained: Trained,
     assert "`a.onnx`" in text and "`b.pt2`" in text
     (tmp_path / "b.pt2").unlink()
     assert "`b.pt2`" not in card_of(trained, tmp_path)
-    other = load_trained(run.path, "ema", CPU, "best")
+    other = load_trained(run.path, "ema", CPU, "5")
     assert "`a.onnx`" not in card_of(other, tmp_path)
 
 
@@ -198,7 +253,7 @@ def test_only_evaluations_of_these_weights_count(run: Run, folder: Path, trained
         f"step-00000010_ema_{name}.json" for name in ("single", "10crop")
     }
     assert evaluations_of(load_trained(run.path, "raw", CPU)) == []
-    assert evaluations_of(load_trained(run.path, "ema", CPU, "best")) == []
+    assert evaluations_of(load_trained(run.path, "ema", CPU, "5")) == []
 
 
 def test_imagenet_is_named_and_licences_are_written_as_the_hub_wants(trained: Trained, tmp_path: Path) -> None:

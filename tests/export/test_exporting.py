@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_the_old_export(
 
 
 def test_an_export_is_replaced(run: Run, sample: Sample, tmp_path: Path) -> None:
-    for which, step in (("best", 5), ("latest", 10)):
+    for which, step in (("5", 5), ("latest", 10)):
         trained = load_trained(run.path, "ema", CPU, which)
         export(trained, ["safetensors"], tmp_path, draw_sample(trained, Path("nowhere"), 1))
         assert json.loads((tmp_path / "config.json").read_text())["step"] == step
@@ -270,7 +270,7 @@ def test_weights_that_do_not_fit_the_config(exported: Path, data: Path) -> None:
 
 
 def test_command_prints_a_table(run: Run, tmp_path: Path) -> None:
-    arguments = ["export", str(run.path), "--format", "safetensors", "--weights", "raw", "--checkpoint", "best"]
+    arguments = ["export", str(run.path), "--format", "safetensors", "--weights", "raw", "--checkpoint", "5"]
     answer = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "new")])
     assert answer.exit_code == 0, answer.output
     assert "model.safetensors" in answer.stdout and "largest difference" in answer.stdout

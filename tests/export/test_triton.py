@@ -43,7 +43,9 @@ def copy(place: Path, tmp_path: Path) -> Path:
 def test_what_lies_there(place: Path) -> None:
     found = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
     assert found == ["README.md", MODEL, "triton/inception_v4/config.pbtxt", "triton/inception_v4/labels.txt"]
-    assert "tritonserver --model-repository=triton" in (place / "README.md").read_text()
+    card = (place / "README.md").read_text()
+    assert "tritonserver --model-repository=triton" in card
+    assert all(f"| `{name}` |" in card for name in found[1:])
 
 
 def test_the_configuration_is_the_files(place: Path) -> None:

@@ -258,3 +258,16 @@ def test_recipes_never_construct_objects() -> None:
 
 def test_dump_is_plain_yaml() -> None:
     assert yaml.safe_load(dump_recipe(Recipe()))["model"]["name"] == "inception_v4"
+
+
+def test_the_licence_of_data_does_not_go_over_to_others(tmp_path: Path) -> None:
+    assert load_recipe("quickstart").export.data_license is None  # the photographs tell it themselves
+    base = write(tmp_path, "data: {root: a}\nexport: {data_license: mine, license: mit}\n", "base.yaml")
+    assert load_recipe(base, ["data.root=a"]).export.data_license == "mine"
+    other = load_recipe(base, ["data.root=b"]).export
+    assert (other.data_license, other.license) == (None, "mit")
+    assert load_recipe(base, ["data.root=b", "export.data_license=theirs"]).export.data_license == "theirs"
+    anywhere = write(tmp_path, "export: {data_license: mine}\n", "anywhere.yaml")
+    assert load_recipe(anywhere, ["data.root=b"]).export.data_license == "mine"
+    over = write(tmp_path, "extends: base.yaml\ndata: {root: b}\n", "over.yaml")
+    assert load_recipe(over).export.data_license is None

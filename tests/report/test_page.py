@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.evaluate.records import Record, read_record
 from inceptionctl.report import page as page_module
-from inceptionctl.report.page import named
+from inceptionctl.report.page import Reported, named
 from inceptionctl.report.paper import TABLES, ensemble_key, standard_error
 from inceptionctl.report.pictures import _legend, confusion
 from inceptionctl.report.training_loss import least_loss
 from inceptionctl.run import Run
+from inceptionctl.run_contents import RunContents
 from inceptionctl.train import checkpoint_files as files
 from tests.evaluate.making import make_data, make_run, one_thread
 
@@ -389,3 +390,12 @@ def test_errors(tmp_path: Path, runs: list[Run]) -> None:
     (tmp_path / "file").write_text("")
     answer = CliRunner().invoke(app, ["report", str(runs[0].path), "--output", str(tmp_path / "file")])
     assert answer.exit_code == 4 and "hint:" in answer.stderr
+
+
+def test_of_several_checkpoints_the_best_is_shown(tmp_path: Path) -> None:
+    contents = RunContents(Run(tmp_path))
+    reported = Reported("x", contents, [{"step": 5, "n": 1}, {"step": 5, "n": 2}, {"step": 10, "n": 3}])
+    assert reported.shown == {"step": 10, "n": 3}
+    contents.checkpoints = [{"step": 5, "pointers": ["best"]}, {"step": 10, "pointers": ["latest"]}]
+    assert reported.shown == {"step": 5, "n": 2}
+    assert Reported("x", contents).shown is None

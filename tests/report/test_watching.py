@@ -63,7 +63,7 @@ def test_numbers_by_hand(run: Run) -> None:
     assert shown["step"] == "20 of 50, epoch 0.40"
     assert (shown["loss"], shown["waits for data"], shown["last row"]) == ("2.8000", "1.6% of the time", "7 s ago")
     assert (shown["memory at most"], shown["tensors at most"]) == ("1.23 GB", "0.99 GB")
-    assert shown["validation 20"] == "top-1 81.25%, top-5 12.50%"
+    assert shown["validation 20"] == "top-1 error 81.25%, accuracy 18.75%, top-5 error 12.50%"
 
 
 def test_a_run_without_rows(run: Run) -> None:

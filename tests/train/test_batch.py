@@ -18,7 +18,10 @@ from inceptionctl.train.batch import plan_batch, total_steps
 def test_global_batch_stays_the_same(global_batch: int, ranks: int, most: int, micro: int, accumulation: int) -> None:
     plan = plan_batch(global_batch, ranks, most)
     assert (plan.micro_batch_size, plan.accumulation, plan.global_batch_size) == (micro, accumulation, global_batch)
-    assert plan.in_words() == f"{ranks} ranks x {micro} micro batch x {accumulation} accumulation = {global_batch} global batch"
+    assert (
+        plan.in_words()
+        == f"{ranks} rank{'s' * (ranks > 1)} x {micro} micro batch x {accumulation} accumulation = {global_batch} global batch"
+    )
 
 
 def test_ranks_that_do_not_divide_name_the_nearest_values() -> None:

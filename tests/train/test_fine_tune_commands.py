@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from inceptionctl.recipe import load_recipe
 from tests.commands import TINY, inceptionctl, refused, sets
 from tests.data.conftest import fill
 
 SETTINGS = sets(
     *TINY, "model.num_classes=2", "train.max_steps=4", "train.epochs=20", "evaluate.every_epochs=null", "data.num_threads=1"
 )
+
+THEIRS = ("data.mean=[0.4, 0.5, 0.6]", "model.batch_norm_eps=0.002")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for split, share in (("train", count), ("val", 3)):
                 fill(folder / name / split / f"class_{label}", share, seed=100 * label + (10 if split == "val" else 0))
     trained = inceptionctl(
-        "train", "inception_v4", *SETTINGS, *sets("data.root=two"), "--cpu-ranks", "1", "--output", "old", cwd=folder
+        "train", "inception_v4", *SETTINGS, *sets("data.root=two", *THEIRS), "--cpu-ranks", "1", "--output", "old", cwd=folder
     )
     assert trained.returncode == 0, trained.stderr
     return folder
@@ -40,6 +43,10 @@ def test_a_run_starts_from_another_with_a_new_head_and_a_frozen_stem(places: Pat
     assert result.returncode == 0, result.stderr
     assert "starts from the weights of old/checkpoints/step-00000004/ema.safetensors" in result.stderr
     assert "new: classifier.bias, classifier.weight (2 classes there, 3 here)" in result.stderr
+    assert "as these weights expect: model.input_px 75, model.batch_norm_eps 0.002" in result.stderr
+    assert "data.mean [0.4, 0.5, 0.6]" in (places / "new" / "log.txt").read_text()
+    inherited = load_recipe(str(places / "new" / "recipe.yaml"))
+    assert (inherited.data.mean, inherited.model.batch_norm_eps) == ((0.4, 0.5, 0.6), 0.002)
     old, new = tensors(places / "old", 4, "ema"), tensors(places / "new", 4)
     for name, value in new.items():
         if name.startswith(("stem.", "blocks_a.")):  # statistics too, bit for bit

@@ -32,4 +32,4 @@ def test_constant() -> None:
 
 def test_words_name_the_numbers() -> None:
     assert schedule_in_words(STAIRS, 160) == f"0.045 x 0.94 every 2 epochs, down to {0.045 * 0.94**79:.3g} at epoch 160"
-    assert "linear rise over 1 epochs" in schedule_in_words(COSINE, 5)
+    assert "linear rise over 1 epoch" in schedule_in_words(COSINE, 5)
