@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,9 +108,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show parameters, multiply-adds and the stages of a network."""
+    spec = _known(name)
     from inceptionctl.models.summary import endpoints, multiply_adds
 
-    spec = _known(name)
     wanted = {
         "name": name,
         "num_classes": num_classes,
@@ -168,7 +167,7 @@ def _in_force(section: ModelSection, spec: dict[str, Any], option: str) -> Any:
 
 def _known(name: str) -> dict[str, Any]:
     """The facts of a network: its line of MODELS, or what timm knows of it."""
-    from inceptionctl.models import MODELS, ModelSpec, is_timm
+    from inceptionctl.models import MODELS, ModelSpec, hint_of_name, is_timm
 
     facts: dict[str, Any] = {field.name: None for field in dataclasses.fields(ModelSpec)}
     if is_timm(name):
@@ -177,9 +176,7 @@ def _known(name: str) -> dict[str, Any]:
         return facts | {"default_input_px": default_input_px(name), "source": "timm"}
     if name in MODELS:
         return facts | {field: getattr(MODELS[name], field) for field in facts}
-    nearest = difflib.get_close_matches(name, MODELS, n=1)
-    guess = f"did you mean `{nearest[0]}`? " if nearest else ""
-    raise RecipeError(f"no network '{name}'", f"{guess}known: {', '.join(MODELS)}, and timm/NAME")
+    raise RecipeError(f"no network '{name}'", hint_of_name(name))
 
 
 def _checked(wanted: dict[str, Any]) -> ModelSection:

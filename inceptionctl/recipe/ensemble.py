@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from inceptionctl.errors import Problem
+from inceptionctl.recipe.keys import MEMBERS
 from inceptionctl.recipe.load import (
-    MEMBERS,
     examine,
     failure,
     find_recipe,
