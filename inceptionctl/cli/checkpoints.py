@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json
 from inceptionctl.errors import CheckpointError
 
-app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True, cls=Group)
 
 PathOf = Annotated[Path, typer.Argument(metavar="PATH", help="A run directory or a checkpoint folder.")]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json
 from inceptionctl.errors import Problem, RecipeError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.models import ModelSpec
     from inceptionctl.recipe.schema import ModelSection
 
-app = typer.Typer(help="List the networks, show one.", no_args_is_help=True)
+app = typer.Typer(help="List the networks, show one.", no_args_is_help=True, cls=Group)
 
 
 @app.command(name="list")
@@ -109,8 +110,6 @@ def show(
 ) -> None:
     """Show parameters, multiply-adds and the stages of a network."""
     spec = _known(name)
-    from inceptionctl.models.summary import endpoints, multiply_adds
-
     wanted = {
         "name": name,
         "num_classes": num_classes,
@@ -121,6 +120,8 @@ def show(
         "residual_unit": residual_unit,
     }
     section = _checked({key: value for key, value in wanted.items() if value is not None})
+    from inceptionctl.models.summary import endpoints, multiply_adds
+
     network = _built(section)
     about = {
         **section.model_dump(include={"name", "num_classes", "width", "input_px"}),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import CheckpointError, RecipeError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
 
-app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True)
+app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True, cls=Group)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.")]
 
@@ -64,11 +65,13 @@ def submit(
     Of an ensemble's recipe each member becomes a job of its own.
     """
     from inceptionctl.launch.slurm import batch_script
+    from inceptionctl.train.start import begins_anew
 
     trainings = _trainings(recipe, settings or (), output)
     ranks_per_node = _ranks_per_node(gpus_per_node, cpu_ranks_per_node)
-    for loaded, _ in trainings:
-        _check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None)
+    for loaded, folder in trainings:
+        begins = begins_anew(loaded, folder, resume)
+        _check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None, begins=begins)
 
     def script_for(loaded: Recipe, run: Path) -> str:
         return batch_script(
@@ -91,9 +94,8 @@ def submit(
 
     size, several = {"nodes": nodes, "ranks_per_node": ranks_per_node}, len(trainings) > 1
     told = [_submit_one(*one, resume, script_for, size, several, no_submit, dry_run, as_json) for one in trainings]
-    handed = [job for job in told if job]
-    if as_json and handed:
-        console.print_json(handed if several else handed[0])
+    if as_json:
+        console.print_json(told if several else told[0])
     if several and not dry_run:
         words = [word for setting in settings or () for word in ("--set", setting)]
         words += ["--output", str(output)] if output else []
@@ -121,8 +123,8 @@ def _submit_one(
     no_submit: bool,
     dry_run: bool,
     as_json: bool,
-) -> dict[str, Any] | None:
-    """Hand one training over; what --json tells of it. None where it is finished, or one of several and in the queue already."""
+) -> dict[str, Any]:
+    """Hand one training over; what --json tells of it: `job` is null where it is finished, or one of several and in the queue already."""
     from inceptionctl.launch.slurm import submit as hand_over
     from inceptionctl.run import append_json, new_run_path, write_atomically
     from inceptionctl.train.start import RUNS, decide_start
@@ -136,9 +138,9 @@ def _submit_one(
     start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
-        return None
+        return {"job": None, "run": str(start.run.path.absolute())}
     if _is_queued(start.run, several):
-        return None
+        return {"job": None, "run": str(start.run.path.absolute())}
     run = start.run.path.absolute()
     script = run / "slurm" / "job.sh"
     script.parent.mkdir(exist_ok=True)
@@ -168,19 +170,18 @@ def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
     return gpus or cpu_ranks or 0
 
 
-def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> None:
+def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> None:
     """Find what is wrong before a job waits in the queue for it."""
     from inceptionctl.train.batch import plan_batch
-    from inceptionctl.train.images import open_images
+    from inceptionctl.train.checking import faults, refuse
 
     plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
     if recipe.data.decodes_on_gpu and on_cpu:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
-    if root.exists():
-        open_images(recipe)
-    else:
+    if not root.exists():
         console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
+    refuse(recipe.model.name, faults(recipe, begins=begins, data=root.exists()))
 
 
 def _words(options: Sequence[str]) -> list[str]:
@@ -288,17 +289,20 @@ def status(run: RunArgument, as_json: Json = False) -> None:
 
 
 @app.command()
-def cancel(run: RunArgument) -> None:
+def cancel(run: RunArgument, as_json: Json = False) -> None:
     """Cancel a run's jobs; the ranks are told to save first."""
     from inceptionctl.launch.slurm import cancel as cancel_jobs
     from inceptionctl.launch.slurm import in_queue, queue
 
     opened = _opened(run)
     alive = [job["job"] for job in queue(_jobs_of(opened)) if in_queue(job)]
+    if alive:
+        cancel_jobs(alive)
+    if as_json:
+        console.print_json({"run": str(opened.path), "cancelled": alive})
     if not alive:
         console.say(f"no job of {opened.path} is in the queue: nothing to cancel")
         return
-    cancel_jobs(alive)
     console.say(f"cancelled job {', '.join(alive)}; the run goes on with another `inceptionctl slurm submit`")
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.answering import warn_of_shell
+from inceptionctl.cli.checks import check_inputs, check_recipe
 from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.runs import summary_of
 
 if TYPE_CHECKING:
     from inceptionctl.launch.local import LocalRanks
     from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.run import Run
     from inceptionctl.train.start import Start
 
 
@@ -46,10 +51,13 @@ def train(
 
     from inceptionctl.launch.milestones import passed
     from inceptionctl.launch.signals import RankSignals, stoppable
-    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
 
     passed("begins")
     world = world_from_environment()
+    if not dry_run:
+        refuse_own_ranks(world, gpus, cpu_ranks)
+        warn_of_shell(world)
     signals = RankSignals(speaks=world.rank == 0) if world and not dry_run else None  # before anything that takes time
     # A store that has gone with rank 0 is worth a stack trace in C++ to torch, and a worded error here. It reads this when imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -57,20 +65,32 @@ def train(
 
     loaded = load_recipe(recipe, settings or ())
     if dry_run:
+        check_recipe(recipe, loaded, settings or ())
         _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
     elif world and signals:
         from inceptionctl.train.rank import run_rank
 
         passed("imported")
-        run_rank(world, loaded, output, resume, signals)
+        run = run_rank(world, loaded, output, resume, signals)
+        if as_json and world.rank == 0:
+            console.print_json(summary_of(run))
     else:
         with stoppable():
-            _start_ranks(loaded, gpus, cpu_ranks, output, resume, port)
+            run = _start_ranks(recipe, settings or (), loaded, gpus, cpu_ranks, output, resume, port)
+        if as_json:
+            console.print_json(summary_of(run))
 
 
 def _start_ranks(
-    recipe: Recipe, gpus: int | None, cpu_ranks: int | None, output: Path | None, resume: str, port: int | None
-) -> None:
+    name: str,
+    settings: Sequence[str],
+    recipe: Recipe,
+    gpus: int | None,
+    cpu_ranks: int | None,
+    output: Path | None,
+    resume: str,
+    port: int | None,
+) -> Run:
     from inceptionctl.launch.local import (
         NO_GPU_IN_SPITE_OF_DRIVER,
         LocalRanks,
@@ -79,7 +99,8 @@ def _start_ranks(
         has_driver,
         launch,
     )
-    from inceptionctl.train.start import decide_start
+    from inceptionctl.recipe.places import place_of
+    from inceptionctl.train.start import begins_anew, decide_start
 
     ranks = choose_ranks(gpus, cpu_ranks)
     if ranks.on_cpu and cpu_ranks is None and has_driver():
@@ -93,7 +114,8 @@ def _start_ranks(
             ranks = LocalRanks(ranks.devices[:fitting], on_cpu=False)
     if port is not None:
         check_port(port)
-    check_inputs(recipe, ranks)
+    where = partial(place_of, name, settings)
+    check_inputs(recipe, ranks, name, where, begins=begins_anew(recipe, output, resume))
     start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
@@ -103,18 +125,7 @@ def _start_ranks(
         words += [] if cpu_ranks is None else ["--cpu-ranks", str(cpu_ranks)]
         _run(launch, ranks, start, port, words)
     console.say(f"next: inceptionctl evaluate {start.run.path}")
-
-
-def check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
-    """Find what is wrong before processes are started and a run directory is made."""
-    from inceptionctl.errors import EnvironmentFault
-    from inceptionctl.train.batch import plan_batch
-    from inceptionctl.train.images import open_images
-
-    plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
-    if recipe.data.decodes_on_gpu and ranks.on_cpu:
-        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
-    open_images(recipe)
+    return start.run
 
 
 def _run(

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json
+from inceptionctl.cli.sources import refuse_missing_files
+from inceptionctl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from inceptionctl.weights.importing import Import
 
 MOST_TABLE_ROWS = 20
 
-app = typer.Typer(help="Take in weights of timm, torchvision and TF-slim.", no_args_is_help=True)
+app = typer.Typer(help="Take in weights of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group)
 
 
 @app.command(name="import")
@@ -57,6 +60,17 @@ def import_(
     Every tensor is accounted for: one that is missing, left over or of another shape is an error (exit code 5), and nothing is
     written. Code in a file is never run.
     """
+    from inceptionctl.models import find_spec
+
+    find_spec(model)
+    refuse_missing_files(class_names=class_names)
+    if not file.exists() and not any(
+        file.parent.glob(f"{file.name}*")
+    ):  # TensorFlow's checkpoints are named by what their files begin with
+        raise CheckpointError(
+            f"no file {file}", "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt)"
+        )
+
     from inceptionctl.weights.class_names import read_class_names
     from inceptionctl.weights.importing import prepare, write
 

@@ -66,8 +66,8 @@ class Machine:
     num_threads: int
 
 
-def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> None:
-    """Train as one rank of `world`. Errors of rank 0's preparations end all ranks with the same exit code.
+def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> Run:
+    """Train as one rank of `world`; the run that was trained. Errors of rank 0's preparations end all ranks with the same exit code.
 
     Raises ResumeLater when a signal has stopped the training.
     """
@@ -96,6 +96,7 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     finally:
         heartbeat.end()
     distributed.disconnect()
+    return start.run
 
 
 def claim_machine(world: World) -> Machine:
