@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
 
 
-def check_recipe(name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True) -> None:
+def check_recipe(
+    name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True, begins: bool = True
+) -> None:
     """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line.
 
-    A data set or first weights that nobody has named, the placeholders of bundled recipes, may be missing: that is remarked.
+    A data set or first weights that nobody has named, the placeholders of bundled recipes, may be missing: that is remarked. `data` is
+    false for a data set that is elsewhere, `begins` for a run that goes on and needs no first weights.
     """
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.places import is_placeholder, place_of
@@ -34,8 +37,8 @@ def check_recipe(name: str, recipe: Recipe | Ensemble, settings: Sequence[str], 
         root, first = one.data.root_path, first_weights(one)
         no_root, no_first = lacks("data.root", root) and not one.data.train_csv, lacks("model.init_from", first)
         missing |= {f"the data set {root} is": "data.root=FOLDER"} if no_root and data else {}
-        missing |= {f"the first weights {first} are": "model.init_from=RUN"} if no_first else {}
-        found += [(member, fault) for fault in faults(one, begins=not no_first, data=data and not no_root)]
+        missing |= {f"the first weights {first} are": "model.init_from=RUN"} if no_first and begins else {}
+        found += [(member, fault) for fault in faults(one, begins=begins and not no_first, data=data and not no_root)]
     for what, setting in missing.items():
         console.warn(f"{what} not here, and not looked at", f"name yours with `--set {setting}`")
     of_each = {str(fault.error): (member, fault) for member, fault in found}  # what is wrong with all is told once

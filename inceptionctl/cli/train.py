@@ -65,7 +65,9 @@ def train(
 
     loaded = load_recipe(recipe, settings or ())
     if dry_run:
-        check_recipe(recipe, loaded, settings or ())
+        from inceptionctl.train.start import begins_anew
+
+        check_recipe(recipe, loaded, settings or (), begins=begins_anew(loaded, output, resume))
         _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
     elif world and signals:
         from inceptionctl.train.rank import run_rank

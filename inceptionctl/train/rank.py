@@ -36,6 +36,7 @@ from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.checking import faults, refuse
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.clipping import build_clipping
@@ -317,14 +318,11 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], devi
 
 
 def _check(recipe: Recipe, start: Start) -> None:
-    open_images(recipe)
+    # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
+    refuse(recipe.model.name, faults(recipe, begins=start.checkpoint is None))
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)
-    # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
-    _with_initial_weights(recipe, start, model)
-    freeze(model, recipe.model.freeze)
-    build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
 
 
 def take_lock(run: Run) -> tuple[IO[str], list[str]]:
