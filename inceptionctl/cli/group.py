@@ -28,6 +28,7 @@ _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CP
 _SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what others have"
 # Where ranks and steps leave the first error for the command that started them, which has the --json.
 ERROR_FILE = "INCEPTIONCTL_ERROR_FILE"
+_ON_STDERR = "stderr says why"
 
 
 class ErrorGroup(Group):
@@ -65,7 +66,7 @@ class ErrorGroup(Group):
             except typer.Exit as ended:
                 if ended.exit_code:
                     what = f"ended with code {ended.exit_code}"
-                    _tell({"error": what, "hint": "stderr says why", "exit_code": ended.exit_code}, as_json)
+                    _tell({"error": what, "hint": _ON_STDERR, "exit_code": ended.exit_code}, as_json)
                 raise
             except (typer.Abort, BrokenPipeError):
                 raise
@@ -85,10 +86,16 @@ def _is_lower_rank() -> bool:
     return os.environ.get("RANK", slurm) != "0"
 
 
+def _error_file() -> Path | None:
+    """Where an error is left for the command that started this process; a job that a gone command has submitted still has its name."""
+    name = os.environ.get(ERROR_FILE)
+    return Path(name) if name and Path(name).parent.is_dir() else None
+
+
 @contextlib.contextmanager
 def _errors_of_ranks(as_json: bool) -> Iterator[None]:
     """A file for the errors of the processes that this command starts, unless it was started with one."""
-    if not as_json or ERROR_FILE in os.environ:
+    if not as_json or _error_file():
         yield
         return
     with contextlib.ExitStack() as undo:
@@ -101,19 +108,19 @@ def _errors_of_ranks(as_json: bool) -> Iterator[None]:
 
 def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> None:
     """An error for programs: on stdout where nothing is yet, or for the command that has started this process."""
-    name = os.environ.get(ERROR_FILE)
-    if name and Path(name).stem != str(os.getpid()):
+    file = _error_file()
+    if file and file.stem != str(os.getpid()):
         if not relayed:
-            with contextlib.suppress(OSError), Path(name).open("x", encoding="utf-8") as file:  # the first one's
-                json.dump(error, file)
+            with contextlib.suppress(OSError), file.open("x", encoding="utf-8") as first:  # the first error is the cause
+                json.dump(error, first)
         return
     if not as_json or console.json_on_stdout:
         return
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        told = json.loads(Path(name or "").read_text(encoding="utf-8"))
-        hint = told["hint"] if error["hint"] == "stderr says why" else error["hint"] or told["hint"]
-        error = {**told, "hint": hint, "exit_code": error["exit_code"]}
-    console.print_json(error)
+    if file and file.is_file():
+        told = json.loads(file.read_text(encoding="utf-8"))
+        hint = told["hint"] if error["hint"] == _ON_STDERR else error["hint"] or told["hint"]
+        error = {**told, "error": told["error"] or error["error"], "hint": hint, "exit_code": error["exit_code"]}
+    console.print_json({**error, "error": error["error"] or "stopped by a signal"})
 
 
 def _of_usage(error: Any) -> dict[str, Any]:

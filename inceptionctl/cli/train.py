@@ -155,7 +155,10 @@ def _run(
         console.err.show_cursor()  # a rank that was killed in its live line has left it hidden
     if code == ResumeLater.exit_code or code > 128:
         again = ["inceptionctl", "train", str(start.run.recipe_file), "--output", str(start.run.path), *words]
-        console.say(f"go on with: {shlex.join(again)}")
+        go_on = f"go on with: {shlex.join(again)}"
+        if code == ResumeLater.exit_code:
+            raise ResumeLater("", go_on)  # why, the ranks have said
+        console.say(go_on)
     if code:
         raise typer.Exit(code)
 
