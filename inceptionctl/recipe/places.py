@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from inceptionctl.recipe.ensemble import member_source
 from inceptionctl.recipe.load import bundled_folder, find_recipe, merged, read_source, settings_source
@@ -17,4 +18,7 @@ def place_of(name: str, settings: Sequence[str], key: str, member: str = "") -> 
 
 def is_placeholder(place: str | None) -> bool:
     """Whether a value is nobody's choice: a default, or one of a recipe that comes with inceptionctl."""
-    return place is None or place.startswith(f"{bundled_folder()}/")
+    if place is None:
+        return True
+    file = Path(place.rpartition(":")[0])
+    return not place.startswith("--set ") and file.resolve().is_relative_to(bundled_folder().resolve())

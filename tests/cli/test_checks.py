@@ -90,6 +90,14 @@ def test_placeholders_of_bundled_recipes_are_remarked(name: str) -> None:
     assert json.loads(run("recipes", "check", name, "--json").stdout) == {"ok": True, "problems": []}
 
 
+def test_the_dry_run_of_the_readme_assumes_imagenet_in_a_clone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    result = run("train", "recipes/inception_v4.yaml", "--dry-run", "--gpus", "20")
+    assert result.exit_code == 0 and "assumed: ImageNet's" in result.stdout, result.stderr
+    monkeypatch.chdir("recipes")
+    assert run("recipes", "check", "inception_v4", "--set", "data.root=nowhere").exit_code == 3
+
+
 def test_what_is_wrong_with_all_members_is_told_once() -> None:
     result = run("recipes", "check", "ensemble_elpv", "--set", "data.root=nowhere", "--json")
     told = json.loads(result.stdout)
