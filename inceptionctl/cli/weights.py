@@ -11,7 +11,6 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json
-from inceptionctl.cli.sources import refuse_missing_files
 from inceptionctl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -61,9 +60,10 @@ def import_(
     written. Code in a file is never run.
     """
     from inceptionctl.models import find_spec
+    from inceptionctl.weights.class_names import read_class_names
 
     find_spec(model)
-    refuse_missing_files(class_names=class_names)
+    names = read_class_names(class_names) if class_names else None
     if not file.exists() and not any(
         file.parent.glob(f"{file.name}*")
     ):  # TensorFlow's checkpoints are named by what their files begin with
@@ -71,7 +71,6 @@ def import_(
             f"no file {file}", "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt)"
         )
 
-    from inceptionctl.weights.class_names import read_class_names
     from inceptionctl.weights.importing import prepare, write
 
     done = prepare(
@@ -79,7 +78,7 @@ def import_(
         model,
         form=form,
         which=weights,
-        class_names=read_class_names(class_names) if class_names else None,
+        class_names=names,
         num_classes=num_classes,
         aux_head=aux_head,
         mean=mean,

@@ -45,6 +45,7 @@ MISTAKES = {
     "recipes check quickstart --set model.init_from=nowhere": 5,
     "weights import nowhere.pth --model resnet_18": 5,
     "weights import photo.jpg --model resnet50": 2,
+    "weights import photo.jpg --model resnet_18 --class-names nowhere": 2,
     "models show resnet50": 2,
     "models show inception_v4 --width -1": 2,
     "data check nowhere": 3,
