@@ -64,9 +64,8 @@ def import_(
 
     find_spec(model)
     names = read_class_names(class_names) if class_names else None
-    if not file.exists() and not any(
-        file.parent.glob(f"{file.name}*")
-    ):  # TensorFlow's checkpoints are named by what their files begin with
+    # TensorFlow's checkpoints are named by what their files begin with.
+    if not file.exists() and not any(file.parent.glob(f"{file.name}*")):
         raise CheckpointError(
             f"no file {file}", "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt)"
         )
