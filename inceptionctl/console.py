@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from inceptionctl.errors import InceptionctlError, RecipeError
+from inceptionctl.errors import InceptionctlError
 
 UNBROKEN = 1_000_000
 SEPARATOR_WIDTH = 3
@@ -84,17 +84,29 @@ def warn(message: str, hint: str | None = None) -> None:
 def print_error(error: InceptionctlError) -> None:
     """An error with its problems and hints, on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), error.message))
-    if isinstance(error, RecipeError):
-        for problem in error.problems:
-            err.print(Text.assemble("\n  ", (problem.where, "bold"), f": {problem.message}"))
-            if problem.hint:
-                err.print(f"    hint: {problem.hint}")
+    for problem in error.problems:
+        err.print(Text.assemble("\n  ", (problem.where, "bold"), f": {problem.message}"))
+        if problem.hint:
+            err.print(f"    hint: {problem.hint}")
     if error.hint:
         err.print(Text.assemble(("\nhint: ", "bold"), error.hint))
 
 
+json_on_stdout: list[Any] = []
+"""What `print_json` has printed since the command began."""
+
+
+def error_object(error: InceptionctlError) -> dict[str, Any]:
+    """An error for programs: `error`, `hint`, `exit_code`, and the `problems` of a recipe."""
+    told: dict[str, Any] = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    if error.problems:
+        told["problems"] = [{"where": item.where, "message": item.message, "hint": item.hint} for item in error.problems]
+    return told
+
+
 def print_json(value: Any) -> None:
     """A result for programs, on stdout."""
+    json_on_stdout.append(value)
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 

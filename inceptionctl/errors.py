@@ -18,23 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-class InceptionctlError(Exception):
-    """A failure with a message for people.
-
-    `message` says what is wrong, with the value and the place; `hint` says what to do, with a command where there is one.
-    """
-
-    exit_code = 1
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
-
-
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe: `where` is file:line (or the option that set it), `message` names key and value."""
@@ -44,14 +27,29 @@ class Problem:
     hint: str | None = None
 
 
-class RecipeError(InceptionctlError):
-    """A recipe or a command-line value that cannot be used. Carries every problem found, not only the first."""
+class InceptionctlError(Exception):
+    """A failure with a message for people.
 
-    exit_code = 2
+    `message` says what is wrong, with the value and the place; `hint` says what to do, with a command where there is one. One that
+    is several at once carries every problem found, not only the first.
+    """
+
+    exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None, problems: Sequence[Problem] = ()) -> None:
-        super().__init__(message, hint)
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
         self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+class RecipeError(InceptionctlError):
+    """A recipe or a command-line value that cannot be used."""
+
+    exit_code = 2
 
 
 class DataError(InceptionctlError):

@@ -9,6 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli import bench_network, bench_ranks
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.measured import Output, progress_of, refuse_unwritable, tell
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Measure this machine: the data path, training steps, evaluation, ranks, lists of images, checkpoints.",
     no_args_is_help=True,
+    cls=Group,
 )
 app.command()(bench_network.evaluate)
 app.command()(bench_network.step)
@@ -118,6 +120,7 @@ def photographs(
     images: Annotated[int, typer.Option(min=1, help="Photographs to make.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the random crops.")] = 0,
     size: Annotated[str, typer.Option(metavar="WxH", help="Pixels of each; 375x375 are squares.")] = "500x375",
+    as_json: Json = False,
 ) -> None:
     """Make JPEGs like ImageNet's (500 x 375, about 110 kB) out of other photographs, to measure with where there is no ImageNet."""
     from inceptionctl.bench.photographs import images_below, make_photographs
@@ -133,6 +136,8 @@ def photographs(
         num_bytes = make_photographs(
             sources, destination, images, seed, lambda done, _: bar.update(task, completed=done), (int(words[0]), int(words[1]))
         )
+    if as_json:
+        console.print_json({"folder": str(destination), "images": images, "bytes": num_bytes})
     console.say(f"{counted(images, 'photograph')}, {console.size(num_bytes / images)} each, in {destination}")
     console.say(f"next: inceptionctl bench data --data {destination} --images {images}")
 

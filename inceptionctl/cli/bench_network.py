@@ -25,6 +25,7 @@ from inceptionctl.cli.measured import (
     tell_of_waits,
 )
 from inceptionctl.cli.options import Json, ProtocolName, Settings, whole_numbers
+from inceptionctl.cli.sources import refuse_missing_network
 from inceptionctl.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def evaluate(
     is_run = run.is_dir()
     if is_run and settings:
         raise RecipeError("--set changes a recipe, and a run keeps its own", "name the recipe, or leave --set out")
+    if is_run:
+        refuse_missing_network(Path(source))
     loaded = None if is_run else load_recipe(source, settings or ())
     sizes, protocols = whole_numbers("--batch-sizes", batch_sizes, "4,8,16"), _protocols(protocol or ["144crop"])
     refuse_unwritable(output)
@@ -233,7 +236,7 @@ def _measure_steps(
 
     from inceptionctl.bench.ways import has_timm
     from inceptionctl.launch.signals import RankSignals, stoppable
-    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
 
     # What the profiler's library says of itself while it works.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -243,6 +246,7 @@ def _measure_steps(
 
         check_comparable(recipe)
     world = world_from_environment()
+    refuse_own_ranks(world, gpus, cpu_ranks)
     signals = RankSignals(speaks=world.rank == 0) if world else None
     found = _count(folder, recipe) if live else None
     if found is not None and found < recipe.train.global_batch_size:

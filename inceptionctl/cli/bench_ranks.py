@@ -74,9 +74,10 @@ def allreduce(
     import os
 
     from inceptionctl.launch.signals import stoppable
-    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
 
     world = world_from_environment()
+    refuse_own_ranks(world, gpus, cpu_ranks)
     refuse_unwritable(output)
     if (world.size if world else gpus or cpu_ranks or 1) < 2:
         raise RecipeError("one rank has nobody to sum with", "for example --cpu-ranks 2, or --gpus 8")

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, run_named
 from inceptionctl.errors import CheckpointError
 from inceptionctl.words import best_in_words, counted
 
-app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True, cls=Group)
 
 PathOf = Annotated[
     Path,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.cores import usable_cores
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
@@ -20,7 +21,7 @@ from inceptionctl.words import counted
 if TYPE_CHECKING:
     from inceptionctl.recipe.data_section import DataSection
 
-app = typer.Typer(help="Check, pack and fetch data sets.", no_args_is_help=True)
+app = typer.Typer(help="Check, pack and fetch data sets.", no_args_is_help=True, cls=Group)
 
 
 @app.command()
@@ -130,6 +131,7 @@ def pack(
     exclusions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="List of images to leave out, as data.exclusions.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a data set as WebDataset shards with index and checksums. Goes on where it was stopped; the same bytes on every run."""
     from inceptionctl.data.dataset import open_split, same_classes
@@ -149,6 +151,9 @@ def pack(
             shard_bytes,
             lambda what, i, total: bar.update(task, description=what, completed=i, total=total),
         )
+    if as_json:
+        told = {"root": str(destination), "images": done.images, "shards": done.shards, "kept": done.kept, "bytes": done.bytes}
+        console.print_json({**told, "classes": list(train.classes)})
     kept = f", {done.kept} of them kept from before" if done.kept else ""
     console.say(
         f"{counted(done.images, 'image')} in {counted(done.shards, 'shard')}{kept}, {console.size(done.bytes)}, in {destination}"
@@ -174,6 +179,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="elpv: photographs of solar cells (CC BY-NC-SA 4.0).")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make, for example data/elpv.")],
     cells: Annotated[str, typer.Option(help="Cells of one crystal (mono), of many (poly), or all, in four classes.")] = "all",
+    as_json: Json = False,
 ) -> None:
     """Fetch a small real data set and lay it out in train/ and val/. Prints its licence."""
     from inceptionctl.data.elpv import CELLS, fetch_elpv
@@ -183,4 +189,6 @@ def fetch(
     if cells not in (*CELLS, "all"):
         raise RecipeError(f"--cells {cells} is not a choice", "choose mono, poly or all")
     fetch_elpv(destination, console.say, CELLS if cells == "all" else (cells,))
+    if as_json:
+        console.print_json({"name": name, "root": str(destination)})
     console.say(f"next: inceptionctl data check {destination}")

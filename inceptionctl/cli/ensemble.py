@@ -13,6 +13,7 @@ from inceptionctl import console
 from inceptionctl.cli import ensemble_recipe
 from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings, runs_named
 from inceptionctl.cli.predict import say_written
+from inceptionctl.cli.sources import refuse_missing_answers
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
 from inceptionctl.words import counted, has_top5
 
@@ -76,6 +77,8 @@ def ensemble(
         )
     if gpus is not None and cpu_ranks is not None:
         raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
+    if recipe is None:
+        refuse_missing_answers(sources)
     ranks = ensemble_recipe.RanksHere(gpus, cpu_ranks)
     with stoppable("between two steps of the ensemble: nothing is lost"):
         if recipe:
@@ -166,7 +169,9 @@ def _combine(
     records = [read_record(file) for file in files]
     if submission:
         _submit(records, names, weights, submission, class_ids)
-        if not len(records[0].labels) and not output and not as_json:
+        if not len(records[0].labels) and not output:
+            if as_json:
+                console.print_json({"submission": str(submission), "images": len(records[0].images), "members": list(names)})
             return
     probabilities, result = combine(records, names, weights)
     if output:

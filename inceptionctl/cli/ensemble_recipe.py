@@ -107,7 +107,7 @@ def run_step(name: str, words: Sequence[str]) -> None:
 
 def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, ranks: RanksHere) -> None:
     """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
-    from inceptionctl.cli.train import check_inputs
+    from inceptionctl.cli.checks import check_inputs
     from inceptionctl.evaluate.members import check_same_images
     from inceptionctl.launch.local import LocalRanks, choose_ranks
     from inceptionctl.recipe import dump_recipe
@@ -118,7 +118,7 @@ def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State],
         here = LocalRanks(here.devices[:1], here.on_cpu)
     for member, state in zip(members, states, strict=True):
         if not state.trained:
-            check_inputs(member.recipe, here)
+            check_inputs(member.recipe, here, f"members.{member.name}", begins=not state.step)
     check_same_images(members)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

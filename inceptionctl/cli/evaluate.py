@@ -11,6 +11,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
 from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption, run_named
+from inceptionctl.cli.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
 from inceptionctl.errors import RecipeError
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
@@ -82,15 +83,22 @@ def evaluate(
     An interrupted evaluation goes on where it was when the same command is given again. Under torchrun or srun it is one rank of the job.
     """
     from inceptionctl.launch.signals import stoppable
-    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
 
     world, sides = world_from_environment(), shorter_sides(scales, protocol)
+    refuse_own_ranks(world, gpus, cpu_ranks)
     if every and output:
         raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
     if every and checkpoint:
         raise RecipeError(f"--all takes every checkpoint, and --checkpoint {checkpoint} names one", "leave one of the two out")
+    refuse_missing_network(source, checkpoint)
+    refuse_missing_data(data)
+    refuse_missing_files(blacklist=blacklist, real_labels=real_labels, show_crops=show_crops)
     if show_crops:
-        _draw(source, protocol, sides, show_crops, output or Path("crops.png"))
+        picture = output or Path("crops.png")
+        _draw(source, protocol, sides, show_crops, picture)
+        if as_json:
+            console.print_json({"source": str(source), "image": str(show_crops), "protocol": protocol, "picture": str(picture)})
         return
     if world is None and (gpus or cpu_ranks):
         start_ranks(gpus, cpu_ranks)

@@ -1,50 +1,131 @@
-"""How an error leaves the program: a message with a hint on stderr and the exit code of its kind, never a traceback."""
+"""How an error leaves the program: a message with a hint on stderr and the exit code of its kind, never a traceback.
+
+With --json stdout has one JSON document whatever happens: a command's result, or what went wrong as `error`, `hint` and `exit_code`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import tempfile
 import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group, command_of
+from inceptionctl.cli.hints import worded_for
 from inceptionctl.errors import EnvironmentFault, InceptionctlError, ResumeLater
 from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CPU's
 _SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what others have"
+# Where ranks and steps leave the first error for the command that started them, which has the --json.
+ERROR_FILE = "INCEPTIONCTL_ERROR_FILE"
+_ON_STDERR = "stderr says why"
 
 
-class ErrorGroup(TyperGroup):
+class ErrorGroup(Group):
     """The command group that words every error."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words: which command they name is asked when it has failed."""
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; turn its errors into messages and exit codes."""
-        try:
-            return super().invoke(ctx)
-        except InceptionctlError as error:
-            # A rank whose error another rank reports already has nothing to add.
-            if isinstance(error, ResumeLater):
-                _say_how_to_go_on(error)
-            elif type(error).__name__ != "RelayedError":
-                console.print_error(error)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            if "RANK" not in os.environ:  # the command that started the ranks says it once
-                console.say("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise
-        except Exception as error:
-            if type(error).__module__.startswith(("click", "typer")):
-                raise  # usage errors, which Typer words itself
-            worded = _of_the_machine(error) or _internal(error)
-            console.print_error(worded)
-            raise typer.Exit(worded.exit_code) from None
+        words = ctx.meta["words"]
+        as_json = "--json" in words and not _is_lower_rank()
+        console.json_on_stdout.clear()
+        with _errors_of_ranks(as_json):
+            try:
+                return super().invoke(ctx)
+            except InceptionctlError as error:
+                command = command_of(self, words)
+                error.hint = worded_for(command, error.hint)
+                error.problems = tuple(replace(each, hint=worded_for(command, each.hint)) for each in error.problems)
+                # A rank whose error another rank reports already has nothing to add.
+                if isinstance(error, ResumeLater):
+                    _say_how_to_go_on(error)
+                elif type(error).__name__ != "RelayedError":
+                    console.print_error(error)
+                _tell(console.error_object(error), as_json, relayed=type(error).__name__ == "RelayedError")
+                raise typer.Exit(error.exit_code) from None
+            except KeyboardInterrupt:
+                if "RANK" not in os.environ:  # the command that started the ranks says it once
+                    console.say("interrupted")
+                _tell({"error": "interrupted", "hint": None, "exit_code": INTERRUPTED}, as_json)
+                raise typer.Exit(INTERRUPTED) from None
+            except typer.Exit as ended:
+                if ended.exit_code:
+                    what = f"ended with code {ended.exit_code}"
+                    _tell({"error": what, "hint": _ON_STDERR, "exit_code": ended.exit_code}, as_json)
+                raise
+            except (typer.Abort, BrokenPipeError):
+                raise
+            except Exception as error:
+                if type(error).__module__.startswith(("click", "typer")):
+                    _tell(_of_usage(error), as_json)
+                    raise  # usage errors, which Typer words itself
+                worded = _of_the_machine(error) or _internal(error)
+                console.print_error(worded)
+                _tell(console.error_object(worded), as_json)
+                raise typer.Exit(worded.exit_code) from None
+
+
+def _is_lower_rank() -> bool:
+    """Whether this is a rank other than 0 of a launcher that is not ours: it shares its stdout with rank 0."""
+    slurm = os.environ.get("SLURM_PROCID", "0") if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1" else "0"
+    return os.environ.get("RANK", slurm) != "0"
+
+
+def _error_file() -> Path | None:
+    """Where an error is left for the command that started this process; a job that a gone command has submitted still has its name."""
+    name = os.environ.get(ERROR_FILE)
+    return Path(name) if name and Path(name).parent.is_dir() else None
+
+
+@contextlib.contextmanager
+def _errors_of_ranks(as_json: bool) -> Iterator[None]:
+    """A file for the errors of the processes that this command starts, unless it was started with one."""
+    if not as_json or _error_file():
+        yield
+        return
+    with contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError):  # nowhere to put it: then stderr alone says why
+            folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="inceptionctl-"))
+            os.environ[ERROR_FILE] = f"{folder}/{os.getpid()}.json"
+            undo.callback(os.environ.pop, ERROR_FILE, None)
+        yield
+
+
+def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> None:
+    """An error for programs: on stdout where nothing is yet, or for the command that has started this process."""
+    file = _error_file()
+    if file and file.stem != str(os.getpid()):
+        if not relayed:
+            with contextlib.suppress(OSError), file.open("x", encoding="utf-8") as first:  # the first error is the cause
+                json.dump(error, first)
+        return
+    if not as_json or console.json_on_stdout:
+        return
+    if file and file.is_file():
+        told = json.loads(file.read_text(encoding="utf-8"))
+        hint = told["hint"] if error["hint"] == _ON_STDERR else error["hint"] or told["hint"]
+        error = {**told, "error": told["error"] or error["error"], "hint": hint, "exit_code": error["exit_code"]}
+    console.print_json({**error, "error": error["error"] or "stopped by a signal"})
+
+
+def _of_usage(error: Any) -> dict[str, Any]:
+    path = getattr(getattr(error, "ctx", None), "command_path", "inceptionctl")
+    return {"error": error.format_message(), "hint": f"`{path} --help`", "exit_code": error.exit_code}
 
 
 def _say_how_to_go_on(stopped: ResumeLater) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json
 from inceptionctl.errors import Problem, RecipeError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.models import ModelSpec
     from inceptionctl.recipe.schema import ModelSection
 
-app = typer.Typer(help="List the networks, show one.", no_args_is_help=True)
+app = typer.Typer(help="List the networks, show one.", no_args_is_help=True, cls=Group)
 
 
 @app.command(name="list")
@@ -109,8 +109,6 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show parameters, multiply-adds and the stages of a network."""
-    from inceptionctl.models.summary import endpoints, multiply_adds
-
     spec = _known(name)
     wanted = {
         "name": name,
@@ -122,6 +120,8 @@ def show(
         "residual_unit": residual_unit,
     }
     section = _checked({key: value for key, value in wanted.items() if value is not None})
+    from inceptionctl.models.summary import endpoints, multiply_adds
+
     network = _built(section)
     about = {
         **section.model_dump(include={"name", "num_classes", "width", "input_px"}),
@@ -168,7 +168,7 @@ def _in_force(section: ModelSection, spec: dict[str, Any], option: str) -> Any:
 
 def _known(name: str) -> dict[str, Any]:
     """The facts of a network: its line of MODELS, or what timm knows of it."""
-    from inceptionctl.models import MODELS, ModelSpec, is_timm
+    from inceptionctl.models import MODELS, ModelSpec, hint_of_name, is_timm
 
     facts: dict[str, Any] = {field.name: None for field in dataclasses.fields(ModelSpec)}
     if is_timm(name):
@@ -177,9 +177,7 @@ def _known(name: str) -> dict[str, Any]:
         return facts | {"default_input_px": default_input_px(name), "source": "timm"}
     if name in MODELS:
         return facts | {field: getattr(MODELS[name], field) for field in facts}
-    nearest = difflib.get_close_matches(name, MODELS, n=1)
-    guess = f"did you mean `{nearest[0]}`? " if nearest else ""
-    raise RecipeError(f"no network '{name}'", f"{guess}known: {', '.join(MODELS)}, and timm/NAME")
+    raise RecipeError(f"no network '{name}'", hint_of_name(name))
 
 
 def _checked(wanted: dict[str, Any]) -> ModelSection:

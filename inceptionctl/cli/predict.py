@@ -11,6 +11,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
 from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
+from inceptionctl.cli.sources import refuse_missing_files, refuse_missing_images, refuse_missing_network
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.words import counted
 
@@ -77,16 +78,18 @@ def predict(
             raise RecipeError(
                 f"{alone[0]} needs --submission FILE", "without it each image is shown as the recipe's one crop, in fp32"
             )
+        refuse_missing_network(source, checkpoint)
+        refuse_missing_images(images)
         _show(source, images, checkpoint, as_json)
         return
-    if as_json:
-        raise RecipeError(
-            "--submission writes a file of its own form, and no --json", "the .parquet beside it has the probabilities"
-        )
+    refuse_missing_network(source)
+    refuse_missing_images(images)
+    refuse_missing_files(class_ids=class_ids)
     from inceptionctl.launch.signals import stoppable
-    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
 
     world, sides = world_from_environment(), shorter_sides(scales, protocol)
+    refuse_own_ranks(world, gpus, cpu_ranks)
     if world is None and (gpus or cpu_ranks):
         start_ranks(gpus, cpu_ranks)
         return
@@ -113,10 +116,10 @@ def predict(
             machine.num_threads,
             machine.decode("auto") if subject.device.type == "cuda" else "cpu",
         )
-        _submit(work, [file.name for file in ordered], ids, ranks, submission)
+        _submit(work, [file.name for file in ordered], ids, ranks, submission, as_json)
 
 
-def _submit(work: Work, names: list[str], ids: list[int], ranks: Ranks, file: Path) -> None:
+def _submit(work: Work, names: list[str], ids: list[int], ranks: Ranks, file: Path, as_json: bool) -> None:
     """Answer all images, and write the two files on rank 0."""
     from torch import from_numpy
 
@@ -141,9 +144,14 @@ def _submit(work: Work, names: list[str], ids: list[int], ranks: Ranks, file: Pa
         write_atomically(file, submission(from_numpy(answers.probabilities), ids))
         answers.parts.remove()
     shown = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()
-    console.out.print(f"{counted(len(names), 'image')} by {work.subject.source}, {shown}")
-    if work.subject.choice and (words := work.subject.choice.in_words()):
-        console.say(f"by {words}")
+    by = work.subject.choice.in_words() if work.subject.choice else ""
+    if as_json:
+        told = {"source": str(work.subject.source), "images": len(names), "crops": shown}
+        console.print_json({**told, "submission": str(file), "probabilities": str(record)})
+    else:
+        console.out.print(f"{counted(len(names), 'image')} by {work.subject.source}, {shown}")
+    if by:
+        console.say(f"by {by}")
     say_written(file, names)
     console.say(f"and the probabilities into {record.name}; `inceptionctl ensemble` averages several")
 

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.checks import check_recipe
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, Settings
-from inceptionctl.errors import RecipeError
+from inceptionctl.errors import InceptionctlError, RecipeError
 
-app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, cls=Group)
 
 HEADER = re.compile(r"^#\s*(\w+):\s*(.+)$")
 
@@ -94,6 +96,7 @@ def show(
 def copy(
     name: Annotated[str, typer.Argument(help="Bundled name or path.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file that does not exist yet, or a folder.")],
+    as_json: Json = False,
 ) -> None:
     """Copy a recipe to change it. Never overwrites."""
     from inceptionctl.recipe import find_recipe
@@ -106,24 +109,32 @@ def copy(
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+    if as_json:
+        console.print_json({"recipe": source.stem, "copy": str(target)})
     console.say(f"copied {source.stem} to {target}; after changing it: `inceptionctl recipes check {target}`")
 
 
 @app.command()
 def check(
-    path: Annotated[str, typer.Argument(help="Bundled name or path.")], settings: Settings = None, as_json: Json = False
+    path: Annotated[str, typer.Argument(metavar="RECIPE", help="Bundled name or path.")],
+    settings: Settings = None,
+    no_data: Annotated[bool, typer.Option("--no-data", help="Leave the data set out: it is on another machine.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Check a recipe; report every problem at once, each with file:line and a hint. Exit code 2 if there is one."""
+    """Check that a recipe can be trained here.
+
+    Every problem is reported at once, each with file:line and a hint; the exit code is that of the first kind: 2 the recipe, 3 its data
+    set, 4 a package, 5 the weights that it starts from. The data set that a bundled recipe names need not be here.
+    """
     from inceptionctl.recipe import Ensemble, load_any
 
     try:
         loaded = load_any(path, settings or ())
-    except RecipeError as error:
-        if not as_json:
-            raise
-        problems = [{"where": item.where, "message": item.message, "hint": item.hint} for item in error.problems]
-        console.print_json({"ok": False, "message": error.message, "hint": error.hint, "problems": problems})
-        raise typer.Exit(error.exit_code) from None
+        check_recipe(path, loaded, settings or (), data=not no_data)
+    except InceptionctlError as error:
+        if as_json:
+            console.print_json({"ok": False, "problems": [], **console.error_object(error)})
+        raise
     if as_json:
         console.print_json({"ok": True, "problems": []})
     else:

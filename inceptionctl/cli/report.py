@@ -9,6 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json, renamed, runs_named
+from inceptionctl.cli.sources import refuse_missing_ensembles
 
 
 def report(
@@ -28,11 +29,19 @@ def report(
 
     The page holds everything itself, so that it can be sent; the pictures lie beside it as PNG files.
     """
-    from inceptionctl.report.page import write_report
+    from inceptionctl.run import open_run
 
     folder = renamed("--out", "--output", out, output)
     ensembles = [source for source in sources if source.suffix == ".json"]
-    page = write_report([source for source in sources if source not in ensembles], ensembles, folder)
+    runs = [source for source in sources if source not in ensembles]
+    for run in runs:
+        open_run(run)
+    refuse_missing_ensembles(ensembles)
+
+    from inceptionctl.report.page import write_report
+
+    page = write_report(runs, ensembles, folder)
     if as_json:
-        console.print_json({"page": str(page), "pictures": sorted(str(file) for file in folder.glob("*.png"))})
+        pictures = sorted(str(file) for file in folder.glob("*.png"))
+        console.print_json({"page": str(page), "bytes": page.stat().st_size, "pictures": pictures})
     console.say(f"wrote {page} ({console.size(page.stat().st_size)})")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, RunArgument
 from inceptionctl.errors import CheckpointError
 from inceptionctl.words import counted
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.run import Run
     from inceptionctl.run_contents import RunContents
 
-app = typer.Typer(help="List runs, show one.", no_args_is_help=True)
+app = typer.Typer(help="List runs, show one.", no_args_is_help=True, cls=Group)
 
 ROOT = Path("runs")
 RECIPE_KEYS = (
@@ -120,6 +121,15 @@ def _summary(found: RunContents) -> dict[str, Any]:
         "bytes": bytes_below(found.run.path),
         "problems": found.problems,
     }
+
+
+def summary_of(run: Run) -> dict[str, Any]:
+    """What `runs list --json` tells of a run, and the commands that go on from it."""
+    from inceptionctl.run_contents import read_run
+
+    found = read_run(run)
+    told: dict[str, Any] = _strict({**_summary(found), "next": found.next_commands()})
+    return told
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, RunArgument, Settings
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.words import counted
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
 
-app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True)
+app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True, cls=Group)
 
 
 @app.command()
@@ -64,10 +65,14 @@ def submit(
     Of an ensemble's recipe each member becomes a job of its own.
     """
     from inceptionctl.launch.slurm import batch_script
+    from inceptionctl.train.start import begins_anew
 
     trainings = _trainings(recipe, settings or (), output)
     ranks_per_node = _ranks_per_node(gpus_per_node, cpu_ranks_per_node)
-    images = [_check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None) for loaded, _ in trainings]
+    images = [
+        _check_inputs(loaded, nodes * ranks_per_node, on_cpu=gpus_per_node is None, begins=begins_anew(loaded, folder, resume))
+        for loaded, folder in trainings
+    ]
 
     def script_for(loaded: Recipe, run: Path, recipe_file: str) -> str:
         return batch_script(
@@ -94,9 +99,8 @@ def submit(
         _submit_one(*one, opened, resume, script_for, size, several, no_submit, dry_run, as_json)
         for one, opened in zip(trainings, images, strict=True)
     ]
-    handed = [job for job in told if job]
-    if as_json and handed:
-        console.print_json(handed if several else handed[0])
+    if as_json:
+        console.print_json(told if several else told[0])
     if several and not dry_run:
         words = [word for setting in settings or () for word in ("--set", setting)]
         words += ["--output", str(output)] if output else []
@@ -126,8 +130,8 @@ def _submit_one(
     no_submit: bool,
     dry_run: bool,
     as_json: bool,
-) -> dict[str, Any] | None:
-    """Hand one training over; what --json tells of it. None where it is finished, or one of several and in the queue already."""
+) -> dict[str, Any]:
+    """Hand one training over; what --json tells of it: `job` is null where it is finished, or one of several and in the queue already."""
     from inceptionctl.launch.slurm import submit as hand_over
     from inceptionctl.recipe import dump_recipe
     from inceptionctl.run import append_json, new_run_path, write_atomically
@@ -143,9 +147,9 @@ def _submit_one(
     start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
-        return None
+        return {"job": None, "run": str(start.run.path.absolute())}
     if _is_queued(start.run, several):
-        return None
+        return {"job": None, "run": str(start.run.path.absolute())}
     if not start.is_new:
         check_free(start.run)
         if images:
@@ -183,19 +187,22 @@ def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
     return gpus or cpu_ranks or 0
 
 
-def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool) -> tuple[ImageSet, ImageSet] | None:
+def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> tuple[ImageSet, ImageSet] | None:
     """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
     from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.checking import faults, refuse
     from inceptionctl.train.images import open_images
 
     plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
     if recipe.data.decodes_on_gpu and on_cpu:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
-    if root.exists():
-        return open_images(recipe)
-    console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
-    return None
+    if not root.exists():
+        console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
+    opened: list[tuple[ImageSet, ImageSet]] = []
+    found = faults(recipe, begins=begins, data=root.exists(), images=lambda one: opened.append(open_images(one)))
+    refuse(recipe.model.name, found)
+    return opened[0] if opened else None
 
 
 def _words(options: Sequence[str]) -> list[str]:
@@ -299,7 +306,7 @@ def status(run: RunArgument, as_json: Json = False) -> None:
 
 
 @app.command()
-def cancel(run: RunArgument) -> None:
+def cancel(run: RunArgument, as_json: Json = False) -> None:
     """Cancel a run's jobs; the ranks are told to save first."""
     from inceptionctl.launch.slurm import cancel as cancel_jobs
     from inceptionctl.launch.slurm import in_queue, queue
@@ -307,10 +314,13 @@ def cancel(run: RunArgument) -> None:
 
     opened = open_run(run)
     alive = [job["job"] for job in queue(_jobs_of(opened)) if in_queue(job)]
+    if alive:
+        cancel_jobs(alive)
+    if as_json:
+        console.print_json({"run": str(opened.path), "cancelled": alive})
     if not alive:
         console.say(f"no job of {opened.path} is in the queue: nothing to cancel")
         return
-    cancel_jobs(alive)
     console.say(f"cancelled job {', '.join(alive)}; the run goes on with another `inceptionctl slurm submit`")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +11,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption, run_named
+from inceptionctl.cli.sources import refuse_missing_data, refuse_missing_network
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -95,6 +97,11 @@ def export(
 
     An earlier export in the same place is replaced; a README.md that is not of inceptionctl stays.
     """
+    refuse_missing_network(source, checkpoint)
+    refuse_missing_data(data)
+    of_onnx_alone = bool(precisions or preprocessing or opset or check)
+    _refuse_without_onnx([kind.value for kind in formats or ()] or ["onnx"], of_onnx_alone)
+
     import torch
 
     from inceptionctl.evaluate.machine import claim_machine
@@ -123,11 +130,7 @@ def export(
         )
     wanted = [kind.value for kind in formats or ()] or list(trained.recipe.export.formats)
     options = [OnnxOptions(precision.value, preprocessing, opset or OPSET) for precision in precisions or [OnnxPrecision.FP32]]
-    if (precisions or preprocessing or opset or check) and "onnx" not in wanted:
-        raise RecipeError(
-            "--precision, --preprocessing, --opset and --check are of ONNX, which is not among the formats",
-            "add --format onnx, or leave them out",
-        )
+    _refuse_without_onnx(wanted, of_onnx_alone)
     if opset is not None:
         check_opset(opset, preprocessing)
     if preprocessing:
@@ -181,6 +184,14 @@ def export(
         )
     if card is None:
         console.warn(f"{folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
+
+
+def _refuse_without_onnx(wanted: Sequence[str], of_onnx_alone: bool) -> None:
+    if of_onnx_alone and "onnx" not in wanted:
+        raise RecipeError(
+            "--precision, --preprocessing, --opset and --check are of ONNX, which is not among the formats",
+            "add --format onnx, or leave them out",
+        )
 
 
 def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.answering import warn_of_shell
+from inceptionctl.cli.checks import check_inputs, check_recipe
 from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.runs import summary_of
 
 if TYPE_CHECKING:
-    from inceptionctl.data.imageset import ImageSet
     from inceptionctl.launch.local import LocalRanks
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
@@ -48,10 +51,13 @@ def train(
 
     from inceptionctl.launch.milestones import passed
     from inceptionctl.launch.signals import RankSignals, stoppable
-    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
 
     passed("begins")
     world = world_from_environment()
+    if not dry_run:
+        refuse_own_ranks(world, gpus, cpu_ranks)
+        warn_of_shell(world)
     signals = RankSignals(speaks=world.rank == 0) if world and not dry_run else None  # before anything that takes time
     # A store that has gone with rank 0 is worth a stack trace in C++ to torch, and a worded error here. It reads this when imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -59,16 +65,22 @@ def train(
 
     loaded = _inheriting(load_recipe(recipe, settings or ()), output, resume)
     if dry_run:
+        from inceptionctl.train.start import begins_anew
+
+        check_recipe(recipe, loaded, settings or (), begins=begins_anew(loaded, output, resume))
         _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
     elif world and signals:
         from inceptionctl.train.rank import run_rank
 
         passed("imported")
-        run_rank(world, loaded, output, resume, signals)
+        run = run_rank(world, loaded, output, resume, signals)
+        if as_json and world.rank == 0:
+            console.print_json(summary_of(run))
     else:
         with stoppable():
-            words = [recipe, *(word for setting in settings or () for word in ("--set", setting))]
-            _start_ranks(loaded, words, gpus, cpu_ranks, output, resume, port)
+            run = _start_ranks(recipe, settings or (), loaded, gpus, cpu_ranks, output, resume, port)
+        if as_json:
+            console.print_json(summary_of(run))
 
 
 def _inheriting(recipe: Recipe, output: Path | None, resume: str) -> Recipe:
@@ -79,15 +91,15 @@ def _inheriting(recipe: Recipe, output: Path | None, resume: str) -> Recipe:
 
 
 def _start_ranks(
+    name: str,
+    settings: Sequence[str],
     recipe: Recipe,
-    told: list[str],
     gpus: int | None,
     cpu_ranks: int | None,
     output: Path | None,
     resume: str,
     port: int | None,
-) -> None:
-    """`told` are the words that the recipe was told by: the ranks read it again, since no directory holds it yet."""
+) -> Run:
     from inceptionctl.launch.local import (
         NO_GPU_IN_SPITE_OF_DRIVER,
         LocalRanks,
@@ -96,9 +108,10 @@ def _start_ranks(
         has_driver,
         launch,
     )
+    from inceptionctl.recipe.places import place_of
     from inceptionctl.run import discard_unused
     from inceptionctl.train.lock import check_free
-    from inceptionctl.train.start import check_start, decide_start
+    from inceptionctl.train.start import begins_anew, check_start, decide_start
 
     ranks = choose_ranks(gpus, cpu_ranks)
     if ranks.on_cpu and cpu_ranks is None and has_driver():
@@ -112,7 +125,8 @@ def _start_ranks(
             ranks = LocalRanks(ranks.devices[:fitting], on_cpu=False)
     if port is not None:
         check_port(port)
-    images = check_inputs(recipe, ranks, _existing_run(output, resume))
+    where, begins = partial(place_of, name, settings), begins_anew(recipe, output, resume)
+    images = check_inputs(recipe, ranks, name, where, begins=begins, run=_existing_run(output, resume))
     start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
@@ -123,12 +137,15 @@ def _start_ranks(
             check_start(start, recipe, *images)
         words = [] if gpus is None else ["--gpus", str(gpus)]
         words += [] if cpu_ranks is None else ["--cpu-ranks", str(cpu_ranks)]
+        # The words of the command: the ranks read the recipe again, since no directory holds it yet.
+        told = [name, *(word for setting in settings for word in ("--set", setting))]
         code = _run(launch, ranks, start, port, told, recipe, words)
         if code:
             if start.is_new and not _may_go_on(code):
                 discard_unused(start.run)
             raise typer.Exit(code)
     console.say(f"next: inceptionctl evaluate {start.run.path}")
+    return start.run
 
 
 def _existing_run(output: Path | None, resume: str) -> Run | None:
@@ -136,19 +153,6 @@ def _existing_run(output: Path | None, resume: str) -> Run | None:
     from inceptionctl.run import Run, is_run
 
     return next((Run(path) for path in (output, Path(resume)) if path and is_run(path)), None)
-
-
-def check_inputs(recipe: Recipe, ranks: LocalRanks, run: Run | None = None) -> tuple[ImageSet, ImageSet]:
-    """Find what is wrong before processes are started and a run directory is made; the images to train and validate on."""
-    from inceptionctl.errors import EnvironmentFault
-    from inceptionctl.run import located
-    from inceptionctl.train.batch import plan_batch
-    from inceptionctl.train.images import open_images
-
-    plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
-    if recipe.data.decodes_on_gpu and ranks.on_cpu:
-        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
-    return open_images(located(recipe, run))
 
 
 def _run(
@@ -181,7 +185,10 @@ def _run(
         # Stopped before it was kept, the recipe is known by the words alone.
         told = [str(start.run.recipe_file)] if keeps_recipe(start.run, recipe) else told
         again = ["inceptionctl", "train", *told, "--output", str(start.run.path), *words]
-        console.say(f"go on with: {shlex.join(again)}")
+        go_on = f"go on with: {shlex.join(again)}"
+        if code == ResumeLater.exit_code:
+            raise ResumeLater("", go_on)  # why, the ranks have said
+        console.say(go_on)
     return code
 
 

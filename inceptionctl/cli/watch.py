@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import RunArgument
-from inceptionctl.cli.runs import opened
+from inceptionctl.cli.options import Json, RunArgument
+from inceptionctl.cli.runs import opened, summary_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,11 +21,15 @@ def watch(
     run: RunArgument,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two looks at its files.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show it once and stop, as where the output is no terminal.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show where a run is, live, until it is finished or Ctrl-C. Only its files are read: another machine may write them."""
     from rich.live import Live
 
     found = opened(run)
+    if as_json:
+        console.print_json(summary_of(found))
+        return
     frame, finished = _frame(found)
     if once or not console.out.is_terminal:
         console.out.print(frame)

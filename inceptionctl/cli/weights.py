@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json
+from inceptionctl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from inceptionctl.weights.importing import Import
 
 MOST_TABLE_ROWS = 20
 
-app = typer.Typer(help="Take in weights of timm, torchvision and TF-slim.", no_args_is_help=True)
+app = typer.Typer(help="Take in weights of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group)
 
 
 @app.command(name="import")
@@ -57,7 +59,17 @@ def import_(
     Every tensor is accounted for: one that is missing, left over or of another shape is an error (exit code 5), and nothing is
     written. Code in a file is never run.
     """
+    from inceptionctl.models import find_spec
     from inceptionctl.weights.class_names import read_class_names
+
+    find_spec(model)
+    names = read_class_names(class_names) if class_names else None
+    # TensorFlow's checkpoints are named by what their files begin with.
+    if not file.exists() and not any(file.parent.glob(f"{file.name}*")):
+        raise CheckpointError(
+            f"no file {file}", "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt)"
+        )
+
     from inceptionctl.weights.importing import prepare, write
 
     done = prepare(
@@ -65,7 +77,7 @@ def import_(
         model,
         form=form,
         which=weights,
-        class_names=read_class_names(class_names) if class_names else None,
+        class_names=names,
         num_classes=num_classes,
         aux_head=aux_head,
         mean=mean,

@@ -64,7 +64,7 @@ class FileProbe:
         if line:
             answers: list[Answer] | dict[str, str] = json.loads(line)
             if isinstance(answers, dict):
-                raise EnvironmentFault(**answers)
+                raise EnvironmentFault(answers["message"], answers["hint"])
             return answers
         self.close()
         return None

@@ -30,10 +30,7 @@ class Prediction:
 
 
 def images_of(arguments: Sequence[Path]) -> list[Path]:
-    """Files as they are named, and of a folder the images in it in the order of their names. Raises DataError for what is neither."""
-    missing = [str(path) for path in arguments if not path.exists()]
-    if missing:
-        raise DataError(f"no such image file: {', '.join(missing)}", "name image files or folders of them")
+    """Files as they are named, and of a folder the images in it in the order of their names. Raises DataError for a folder of none."""
     return [file for path in arguments for file in (_in_folder(path) if path.is_dir() else [path])]
 
 

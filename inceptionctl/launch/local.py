@@ -65,7 +65,7 @@ def choose_ranks(gpus: int | None, cpu_ranks: int | None) -> LocalRanks:
     if gpus > len(visible):
         found = "no GPU" if not visible else f"only {len(visible)} GPU{'s' if len(visible) > 1 else ''}"
         raise EnvironmentFault(
-            f"--gpus {gpus}: {found} here", "`inceptionctl doctor` shows what is found; --cpu-ranks 1 trains on the CPU"
+            f"--gpus {gpus}: {found} here", "`inceptionctl doctor` shows what is found; --cpu-ranks 1 takes the CPU"
         )
     return LocalRanks(visible[:gpus], on_cpu=False)
 
@@ -124,7 +124,8 @@ def launch(ranks: LocalRanks, arguments: Sequence[str], port: int | None) -> int
     if signals.exit_code is not None:
         return signals.exit_code
     if signals.came_first is not None:
-        raise ResumeLater(f"stopped by {signals.came_first} before the training began: nothing is lost")
+        begins = "the training" if arguments[0] == "train" else f"`{arguments[0]}`"
+        raise ResumeLater(f"stopped by {signals.came_first} before {begins} began: nothing is lost")
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return code  # a rank that was asked twice
     if code < 0:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inceptionctl.errors import EnvironmentFault
+from inceptionctl.errors import EnvironmentFault, RecipeError
+from inceptionctl.launch.signals import PIPE_OF_COMMAND
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,38 @@ def world_from_environment(environment: Mapping[str, str] = os.environ) -> World
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
         return _from_slurm(environment)
     return None
+
+
+def refuse_own_ranks(
+    world: World | None, gpus: int | None, cpu_ranks: int | None, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Raise RecipeError where a process that is one rank already is asked to start ranks, unless a command of ours has started it."""
+    option = "--gpus" if gpus is not None else "--cpu-ranks"
+    if world is None or (gpus is None and cpu_ranks is None) or PIPE_OF_COMMAND in environment:
+        return
+    if not _is_slurm_task(environment):
+        raise RecipeError(
+            f"{option} starts ranks, and this is one already: RANK is {world.rank} and WORLD_SIZE {world.size}",
+            f"leave {option} out, or start the ranks of this machine from a shell without RANK and WORLD_SIZE",
+        )
+    raise RecipeError(
+        f"{option} starts ranks, and this is one already: task {world.rank} of a Slurm step of {world.size} tasks",
+        f"leave {option} out where srun starts the command itself; {_IN_A_SHELL}",
+    )
+
+
+_IN_A_SHELL = "in a shell of `srun --pty`, ask for --ntasks=1, or write SLURM_STEP_NUM_TASKS=1 before the command"
+
+
+def waits_in_a_shell(world: World | None, environment: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
+    """Words and a hint for a task of `srun --pty`, whose other tasks come only where srun has started the command itself."""
+    if world is None or world.size == 1 or "SLURM_PTY_PORT" not in environment or not _is_slurm_task(environment):
+        return None
+    return f"this is task {world.rank} of an interactive Slurm step of {world.size}: it waits for the others", _IN_A_SHELL
+
+
+def _is_slurm_task(environment: Mapping[str, str]) -> bool:
+    return not ("RANK" in environment and "WORLD_SIZE" in environment)
 
 
 def _from_torch(environment: Mapping[str, str]) -> World:

@@ -7,6 +7,7 @@ To add a network: a module of its own beside these, a `_build_...` function here
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -249,10 +250,40 @@ def find_spec(name: str) -> ModelSpec:
     """The line of MODELS that `name` means. Raises RecipeError naming the nearest."""
     spec = MODELS.get(name)
     if spec is None:
-        nearest = difflib.get_close_matches(name, MODELS, n=3)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the models are: {', '.join(MODELS)}"
-        raise RecipeError(f"unknown model {name!r}", hint)
+        raise RecipeError(f"unknown model {name!r}", hint_of_name(name))
     return spec
+
+
+def hint_of_name(name: str) -> str:
+    """What a name that is none of MODELS may mean: other programs' spelling of one, a near one, or a network of timm."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower().removeprefix(TIMM_PREFIX).partition(".")[0])
+    if plain in _ELSEWHERE:
+        own, why = _ELSEWHERE[plain]
+        return f"it is `{own}` here{why}"
+    spelt = {re.sub(r"[^a-z0-9]", "", own): own for own in MODELS}
+    if plain in spelt:
+        return f"it is written `{spelt[plain]}`"
+    nearest = difflib.get_close_matches(name.lower(), MODELS, n=1)
+    guess = f"did you mean `{nearest[0]}`?" if nearest else f"there are {', '.join(MODELS)}"
+    return f"{guess}; networks of timm are written timm/NAME: `{TIMM_PREFIX}resnet50d`"
+
+
+# Names of timm, torchvision, Keras and TF-slim, in letters and digits alone -> ours, and why that one.
+_ELSEWHERE = {
+    **{
+        f"resnet{depth}": (f"resnet_{depth}_v1_5", f", as timm and torchvision have it; `resnet_{depth}` is the paper's")
+        for depth in (50, 101, 152)
+    },
+    "inceptionv2": ("bn_inception", ": TF-slim's inception_v2 is BN-Inception"),
+    "inceptionbn": ("bn_inception", ""),
+    "batchnorminception": ("bn_inception", ""),
+    "tfinceptionv3": ("inception_v3", ""),
+    "inceptionresnet": ("inception_resnet_v2", ", or `inception_resnet_v1`"),
+    "irv1": ("inception_resnet_v1", ""),
+    "irv2": ("inception_resnet_v2", ""),
+    "ensadvinceptionresnetv2": ("inception_resnet_v2_tf_slim", ": its weights are of TF-slim's network"),
+    "tfinceptionresnetv2": ("inception_resnet_v2_tf_slim", ""),
+}
 
 
 def option_problem(

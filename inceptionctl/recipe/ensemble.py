@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from inceptionctl.errors import Problem
+from inceptionctl.recipe.keys import MEMBERS
 from inceptionctl.recipe.load import (
-    MEMBERS,
     examine,
     failure,
     find_recipe,
@@ -90,7 +90,7 @@ def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
         raise failure(name, [*source.problems, *problems])
     recipes: dict[str, Recipe] = {}
     for member in names:
-        recipe, found = examine(_member(source, top, member), Recipe)
+        recipe, found = examine(member_source(source, top, member), Recipe)
         problems += _told_of_a_member(member, found, {*_sections(source).lines.values(), *_sections(top).lines.values()})
         if recipe:
             recipes[member] = recipe
@@ -110,7 +110,7 @@ def load_any(name: str, settings: Sequence[str] = ()) -> Recipe | Ensemble:
     return load_ensemble(name, settings) if is_ensemble(name) else load_recipe(name, settings)
 
 
-def _member(source: Source, top: Source, name: str) -> Source:
+def member_source(source: Source, top: Source, name: str) -> Source:
     """A member's recipe out of all layers."""
     own, set_alone = _part(source, name), _part(top, name)
     said = set_alone if "extends" in set_alone.data else own

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from inceptionctl.errors import Problem, RecipeError
+from inceptionctl.recipe.keys import MEMBERS, is_text
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.recipe.section import Section
 from inceptionctl.recipe.variants import VARIANTS
+from inceptionctl.recipe.wording import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.ensemble import Ensemble
 
-MEMBERS = "members"  # the key that makes a recipe one of an ensemble
 T = TypeVar("T", bound=BaseModel)
-NUMBER_AS_TEXT = re.compile(r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
 
 
 def bundled_folder() -> Path:
@@ -99,12 +97,49 @@ def examine(source: Source, kind: type[T]) -> tuple[T | None, list[Problem]]:
     for section, variants in VARIANTS.items():
         if isinstance(source.data.get(section), dict):
             source.data[section].setdefault("name", next(iter(variants)))
-    problems = list(source.problems)
+    problems = [*source.problems, *nulls_as_text(source)]
     try:
         value = kind.model_validate(source.data)
     except ValidationError as error:
-        return None, problems + [_problem(details, source, kind) for details in error.errors(include_url=False)]
+        return None, [*problems, *_all_problems(error, source, kind)]
     return (None if problems else value), problems
+
+
+def _all_problems(error: ValidationError, source: Source, kind: type[BaseModel]) -> list[Problem]:
+    """Also those of rules between keys, which pydantic looks at only where every key of a section is right by itself."""
+    problems: list[Problem] = []
+    rest, left_out = Source(deepcopy(source.data), source.lines), list[KeyPath]()
+    while True:
+        blamed = []
+        for details in error.errors(include_url=False):
+            path, rule = tuple(data_path(details["loc"])), details["type"] in RULES
+            if not rule or not rests_on(path, rule_message(details), left_out):
+                problems.append(problem_of(details, source, kind))
+            key = blamed_key(path, rule_message(details), rest) if rule else path
+            # Without its name a section could not be read.
+            blamed.append(key[:1] if key[1:] == ("name",) and key[0] in VARIANTS else key)
+        were_there = [_leave_out(rest.data, path) for path in blamed]
+        left_out += blamed
+        try:
+            kind.model_validate(rest.data)
+        except ValidationError as again:
+            error = again
+        else:
+            were_there = []
+        if not any(were_there):
+            return list(dict.fromkeys(problems))
+
+
+def _leave_out(data: Any, path: KeyPath) -> bool:
+    """Take a key out, or the nearest section around it that is there; whether there was one."""
+    for depth in range(len(path), 0, -1):
+        here = data
+        for key in path[: depth - 1]:
+            here = here.get(key) if isinstance(here, dict) else None
+        if isinstance(here, dict) and path[depth - 1] in here:
+            del here[path[depth - 1]]
+            return True
+    return False
 
 
 def recipe_from_dict(tree: Mapping[str, Any], name: str) -> Recipe:
@@ -113,7 +148,7 @@ def recipe_from_dict(tree: Mapping[str, Any], name: str) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         empty = Source()
-        raise failure(name, [_problem(details, empty) for details in error.errors(include_url=False)]) from None
+        raise failure(name, [problem_of(details, empty) for details in error.errors(include_url=False)]) from None
 
 
 def dump_recipe(recipe: Recipe | Ensemble) -> str:
@@ -204,7 +239,7 @@ def _deep_merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_source(settings: Iterable[str]) -> Source:
-    """`--set` options as if they were a file."""
+    """`--set` options as if they were a file; of a key that holds text all that follows the = is its value."""
     top = Source()
     for setting in settings:
         where = f"--set {setting}"
@@ -214,7 +249,7 @@ def settings_source(settings: Iterable[str]) -> Source:
             top.problems.append(Problem(where, "is not of the form key.sub=value", "for example --set train.epochs=10"))
             continue
         try:
-            value = parse_value(text)
+            value = text if is_text(keys) and text not in ("", "~", "null") else parse_value(text)
         except yaml.YAMLError:
             top.problems.append(
                 Problem(where, f"{dotted}: {text!r} is not a YAML value", "quote it as the shell and YAML want it")
@@ -234,79 +269,3 @@ def _set_in(top: Source, keys: KeyPath, value: Any, where: str) -> None:
     here[keys[-1]] = value
     for depth in range(1, len(keys) + 1):
         top.lines[keys[:depth]] = where
-
-
-def _problem(details: ErrorDetails, source: Source, root: type[BaseModel] = Recipe) -> Problem:
-    path = tuple(_data_path(details["loc"], source.data))
-    where = _where(path, source)
-    key = ".".join(path) or "recipe"
-    kind, value = details["type"], details["input"]
-    if kind == "extra_forbidden":
-        return Problem(where, f"{key}: unknown key", _nearest_key(path, source.data, root))
-    if kind == "missing":
-        return Problem(where, f"{key}: missing", f"add `{path[-1]}:` to the section `{'.'.join(path[:-1])}`")
-    if kind == "union_tag_invalid":
-        return _tag_problem(path, where, source)
-    if kind == "value_error":
-        return _rule_problem(path, details["msg"].removeprefix("Value error, "), source)
-    if kind == "rule_with_hint":
-        return _rule_problem(path, details["ctx"]["message"], source, details["ctx"]["hint"])
-    if isinstance(value, str) and NUMBER_AS_TEXT.match(value):
-        return Problem(where, f"{key}: {value!r} is text, not a number", "write it without quotes")
-    if isinstance(value, str) and kind == "literal_error":
-        return Problem(where, f"{key}: {value!r} is not a choice", f"choose {details.get('ctx', {}).get('expected', '')}")
-    shown = "a section" if isinstance(value, dict) else repr(value)
-    return Problem(where, f"{key}: {shown}: {_lower(details['msg'])}")
-
-
-def _rule_problem(path: KeyPath, message: str, source: Source, hint: str | None = None) -> Problem:
-    """A rule over several keys: its message opens with the key to blame, relative to the section that has the rule."""
-    blamed = (*path, *message.split()[0].rstrip(":").split("."))
-    where = _where(blamed if blamed in source.lines else path, source)
-    return Problem(where, ".".join(path) + ("." if blamed in source.lines and path else ": " if path else "") + message, hint)
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
-
-
-def _tag_problem(path: KeyPath, where: str, source: Source) -> Problem:
-    names = list(VARIANTS[path[0]])
-    name = source.data[path[0]]["name"]
-    close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"choose {' or '.join(names)}"
-    return Problem(_where((*path, "name"), source), f"{path[0]}.name: {name!r} is not a choice ({', '.join(names)})", hint)
-
-
-def _data_path(location: tuple[int | str, ...], data: Any) -> Iterator[str]:
-    """The key path without the tags that pydantic puts into the location of a discriminated union."""
-    parts = [str(part) for part in location]
-    if len(parts) > 1 and parts[0] in VARIANTS and parts[1] in VARIANTS[parts[0]]:
-        del parts[1]
-    yield from parts
-
-
-def _where(path: KeyPath, source: Source) -> str:
-    for depth in range(len(path), 0, -1):
-        if path[:depth] in source.lines:
-            return source.lines[path[:depth]]
-    return next(iter(source.lines.values()), "recipe")
-
-
-def _nearest_key(path: KeyPath, data: dict[str, Any], root: type[BaseModel]) -> str:
-    fields = list(_section_class(path[:-1], data).model_fields if path[:-1] else {**root.model_fields, **Recipe.model_fields})
-    close = difflib.get_close_matches(path[-1], fields, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(fields)}"
-
-
-def _section_class(path: KeyPath, data: dict[str, Any]) -> type[BaseModel]:
-    kind: type[BaseModel] = Recipe
-    for depth, key in enumerate(path):
-        if depth == 0 and key in VARIANTS:
-            variants = VARIANTS[key]
-            kind = variants[data[key].get("name", next(iter(variants)))]
-            continue
-        annotation = kind.model_fields[key].annotation
-        options = [annotation, *get_args(annotation)]
-        kind = next(option for option in options if isinstance(option, type) and issubclass(option, Section))
-    return kind

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inceptionctl.models import MODELS, is_timm, option_problem
+from inceptionctl.models import MODELS, hint_of_name, is_timm, option_problem
 from inceptionctl.recipe.data_section import DataSection, Filter, expanded
 from inceptionctl.recipe.section import Section
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
@@ -49,7 +49,9 @@ class ModelSection(Section):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in MODELS and not is_timm(name):
-            raise ValueError(f"'{name}' is not a network; known: {', '.join(MODELS)}, and timm/NAME")
+            raise PydanticCustomError(
+                "rule_with_hint", "{message}", {"message": f"'{name}' is not a network", "hint": hint_of_name(name)}
+            )
         return name
 
     @field_validator("residual_scale", mode="before")

@@ -1,7 +1,8 @@
 """YAML with the line of every key, without YAML 1.1's surprises.
 
 Differences from PyYAML's safe loader, each a trap met in practice: `1e-3` is a number (PyYAML: text), only true and false are
-booleans (PyYAML: also no, off, ...), and of two equal keys the second is an error (PyYAML: the last wins, silently).
+booleans (PyYAML: also no, off, ...), of two equal keys the second is an error (PyYAML: the last wins, silently), and merge keys (`<<`)
+are refused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import yaml
 from inceptionctl.errors import Problem
 
 KeyPath = tuple[str, ...]
+MERGE_KEY = "<<"
 
 
 class CoreLoader(yaml.SafeLoader):
@@ -90,6 +92,10 @@ def _mapping(loader: CoreLoader, node: yaml.MappingNode, path: KeyPath, name: st
         where = f"{name}:{key_node.start_mark.line + 1}"
         key = str(loader.construct_object(key_node, deep=True))
         here = (*path, key)
+        if key == MERGE_KEY:
+            hint = "write `extends: FILE` at the top of the recipe to take over another one, or write the keys out"
+            source.problems.append(Problem(where, f"{'.'.join(here)}: YAML 1.2 has no merge keys", hint))
+            continue
         if key in data:
             first = source.lines[here]
             source.problems.append(Problem(where, f"{'.'.join(here)}: given twice (first at {first})", "keep one of the two"))

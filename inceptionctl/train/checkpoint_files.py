@@ -236,6 +236,13 @@ def open_checkpoint(path: Path) -> Path:
 
     Raises CheckpointError when there is none or it is damaged.
     """
+    checkpoint = find_checkpoint(path)
+    verify(checkpoint)
+    return checkpoint
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path names, not verified yet. Raises CheckpointError when there is none."""
     with disk_errors(path):
         if not path.exists():
             raise CheckpointError(f"no run or checkpoint {path}", "`inceptionctl runs list` shows the runs")
@@ -248,5 +255,4 @@ def open_checkpoint(path: Path) -> Path:
         raise CheckpointError(
             f"{path} is neither a run directory nor a checkpoint", "name a run, or a folder checkpoints/step-... in one"
         )
-    verify(checkpoint)
     return checkpoint

@@ -113,6 +113,8 @@ class Heartbeat:
         silence, now = BEATS_OF_SILENCE * self._pause, time.monotonic()
         if self._asked is not None and now - self._asked > silence:
             return f"{self._holder()}, where the ranks meet, has not answered for {now - self._asked:.0f} s"
+        if not self._signs and self._world.rank == 0 and not is_held_by_torchrun():
+            return "not all of the others have come"
         if not self._signs:
             return f"{self._holder()}, where the ranks meet, does not answer"
         others = {rank: sign for rank, sign in sorted(self._signs.items()) if rank != self._world.rank}

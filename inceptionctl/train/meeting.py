@@ -11,8 +11,12 @@ import psutil
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.launch.world import World
+
+# After so long rank 0 says whom it waits for.
+FIRST_WAIT = timedelta(seconds=20)
 
 
 def meet(world: World, timeout: timedelta, device: str) -> Store:
@@ -36,18 +40,34 @@ def meet(world: World, timeout: timedelta, device: str) -> Store:
     store.set(f"device/{world.rank}", f"{device} {socket.gethostname()}")
     store.set(key_of(world.rank), sign_of_life(0, 0, "starts", 0.0))
     keys = [key_of(rank) for rank in range(world.size)]
-    try:
-        store.wait(keys, timeout)
-    except dist.DistStoreError:
-        missing = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
-        who = f"rank {missing[0]} has" if len(missing) == 1 else f"ranks {', '.join(missing)} have"
+    if not _came(store, keys, min(timeout, FIRST_WAIT)) and timeout > FIRST_WAIT:
+        if world.rank == 0:
+            place = f"{world.master_address}:{world.master_port}"
+            console.say(f"waiting at {place} for {_missing(store, keys)}, {timeout.total_seconds():g} s at most")
+        _came(store, keys, timeout - FIRST_WAIT)
+    missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+    if missing:
+        who = f"{_missing(store, keys)} {'has' if len(missing) == 1 else 'have'}"
         raise EnvironmentFault(
             f"{who} not come to {world.master_address}:{world.master_port} within {timeout.total_seconds():g} s"
             f" ({world.size - len(missing)} of {world.size} are there)",
             "see that every rank was started, and that its host reaches this address",
-        ) from None
+        )
     _check_devices(store, world)
     return store
+
+
+def _came(store: Store, keys: list[str], timeout: timedelta) -> bool:
+    try:
+        store.wait(keys, timeout)
+    except dist.DistStoreError:
+        return False
+    return True
+
+
+def _missing(store: Store, keys: list[str]) -> str:
+    missing = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
+    return f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(missing)}"
 
 
 def _check_devices(store: Store, world: World) -> None:

@@ -37,6 +37,7 @@ from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.checking import faults, refuse
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.clipping import build_clipping
@@ -71,8 +72,8 @@ class Machine:
     num_threads: int
 
 
-def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> None:
-    """Train as one rank of `world`. Errors of rank 0's preparations end all ranks with the same exit code.
+def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> Run:
+    """Train as one rank of `world`; the run that was trained. Errors of rank 0's preparations end all ranks with the same exit code.
 
     Raises ResumeLater when a signal has stopped the training.
     """
@@ -101,6 +102,7 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     finally:
         heartbeat.end()
     distributed.disconnect()
+    return start.run
 
 
 def claim_machine(world: World) -> Machine:
@@ -367,15 +369,14 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], devi
 
 
 def _check(recipe: Recipe, start: Start) -> list[str]:
-    train_set, val_set = open_images(located(recipe, start.run))
-    remarks = check_start(start, recipe, train_set, val_set)
+    here, opened = located(recipe, start.run), list[tuple[ImageSet, ImageSet]]()
+    # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
+    found = faults(here, begins=start.checkpoint is None, images=lambda one: opened.append(open_images(one)))
+    refuse(recipe.model.name, found)
+    remarks = check_start(start, recipe, *opened[0])
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)
-    # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
-    _with_initial_weights(recipe, start, model)
-    freeze(model, recipe.model.freeze)
-    build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
     return remarks
 
 

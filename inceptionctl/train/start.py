@@ -199,3 +199,11 @@ def keep_start(start: Start, recipe: Recipe) -> None:
         until = run.path / f"recipe.until-step-{step:08d}.{time.strftime('%Y%m%dT%H%M%S')}.yaml"
         write_atomically(until, run.recipe_file.read_bytes())
         write_atomically(run.recipe_file, text)
+
+
+def begins_anew(recipe: Recipe, output: Path | None, resume: str) -> bool:
+    """Whether `decide_start` would begin from the recipe's own first weights, not from a checkpoint."""
+    if resume != "auto":
+        return resume == "never"
+    existing = _existing(recipe, output)
+    return existing is None or not (files.list_checkpoints(existing.checkpoints) or (existing.path / ORIGIN).exists())

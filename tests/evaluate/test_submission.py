@@ -280,7 +280,6 @@ def test_wrong_commands(run: Run, photographs: dict[Path, Path], tmp_path: Path)
         ([one, "--class-ids", file], 2, "--class-ids needs --submission FILE"),
         ([empty], 3, "holds no images"),
         (["nowhere"], 3, "no such image file: nowhere"),
-        ([one, "--submission", file, "--json"], 2, "no --json"),
         ([*list(photographs)[1:], "--submission", file], 3, "of the images 1 to 24 1 is missing: 1"),
         ([folder, "--submission", file, "--protocol", "10crop", "--scales", "10,x"], 2, "--scales 10,x"),
         ([folder, "--submission", file, "--scales", "100"], 2, "--scales: a single crop is cut as the recipe says"),

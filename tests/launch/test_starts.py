@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -113,6 +115,29 @@ def test_srun_by_hand(slurm: dict[str, str], data: Path, whole: Path, tmp_path: 
     code, said = end(start(srun, tmp_path, **slurm))
     assert code == 0 and "goes on from run/checkpoints/step-" in said, said
     equal(tmp_path / "run", whole)
+
+
+def test_a_shell_of_srun_starts_ranks_of_its_own(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
+    """`srun --pty bash`, whose other three tasks have ended: they never come."""
+    inside = shlex.join(["inceptionctl", *training(data, steps=1), "--cpu-ranks", "1"])
+    script = f"{inside}; echo first $?; SLURM_STEP_NUM_TASKS=1 {inside}; echo then $?; exit\n"
+    ours, theirs = pty.openpty()
+    given = environment() | slurm | {"DS_ACCELERATOR": "cpu", "PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "dumb"}
+    shell = ["srun", "--overcommit", "--nodes=1", "--ntasks=4", "--pty", "bash", "--norc"]
+    process = subprocess.Popen(
+        shell, stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=given, start_new_session=True
+    )
+    os.close(theirs)
+    os.write(ours, script.encode())
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 65536):
+            said += part
+    process.wait(60)
+    text = said.decode(errors="replace")
+    assert "--cpu-ranks starts ranks, and this is one already: task 0 of a Slurm step of 4 tasks" in text, text
+    assert "first 2" in text and "then 0" in text, text
+    assert len(rows(tmp_path / "run")) == 1
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ weights: {x: 1, a: -1}
         "members.c d: not a name for a member": "e.yaml:7",
         "members.e: 3 is not a recipe": "e.yaml:8",
         "weights.a: -1: input should be greater than or equal to 0": "e.yaml:9",
+        "weights.x is not the weight of a member; there are a, b, c d, e": "e.yaml:9",
         "members.z: no such member": "--set members.z.train.seed=1",
         "data.rot: unknown key": "--set data.rot=x",
         "members.a.optim.name: 'sdg' is not a choice (rmsprop, sgd, adamw, lamb)": "--set members.a.optim.name=sdg",

@@ -146,7 +146,7 @@ def test_scientific_numbers_work_in_files_and_settings(tmp_path: Path) -> None:
         ("data:\n  augment:\n    resize_filters: [area, area]\n", 3, "names a filter twice"),
         ("evaluate:\n  interpolation: area\n", 2, "evaluate.interpolation"),
         ("extends: nobody\n", 1, "extends: no recipe 'nobody'"),
-        ("train: {seed: true}\n", 1, "train.seed: True"),
+        ("train: {seed: true}\n", 1, "train.seed: true"),
         ("train: {epochs: .inf}\n", 1, "train.epochs: inf"),
         ("train: {seed: !!int abc}\n", 1, "not YAML"),
         ("model: !!python/object:x.Y {}\n", 1, "not YAML"),

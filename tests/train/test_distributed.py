@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.errors import EnvironmentFault
+from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.launch.local import check_port, choose_ranks, free_port
-from inceptionctl.launch.world import World, expand_task_counts, first_host, world_from_environment
+from inceptionctl.launch.signals import PIPE_OF_COMMAND
+from inceptionctl.launch.world import (
+    World,
+    expand_task_counts,
+    first_host,
+    refuse_own_ranks,
+    waits_in_a_shell,
+    world_from_environment,
+)
 from tests.commands import environment
 from tests.forked import run_ranks
 
@@ -39,6 +47,27 @@ def test_an_ordinary_shell_is_no_rank() -> None:
 def test_torchrun_and_srun_make_ranks() -> None:
     assert world_from_environment(TORCHRUN) == World(5, 8, 1, 4, "n0", 29500)
     assert world_from_environment(SRUN) == World(4, 7, 0, 3, "gpu03", 14711)
+
+
+@pytest.mark.parametrize(("gpus", "cpu_ranks", "option"), [(2, None, "--gpus"), (None, 1, "--cpu-ranks")])
+def test_one_rank_starts_no_others(gpus: int | None, cpu_ranks: int | None, option: str) -> None:
+    for given, words in ((SRUN, "task 4 of a Slurm step of 7 tasks"), (TORCHRUN, "RANK is 5 and WORLD_SIZE 8")):
+        with pytest.raises(RecipeError, match=f"{option} starts ranks, .*{words}") as caught:
+            refuse_own_ranks(world_from_environment(given), gpus, cpu_ranks, given)
+        assert f"leave {option} out" in str(caught.value.hint)
+        refuse_own_ranks(world_from_environment(given), None, None, given)
+        # Our own ranks are started with the words of their command.
+        refuse_own_ranks(world_from_environment(given), gpus, cpu_ranks, {**given, PIPE_OF_COMMAND: "1"})
+    alone = {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}
+    refuse_own_ranks(world_from_environment(alone), gpus, cpu_ranks, alone)
+
+
+def test_a_shell_of_srun_is_told_what_it_waits_for() -> None:
+    shell = {**SRUN, "SLURM_PTY_PORT": "35363"}
+    told = waits_in_a_shell(world_from_environment(shell), shell)
+    assert told and "task 4 of an interactive Slurm step of 7" in told[0] and "SLURM_STEP_NUM_TASKS=1" in told[1]
+    for given in (SRUN, {**shell, "SLURM_STEP_NUM_TASKS": "1"}, {**shell, **TORCHRUN}):
+        assert waits_in_a_shell(world_from_environment(given), given) is None
 
 
 @pytest.mark.parametrize(("missing", "value"), [("MASTER_ADDR", None), ("LOCAL_RANK", None), ("RANK", "x"), ("RANK", "8")])

@@ -8,6 +8,7 @@ import pytest
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.launch.local import free_port
 from inceptionctl.launch.world import World
+from inceptionctl.train import meeting
 from inceptionctl.train.meeting import key_of, meet
 
 
@@ -24,6 +25,16 @@ def test_a_rank_without_a_gpu_is_named_before_anybody_waits_for_it() -> None:
     for error in met(("cuda", "cpu", "cuda")):
         assert isinstance(error, EnvironmentFault)
         assert error.message.startswith("no GPU for rank 1 (") and error.message.endswith("while the other ranks have one")
+
+
+def test_who_is_missing_is_said_long_before_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(meeting, "FIRST_WAIT", timedelta(seconds=0.2))
+    world = World(0, 3, 0, 3, "127.0.0.1", free_port())
+    with pytest.raises(EnvironmentFault, match=r"ranks 1, 2 have not come to .* within 2 s"):
+        meet(world, timedelta(seconds=2), "cpu")
+    assert f"waiting at 127.0.0.1:{world.master_port} for ranks 1, 2, 2 s at most" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

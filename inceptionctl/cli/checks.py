@@ -1,0 +1,76 @@
+"""The check of a recipe before it is trained, with the places of its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inceptionctl import console
+
+if TYPE_CHECKING:
+    from inceptionctl.data.imageset import ImageSet
+    from inceptionctl.launch.local import LocalRanks
+    from inceptionctl.recipe import Ensemble
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.run import Run
+
+
+def check_recipe(
+    name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True, begins: bool = True
+) -> None:
+    """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line.
+
+    A data set or first weights that nobody has named, the placeholders of bundled recipes, may be missing: that is remarked. `data` is
+    false for a data set that is elsewhere, `begins` for a run that goes on and needs no first weights.
+    """
+    from inceptionctl.recipe import Ensemble
+    from inceptionctl.recipe.places import is_placeholder, place_of
+    from inceptionctl.train.checking import Fault, faults, first_weights, refuse
+
+    members: dict[str, Recipe] = dict(recipe.members) if isinstance(recipe, Ensemble) else {"": recipe}
+    found: list[tuple[str, Fault]] = []
+    missing: dict[str, str] = {}
+    for member, one in members.items():
+
+        def lacks(key: str, path: Path | None, member: str = member) -> bool:
+            return path is not None and not path.exists() and is_placeholder(place_of(name, settings, key, member))
+
+        root, first = one.data.root_path, first_weights(one)
+        no_root, no_first = lacks("data.root", root) and not one.data.train_csv, lacks("model.init_from", first)
+        missing |= {f"the data set {root} is": "data.root=FOLDER"} if no_root and data else {}
+        missing |= {f"the first weights {first} are": "model.init_from=RUN"} if no_first and begins else {}
+        found += [(member, fault) for fault in faults(one, begins=begins and not no_first, data=data and not no_root)]
+    for what, setting in missing.items():
+        console.warn(f"{what} not here, and not looked at", f"name yours with `--set {setting}`")
+    of_each = {str(fault.error): (member, fault) for member, fault in found}  # what is wrong with all is told once
+    places = {fault.key: place_of(name, settings, fault.key, member) for member, fault in of_each.values()}
+    refuse(name, [fault for _, fault in of_each.values()], places.get)
+
+
+def check_inputs(
+    recipe: Recipe,
+    ranks: LocalRanks,
+    name: str,
+    where: Callable[[str], str | None] = lambda key: None,
+    *,
+    begins: bool,
+    run: Run | None = None,
+) -> tuple[ImageSet, ImageSet]:
+    """Find what is wrong before processes are started and a run directory is made; the images to train and validate on.
+
+    `where` tells the place of a key, `run` where a relative data.root was meant.
+    """
+    from inceptionctl.errors import EnvironmentFault
+    from inceptionctl.run import located
+    from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.checking import faults, refuse
+    from inceptionctl.train.images import open_images
+
+    plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
+    if recipe.data.decodes_on_gpu and ranks.on_cpu:
+        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
+    opened: list[tuple[ImageSet, ImageSet]] = []
+    found = faults(located(recipe, run), begins=begins, images=lambda one: opened.append(open_images(one)))
+    refuse(name, found, where)
+    return opened[0]

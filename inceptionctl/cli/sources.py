@@ -1,0 +1,62 @@
+"""What is wrong with the paths of a command, told before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inceptionctl.errors import CheckpointError, DataError
+
+
+def refuse_missing_network(source: Path, checkpoint: str | None = None) -> None:
+    """Raise CheckpointError for a path at which there is no run with a checkpoint, no checkpoint and no file or folder of exports."""
+    from inceptionctl.run import is_run
+    from inceptionctl.train import checkpoint_files as files
+    from inceptionctl.train.checkpoint_choice import choose_checkpoint
+
+    if is_run(source):
+        choose_checkpoint(source, checkpoint)
+    if not source.exists() or is_run(source):
+        files.find_checkpoint(source)
+    elif checkpoint is None and source.is_dir() and not any(source.iterdir()):
+        raise CheckpointError(f"{source} is an empty folder", "name a run, a checkpoint or an export")
+
+
+def refuse_missing_files(**files: Path | None) -> None:
+    """Raise DataError for an option, by its name with _, that names a file which is not there."""
+    for option, file in files.items():
+        if file is not None and not file.is_file():
+            what = "is a folder" if file.is_dir() else "there is no such file"
+            raise DataError(f"cannot read {file}: {what}", f"--{option.replace('_', '-')} names a file")
+
+
+def refuse_missing_data(root: Path | None) -> None:
+    """Raise DataError for a data set that is not there."""
+    from inceptionctl.data.dataset import open_split
+
+    if root is not None and not root.is_dir():
+        open_split(root, "val")
+
+
+def refuse_missing_images(images: Sequence[Path]) -> None:
+    """Raise DataError for images that are not there."""
+    missing = [str(path) for path in images if not path.exists()]
+    if missing:
+        raise DataError(f"no such image file: {', '.join(missing)}", "name image files or folders of them")
+
+
+def refuse_missing_ensembles(files: Sequence[Path]) -> None:
+    """Raise DataError for a result of an ensemble that is not there."""
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"there is no {file}", "`inceptionctl ensemble ... --output FILE` writes one")
+
+
+def refuse_missing_answers(sources: Sequence[Path]) -> None:
+    """Raise DataError for a run or an evaluation that is not there."""
+    for source in sources:
+        if not source.exists():
+            raise DataError(
+                f"no run or evaluation {source}",
+                "name runs, or files that `inceptionctl evaluate` has written; `inceptionctl runs list`",
+            )

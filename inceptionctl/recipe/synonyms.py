@@ -1,0 +1,123 @@
+"""Other programs' names of keys and values: what timm, torchvision, torchtune, Lightning and DeepSpeed call what a recipe calls otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# What is looked up is in lower case, with _ for - and without a leading --.
+_KEYS: dict[str, tuple[str, ...]] = {
+    "train.global_batch_size": ("batch_size", "batch", "bs", "b", "train_batch_size", "total_batch_size"),
+    "train.micro_batch_size": (
+        *("micro_batch", "train_micro_batch_size_per_gpu", "per_device_batch_size", "per_device_train_batch_size"),
+        *("batch_size_per_gpu", "per_gpu_batch_size"),
+    ),
+    "train.epochs": ("num_epochs", "max_epochs", "num_train_epochs", "n_epochs"),
+    "train.max_steps": ("num_steps", "total_steps", "train_steps", "num_train_steps", "max_train_steps", "max_iters", "steps"),
+    "train.seed": ("random_seed", "manual_seed", "seed_everything"),
+    "train.precision": ("amp", "amp_dtype", "amp_impl", "dtype", "mixed_precision", "fp16", "bf16", "fp32", "half", "autocast"),
+    "train.tf32": ("allow_tf32", "fast_norm"),
+    "train.zero_stage": ("zero", "zero_optimization", "stage", "sharding"),
+    "train.compile": ("torchcompile", "torch_compile", "compile_model"),
+    "train.label_smoothing": ("smoothing", "labelsmoothing", "label_smooth", "label_smoothing_factor"),
+    "train.aux_loss_weight": ("aux_weight", "aux_loss", "aux_loss_ratio"),
+    "train.ema_decay": ("ema", "model_ema", "model_ema_decay", "ema_rate", "moving_average_decay"),
+    "train.log_every_steps": (
+        *("log_interval", "log_every_n_steps", "logging_steps", "steps_per_print", "print_freq", "log_every"),
+        "log_freq",
+    ),
+    "train.collective_timeout_seconds": ("timeout", "dist_timeout", "nccl_timeout"),
+    "model.name": ("arch", "architecture", "network", "backbone", "model_name", "net"),
+    "model.num_classes": ("classes", "nb_classes", "n_classes", "number_of_classes", "num_labels"),
+    "model.input_px": (
+        *("img_size", "image_size", "input_size", "imgsz", "img_sz", "resolution", "crop_size", "train_crop_size", "px"),
+        "train_res",
+    ),
+    "model.width": ("width_mult", "width_multiplier", "depth_multiplier", "channel_multiplier"),
+    "model.dropout": ("drop", "drop_rate", "dropout_rate", "dropout_prob"),
+    "model.batch_norm_momentum": ("bn_momentum", "batchnorm_momentum"),
+    "model.batch_norm_eps": ("bn_eps", "batchnorm_eps", "batch_norm_epsilon", "bn_epsilon"),
+    "model.aux_head": ("aux_logits", "aux", "auxiliary_head", "auxiliary"),
+    "model.init_from": (
+        *("pretrained", "initial_checkpoint", "pretrained_path", "finetune", "fine_tune_from", "init_checkpoint"),
+        *("load_from", "checkpoint_path"),
+    ),
+    "model.freeze": ("frozen", "freeze_layers", "frozen_layers", "freeze_backbone", "trainable_scopes"),
+    "optim.name": ("opt", "optimizer", "optimiser", "optimizer_name"),
+    "optim.weight_decay": ("wd", "weightdecay", "decay_weight", "l2"),
+    "optim.momentum": ("mom",),
+    "optim.epsilon": ("eps", "opt_eps", "adam_epsilon"),
+    "optim.betas": ("opt_betas", "beta", "beta1", "beta2", "adam_betas"),
+    "optim.decay": ("rho", "alpha", "rmsprop_decay"),
+    "optim.clip_global_norm": (
+        *("clip_grad", "clip_norm", "grad_clip", "gradient_clip", "gradient_clipping", "clip_grad_norm", "max_grad_norm"),
+        *("gradient_clip_val", "grad_norm_clip", "max_norm"),
+    ),
+    "optim.clip_agc": ("agc", "clip_mode", "adaptive_clipping"),
+    "schedule.name": ("sched", "scheduler", "lr_scheduler", "lr_schedule", "lr_policy"),
+    "schedule.base_lr": ("lr", "lr_base", "learning_rate", "initial_lr", "max_lr", "peak_lr", "init_lr"),
+    "schedule.final_lr": ("min_lr", "end_lr", "eta_min", "lr_min", "final_learning_rate"),
+    "schedule.factor": ("decay_rate", "gamma", "lr_gamma", "lr_decay", "learning_rate_decay_factor"),
+    "schedule.every_epochs": ("decay_epochs", "lr_step_size", "step_size", "num_epochs_per_decay"),
+    "schedule.warmup_epochs": ("warmup", "lr_warmup_epochs", "num_warmup_epochs", "warmup_steps", "num_warmup_steps"),
+    "data.root": ("data_dir", "data_path", "dataset", "dataset_path", "dataset_dir", "imagenet_dir", "train_dir", "folder"),
+    "data.num_threads": ("workers", "num_workers", "j", "threads", "num_cpu_workers", "dataloader_num_workers"),
+    "data.class_names": ("class_map", "classes_file", "labels_file"),
+    "data.augment.crop_area": ("scale", "random_resized_crop_scale", "area_range"),
+    "data.augment.crop_aspect": ("ratio", "aspect_ratio", "aspect_ratio_range"),
+    "data.augment.horizontal_flip": ("hflip", "flip", "random_flip", "random_horizontal_flip"),
+    "data.augment.vertical_flip": ("vflip", "random_vertical_flip"),
+    "data.augment.resize_filters": ("train_interpolation",),
+    "data.augment.hue_degrees": ("hue",),
+    "evaluate.interpolation": ("val_interpolation", "test_interpolation"),
+    "evaluate.central_fraction": ("crop_pct", "crop_ratio", "center_crop"),
+    "evaluate.batch_size": (
+        *("validation_batch_size", "val_batch_size", "vb", "eval_batch_size", "test_batch_size"),
+        "per_device_eval_batch_size",
+    ),
+    "evaluate.every_epochs": ("val_interval", "eval_every", "eval_interval", "val_every", "check_val_every_n_epoch"),
+    "checkpoint.keep_last": ("checkpoint_hist", "save_total_limit", "max_to_keep", "keep_checkpoint_max", "save_top_k"),
+    "checkpoint.every_steps": ("recovery_interval", "save_steps", "save_every_steps", "checkpoint_every", "save_interval"),
+    "checkpoint.every_epochs": ("save_every", "save_freq", "save_every_epochs"),
+}
+# Keys of other programs that are no keys here, and what to do instead.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "the number of ranks is an option of the command: --gpus N or --cpu-ranks N": (
+        *("gpus", "num_gpus", "gpu", "devices", "world_size", "nproc_per_node", "num_nodes", "device", "accelerator"),
+    ),
+    "it follows: train.global_batch_size / (ranks x train.micro_batch_size)": (
+        *("grad_accum_steps", "gradient_accumulation_steps", "accumulation_steps", "grad_accum", "accumulate_grad_batches"),
+    ),
+    "the run directory is an option of the command: --output DIR": ("output", "output_dir", "log_dir", "save_dir", "run_dir"),
+    "where to go on is an option of the command: --resume auto|never|PATH": ("resume", "resume_from", "resume_from_checkpoint"),
+    "data.augment has brightness, contrast, saturation and hue_degrees, each a key of its own": ("color_jitter", "jitter"),
+    "there is none: random crops, flips and colours are all that `data.augment` has": (
+        *("mixup", "cutmix", "aa", "auto_augment", "autoaugment", "randaugment", "reprob", "random_erase", "aug_splits"),
+        *("mixup_alpha", "cutmix_alpha", "trivial_augment", "drop_path", "drop_path_rate", "stochastic_depth"),
+    ),
+    "DeepSpeed's configuration is derived from the recipe: `train --dry-run` prints it": ("deepspeed", "deepspeed_config"),
+}
+KEY_OF = {name: key for key, names in _KEYS.items() for name in names}
+INSTEAD_OF = {name: words for words, names in _ELSEWHERE.items() for name in names}
+
+
+def known_elsewhere(name: str, keys: Sequence[str]) -> str | None:
+    """A hint for a key that is none of ours: the key of `keys` (all, dotted) that means it or ends alike, or what to do; None else."""
+    plain = name.lower().replace("-", "_").lstrip("_")
+    alike = [key for key in keys if key.rpartition(".")[2] == plain]
+    if plain in KEY_OF:
+        own = KEY_OF[plain]
+        return f"it is `{own}` here" + _REMARKS.get(own, "")
+    if plain in INSTEAD_OF:
+        return INSTEAD_OF[plain]
+    return f"it is {' or '.join(f'`{key}`' for key in alike)}" if alike else None
+
+
+_REMARKS = {
+    "train.global_batch_size": ", of all ranks together; `train.micro_batch_size` is the most that a rank takes at once",
+    "train.precision": ": auto, fp32 or bf16",
+    "optim.clip_global_norm": "; without it `optim.clip_agc` clips adaptively",
+    "optim.clip_agc": ": a factor, 0 for none",
+    "model.batch_norm_momentum": ", torch's: 1 - the decay of the statistics",
+    "data.num_threads": ": DALI's threads of a rank",
+    "model.init_from": ": a run, a checkpoint, or what `inceptionctl weights import` made",
+}
