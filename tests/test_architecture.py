@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "console": {"errors"},
     "cores": set(),
     "overhearing": set(),
+    "nearby": set(),
     "gpu_faults": {"errors"},
     "machine_code": {"errors"},
     "models": {"errors"},

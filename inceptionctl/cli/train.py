@@ -111,7 +111,11 @@ def check_inputs(recipe: Recipe, ranks: LocalRanks) -> None:
     from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.images import open_images
 
-    plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
+    batch = plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
+    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
+        from inceptionctl.train.batch_norm import check_batch_norm
+
+        check_batch_norm(recipe, batch)
     if recipe.data.decodes_on_gpu and ranks.on_cpu:
         raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
     open_images(recipe)
@@ -152,10 +156,14 @@ def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> 
     from inceptionctl.train.plan import plan_training
 
     plan = plan_training(recipe, ranks or choose_ranks(None, None).size)
+    for warning in plan["warnings"]:
+        console.warn(warning)
     if as_json:
         console.print_json(plan)
         return
-    console.print_pairs(f"Plan of {name}", [(key.replace("_", " "), _shown(value)) for key, value in plan.items()])
+    console.print_pairs(
+        f"Plan of {name}", [(key.replace("_", " "), _shown(value)) for key, value in plan.items() if key != "warnings"]
+    )
 
 
 def _shown(value: object) -> object:
