@@ -14,9 +14,17 @@ from rich.text import Text
 
 from inceptionctl.errors import InceptionctlError, RecipeError
 
+
+class _Console(Console):
+    @property
+    def encoding(self) -> str:
+        """That of the stream, by which tables are drawn in ASCII; rich's own is that of a file which it was given."""
+        return (getattr(self.file, "encoding", None) or "utf-8").lower()
+
+
 # Nothing here is markup or a number to be coloured: file names with brackets must come out as they are.
-out = Console(markup=False, highlight=False, soft_wrap=False)
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+out = _Console(markup=False, highlight=False, soft_wrap=False)
+err = _Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
@@ -45,7 +53,12 @@ def print_error(error: InceptionctlError) -> None:
 
 def print_json(value: Any) -> None:
     """A result for programs, on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # escaped as JSON has it, else the stream escapes it in its own way
+        text = json.dumps(value, indent=2) + "\n"
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

@@ -65,9 +65,13 @@ def _of_the_machine(error: Exception) -> EnvironmentFault | None:
 
 
 def _internal(error: Exception) -> InceptionctlError:
-    with tempfile.NamedTemporaryFile("w", prefix="inceptionctl-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    name = type(error).__name__
-    return InceptionctlError(
-        f"internal error: {name}: {error}", f"this is a bug of inceptionctl; the traceback is in {file.name}"
-    )
+    message = f"internal error: {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="inceptionctl-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:  # no folder for temporary files, or a full one
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return InceptionctlError(message, f"this is a bug of inceptionctl, in {last.filename}:{last.lineno}")
+    return InceptionctlError(message, f"this is a bug of inceptionctl; the traceback is in {file.name}")
