@@ -22,10 +22,10 @@ def prepare() -> None:
     """
     _open_closed()
     codecs.register_error(_ESCAPING, _escaped)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = sys.__stdout__ = _Results.instead_of(sys.stdout)
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = sys.__stderr__ = _Messages.instead_of(sys.stderr)
+    for name, kind in (("stdout", _Results), ("stderr", _Messages)):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            vars(sys)[name] = vars(sys)[f"__{name}__"] = kind.instead_of(stream)
 
 
 def _open_closed() -> None:

@@ -96,6 +96,11 @@ def check_order(names: Sequence[str], where: str, order: ClassOrder) -> None:
 def check_names(names: Sequence[str], folder: Path, *, class_folders: bool) -> None:
     """Raise DataError on a class name that is no line of UTF-8 text: it goes into checkpoints, predictions, exports and model cards."""
     for name in names:
+        if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
+            raise EnvironmentFault(
+                f"a class of {folder} is called '{escaped_name(name)}', but file names are {sys.getfilesystemencoding()} in this locale",
+                "`export PYTHONUTF8=1`, or set a locale of UTF-8 such as LC_ALL=C.UTF-8",
+            )
         wrong = _wrong_with(name)
         if wrong:
             hint = (
@@ -104,11 +109,6 @@ def check_names(names: Sequence[str], folder: Path, *, class_folders: bool) -> N
                 else "write the name in UTF-8, on one line, wherever the data set tells it"
             )
             raise DataError(f"a class of {folder} is called '{escaped_name(name)}', {wrong}", hint)
-        if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
-            raise EnvironmentFault(
-                f"a class of {folder} is called '{name}', but file names are {sys.getfilesystemencoding()} in this locale",
-                "`export PYTHONUTF8=1`, or set a locale of UTF-8 such as LC_ALL=C.UTF-8",
-            )
 
 
 def _wrong_with(name: str) -> str | None:
