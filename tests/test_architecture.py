@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "cores": set(),
     "overhearing": set(),
     "nearby": set(),
+    "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
     "machine_code": {"errors"},

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inceptionctl import __version__, console, streams
+from inceptionctl import __version__, console, home, streams
 from inceptionctl.cli import (
     bench,
     checkpoints,
@@ -79,6 +79,7 @@ def main() -> None:
     """Entry point of the `inceptionctl` command."""
     streams.prepare()
     try:
+        home.prepare()
         code = _run()
         sys.stdout.flush()
     except InceptionctlError as error:  # --help on a full disk

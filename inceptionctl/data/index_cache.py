@@ -66,8 +66,9 @@ def kept(
 
 def _places(root: Path, name: str) -> Iterator[Path]:
     yield root / _FOLDER / f"{name}.index"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    yield home / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / f"{name}.index"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  (Path.expanduser raises)
+    if cache.is_absolute():  # else there is neither a HOME nor an entry of the user
+        yield cache / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / f"{name}.index"
 
 
 def _save(file: Path, images: ImageSet, made_of: str) -> None:
