@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.load import dump_recipe, load_recipe
 from inceptionctl.recipe.schema import Recipe, binding
 
@@ -171,7 +172,9 @@ def open_run(path: Path) -> Run:
     if is_run(path):
         return Run(path)
     if not path.exists():
-        raise CheckpointError(f"no run directory {path}", "`inceptionctl runs list` shows those under runs/")
+        raise CheckpointError(
+            f"no run directory {path}", f"{did_you_mean(path)}`inceptionctl runs list` shows those under runs/"
+        )
     raise CheckpointError(f"{path} is not a run directory: it has no recipe.yaml and checkpoints/", "`inceptionctl runs list`")
 
 

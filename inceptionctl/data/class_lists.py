@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.nearby import did_you_mean
 
 ClassOrder = Literal["sorted", "listed"]
 
@@ -235,7 +236,9 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as fault:
-        raise DataError(f"cannot read {file}: {fault.strerror}", "name the development kit's meta file") from None
+        raise DataError(
+            f"cannot read {file}: {fault.strerror}", f"{did_you_mean(file)}name the development kit's meta file"
+        ) from None
 
 
 def _text(file: Path, key: str) -> str:
@@ -254,7 +257,7 @@ def _text(file: Path, key: str) -> str:
         ) from None
     except OSError as fault:
         raise DataError(
-            f"cannot read {file}: {fault.strerror}", f"{key} names it, relative to the working directory"
+            f"cannot read {file}: {fault.strerror}", f"{did_you_mean(file)}{key} names it, relative to the working directory"
         ) from fault
 
 

@@ -18,6 +18,7 @@ from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
 from inceptionctl.data.shards import NAMES_OF, find_shards, open_shards
 from inceptionctl.data.tfrecords import find_records, open_records
 from inceptionctl.errors import DataError
+from inceptionctl.nearby import did_you_mean
 
 __all__ = ["SUFFIXES", "Format", "ImageSet", "Span", "Split", "check_num_classes", "open_data", "open_split", "same_classes"]
 
@@ -89,7 +90,8 @@ def _refuse_missing(root: Path) -> None:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(
-            f"the data set {root} {what}", "set it with `--set data.root=FOLDER`; it holds train/<class>/ and val/<class>/"
+            f"the data set {root} {what}",
+            f"{did_you_mean(root)}set it with `--set data.root=FOLDER`; it holds train/<class>/ and val/<class>/",
         )
     if (root / UNFINISHED).exists():
         raise DataError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.schema import ModelSection
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import progress_of, read_tensors
@@ -38,7 +39,14 @@ def read_initial_weights(path: Path) -> InitialWeights:
         return InitialWeights(export, str(config["architecture"]), int(config["num_classes"]), read_tensors(export))
     if path.suffix == ".safetensors":
         what = "has no config.json beside it" if path.is_file() else "does not exist"
-        raise CheckpointError(f"model.init_from: {path} {what}", "name a run, a checkpoint folder or a safetensors export")
+        raise CheckpointError(
+            f"model.init_from: {path} {what}", f"{did_you_mean(path)}name a run, a checkpoint folder or a safetensors export"
+        )
+    if not path.exists():
+        raise CheckpointError(
+            f"model.init_from: there is no {path}",
+            f"{did_you_mean(path)}name a run, a checkpoint folder or a safetensors export",
+        )
     checkpoint = files.open_checkpoint(path)
     model = progress_of(checkpoint).recipe.get("model", {})
     weights = checkpoint / "ema.safetensors"
