@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.recipe import Recipe
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
 
@@ -124,7 +127,27 @@ def check(
         problems = [{"where": item.where, "message": item.message, "hint": item.hint} for item in error.problems]
         console.print_json({"ok": False, "message": error.message, "hint": error.hint, "problems": problems})
         raise typer.Exit(error.exit_code) from None
+    members = loaded.members.values() if isinstance(loaded, Ensemble) else [loaded]
+    warnings = list(dict.fromkeys(words for member in members for words in _warnings(member)))
+    for words in warnings:
+        console.warn(words)
     if as_json:
-        console.print_json({"ok": True, "problems": []})
+        console.print_json({"ok": True, "problems": [], "warnings": warnings})
     else:
         typer.echo(f"{path}: fine" + (f", an ensemble of {len(loaded.members)}" if isinstance(loaded, Ensemble) else ""))
+
+
+def _warnings(recipe: Recipe) -> list[str]:
+    """What a training goes on with and should not surprise, of data that is on this machine."""
+    from inceptionctl.errors import DataError
+    from inceptionctl.train.batch import BatchPlan, too_few_images
+    from inceptionctl.train.images import open_images
+
+    if not (recipe.data.root_path.exists() or recipe.data.train_csv):
+        return []
+    try:
+        train, _ = open_images(recipe)
+    except DataError as refused:
+        return [refused.message]
+    few = too_few_images(len(train), BatchPlan(1, recipe.train.global_batch_size, 1))
+    return ["; ".join(few)] if few else []

@@ -125,7 +125,7 @@ def check(
     opened where there is another. Raises DataError when there is none, and EnvironmentFault when the process that decodes cannot be started.
     """
     sources = sources or {}
-    splits, refused = _opened(root, sources)
+    splits, refused = open_what_is_there(root, sources)
     if sources.get("exclusions"):
         check_used(read_exclusions(sources["exclusions"], root), *splits)
     total, done = sum(map(len, splits)), 0
@@ -142,8 +142,8 @@ def check(
     return DataReport(str(root), tuple(tally.report() for tally in tallies), duplicates, problems, tuple(refused))
 
 
-def _opened(root: Path, sources: dict[str, Any]) -> tuple[list[ImageSet], list[tuple[str, str | None]]]:
-    """The splits that can be opened, and why a training would refuse the data set."""
+def open_what_is_there(root: Path, sources: dict[str, Any]) -> tuple[list[ImageSet], list[tuple[str, str | None]]]:
+    """The splits that can be opened, and why a training would refuse the data set: messages with hints. Raises DataError when none can be."""
     splits, faults = list[ImageSet](), list[DataError]()
     for split in ("train", "val"):
         try:
