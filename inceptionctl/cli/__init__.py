@@ -28,7 +28,7 @@ from inceptionctl.cli import (
     weights,
 )
 from inceptionctl.cli.group import ErrorGroup
-from inceptionctl.errors import InceptionctlError
+from inceptionctl.errors import EnvironmentFault, InceptionctlError
 
 app = typer.Typer(
     name="inceptionctl",
@@ -82,9 +82,10 @@ def main() -> None:
         home.prepare()
         code = _run()
         sys.stdout.flush()
-    except InceptionctlError as error:  # --help on a full disk
-        console.print_error(error)
-        code = error.exit_code
+    except (InceptionctlError, OSError) as error:  # of --help, which is printed before there is a command
+        worded = error if isinstance(error, InceptionctlError) else EnvironmentFault(f"cannot write: {error.strerror}")
+        console.print_error(worded)
+        code = worded.exit_code
     except SystemExit as ended:
         code = ended.code
     if isinstance(code, int | None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import traceback
@@ -58,6 +59,8 @@ def _of_the_machine(error: Exception) -> EnvironmentFault | None:
     """What no line of ours foresaw, though it is no bug: a file that fails, memory that has run out, a GPU."""
     if isinstance(error, OSError) and error.filename:
         return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentFault(f"cannot write: {error.strerror}", "free some space where the output and temporary files go")
     if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
         said = str(error).strip().partition("\n")[0] or "the host has no more"
         return EnvironmentFault(f"memory has run out: {said}", _SMALLER)

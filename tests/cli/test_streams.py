@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import codecs
 import json
 import os
 import shutil
@@ -26,11 +26,10 @@ def shell(script: str, cwd: Path, **variables: str) -> subprocess.CompletedProce
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=cwd, env=told, check=False, timeout=600)
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_is_said_with_code_4(tmp_path: Path, unbuffered: str) -> None:
-    verbs = ("--version", "--help", "train --help", "models list", "recipes show quickstart", "runs list --json")
-    script = "\n".join(f"$I {verb} >/dev/full; echo $?" for verb in verbs)
-    result = shell(script, tmp_path, PYTHONUNBUFFERED=unbuffered)
+def test_a_full_disk_is_said_with_code_4(tmp_path: Path) -> None:
+    verbs = ("--help", "train --help", "models list", "runs list --json")
+    script = "\n".join(f"PYTHONUNBUFFERED={(k % 2) or ''} $I {verb} >/dev/full; echo $?" for k, verb in enumerate(verbs))
+    result = shell(script, tmp_path)
     assert result.stdout.split() == ["4"] * len(verbs), result.stdout + result.stderr
     assert result.stderr.count("error: cannot write standard output: No space left on device") == len(verbs)
     assert result.stderr.count("hint: free some space") == len(verbs)
@@ -50,14 +49,13 @@ def test_gone_readers_and_closed_descriptors_say_nothing(tmp_path: Path) -> None
 
 
 def test_what_a_terminal_cannot_spell_is_escaped(tmp_path: Path) -> None:
-    recipe = tmp_path / "höhe.yaml"
-    recipe.write_text("# Höhe\ndata: {root: dätä}\n", encoding="utf-8")
+    (tmp_path / "höhe.yaml").write_text("data: {root: dätä}\n", encoding="utf-8")
     script = """
-        $I recipes show höhe.yaml; $I recipes show höhe.yaml --json | head -c 100000 > told.json
+        $I recipes show höhe.yaml --json > told.json
         $I models list | head -3; $I recipes check $'caf\\xe9.yaml'
     """
     result = shell(script, tmp_path, PYTHONIOENCODING="ascii")
-    assert r"# H\xf6he" in result.stdout and "-+-" in result.stdout and "\\u2501" not in result.stdout
+    assert "-+-" in result.stdout and "\\u2501" not in result.stdout
     assert r"no recipe 'caf\xe9.yaml'" in result.stderr, result.stderr
     assert json.loads((tmp_path / "told.json").read_text(encoding="ascii"))["data"]["root"] == "dätä"
     assert "Traceback" not in result.stderr
@@ -82,14 +80,24 @@ console.say("told")
         assert (result.returncode, result.stderr) == (0, "told\n")
 
 
-def test_a_result_fails_once_and_what_is_held_back_fails_no_more(tmp_path: Path) -> None:
-    descriptor = os.open("/dev/full", os.O_WRONLY)
-    stream = streams._Results.instead_of(io.TextIOWrapper(open(descriptor, "wb"), encoding="ascii"))  # noqa: SIM115
-    stream.write("a result")
-    with pytest.raises(EnvironmentFault, match="cannot write standard output: No space left on device"):
-        stream.flush()
-    stream.write("more")
-    stream.close()
+def test_a_result_fails_once_and_what_is_held_back_fails_no_more() -> None:
+    codecs.register_error(streams._ESCAPING, streams._escaped)
+    with Path("/dev/full").open("w", encoding="ascii") as file:
+        stream = streams._Results.instead_of(file)
+        stream.write("a result")
+        with pytest.raises(EnvironmentFault, match="cannot write standard output: No space left on device"):
+            stream.flush()
+        stream.write("more")
+        stream.close()
+
+
+def test_every_name_can_be_spelt(tmp_path: Path) -> None:
+    with (tmp_path / "told").open("w", encoding="ascii") as file:
+        codecs.register_error(streams._ESCAPING, streams._escaped)
+        stream = streams._Results.instead_of(file)
+        stream.write(os.fsdecode("é日 ".encode() + b"\xff"))
+        stream.close()
+    assert (tmp_path / "told").read_bytes() == rb"\xe9\u65e5 \xff"
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare (util-linux) is not here")
