@@ -215,7 +215,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises EnvironmentFault when the disk is full, read-only or forbidden; the old file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
+    # A path that is not UTF-8 may be in it: escaped so it is still JSON.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with disk_errors(path):
         try:
             with temporary.open("wb") as file:

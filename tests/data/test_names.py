@@ -18,6 +18,7 @@ from inceptionctl.data.dataset import open_data, open_split
 from inceptionctl.data.packing import pack
 from inceptionctl.errors import DataError, EnvironmentFault, InceptionctlError
 from inceptionctl.nearby import did_you_mean
+from inceptionctl.run import write_atomically
 from tests.data.conftest import fill
 from tests.data.test_tfrecords import example, record
 
@@ -222,3 +223,9 @@ def test_a_misspelt_path_is_said_not_to_be_there_and_the_nearest_named(tmp_path:
         use(tmp_path)
     assert str(tmp_path / "exsiting") in refused.value.message
     assert str(refused.value.hint).startswith(f"did you mean {tmp_path}/existing? "), refused.value.hint
+
+
+def test_a_path_that_is_no_utf_8_does_not_spoil_a_file_of_json(tmp_path: Path) -> None:
+    told = {"root": os.fsdecode(BAD)}
+    write_atomically(tmp_path / "told.json", json.dumps(told, ensure_ascii=False))
+    assert json.loads((tmp_path / "told.json").read_text(encoding="utf-8")) == told
