@@ -80,23 +80,24 @@ console.say("told")
         assert (result.returncode, result.stderr) == (0, "told\n")
 
 
-def test_a_result_fails_once_and_what_is_held_back_fails_no_more() -> None:
+def results_in(path: Path) -> streams._Stream:
     codecs.register_error(streams._ESCAPING, streams._escaped)
-    with Path("/dev/full").open("w", encoding="ascii") as file:
-        stream = streams._Results.instead_of(file)
-        stream.write("a result")
-        with pytest.raises(EnvironmentFault, match="cannot write standard output: No space left on device"):
-            stream.flush()
-        stream.write("more")
-        stream.close()
+    return streams._Results.instead_of(path.open("w", encoding="ascii"))
+
+
+def test_a_result_fails_once_and_what_is_held_back_fails_no_more() -> None:
+    stream = results_in(Path("/dev/full"))
+    stream.write("a result")
+    with pytest.raises(EnvironmentFault, match="cannot write standard output: No space left on device"):
+        stream.flush()
+    stream.write("more")
+    stream.close()
 
 
 def test_every_name_can_be_spelt(tmp_path: Path) -> None:
-    with (tmp_path / "told").open("w", encoding="ascii") as file:
-        codecs.register_error(streams._ESCAPING, streams._escaped)
-        stream = streams._Results.instead_of(file)
-        stream.write(os.fsdecode("é日 ".encode() + b"\xff"))
-        stream.close()
+    stream = results_in(tmp_path / "told")
+    stream.write(os.fsdecode("é日 ".encode() + b"\xff"))
+    stream.close()
     assert (tmp_path / "told").read_bytes() == rb"\xe9\u65e5 \xff"
 
 
