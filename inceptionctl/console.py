@@ -54,7 +54,14 @@ def _lost_terminal() -> Iterator[None]:
             raise
 
 
-class _Output(Console):
+class _Console(Console):
+    @property
+    def encoding(self) -> str:
+        """That of the stream, by which tables are drawn in ASCII; rich's own is that of a file which it was given."""
+        return (getattr(self.file, "encoding", None) or "utf-8").lower()
+
+
+class _Output(_Console):
     """stdout. Only a terminal has a width: in a file or a pipe no line is broken."""
 
     @property  # type: ignore[misc]  # its setter, which nobody here calls, is left out
@@ -66,7 +73,7 @@ class _Output(Console):
 
 # Nothing here is markup or a number to be coloured: file names with brackets must come out as they are.
 out: Console = _Output(markup=False, highlight=False, soft_wrap=False)
-err = Console(file=cast(IO[str], _Stderr()), stderr=True, markup=False, highlight=False, soft_wrap=True)
+err = _Console(file=cast(IO[str], _Stderr()), stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
@@ -107,7 +114,12 @@ def error_object(error: InceptionctlError) -> dict[str, Any]:
 def print_json(value: Any) -> None:
     """A result for programs, on stdout."""
     json_on_stdout.append(value)
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # escaped as JSON has it, else the stream escapes it in its own way
+        text = json.dumps(value, indent=2) + "\n"
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

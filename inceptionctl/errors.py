@@ -8,7 +8,7 @@
     |-- DivergedError            6   the training itself: a loss that is not finite
     `-- ResumeLater             75   no failure: a training that was asked to stop, and has kept where it was
 
-Exit codes 130 and 143 are a command that was interrupted (SIGINT, SIGTERM) and left at once.
+Exit codes 130 and 143 are a command that was interrupted (SIGINT, SIGTERM) and left at once, 141 one whose reader has gone (SIGPIPE).
 Code 1 without a worded message is a bug of inceptionctl.
 """
 

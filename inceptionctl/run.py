@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.load import dump_recipe, load_recipe
 from inceptionctl.recipe.schema import Recipe, binding
@@ -258,7 +259,9 @@ def open_run(path: Path) -> Run:
     if is_run(path):
         return Run(path)
     if not path.exists():
-        raise CheckpointError(f"no run directory {path}", "`inceptionctl runs list` shows those under runs/")
+        raise CheckpointError(
+            f"no run directory {path}", f"{did_you_mean(path)}`inceptionctl runs list` shows those under runs/"
+        )
     raise CheckpointError(f"{path} is not a run directory: it has no recipe.yaml and checkpoints/", "`inceptionctl runs list`")
 
 
@@ -299,7 +302,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises EnvironmentFault when the disk is full, read-only or forbidden; the old file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
+    # A path that is not UTF-8 may be in it: escaped so it is still JSON.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with disk_errors(path):
         try:
             with temporary.open("wb") as file:

@@ -17,18 +17,21 @@ MAY_IMPORT = {
     "console": {"errors"},
     "cores": set(),
     "overhearing": set(),
+    "nearby": set(),
+    "home": {"errors"},
+    "streams": {"errors"},
     "gpu_faults": {"errors"},
     "machine_code": {"errors"},
     "models": {"errors"},
-    "recipe": {"errors", "words", "models"},
-    "run": {"errors", "recipe"},
+    "recipe": {"errors", "nearby", "words", "models"},
+    "run": {"errors", "nearby", "recipe"},
     "launch": {"errors", "cores"},
-    "data": {"errors", "words", "pipelines", "cores", "overhearing", "machine_code"},
+    "data": {"errors", "nearby", "words", "pipelines", "cores", "overhearing", "machine_code"},
     "train": {
-        *("errors", "console", "words", "models", "recipe", "run", "launch", "data", "evaluate"),
+        *("errors", "nearby", "console", "words", "models", "recipe", "run", "launch", "data", "evaluate"),
         *("cores", "machine_code", "gpu_faults"),
     },
-    "evaluate": {"errors", "console", "words", "models", "recipe", "run", "data", "train", "cores"},
+    "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "cores"},
     "export": {
         *(
             "errors",
@@ -45,7 +48,7 @@ MAY_IMPORT = {
             "overhearing",
         )
     },
-    "weights": {"errors", "models", "recipe", "run", "train"},
+    "weights": {"errors", "nearby", "models", "recipe", "run", "train"},
     "report": {"errors", "words", "run", "run_contents", "evaluate", "models", "recipe"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run", "weights"},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
-from inceptionctl import __version__
+from inceptionctl import __version__, console, home, streams
 from inceptionctl.cli import (
     bench,
     checkpoints,
@@ -27,6 +28,7 @@ from inceptionctl.cli import (
     weights,
 )
 from inceptionctl.cli.group import ErrorGroup
+from inceptionctl.errors import EnvironmentFault, InceptionctlError
 
 app = typer.Typer(
     name="inceptionctl",
@@ -75,11 +77,28 @@ def _options(
 
 def main() -> None:
     """Entry point of the `inceptionctl` command."""
+    streams.prepare()
+    try:
+        home.prepare()
+        code = _run()
+        sys.stdout.flush()
+    except (InceptionctlError, OSError) as error:  # of --help, which is printed before there is a command
+        worded = error if isinstance(error, InceptionctlError) else EnvironmentFault(f"cannot write: {error.strerror}")
+        console.print_error(worded)
+        code = worded.exit_code
+    except SystemExit as ended:
+        code = ended.code
+    if isinstance(code, int | None):
+        from inceptionctl.launch.ending import has_joined_ranks, leave
+
+        if has_joined_ranks():
+            leave(code or 0)
+    sys.exit(code)
+
+
+def _run() -> str | int | None:
     try:
         app()
     except SystemExit as ended:
-        from inceptionctl.launch.ending import has_joined_ranks, leave
-
-        if has_joined_ranks() and isinstance(ended.code, int | None):
-            leave(ended.code or 0)
-        raise
+        return ended.code
+    return 0

@@ -67,7 +67,11 @@ def check_inputs(
     from inceptionctl.train.checking import faults, refuse
     from inceptionctl.train.images import open_images
 
-    plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
+    batch = plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
+    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
+        from inceptionctl.train.batch_norm import check_batch_norm
+
+        check_batch_norm(recipe, batch)
     if recipe.data.decodes_on_gpu and ranks.on_cpu:
         raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
     opened: list[tuple[ImageSet, ImageSet]] = []

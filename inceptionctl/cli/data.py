@@ -19,7 +19,7 @@ from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
-    from inceptionctl.recipe.data_section import DataSection
+    from inceptionctl.recipe.schema import Recipe
 
 app = typer.Typer(help="Check, pack and fetch data sets.", no_args_is_help=True, cls=Group)
 
@@ -42,7 +42,10 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Decode every image once; report classes, sizes, formats, and every bad or odd image. Exit code 3 if there are bad ones."""
+    """Decode every image once; report classes, sizes, formats, every bad or odd image, and files that are passed over.
+
+    Exit code 3 if there are bad images, or a training would refuse the data set.
+    """
     from inceptionctl.cli.data_report import print_report
     from inceptionctl.data.check import check as check_data
     from inceptionctl.data.exclusions import listing
@@ -54,7 +57,8 @@ def check(
         what = f"--also {unknown[0]} is no kind" if unknown else "--also needs --write-exclusions"
         raise RecipeError(what, f"kinds are {', '.join(ODD)}; bad images are always on the list")
     _check_places({"--output": output, "--write-exclusions": write_exclusions})
-    section = _data_section(root, recipe, settings or [])
+    loaded = _recipe(root, recipe, settings or [])
+    section = loaded.data
     sources = section.sources(section.root_path)
     if write_exclusions and sources["exclusions"]:
         # Else the new list would lack what the old one leaves out.
@@ -85,16 +89,21 @@ def check(
         excluded = report.excluded(also or [])
         write_atomically(write_exclusions, listing(excluded))
         console.say(f"wrote {write_exclusions}, {counted(len(excluded), 'name')}")
+    refused = list(report.refused)
+    if recipe and not refused:
+        refused = _refused_by_training(loaded)
     if report.bad:
         done = (
             f"`--set data.exclusions={write_exclusions}` does"
             if write_exclusions
             else "--write-exclusions FILE writes the list"
         )
-        raise DataError(
-            f"{len(report.bad):,} of the images of {section.root_path} cannot be used",
-            f"replace them, or leave them out of training: {done}",
-        )
+        bad = f"{len(report.bad):,} of the images of {section.root_path} cannot be used"
+        refused.append((bad, f"replace them, or leave them out of training: {done}"))
+    for message, hint in refused[:-1]:
+        console.print_error(DataError(message, hint))
+    if refused:
+        raise DataError(*refused[-1])
 
 
 def _check_places(files: dict[str, Path | None]) -> None:
@@ -105,14 +114,27 @@ def _check_places(files: dict[str, Path | None]) -> None:
             raise EnvironmentFault(f"{option} {file} {why}", "name a file in a folder that is there")
 
 
-def _data_section(root: Path | None, recipe: str | None, settings: list[str]) -> DataSection:
-    """What is to be checked: a recipe's section, or the defaults, with the folder and settings of the command line."""
+def _refused_by_training(recipe: Recipe) -> list[tuple[str, str | None]]:
+    """Why the recipe does not go with its data set: the number of classes, a subset that is not there."""
+    from inceptionctl.train.images import open_images
+
+    try:
+        open_images(recipe)
+    except DataError as fault:
+        return [(fault.message, fault.hint)]
+    return []
+
+
+def _recipe(root: Path | None, recipe: str | None, settings: list[str]) -> Recipe:
+    """What is to be checked: a recipe's section data, or the defaults, with the folder and settings of the command line."""
     from inceptionctl.recipe.load import default_recipe, load_recipe
 
     if root is None and recipe is None:
         raise RecipeError("no data set to check", "`inceptionctl data check ROOT`, or `--recipe RECIPE`")
     loaded = load_recipe(recipe, settings) if recipe else default_recipe(settings)
-    return loaded.data if root is None else loaded.data.model_copy(update={"root": str(root)})
+    if root is None:
+        return loaded
+    return loaded.model_copy(update={"data": loaded.data.model_copy(update={"root": str(root)})})
 
 
 @app.command()
@@ -158,7 +180,12 @@ def pack(
     console.say(
         f"{counted(done.images, 'image')} in {counted(done.shards, 'shard')}{kept}, {console.size(done.bytes)}, in {destination}"
     )
-    console.say(f"next: inceptionctl train RECIPE --set data.root={destination} --set model.num_classes={len(train.classes)}")
+    if len(train.classes) == 1:
+        console.warn(f"{destination} has one class: there is nothing to tell apart, and no training takes it")
+    else:
+        console.say(
+            f"next: inceptionctl train RECIPE --set data.root={destination} --set model.num_classes={len(train.classes)}"
+        )
 
 
 def _bytes(size: str) -> int:

@@ -33,6 +33,7 @@ def print_report(report: DataReport) -> None:
         console.print_table(f"Odd images, up to {MOST_ODD} of a kind", ("kind", "image", "remark"), rows_of, whole=("image",))
     if report.duplicates.groups:
         _print_duplicates(report)
+    _print_passed_over(report)
     for problem in report.problems:
         console.warn(problem)
 
@@ -81,6 +82,24 @@ def _print_items(title: str, items: Sequence[Item], rest: str | None) -> None:
     rows = [(item.name, item.reason) for item in items]
     console.out.print()
     console.print_table(title, ("image", "reason"), [*rows, *([(rest, "")] if rest else [])], whole=("image",))
+
+
+def _print_passed_over(report: DataReport) -> None:
+    from inceptionctl.data.passed_over import OTHER
+
+    rows = [
+        (split.split, found.what, f"{found.count:,}", found.example) for split in report.splits for found in split.passed_over
+    ]
+    if not rows:
+        return
+    console.out.print()
+    console.print_table("Passed over, by training too", ("split", "what", "files", "for example"), rows, right=("files",))
+    meant = sum(found.count for split in report.splits for found in split.passed_over if found.what != OTHER)
+    if meant:
+        console.warn(
+            f"{meant:,} {'file' if meant == 1 else 'files'} that may be meant as images {'is' if meant == 1 else 'are'} passed over",
+            "images lie in <split>/<class>/ itself; rename .jfif, .jpe and the like to .jpg, convert HEIC and what else is not decoded",
+        )
 
 
 def _odd_kinds(report: DataReport) -> list[str]:

@@ -6,6 +6,7 @@ With --json stdout has one JSON document whatever happens: a command's result, o
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -139,6 +140,8 @@ def _of_the_machine(error: Exception) -> EnvironmentFault | None:
     """What no line of ours foresaw, though it is no bug: a file that fails, memory that has run out, a GPU."""
     if isinstance(error, OSError) and error.filename:
         return EnvironmentFault(f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentFault(f"cannot write: {error.strerror}", "free some space where the output and temporary files go")
     if isinstance(error, MemoryError) or _NO_HOST_MEMORY in str(error):
         said = str(error).strip().partition("\n")[0] or "the host has no more"
         return EnvironmentFault(f"memory has run out: {said}", _SMALLER)
@@ -146,9 +149,13 @@ def _of_the_machine(error: Exception) -> EnvironmentFault | None:
 
 
 def _internal(error: Exception) -> InceptionctlError:
-    with tempfile.NamedTemporaryFile("w", prefix="inceptionctl-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    name = type(error).__name__
-    return InceptionctlError(
-        f"internal error: {name}: {error}", f"this is a bug of inceptionctl; the traceback is in {file.name}"
-    )
+    message = f"internal error: {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="inceptionctl-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:  # no folder for temporary files, or a full one
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return InceptionctlError(message, f"this is a bug of inceptionctl, in {last.filename}:{last.lineno}")
+    return InceptionctlError(message, f"this is a bug of inceptionctl; the traceback is in {file.name}")

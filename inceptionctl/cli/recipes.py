@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from inceptionctl.cli.checks import check_recipe
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import InceptionctlError, RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.recipe import Recipe
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, cls=Group)
 
@@ -135,7 +138,27 @@ def check(
         if as_json:
             console.print_json({"ok": False, "problems": [], **console.error_object(error)})
         raise
+    members = loaded.members.values() if isinstance(loaded, Ensemble) else [loaded]
+    warnings = list(dict.fromkeys(words for member in members for words in _warnings(member)))
+    for words in warnings:
+        console.warn(words)
     if as_json:
-        console.print_json({"ok": True, "problems": []})
+        console.print_json({"ok": True, "problems": [], "warnings": warnings})
     else:
         typer.echo(f"{path}: fine" + (f", an ensemble of {len(loaded.members)}" if isinstance(loaded, Ensemble) else ""))
+
+
+def _warnings(recipe: Recipe) -> list[str]:
+    """What a training goes on with and should not surprise, of data that is on this machine."""
+    from inceptionctl.errors import DataError
+    from inceptionctl.train.batch import BatchPlan, too_few_images
+    from inceptionctl.train.images import open_images
+
+    if not (recipe.data.root_path.exists() or recipe.data.train_csv):
+        return []
+    try:
+        train, _ = open_images(recipe)
+    except DataError as refused:
+        return [refused.message]
+    few = too_few_images(len(train), BatchPlan(1, recipe.train.global_batch_size, 1))
+    return ["; ".join(few)] if few else []

@@ -193,7 +193,11 @@ def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> 
     from inceptionctl.train.checking import faults, refuse
     from inceptionctl.train.images import open_images
 
-    plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
+        from inceptionctl.train.batch_norm import check_batch_norm
+
+        check_batch_norm(recipe, batch)
     if recipe.data.decodes_on_gpu and on_cpu:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path

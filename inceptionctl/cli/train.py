@@ -204,11 +204,15 @@ def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> 
     from inceptionctl.train.plan import plan_training
 
     plan = plan_training(recipe, ranks or choose_ranks(None, None).size)
+    for warning in plan["warnings"]:
+        console.warn(warning)
     if as_json:
         console.print_json(plan)
         return
     # disk_needed says it in words.
-    shown = [(key.replace("_", " "), _shown(value)) for key, value in plan.items() if key != "disk_needed_bytes"]
+    shown = [
+        (key.replace("_", " "), _shown(value)) for key, value in plan.items() if key not in ("disk_needed_bytes", "warnings")
+    ]
     console.print_pairs(f"Plan of {name}", shown)
 
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.dataset import ImageSet, open_split, same_classes
+from inceptionctl.data.class_lists import some
+from inceptionctl.data.dataset import ImageSet, check_num_classes, open_split, same_classes
 from inceptionctl.data.duplicates import DIGEST, Duplicates, find_duplicates
 from inceptionctl.data.exclusions import check_used, escaped, name_below, read_exclusions
 from inceptionctl.data.findings import BAD, KINDS, Finding
+from inceptionctl.data.passed_over import PassedOver, passed_over
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
 
@@ -76,6 +78,8 @@ class SplitReport:
     """Images that training would have to leave out."""
     odd: tuple[Item, ...]
     """Images that load right and are worth knowing."""
+    passed_over: tuple[PassedOver, ...]
+    """Files that are not listed and may be meant to be."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ class DataReport:
     splits: tuple[SplitReport, ...]
     duplicates: Duplicates
     problems: tuple[str, ...]
-    """What is wrong with the data set as a whole, such as class folders that differ between the splits."""
+    """What is worth knowing of the data set as a whole, such as images that are in both splits."""
+    refused: tuple[tuple[str, str | None], ...]
+    """Why a training refuses the data set, each with a hint: a split that is not there, one class alone, classes that differ."""
 
     @property
     def bad(self) -> list[Item]:
@@ -115,11 +121,11 @@ def check(
 ) -> DataReport:
     """Decode every image of both splits once; calls `on_progress(done, total)` every few files.
 
-    `sources` are the arguments of `open_split`. An image that cannot be decoded is reported, not raised. Raises DataError when a
-    split or a class is missing or empty, and EnvironmentFault when the process that decodes cannot be started.
+    `sources` are the arguments of `open_split`. An image that cannot be decoded is reported, not raised, and so is a split that cannot be
+    opened where there is another. Raises DataError when there is none, and EnvironmentFault when the process that decodes cannot be started.
     """
     sources = sources or {}
-    splits = [open_split(root, split, **sources) for split in ("train", "val")]
+    splits, refused = open_what_is_there(root, sources)
     if sources.get("exclusions"):
         check_used(read_exclusions(sources["exclusions"], root), *splits)
     total, done = sum(map(len, splits)), 0
@@ -132,8 +138,27 @@ def check(
                 done += len(found)
                 on_progress(done, total)
     duplicates = find_duplicates([(tally.images, tally.digests) for tally in tallies])
-    problems = (*_problems(*splits), *duplicates.problems())
-    return DataReport(str(root), tuple(tally.report() for tally in tallies), duplicates, problems)
+    problems = (*(words for split in splits for words in _without_images(split)), *duplicates.problems())
+    return DataReport(str(root), tuple(tally.report() for tally in tallies), duplicates, problems, tuple(refused))
+
+
+def open_what_is_there(root: Path, sources: dict[str, Any]) -> tuple[list[ImageSet], list[tuple[str, str | None]]]:
+    """The splits that can be opened, and why a training would refuse the data set: messages with hints. Raises DataError when none can be."""
+    splits, faults = list[ImageSet](), list[DataError]()
+    for split in ("train", "val"):
+        try:
+            splits.append(open_split(root, split, **sources))
+        except DataError as fault:
+            faults.append(fault)
+    if not splits:
+        raise faults[0]
+    try:
+        check_num_classes(splits[0])
+        if not faults:
+            same_classes(*splits)
+    except DataError as fault:
+        faults.append(fault)
+    return splits, [(fault.message, fault.hint) for fault in faults]
 
 
 class _Probes:
@@ -218,6 +243,7 @@ class _Tally:
             found={kind: self._found[kind] for kind in KINDS if self._found[kind]},
             bad=tuple(self._bad),
             odd=tuple(self._odd),
+            passed_over=passed_over(self.images),
         )
 
 
@@ -227,8 +253,9 @@ def _spread(values: Sequence[int] | NDArray[np.int32]) -> Spread:
     return Spread(int(np.min(values)), int(np.median(values)), int(np.max(values)))
 
 
-def _problems(train: ImageSet, val: ImageSet) -> Iterator[str]:
-    try:
-        same_classes(train, val)
-    except DataError as error:
-        yield error.message
+def _without_images(images: ImageSet) -> Iterator[str]:
+    empty = [images.classes[i] for i in np.flatnonzero(images.class_counts() == 0)]
+    if empty:
+        what = f"class '{empty[0]}' has" if len(empty) == 1 else f"{len(empty)} classes have"
+        named = "" if len(empty) == 1 else f": {some(empty)}"
+        yield f"{what} no images in {images.folder}{named}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import sys
 import tarfile
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.nearby import did_you_mean
 
 ClassOrder = Literal["sorted", "listed"]
 
@@ -89,6 +92,38 @@ def check_order(names: Sequence[str], where: str, order: ClassOrder) -> None:
                 "labels of ImageNet and of class folders count sorted names, so another order mixes up classes;"
                 " sort the list, or if it is meant, `--set data.class_order=listed`",
             )
+
+
+def check_names(names: Sequence[str], folder: Path, *, class_folders: bool) -> None:
+    """Raise DataError on a class name that is no line of UTF-8 text: it goes into checkpoints, predictions, exports and model cards."""
+    for name in names:
+        if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
+            raise EnvironmentFault(
+                f"a class of {folder} is called '{escaped_name(name)}', but file names are {sys.getfilesystemencoding()} in this locale",
+                "`export PYTHONUTF8=1`, or set a locale of UTF-8 such as LC_ALL=C.UTF-8",
+            )
+        wrong = _wrong_with(name)
+        if wrong:
+            hint = (
+                f"rename the folder in train/ and val/ alike, in bash: `mv {folder}/$'{escaped_name(name)}' {folder}/NAME`"
+                if class_folders
+                else "write the name in UTF-8, on one line, wherever the data set tells it"
+            )
+            raise DataError(f"a class of {folder} is called '{escaped_name(name)}', {wrong}", hint)
+
+
+def _wrong_with(name: str) -> str | None:
+    kinds = {unicodedata.category(char) for char in name}
+    if "Cs" in kinds:  # bytes that could not be decoded come as lone surrogates
+        return "which is not UTF-8"
+    if kinds & {"Cc", "Zl", "Zp"}:
+        return "with characters that end a line or control a terminal"
+    return None if name.strip() else "which nobody can see"
+
+
+def escaped_name(name: str) -> str:
+    """A name with what cannot be seen escaped as in Python and bash, bytes that are no UTF-8 as \\xNN."""
+    return "".join(f"\\x{ord(char) - 0xDC00:02x}" if 0xDC80 <= ord(char) <= 0xDCFF else repr(f'"{char}')[2:-1] for char in name)
 
 
 def find_label_file(root: Path) -> Path | None:
@@ -201,17 +236,28 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as fault:
-        raise DataError(f"cannot read {file}: {fault.strerror}", "name the development kit's meta file") from None
+        raise DataError(
+            f"cannot read {file}: {fault.strerror}", f"{did_you_mean(file)}name the development kit's meta file"
+        ) from None
 
 
 def _text(file: Path, key: str) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"{file} is no text file", f"{key} names a text file with a line for each") from None
+    except UnicodeDecodeError as fault:
+        line = fault.object.count(b"\n", 0, fault.start) + 1
+        text = (
+            fault.object[fault.object.rfind(b"\n", 0, fault.start) + 1 :][:60]
+            .partition(b"\n")[0]
+            .decode(errors="backslashreplace")
+        )
+        raise DataError(
+            f"{file} is no text file in UTF-8: line {line} is '{text.strip()}'",
+            f"{key} names a text file with a line for each; `iconv -f latin1 -t utf-8 FILE` converts one from Latin-1",
+        ) from None
     except OSError as fault:
         raise DataError(
-            f"cannot read {file}: {fault.strerror}", f"{key} names it, relative to the working directory"
+            f"cannot read {file}: {fault.strerror}", f"{did_you_mean(file)}{key} names it, relative to the working directory"
         ) from fault
 
 

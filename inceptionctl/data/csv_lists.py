@@ -13,6 +13,7 @@ from inceptionctl.data.class_lists import ClassList
 from inceptionctl.data.folders import label_numbers
 from inceptionctl.data.imageset import ImageSet, Names, Split
 from inceptionctl.errors import DataError
+from inceptionctl.nearby import did_you_mean
 
 MOST_LOOKED_FOR = 20_000  # asking a network file system for each of a million files takes longer than an epoch's start may
 _MOST_SHOWN = 10
@@ -27,7 +28,10 @@ def open_csv(root: Path, split: Split, file: Path, train_file: Path | None, clas
     files = [file, *([train_file] if train_file else []), *([class_list.file] if class_list.file else [])]
     for one in files:
         if not one.is_file():
-            raise DataError(f"there is no list {one}", "data.train_csv and data.val_csv are relative to the working directory")
+            raise DataError(
+                f"there is no list {one}",
+                f"{did_you_mean(one)}data.train_csv and data.val_csv are relative to the working directory",
+            )
     times = index_cache.times_of(files)
     made_of = index_cache.fingerprint("csv", str(file.absolute()), class_list.order, times)
     newest = max(changed for *_, changed in times) / 1e9

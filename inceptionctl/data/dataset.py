@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-from inceptionctl.data.class_lists import ClassList, ClassOrder, some
+from inceptionctl.data.class_lists import ClassList, ClassOrder, check_names, some
 from inceptionctl.data.csv_lists import open_csv
 from inceptionctl.data.exclusions import check_used, leave_out, read_exclusions
 from inceptionctl.data.folders import open_folder
@@ -18,6 +18,7 @@ from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
 from inceptionctl.data.shards import NAMES_OF, find_shards, open_shards
 from inceptionctl.data.tfrecords import find_records, open_records
 from inceptionctl.errors import DataError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import counted
 
 __all__ = ["SUFFIXES", "Format", "ImageSet", "Span", "Split", "check_num_classes", "open_data", "open_split", "same_classes"]
@@ -43,9 +44,10 @@ def open_split(
 
     `class_names` is a file with the names in the order of the labels, `val_labels` one with the classes of validation images that
     lie in no class folders, `exclusions` one with images to leave out. Raises DataError when the split is missing, damaged, has no
-    classes, or contradicts a list.
+    classes, contradicts a list, or has a class whose name is no line of text.
     """
     images = _opened(root, split, format, ClassList.read(class_names, class_order), val_labels, train_csv, val_csv)
+    check_names(images.classes, images.folder, class_folders=images.class_folders)
     return leave_out(images, read_exclusions(exclusions, root)) if exclusions else images
 
 
@@ -95,7 +97,8 @@ def _refuse_missing(root: Path) -> None:
             else f"does not exist in {Path.cwd()}"
         )
         raise DataError(
-            f"the data set {root} {what}", "set it with `--set data.root=FOLDER`; it holds train/<class>/ and val/<class>/"
+            f"the data set {root} {what}",
+            f"{did_you_mean(root)}set it with `--set data.root=FOLDER`; it holds train/<class>/ and val/<class>/",
         )
     if (root / UNFINISHED).exists():
         raise DataError(
@@ -120,10 +123,15 @@ def _contents(root: Path) -> str:
     return some(sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))) or "nothing"
 
 
-def check_num_classes(split: ImageSet, num_classes: int) -> None:
-    """Raise DataError unless the data set has as many classes as the network has outputs."""
+def check_num_classes(split: ImageSet, num_classes: int | None = None) -> None:
+    """Raise DataError unless the data set has two classes at least, and as many as the network has outputs."""
     found = len(split.classes)
-    if found != num_classes:
+    if found == 1:
+        raise DataError(
+            f"{split.folder} has one class, '{split.classes[0]}': there is nothing to tell apart",
+            "add images of what is not of it, as a class of their own",
+        )
+    if num_classes is not None and found != num_classes:
         raise DataError(
             f"{split.folder} has {counted(found, 'class', 'classes')}, model.num_classes is {num_classes}",
             f"`--set model.num_classes={found}`",
@@ -138,9 +146,10 @@ def same_classes(train: ImageSet, val: ImageSet) -> None:
         if only:
             parts.append(f"only in {one.folder.name}/: {some(only)}")
     if parts:
+        what = "class folders" if train.class_folders and val.class_folders else "classes"
         raise DataError(
-            f"the class folders of {train.folder} and {val.folder} differ; {'; '.join(parts)}",
-            "both splits need the same class folders: a label is the position of its folder's name",
+            f"the {what} of {train.folder} and {val.folder} differ; {'; '.join(parts)}",
+            f"both splits need the same {what}: move images of a class that one lacks there, or take the class out of both",
         )
     if train.classes != val.classes:
         label = next(i for i, names in enumerate(zip(train.classes, val.classes, strict=True)) if len(set(names)) > 1)
@@ -168,6 +177,7 @@ def open_data(root: Path, num_classes: int, **sources: Unpack[Sources]) -> tuple
     Also when most names in `exclusions` are those of no images.
     """
     train, val = open_split(root, "train", **sources), open_split(root, "val", **sources)
+    check_num_classes(train)
     same_classes(train, val)
     check_num_classes(train, num_classes)
     if exclusions := sources.get("exclusions"):

@@ -20,6 +20,7 @@ from inceptionctl.data import index_cache
 from inceptionctl.data.class_lists import some
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import DataError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import counted
 
 _HEADER = (
@@ -80,7 +81,7 @@ def read_exclusions(file: Path, root: Path) -> Exclusions:
     except OSError as fault:
         raise DataError(
             f"cannot read the list of exclusions {file}: {fault.strerror}",
-            f"`inceptionctl data check {root} --write-exclusions {file}` writes one",
+            f"{did_you_mean(file)}`inceptionctl data check {root} --write-exclusions {file}` writes one",
         ) from fault
     lines = (line.strip() for line in content.decode("utf-8-sig", errors="surrogateescape").split("\n"))
     base = os.path.abspath(os.fsencode(root)) + b"/"  # noqa: PTH100  (links stay as they are)

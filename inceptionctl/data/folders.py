@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,18 @@ from numpy.typing import NDArray
 
 from inceptionctl.data import index_cache
 from inceptionctl.data.class_lists import ClassList, find_label_file, read_labels, some
-from inceptionctl.data.imageset import SUFFIXES, ImageSet, Names, Split, is_image_name
+from inceptionctl.data.imageset import BESIDE, NESTED, SUFFIXES, ImageSet, Names, Split, is_image_name, picture_suffix
 from inceptionctl.errors import DataError
 from inceptionctl.words import counted
 
 
 def open_folder(root: Path, split: Split, folder: Path, class_list: ClassList, val_labels: Path | None) -> ImageSet:
-    """List one split, sorted by class and then by name. Hidden files and other suffixes than SUFFIXES are skipped, links followed.
+    """List one split, sorted by class and then by name. Links are followed; hidden files and other suffixes than SUFFIXES are skipped.
 
     A link that leads nowhere is listed all the same: it is meant to be an image, and `check` names it.
     Raises DataError when there are no classes, or a class has no images.
     """
-    found = _entries(folder, folders=True)
+    found, beside = _entries(folder)
     if split == "val" and (val_labels or not found):
         labels = val_labels or find_label_file(root)
         if labels is not None:
@@ -31,7 +32,9 @@ def open_folder(root: Path, split: Split, folder: Path, class_list: ClassList, v
         also = f", or a file with the labels of its images into {root} (see docs/data.md)" if split == "val" else ""
         raise DataError(f"{folder} has no class folders", f"put the images of a class into {folder}/<class>/{also}")
     classes = class_list.settle(found, str(folder), all_of_them=True)
-    return index_cache.kept(root, split, *made_of(folder, found, classes), lambda: _listed(root, split, folder, classes))
+    return index_cache.kept(
+        root, split, *made_of(folder, found, classes), lambda: _listed(root, split, folder, classes, beside)
+    )
 
 
 def made_of(folder: Path, found: Sequence[str], classes: Sequence[str]) -> tuple[str, float]:
@@ -41,26 +44,30 @@ def made_of(folder: Path, found: Sequence[str], classes: Sequence[str]) -> tuple
     return index_cache.fingerprint("folder", folder.name, classes, times), newest
 
 
-def _listed(root: Path, split: Split, folder: Path, classes: tuple[str, ...]) -> ImageSet:
-    names = [_image_names(folder / name) for name in classes]
-    counts = [len(part) for part in names]
-    _refuse_empty(folder, classes, counts)
+def _listed(root: Path, split: Split, folder: Path, classes: tuple[str, ...], beside: Sequence[str]) -> ImageSet:
+    outside = sum(is_image_name(name) or picture_suffix(name) is not None for name in map(os.fsencode, beside))
+    passed = Counter({BESIDE: outside} if outside else {})
+    found = [_image_names(folder / name) for name in classes]
+    counts = [len(names) for names, _ in found]
+    _refuse_empty(folder, split, classes, [part for _, part in found], counts)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-    return ImageSet(root, split, folder, classes, labels, Names.joined(names))
+    names = Names.joined(names for names, _ in found)
+    return ImageSet(root, split, folder, classes, labels, names, passed_over=sum((part for _, part in found), passed))
 
 
 def _flat(root: Path, folder: Path, file: Path, class_list: ClassList) -> ImageSet:
     """A validation folder without classes: the i-th line of the label file is of the i-th image in the order of names."""
-    names, labels = _image_names(folder), read_labels(file)
+    (names, passed), labels = _image_names(folder), read_labels(file)
     check_same_number(len(names), str(folder), labels, file)
     classes = classes_of_labels(root, labels, file, class_list)
-    return ImageSet(root, "val", folder, classes, label_numbers(labels, classes, str(file)), names, class_folders=False)
+    numbers = label_numbers(labels, classes, str(file))
+    return ImageSet(root, "val", folder, classes, numbers, names, class_folders=False, passed_over=passed)
 
 
 def classes_of_labels(root: Path, labels: Sequence[str], file: Path, class_list: ClassList) -> tuple[str, ...]:
     """The classes of a split without class folders: those listed, else the training folder's, else those that have labels."""
     train = root / "train"
-    known = _entries(train, folders=True) if class_list.names is None and train.is_dir() else None
+    known = _entries(train)[0] if class_list.names is None and train.is_dir() else None
     return class_list.settle(known or set(labels), str(train if known else file), all_of_them=False)
 
 
@@ -87,26 +94,48 @@ def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> 
     return np.fromiter(map(numbers.__getitem__, labels), dtype=np.int32, count=len(labels))
 
 
-def _image_names(folder: Path) -> Names:
-    files = sorted(map(os.fsencode, _entries(folder, folders=False)))
-    return Names.of(filter(is_image_name, files))
+def _image_names(folder: Path) -> tuple[Names, Counter[str]]:
+    """The images that lie in a folder, sorted, and what is passed over there."""
+    folders, files = _entries(folder)
+    names = sorted(map(os.fsencode, files))
+    passed = Counter(filter(None, map(picture_suffix, names)))
+    if folders:
+        passed[NESTED] = len(folders)
+    return Names.of(filter(is_image_name, names)), passed
 
 
-def _entries(folder: Path, *, folders: bool) -> list[str]:
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders in a folder, and of the files; none that is hidden."""
+    folders, files = list[str](), list[str]()
     try:
         with os.scandir(folder) as found:
-            return [entry.name for entry in found if not entry.name.startswith(".") and entry.is_dir() == folders]
+            for entry in found:
+                if not entry.name.startswith("."):
+                    (folders if entry.is_dir() else files).append(entry.name)
     except OSError as fault:
-        raise DataError(f"cannot list {folder}: {fault.strerror}") from fault
+        raise DataError(f"cannot list {folder}: {fault.strerror}", "check the folder and its permissions") from fault
+    return folders, files
 
 
-def _refuse_empty(folder: Path, classes: Sequence[str], counts: Sequence[int]) -> None:
-    empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+def _refuse_empty(
+    folder: Path, split: Split, classes: Sequence[str], passed: Sequence[Counter[str]], counts: Sequence[int]
+) -> None:
+    empty = [i for i, count in enumerate(counts) if count == 0]
     if not empty:
         return
-    subject = f"class '{empty[0]}' has" if len(empty) == 1 else f"{len(empty)} classes have"
-    named = "" if len(empty) == 1 else f": {some(empty)}"
+    names = [classes[i] for i in empty]
+    subject = f"class '{names[0]}' has" if len(names) == 1 else f"{len(names)} classes have"
+    named = "" if len(names) == 1 else f": {some(names)}"
+    there = sum((passed[i] for i in empty), Counter[str]())
+    instead = f" (passed over there: {in_words(there)})" if there else ""
+    other = "val" if split == "train" else "train"
+    put = "put images of it there" if split == "train" else "move some of its training images there"
     raise DataError(
-        f"{subject} no images in {folder}{named}",
-        f"images end in {', '.join(SUFFIXES)}; remove the folder if the class is not meant to exist",
+        f"{subject} no images in {folder}{named}{instead}",
+        f"images end in {', '.join(SUFFIXES)}; {put}, or remove its folder from {folder.name}/ and {other}/ both",
     )
+
+
+def in_words(passed_over: Mapping[str, int]) -> str:
+    """What is passed over, in words: `.heic 2, folders inside class folders 1`."""
+    return ", ".join(f"{what} {count:,}" for what, count in sorted(passed_over.items()))

@@ -5,6 +5,8 @@ Sorted by class and then by name, as the same files unpacked into folders are.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from inceptionctl.data import index_cache
 from inceptionctl.data.class_lists import LABEL_FILES, ClassList, find_label_file, read_labels
 from inceptionctl.data.folders import check_same_number, classes_of_labels, label_numbers
-from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, smallest
+from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, picture_suffix, smallest
 from inceptionctl.data.shards import opened
 from inceptionctl.data.tars import Member, members
 from inceptionctl.errors import DataError
@@ -44,36 +46,50 @@ def open_tar(root: Path, split: Split, class_list: ClassList, val_labels: Path |
 def _train(root: Path, class_list: ClassList) -> ImageSet:
     file = root / TARS["train"]
     found: dict[str, list[Member]] = {}
+    passed = Counter[str]()
     with opened(file) as descriptor:
         for inner in members(descriptor, str(file)):
-            name = Path(inner.name.decode(errors="replace"))
+            name = Path(os.fsdecode(inner.name))
             if name.suffix == ".tar" and not name.name.startswith("."):
                 where = f"{file}!{name}"
-                listed = members(descriptor, where, inner.offset, inner.offset + inner.size)
+                listed = list(members(descriptor, where, inner.offset, inner.offset + inner.size))
                 found[name.stem] = sorted(filter(_is_image, listed))
+                passed.update(_passed_over(listed))
     if not found:
         raise DataError(f"{file} holds no tars of classes", "it is the tar of the training images as it is downloaded")
     classes = class_list.settle(found, str(file), all_of_them=True)
     counts = [len(found[name]) for name in classes]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-    return _image_set(root, "train", classes, labels, [member for name in classes for member in found[name]])
+    return _image_set(root, "train", classes, labels, [member for name in classes for member in found[name]], passed)
 
 
 def _val(root: Path, label_file: Path, class_list: ClassList) -> ImageSet:
     file = root / TARS["val"]
     with opened(file) as descriptor:
-        found = sorted(filter(_is_image, members(descriptor, str(file))))
+        listed = list(members(descriptor, str(file)))
+    found = sorted(filter(_is_image, listed))
     labels = read_labels(label_file)
     check_same_number(len(found), str(file), labels, label_file)
     classes = classes_of_labels(root, labels, label_file, class_list)
-    return _image_set(root, "val", classes, label_numbers(labels, classes, str(label_file)), found)
+    return _image_set(root, "val", classes, label_numbers(labels, classes, str(label_file)), found, _passed_over(listed))
 
 
 def _is_image(member: Member) -> bool:
     return is_image_name(member.name) and not member.name.rpartition(b"/")[2].startswith(b".")
 
 
-def _image_set(root: Path, split: Split, classes: tuple[str, ...], labels: NDArray[np.int32], found: list[Member]) -> ImageSet:
+def _passed_over(listed: list[Member]) -> Counter[str]:
+    return Counter(filter(None, (picture_suffix(member.name) for member in listed)))
+
+
+def _image_set(
+    root: Path,
+    split: Split,
+    classes: tuple[str, ...],
+    labels: NDArray[np.int32],
+    found: list[Member],
+    passed_over: Counter[str],
+) -> ImageSet:
     pieces = Pieces(
         (TARS[split],),
         np.zeros(1, dtype=np.int64),
@@ -81,4 +97,5 @@ def _image_set(root: Path, split: Split, classes: tuple[str, ...], labels: NDArr
         smallest(np.fromiter((member.size for member in found), np.int64, len(found))),
     )
     names = Names.of(member.name for member in found)
-    return ImageSet(root, split, root / TARS[split], classes, labels, names, class_folders=False, pieces=pieces)
+    folder = root / TARS[split]
+    return ImageSet(root, split, folder, classes, labels, names, class_folders=False, pieces=pieces, passed_over=passed_over)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +18,13 @@ Split = Literal["train", "val"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES)
+# Files of these are not listed, though whoever put them there means them as images: they are counted, so that nobody misses them in vain.
+_PICTURES = frozenset(
+    b".jfif .jpe .jif .jfi .pjpeg .pjp .jp2 .j2k .jpf .jpx .jxl .heic .heif .hif .avif .gif .apng .dib .ppm .pgm .pbm .pnm .tga .ico"
+    b" .svg .psd .eps .exr .hdr .dng .cr2 .cr3 .nef .arw .raw .dcm".split()
+)
+NESTED = "folders inside class folders"
+BESIDE = "images outside class folders"
 
 
 class Span(NamedTuple):
@@ -135,6 +142,8 @@ class ImageSet:
     """Images that are not among these because a list excludes them, by name below the root (`exclusions.escaped`)."""
     made_of: str = ""
     """Fingerprint of the list where it is kept on disk; empty elsewhere."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """How many files and folders are no part of it that may be meant to: by suffix (`.heic`), NESTED or BESIDE."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -225,3 +234,9 @@ def unreadable(span: Span, why: str) -> DataError:
 def is_image_name(name: bytes) -> bool:
     """Whether a file of this name is meant to be an image."""
     return name.lower().endswith(_SUFFIXES)
+
+
+def picture_suffix(name: bytes) -> str | None:
+    """The suffix of a file that is not listed and yet called like a picture, in lower case; None for any other file."""
+    suffix = name[name.rfind(b".") :].lower() if b"." in name else b""
+    return suffix.decode() if suffix in _PICTURES else None

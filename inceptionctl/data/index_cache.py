@@ -24,7 +24,7 @@ from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split
 
 WORTH_KEEPING = 10_000  # images; fewer are listed in no time, and their folder stays as it is
 SECONDS_TO_SETTLE = 2.0  # a folder that changes again within the tick of a file system's clock looks as it did before
-_VERSION = 1
+_VERSION = 2
 _FOLDER = ".inceptionctl"
 
 Arrays = dict[str, NDArray[Any]]
@@ -66,8 +66,9 @@ def kept(
 
 def _places(root: Path, name: str) -> Iterator[Path]:
     yield root / _FOLDER / f"{name}.index"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    yield home / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / f"{name}.index"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  (Path.expanduser raises)
+    if cache.is_absolute():  # else there is neither a HOME nor an entry of the user
+        yield cache / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / f"{name}.index"
 
 
 def _save(file: Path, images: ImageSet, made_of: str) -> None:
@@ -80,6 +81,7 @@ def _save(file: Path, images: ImageSet, made_of: str) -> None:
         "classes": images.classes,
         "class_folders": images.class_folders,
         "left_out": images.left_out,
+        "passed_over": dict(images.passed_over),
     }
     if images.pieces is not None:
         about["files"] = images.pieces.files
@@ -104,10 +106,9 @@ def _load(file: Path, root: Path, split: Split, made_of: str) -> ImageSet | None
             pieces = Pieces(tuple(about["files"]), arrays["firsts"], arrays["offsets"], arrays["lengths"])
         names = Names(arrays["name_block"], arrays["name_ends"])
         folder, classes = root / about["folder"], tuple(about["classes"])
-        left_out = tuple(about.get("left_out", ()))
-        return ImageSet(
-            root, split, folder, classes, arrays["labels"], names, about["class_folders"], pieces, left_out, made_of
-        )
+        labels, in_folders, left_out = arrays["labels"], about["class_folders"], tuple(about["left_out"])
+        passed_over = about["passed_over"]
+        return ImageSet(root, split, folder, classes, labels, names, in_folders, pieces, left_out, made_of, passed_over)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -12,6 +12,10 @@ import re
 from inceptionctl.data.reasons import essence
 from inceptionctl.errors import EnvironmentFault
 
+# What pybind makes of the exceptions of C++ that a pipeline may end with: std::length_error comes as ValueError, std::out_of_range as
+# IndexError, and so on. Damaged headers have led to those in decoders.
+FROM_DALI = (RuntimeError, MemoryError, ValueError, IndexError, OverflowError)
+
 _DEVICE_MEMORY = (
     r"CUDA allocation failed",
     r"Can't allocate \d+ bytes on device \d+",

@@ -57,6 +57,11 @@ def pack(train: ImageSet, val: ImageSet, dest: Path, shard_bytes: int, on_progre
     tell = on_progress or (lambda what, done, total: None)
     plan = {"form": _FORM, "shard_bytes": shard_bytes, "source": _digest(train, val)}
     total, before, kept = len(train) + len(val), 0, 0
+    spaced = next((name for name in train.classes if name != name.strip()), None)
+    if spaced is not None:
+        raise DataError(
+            f"the class '{spaced}' begins or ends with a space, which {CLASSES_FILE} cannot hold", "rename its folders"
+        )
     with _worded(dest):
         manifest = _begun(dest, plan)
         _write(dest / CLASSES_FILE, "".join(f"{name}\n" for name in train.classes))

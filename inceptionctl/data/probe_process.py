@@ -24,7 +24,7 @@ import numpy as np
 from inceptionctl.data import reasons
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
-from inceptionctl.data.machine_faults import machine_fault
+from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.data.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.errors import DataError, EnvironmentFault
 
@@ -124,7 +124,7 @@ class Decoder:
         self._silence()
         try:
             (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])
-        except (RuntimeError, MemoryError) as fault:
+        except FROM_DALI as fault:
             del self._pipes[graph]
             of_machine = machine_fault(fault, self._printed())
             if of_machine:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from inceptionctl.data import index_cache
 from inceptionctl.data.class_lists import ClassList, read_class_names
-from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, smallest
+from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, picture_suffix, smallest
 from inceptionctl.data.tars import Member, is_header, members, size_in
 from inceptionctl.errors import DataError
 
@@ -80,8 +81,8 @@ def _index(root: Path, split: Split, files: Sequence[Path], class_list: ClassLis
         smallest(np.concatenate([shard.offsets for shard in shards])),
         smallest(np.concatenate([shard.sizes for shard in shards])),
     )
-    folder = files[0].parent
-    return ImageSet(root, split, folder, classes, numbers, Names.joined([shard.names for shard in shards]), False, pieces)
+    names, passed_over = Names.joined(shard.names for shard in shards), sum((shard.passed for shard in shards), Counter[str]())
+    return ImageSet(root, split, files[0].parent, classes, numbers, names, False, pieces, passed_over=passed_over)
 
 
 def numbered(labels: Sequence[Label], class_list: ClassList, where: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -107,8 +108,9 @@ class _Shard:
 
     def __init__(self, file: Path) -> None:
         with opened(file) as descriptor:
-            listed = _listed_by_dali(descriptor, file) or members(descriptor, str(file))
+            listed = _listed_by_dali(descriptor, file) or list(members(descriptor, str(file)))
             samples = list(_samples(descriptor, file, listed))
+        self.passed = Counter(filter(None, (picture_suffix(member.name) for member in listed)))
         once: dict[Label, Label] = {}  # one object a class, not one a sample
         self.labels = [once.setdefault(sample.label, sample.label) for sample in samples]
         self.names = Names.of(sample.name for sample in samples)
@@ -129,7 +131,7 @@ def opened(file: Path) -> Iterator[int]:
         raise DataError(f"cannot read {file}: {fault.strerror}") from fault
 
 
-def _samples(descriptor: int, file: Path, listed: Iterator[Member] | list[Member]) -> Iterator[Sample]:
+def _samples(descriptor: int, file: Path, listed: Sequence[Member]) -> Iterator[Sample]:
     key, group = b"", dict[bytes, Member]()
     for member in listed:
         folder, slash, base = member.name.rpartition(b"/")

@@ -17,7 +17,7 @@ from torch.utils.dlpack import from_dlpack
 from inceptionctl.data import reasons
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.machine_faults import machine_fault
+from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.data.reading import Encoded, ReadAhead
 from inceptionctl.data.trial import Trial
 from inceptionctl.errors import DataError, EnvironmentFault
@@ -126,7 +126,7 @@ class Stream:
                     self._in_flight.popleft()
                     self._failed_for_no_reason = False
                     return outputs
-                except (RuntimeError, MemoryError) as fault:
+                except FROM_DALI as fault:
                     self._pipe = None
                     self._recover(fault)
             raise StopIteration
@@ -134,7 +134,7 @@ class Stream:
             self.close()
             raise
 
-    def _recover(self, fault: RuntimeError | MemoryError) -> None:
+    def _recover(self, fault: Exception) -> None:
         """Find the bad images among those that are inside the pipeline, and build it anew to go on with the others."""
         of_machine = machine_fault(fault)
         if of_machine:

@@ -162,7 +162,7 @@ def _example(window: _Window, start: int, end: int, number: int) -> Sample:
     texts = [window.between(_first(window, places[key], 1)) if key in places else b"" for key in (_SYNSET, _NAME)]
     if image[1] <= image[0] or label_end <= label_at:
         raise ValueError("empty")
-    return Sample(image[0], image[1] - image[0], label, texts[0].decode(), texts[1] or f"record {number}".encode())
+    return Sample(image[0], image[1] - image[0], label, os.fsdecode(texts[0]), texts[1] or f"record {number}".encode())
 
 
 def _place(places: dict[bytes, tuple[int, int]], key: bytes) -> tuple[int, int]:

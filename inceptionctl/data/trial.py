@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inceptionctl.data import reasons
-from inceptionctl.data.machine_faults import machine_fault
+from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.overhearing import overheard
 
 Feed = tuple[Any, ...]
@@ -36,7 +36,7 @@ class Trial:
         with overheard() as printed:  # decoders say more there than DALI does
             try:
                 self._pipe.run()
-            except (RuntimeError, MemoryError) as fault:
+            except FROM_DALI as fault:
                 self._pipe = None
                 self._next.clear()
                 of_machine = machine_fault(fault, printed())

@@ -11,6 +11,7 @@ import numpy as np
 
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.errors import DataError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import percent
 
 if TYPE_CHECKING:  # the command that starts ranks looks at the images without torch
@@ -107,4 +108,5 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}", "name the list's file") from None
+        said = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot read {file}: {said}", f"{did_you_mean(file)}name the list's file") from None

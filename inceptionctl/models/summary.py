@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,32 @@ def endpoints(model: nn.Module, input_px: int) -> list[Endpoint]:
     return found
 
 
+def norms_of_one_value(model: nn.Module, input_px: int) -> list[str]:
+    """Batch norms that normalise by the batch and get one value a channel from one image of `input_px` px: (N, C) or (N, C, 1, 1).
+
+    Their variance over a batch of one image is none. Which norms train is taken from their own mode; an auxiliary head counts.
+    """
+    ghost = _ghost(model).train()
+    found: list[str] = []
+
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].shape[2:].numel() == 1:
+                found.append(name)
+
+        return hook
+
+    trained = {name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training}
+    for name, module in ghost.named_modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()  # one that trains raises on one value
+            if name in trained:
+                module.register_forward_pre_hook(record(name))
+    with torch.no_grad():
+        ghost(_image(ghost, input_px))
+    return found
+
+
 def _height_width_channels(shape: torch.Size) -> tuple[int, int, int]:
     if len(shape) == 4:
         return shape[2], shape[3], shape[1]
@@ -98,11 +125,7 @@ def _trace(model: nn.Module, input_px: int) -> tuple[dict[str, torch.Size], dict
 
     Of several outputs the first tensor counts; a module that is not called in evaluation, as an auxiliary head, is in neither.
     """
-    # The memo makes deepcopy take these in place of the tensors: the copy holds no values, so it takes no memory, and the
-    # original's device, mode and hooks are left alone.
-    tensors = [*model.parameters(), *model.buffers()]
-    memo: dict[int, Any] = {id(tensor): _on_meta(tensor) for tensor in tensors}
-    ghost = copy.deepcopy(model, memo).eval()
+    ghost = _ghost(model).eval()
     shapes: dict[str, torch.Size] = {}
     layers: dict[str, int] = {}
 
@@ -120,10 +143,23 @@ def _trace(model: nn.Module, input_px: int) -> tuple[dict[str, torch.Size], dict
 
     for name, module in ghost.named_modules():
         module.register_forward_hook(record(name))
-    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
     with torch.no_grad():
-        ghost(torch.empty(1, 3, input_px, input_px, device="meta", dtype=dtype))
+        ghost(_image(ghost, input_px))
     return shapes, layers
+
+
+def _ghost(model: nn.Module) -> nn.Module:
+    """A copy on the meta device."""
+    # The memo makes deepcopy take these in place of the tensors: the copy holds no values, so it takes no memory, and the
+    # original's device, mode and hooks are left alone.
+    memo: dict[int, Any] = {id(tensor): _on_meta(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+def _image(ghost: nn.Module, input_px: int) -> Tensor:
+    tensors = (*ghost.parameters(), *ghost.buffers())
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+    return torch.empty(1, 3, input_px, input_px, device="meta", dtype=dtype)
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from inceptionctl.errors import Problem, RecipeError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.keys import MEMBERS, is_text
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.variants import VARIANTS
@@ -60,7 +61,9 @@ def find_recipe(name: str) -> Path:
             f"'{name}' is a folder, not a recipe", "name a .yaml file or a bundled recipe: `inceptionctl recipes list`"
         )
     close = difflib.get_close_matches(stem, bundled, n=1)
-    guess = f"did you mean `{close[0]}`? " if close else ""
+    # Who writes a path or a suffix means a file, and one of another name is worth more than a bundled recipe.
+    guess = did_you_mean(path) if path.name != stem or path.parent != Path() else ""
+    guess = guess or (f"did you mean `{close[0]}`? " if close else "")
     raise RecipeError(
         f"no recipe '{name}': neither a file nor a bundled name", f"{guess}`inceptionctl recipes list` shows the bundled ones"
     )

@@ -71,6 +71,19 @@ def _next_divisor(share: int, most: int) -> int:
     return next(size for size in range(most, share + 1) if share % size == 0)
 
 
+def too_few_images(num_images: int, batch: BatchPlan) -> tuple[str, str] | None:
+    """What to say of an epoch of less than one step, and a hint; None of any other."""
+    whole = batch.global_batch_size
+    if num_images >= whole:
+        return None
+    fitting = max(num_images // batch.ranks, 1) * batch.ranks
+    return (
+        f"{num_images} training images are fewer than a batch of {whole}: a step takes some of them more than once, and an epoch is"
+        f" {num_images / whole:.2g} of a step",
+        f"set train.global_batch_size to {fitting} or less, and scale schedule.base_lr with it",
+    )
+
+
 def total_steps(epochs: float, num_images: int, global_batch_size: int, max_steps: int | None) -> int:
     """Optimizer steps of a training: the last one is filled up from the next epoch, so that no image of an epoch is left out."""
     steps = math.ceil(epochs * num_images / global_batch_size - 1e-9)

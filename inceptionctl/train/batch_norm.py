@@ -1,4 +1,4 @@
-"""One set of batch-norm statistics for all ranks."""
+"""Batch norm in training: statistics that all ranks share, and batches that it cannot normalise."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from inceptionctl.errors import Problem, RecipeError
+from inceptionctl.models import build_model
+from inceptionctl.models.summary import norms_of_one_value
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.batch import BatchPlan
+from inceptionctl.train.fine_tuning import freeze
 
 
 class SharedStatistics:
@@ -58,3 +65,37 @@ def momentum_over_ranks(momentum: float, num_ranks: int) -> float:
 
 def _statistics(module: _BatchNorm) -> list[Tensor]:
     return [tensor for tensor in (module.running_mean, module.running_var) if tensor is not None]
+
+
+def check_batch_norm(recipe: Recipe, batch: BatchPlan) -> None:
+    """Raise RecipeError where micro batches of one image leave a batch norm one value a channel, which has no variance.
+
+    The error names the smallest micro batch that works. Frozen norms, which take their statistics as they are, do not count.
+    """
+    if batch.micro_batch_size > 1:
+        return
+    with torch.device("meta"):
+        model = build_model(**recipe.model.network())
+    for block in freeze(model, recipe.model.freeze):
+        block.eval()
+    lonely = norms_of_one_value(model, recipe.model.input_px)
+    if lonely:
+        more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+        message = f"with micro batches of one image {lonely[0]}{more} of {recipe.model.name} at {recipe.model.input_px} px"
+        raise RecipeError(
+            "the batch is too small for batch norm",
+            problems=[Problem(*_way_out(batch, f"{message} would normalise single values, whose variance is none"))],
+        )
+
+
+def _way_out(batch: BatchPlan, message: str) -> tuple[str, str, str]:
+    share = batch.global_batch_size // batch.ranks
+    if share == 1:
+        fewer = ", or use fewer ranks" if batch.ranks > 1 else ""
+        return (
+            "train.global_batch_size",
+            message,
+            f"set train.global_batch_size to {2 * batch.ranks} and train.micro_batch_size to 2, the smallest that works{fewer}",
+        )
+    smallest = next(size for size in range(2, share + 1) if share % size == 0)
+    return "train.micro_batch_size", message, f"set train.micro_batch_size to {smallest}, the smallest that works"

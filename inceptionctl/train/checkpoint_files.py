@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import CheckpointError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import disk_errors, is_run, visible, write_atomically
 
@@ -245,7 +246,9 @@ def find_checkpoint(path: Path) -> Path:
     """The checkpoint that a path names, not verified yet. Raises CheckpointError when there is none."""
     with disk_errors(path):
         if not path.exists():
-            raise CheckpointError(f"no run or checkpoint {path}", "`inceptionctl runs list` shows the runs")
+            raise CheckpointError(
+                f"no run or checkpoint {path}", f"{did_you_mean(path)}`inceptionctl runs list` shows the runs"
+            )
         checkpoint = next(resolve(path), None)
     if checkpoint is None:
         raise CheckpointError(

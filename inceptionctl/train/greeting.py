@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from inceptionctl.cores import usable_cores
+from inceptionctl.data import passed_over
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
 from inceptionctl.train import engine as distributed
+from inceptionctl.train.batch import too_few_images
 from inceptionctl.train.compiling import IN_WORDS
 from inceptionctl.train.loop import Training
 from inceptionctl.train.schedule import learning_rate, schedule_in_words
@@ -38,6 +40,12 @@ def greet(job: Training, start: Start) -> None:
         f"data {recipe.data.root}: {len(job.train_set):,} training and {counted(len(job.val_set), f'{chosen}validation image')},"
         f" {len(progress.classes):,} classes"
     )
+    passed = passed_over.remark((job.train_set, job.val_set))
+    if passed:
+        log.say(f"warning: {passed}: `inceptionctl data check {recipe.data.root}` says more")
+    few = too_few_images(len(job.train_set), job.batch)
+    if few:
+        log.say(f"warning: {few[0]}; {few[1]}")
     layout = (", channels_last" if recipe.train.channels_last else "") + IN_WORDS[recipe.train.compile]
     tf32 = ", TF32 for fp32" if recipe.train.tf32 and job.device.type == "cuda" else ""
     where = f"{job.device.type.upper()}, {job.precision}{tf32}{layout}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import MODELS
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe, flatten
@@ -60,7 +61,14 @@ def find_weights(path: Path, *, verified: bool = True) -> WeightsSource:
         return WeightsSource(export, str(config["architecture"]), int(config["num_classes"]), expects)
     if path.suffix == ".safetensors":
         what = "has no config.json beside it" if path.is_file() else "does not exist"
-        raise CheckpointError(f"model.init_from: {path} {what}", "name a run, a checkpoint folder or a safetensors export")
+        raise CheckpointError(
+            f"model.init_from: {path} {what}", f"{did_you_mean(path)}name a run, a checkpoint folder or a safetensors export"
+        )
+    if not path.exists():
+        raise CheckpointError(
+            f"model.init_from: there is no {path}",
+            f"{did_you_mean(path)}name a run, a checkpoint folder or a safetensors export",
+        )
     checkpoint = choose_checkpoint(path).checkpoint
     if verified:
         checkpoint = files.open_checkpoint(checkpoint)

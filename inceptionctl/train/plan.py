@@ -6,12 +6,14 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from inceptionctl.console import size
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.batch import plan_batch, total_steps
+from inceptionctl.train.batch import plan_batch, too_few_images, total_steps
+from inceptionctl.train.batch_norm import check_batch_norm
 from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.engine import deepspeed_config
 from inceptionctl.train.images import open_images
@@ -25,17 +27,22 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
     """The numbers of a training on `ranks` ranks, as JSON-like values in reading order.
 
     A data set that is not on this machine is no error here: ImageNet's 1,281,167 images are assumed for 1000 classes, and said so.
-    Raises RecipeError when the batch does not fit the ranks.
+    Raises RecipeError when the batch does not fit the ranks, or is too small for batch norm.
     """
     batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    check_batch_norm(recipe, batch)
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     parameters = count_parameters(model)
+    head = getattr(model, "aux_head", None)
+    of_head = count_parameters(head) if isinstance(head, nn.Module) else 0
     images, _, source = num_images(recipe)
+    few = too_few_images(images, batch) if images else None
     steps = total_steps(recipe.train.epochs, images, batch.global_batch_size, recipe.train.max_steps) if images else None
     plan: dict[str, Any] = {
         "network": f"{recipe.model.name}, {recipe.model.num_classes} classes, {recipe.model.input_px} px, width {recipe.model.width:g}",
-        "parameters": parameters,
+        "parameters": parameters - of_head,
+        "auxiliary_head_parameters": of_head,
         "multiply_adds": multiply_adds(model, recipe.model.input_px),
         "batch": batch.in_words(),
         "ranks": batch.ranks,
@@ -53,6 +60,7 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
         "deepspeed": deepspeed_config(batch, recipe.train.zero_stage),
         "disk_needed_bytes": disk_needed(parameters, recipe),
         "disk_needed": f"{size(disk_needed(parameters, recipe))} for checkpoints ({size(checkpoint_bytes(parameters, recipe))} each)",
+        "warnings": [f"{few[0]}; {few[1]}"] if few else [],
     }
     return plan
 

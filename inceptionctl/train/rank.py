@@ -36,7 +36,7 @@ from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
-from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.batch_norm import SharedStatistics, check_batch_norm
 from inceptionctl.train.checking import faults, refuse
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
@@ -215,6 +215,7 @@ def _prepared(
         train_set, val_set = open_images(located(recipe, start.run))
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
+    distributed.on_rank_zero(world, machine.device, lambda: check_batch_norm(recipe, batch))
     _seed_everything(recipe.train.seed)
     model = build_model(**recipe.model.network())
     start = _with_initial_weights(recipe, start, model)

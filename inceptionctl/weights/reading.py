@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inceptionctl.errors import CheckpointError
+from inceptionctl.nearby import did_you_mean
 from inceptionctl.weights.tf_checkpoint import find_checkpoint, read_checkpoint
 
 Which = Literal["ema", "raw"]
@@ -48,7 +49,8 @@ def read(path: Path, which: Which) -> Content:
     if checkpoint is not None:
         return Content("tensorflow", *read_checkpoint(checkpoint))
     if not path.is_file():
-        raise CheckpointError(f"{path} holds no TensorFlow checkpoint" if path.exists() else f"no file {path}", HINT)
+        what = f"{path} holds no TensorFlow checkpoint" if path.exists() else f"no file {path}"
+        raise CheckpointError(what, did_you_mean(path) + HINT)
     state, set_aside = _state_dict(_safetensors(path) if _is_safetensors(path) else _pickled(path), which, path)
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():

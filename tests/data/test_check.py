@@ -19,7 +19,7 @@ from inceptionctl.data import probing
 from inceptionctl.data.check import check
 from inceptionctl.data.imageset import Span
 from inceptionctl.data.probing import FileProbe
-from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.errors import EnvironmentFault
 from tests.data.conftest import SIZES, fill, photo
 
 
@@ -131,15 +131,6 @@ def test_turned_photographs_are_measured_upright(tmp_path: Path) -> None:
     assert train.odd[0].remarks["rotated"] == "EXIF orientation 6"
     lying = check(tmp_path, num_threads=1, exif_orientation=False).splits[0]
     assert (lying.width.max, lying.height.max) == (50, 30)
-
-
-def test_splits_that_do_not_fit_are_a_problem_and_missing_ones_an_error(tmp_path: Path) -> None:
-    fill(tmp_path / "train/a", 1, seed=0)
-    with pytest.raises(DataError, match="has no val folder"):
-        check(tmp_path, num_threads=1)
-    fill(tmp_path / "val/b", 1, seed=1)
-    (problem,) = check(tmp_path, num_threads=1).problems
-    assert "only in train/: a; only in val/: b" in problem
 
 
 def test_a_split_where_nothing_decodes(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from nvidia.dali import Pipeline
 from PIL import Image
 
 from inceptionctl.data import trial
@@ -159,6 +161,24 @@ def test_no_image_is_blamed_or_tried_after_it(tmp_path: Path, monkeypatch: pytes
         list(batches)
     assert len(bad) == 0 and bad.take_fresh() == [] and len(failed) == (when == "in a trial")
     assert list(batches) == []
+
+
+@pytest.mark.parametrize("kind", [ValueError, IndexError])
+def test_other_exceptions_of_cpp_find_the_bad_image_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """std::length_error and std::out_of_range come as these. The pipeline is real, and two bad images make it raise; the kind is another."""
+    run = Pipeline.run
+
+    def raises_another(self: Pipeline, *arguments: Any) -> Any:
+        try:
+            return run(self, *arguments)
+        except RuntimeError as fault:
+            raise kind("vector::_M_default_append") from fault
+
+    monkeypatch.setattr(Pipeline, "run", raises_another)
+    batches = loader(damaged(tmp_path, count=2), bad=(bad := BadImages(100)))
+    assert len(list(batches)) > 0 and len(bad) == 2
 
 
 LARGE = 9000  # px a side: 243 MB of RGB
