@@ -87,7 +87,7 @@ def test_placeholders_of_bundled_recipes_are_remarked(name: str) -> None:
     result = run("recipes", "check", name)
     assert result.exit_code == 0 and "fine" in result.stdout, result.stderr
     assert "is not here, and not looked at" in result.stderr and "--set data.root=FOLDER" in result.stderr
-    assert json.loads(run("recipes", "check", name, "--json").stdout) == {"ok": True, "problems": []}
+    assert json.loads(run("recipes", "check", name, "--json").stdout) == {"ok": True, "problems": [], "warnings": []}
 
 
 def test_the_dry_run_of_the_readme_assumes_imagenet_in_a_clone_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_all_members_is_told_once() -> None:
     result = run("recipes", "check", "ensemble_elpv", "--set", "data.root=nowhere", "--json")
     told = json.loads(result.stdout)
     assert result.exit_code == told["exit_code"] == 3 and not told["ok"]
-    assert told["error"] == "the data set nowhere does not exist"
+    assert told["error"] == f"the data set nowhere does not exist in {Path.cwd()}"
 
 
 def test_hints_name_what_the_command_has(tmp_path: Path) -> None:

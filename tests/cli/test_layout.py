@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from inceptionctl import console
 from inceptionctl.cli import app
 from tests.cli.test_runs import add_row, make_run, save
+from tests.data.conftest import two_classes
 
 NAMES = ("2026-11-27_inception-resnet-v2_a1b2c3-12", "b", "a name with blanks", "名前_2026")
 ROWS = [
@@ -104,11 +105,12 @@ def test_names_of_recipes_and_networks_can_be_copied(terminal: Any, words: list[
 
 
 def test_no_dictionary_is_printed(tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    settings = [word for key in ("model.num_classes=4", f"data.root={root}", "train.zero_stage=1") for word in ("--set", key)]
+    root = two_classes(tmp_path / "data")
+    keys = ("model.num_classes=2", f"data.root={root}", "train.zero_stage=1", "train.global_batch_size=8")
+    settings = [word for key in keys for word in ("--set", key)]
     plan = CliRunner().invoke(app, ["train", "inception_v4", *settings, "--dry-run", "--gpus", "2"])
     assert plan.exit_code == 0, plan.output
-    assert "optimizer            name=rmsprop, decay=0.9, epsilon=1, momentum=0.9," in plan.stdout
+    assert " name=rmsprop, decay=0.9, epsilon=1, momentum=0.9," in plan.stdout
     assert "zero_optimization.stage=1" in plan.stdout and "timers.throughput.enabled=false" in plan.stdout
     run = make_run(tmp_path / "a")
     add_row(
