@@ -18,10 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any, NoReturn
+from unittest import mock
 
 # torch, DeepSpeed and rich read these when they are imported.
 IMPORTED_WITH = {
@@ -34,7 +36,9 @@ IMPORTED_WITH = {
 SECONDS_TO_LEAVE = 30.0
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.forked_imports"])
+# One of its own: that of multiprocessing may be running with what `inceptionctl bench data` has it import.
+_server = forkserver.ForkServer()
+_server.set_forkserver_preload(["tests.forked_imports"])
 
 
 def run_command(
@@ -74,7 +78,8 @@ class _Child:
             self._process: ForkServerProcess = _context.Process(
                 target=_born, args=(target, words, str(cwd or Path.cwd()), environment, files)
             )
-            self._process.start()
+            with mock.patch.object(forkserver, "connect_to_new_process", _server.connect_to_new_process):
+                self._process.start()
         finally:
             os.environ.clear()
             os.environ.update(before)
