@@ -158,6 +158,11 @@ told.write(f"heard {signal.SIGHUP in heard()}\\n")
 """
 
 
+def _be_of_the_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
+
+
 class Terminal:
     """A terminal of its own for a command, which is closed by the test."""
 
@@ -172,7 +177,7 @@ class Terminal:
             cwd=cwd,
             env=environment(),
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_be_of_the_terminal,
         )
         os.close(slave)
         self.said = b""
