@@ -8,6 +8,7 @@ have started them. Tests whose point is a start, a signal, a kill or an import s
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -156,7 +157,8 @@ def _launch(ranks: Any, arguments: Sequence[str], port: int | None) -> int:
 
     assert ranks.on_cpu
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or local.free_port())}
-    shared = {key: value for key, value in local._environment(ranks).items() if key != local.PIPE_OF_COMMAND} | meeting
+    shared = local._environment(ranks) | meeting
+    ends, held = os.pipe()  # which the ranks read, to know that the command lives
     sys.stdout.flush()
     sys.stderr.flush()
     living, first, deadline = set[int](), 0, float("inf")
@@ -164,6 +166,9 @@ def _launch(ranks: Any, arguments: Sequence[str], port: int | None) -> int:
         world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks.size, "LOCAL_SIZE": ranks.size}
         pid = os.fork()
         if not pid:
+            atexit._clear()  # a new process would not tidy up after the command
+            os.close(held)
+            os.dup2(ends, 0)
             _command(list(arguments), shared | {key: str(value) for key, value in world.items()})
         living.add(pid)
     while living:

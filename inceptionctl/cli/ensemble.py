@@ -78,6 +78,7 @@ def ensemble(
     if gpus is not None and cpu_ranks is not None:
         raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
     if recipe is None:
+        sources = runs_named(sources)
         refuse_missing_answers(sources)
     ranks = ensemble_recipe.RanksHere(gpus, cpu_ranks)
     with stoppable("between two steps of the ensemble: nothing is lost"):
@@ -89,7 +90,7 @@ def ensemble(
                 return
             files, names, shares, output = made.files, made.names, shares or made.weights, made.result
         else:
-            sources, protocol = runs_named(sources), protocol or "single"
+            protocol = protocol or "single"
             if dry_run:
                 _print_missing(sources, protocol, checkpoint, as_json)
                 return

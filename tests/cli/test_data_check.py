@@ -68,7 +68,7 @@ def test_what_is_on_the_list_is_not_checked_again(spoilt: Path, tmp_path: Path) 
     excluded = tmp_path / "exclusions.txt"
     assert inceptionctl("data", "check", spoilt, "--write-exclusions", excluded).returncode == 3
     assert len([line for line in excluded.read_text().splitlines() if not line.startswith("#")]) == 3
-    settings = sets(f"data.root={spoilt}", f"data.exclusions={excluded}")
+    settings = sets(f"data.root={spoilt}", f"data.exclusions={excluded}", "model.num_classes=3")
     result = inceptionctl("data", "check", "--recipe", "quickstart", *settings, "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["splits"][0]["num_images"] == 15

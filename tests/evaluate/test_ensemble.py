@@ -91,6 +91,6 @@ def test_errors_of_the_command(run: Run, tmp_path: Path) -> None:
     missing = inceptionctl("ensemble", run.path, run.path, "--protocol", "dense", "--saved-only")
     assert missing.returncode == 5 and "evaluate" in missing.stderr and "--protocol dense" in missing.stderr
     absent = inceptionctl("ensemble", tmp_path / "a.json", tmp_path / "b.json")
-    assert absent.returncode == 3 and "a.parquet" in absent.stderr
+    assert absent.returncode == 3 and "a.json" in absent.stderr
     alone = inceptionctl("ensemble", tmp_path / "a.json")
     assert alone.returncode in (2, 3) and "Traceback" not in alone.stderr
