@@ -173,7 +173,13 @@ def test_command_with_a_damaged_checkpoint(run: Run, data: Path, tmp_path: Path)
 
 def test_command_with_a_source_that_is_none(data: Path, tmp_path: Path) -> None:
     image = str(val_images(data)[0])
-    for source, said in (("nowhere", "no run or checkpoint"), (image, "is no export"), (str(tmp_path), "neither a run")):
+    (tmp_path / "empty").mkdir()
+    for source, said in (
+        ("nowhere", "no run or checkpoint"),
+        (image, "is no export"),
+        (str(tmp_path), "neither a run"),
+        (str(tmp_path / "empty"), "is an empty folder"),
+    ):
         answer = CliRunner().invoke(app, ["predict", source, image])
         assert (answer.exit_code, said in answer.stderr) == (5, True), answer.stderr
 
