@@ -16,7 +16,7 @@ from typing import Any
 from tests.forked import run_command
 
 # What an interpreter, or a library as it is imported, reads once.
-READ_AT_START = {"PYTHONPATH", "PYTHONIOENCODING", "LC_ALL", "CUDA_VISIBLE_DEVICES", "NUMBA_CACHE_DIR", "ATEN_CPU_CAPABILITY"}
+READ_AT_START = {"PYTHONPATH", "PYTHONIOENCODING", "LC_ALL", "CUDA_VISIBLE_DEVICES", "CXX", "TORCHINDUCTOR_CACHE_DIR"}
 
 COMMAND = (sys.executable, "-P", "-m", "inceptionctl")
 

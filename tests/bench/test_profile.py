@@ -70,6 +70,7 @@ def test_calls_have_names_while_it_is_profiled_and_are_as_before_afterwards() ->
     assert GradientAverage.finish is finish and vars(engine) == {}
 
 
+@pytest.mark.slow
 def test_a_step_of_the_real_loop(tmp_path: Path) -> None:
     trace = tmp_path / "trace.json.gz"
     done = inceptionctl("bench", "step", *SMALL, "--profile", trace, "--output", tmp_path / "a.json")

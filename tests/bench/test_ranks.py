@@ -85,6 +85,7 @@ def test_sums_over_two_ranks(tmp_path: Path) -> None:
     refused(inceptionctl("bench", "allreduce"), 2, "nobody to sum with")
 
 
+@pytest.mark.slow
 def test_a_start_phase_by_phase(root: Path) -> None:
     settings = sets(*TINY, f"data.root={root}", "model.num_classes=3")
     done = inceptionctl("bench", "start", "quickstart", *settings, "--ranks", "1", "--repeats", "1", "--json")

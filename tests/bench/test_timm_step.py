@@ -169,6 +169,7 @@ def test_the_best_of_timms_is_what_it_is_compared_with() -> None:
     assert ratios(alone[:3], "inceptionctl") == []
 
 
+@pytest.mark.slow
 def test_two_ranks_beside_timm_under_ddp_with_a_profile(timm: ModuleType, tmp_path: Path) -> None:
     arguments = ("--images", "2", "--repeats", "1", "--cpu-ranks", "2", "--ways", "timm", "--profile", tmp_path / "a.json")
     settings = sets(*RESNET, "train.log_every_steps=1")

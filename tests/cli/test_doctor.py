@@ -225,6 +225,7 @@ for name in os.environ["DIES"].split():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dies", "state", "said", "hint"),
     [

@@ -33,6 +33,7 @@ def test_every_checkpoint(run: Run) -> None:
         assert json.loads(file.read_text()) == one and file.with_suffix(".parquet").is_file()
 
 
+@pytest.mark.slow
 def test_an_export_has_the_numbers_of_its_checkpoint(run: Run) -> None:
     assert CliRunner().invoke(app, ["export", str(run.path), "--format", "onnx"]).exit_code == 0
     results = []

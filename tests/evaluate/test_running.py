@@ -54,6 +54,7 @@ class Meeting:
         return Ranks(rank, self.size, on_rank_zero)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 8])
 @pytest.mark.parametrize("name", ["single", "10crop"])
 def test_ranks_change_nothing(run: Run, data: Path, tmp_path: Path, name: str, size: int) -> None:
@@ -126,7 +127,6 @@ def test_a_pickled_part_is_refused(run: Run, data: Path, tmp_path: Path) -> None
         once(make_work(run, data), tmp_path / "parts")
 
 
-@pytest.mark.slow
 def test_the_command_with_two_processes(run: Run, data: Path, tmp_path: Path) -> None:
     files = [tmp_path / "one.json", tmp_path / "two.json"]
     for file, options in zip(files, ([], ["--cpu-ranks", "2"]), strict=True):
@@ -142,7 +142,6 @@ def test_the_command_with_two_processes(run: Run, data: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.slow
 def test_processes_whose_command_was_killed_leave(run: Run, data: Path, tmp_path: Path) -> None:
     log, file = tmp_path / "log", tmp_path / "two.json"
     words = ("evaluate", run.path, "--protocol", "144crop", "--cpu-ranks", "2", "--output", file)

@@ -16,8 +16,6 @@ from tests.commands import TINY, inceptionctl, refused, rows, sets
 from tests.data.conftest import fill
 from tests.launch.conftest import SCRIPT
 
-pytestmark = pytest.mark.slow
-
 STEPS = 12
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 RANKS = ("--nodes", "2", "--cpu-ranks-per-node", "1")
@@ -177,6 +175,7 @@ def sbatch(slurm: dict[str, str], *arguments: str | Path) -> str:
     return subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_six_ranks_that_hold_the_optimizer_in_parts_are_preempted_and_go_on(
     slurm: dict[str, str], data: Path, tmp_path: Path
 ) -> None:
@@ -197,6 +196,7 @@ def test_six_ranks_that_hold_the_optimizer_in_parts_are_preempted_and_go_on(
     assert [row["step"] for row in rows(run)] == list(range(1, stopped + 4))
 
 
+@pytest.mark.slow
 def test_an_array_of_one_rank_goes_on_task_by_task(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
     shape = ("--nodes", "1", "--array", "1-2%1", "--time", "10:00", "--output", "run")
     job = submit(data, tmp_path, slurm, *shape, steps=3)
@@ -230,6 +230,7 @@ def lose_node(slurm: dict[str, str], name: str) -> None:
     control(slurm, "update", f"nodename={name}", "state=down", "reason=lost")
 
 
+@pytest.mark.slow
 def test_cut_by_everything_that_slurm_does_it_equals_one_never_cut(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
     # Slurm takes up to half a minute to tell of a limit: on a quick machine that is a hundred steps and more.
     run, steps = tmp_path / "cut", 320

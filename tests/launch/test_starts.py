@@ -19,8 +19,6 @@ import pytest
 from tests.commands import COMMAND, TINY, environment, inceptionctl, rows, sets
 from tests.data.conftest import two_classes
 
-pytestmark = pytest.mark.slow
-
 STEPS = 12
 BIN = Path(sys.executable).parent
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
@@ -90,6 +88,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_torchrun_and_its_sigterm(data: Path, whole: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = start([*words, "-m", "inceptionctl", *training(data)], tmp_path)
@@ -105,6 +104,7 @@ def test_torchrun_and_its_sigterm(data: Path, whole: Path, tmp_path: Path) -> No
     equal(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_srun_by_hand(slurm: dict[str, str], data: Path, whole: Path, tmp_path: Path) -> None:
     srun = ["srun", "--job-name=by-hand", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", *COMMAND, *training(data)]
     process = start(srun, tmp_path, **slurm)
@@ -117,6 +117,7 @@ def test_srun_by_hand(slurm: dict[str, str], data: Path, whole: Path, tmp_path: 
     equal(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_a_shell_of_srun_starts_ranks_of_its_own(slurm: dict[str, str], data: Path, tmp_path: Path) -> None:
     """`srun --pty bash`, whose other three tasks have ended: they never come."""
     inside = shlex.join(["inceptionctl", *training(data, steps=1), "--cpu-ranks", "1"])
@@ -188,6 +189,7 @@ def ip(words: str) -> None:
     subprocess.run(["ip", *words.split()], check=True)
 
 
+@pytest.mark.slow
 def test_deepspeed_s_command_over_two_hosts(hosts: Hosts, data: Path, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "hostfile").write_text("".join(f"{address} slots=1\n" for address in hosts.addresses))
     # Here each host's own name stands for a loopback address, as on any Debian: gloo alone would not find the other.

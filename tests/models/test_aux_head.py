@@ -49,6 +49,7 @@ def test_two_logits_in_training_and_one_else(name: str) -> None:
     assert small(name, 107, aux_head=False)(x).shape == (2, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v3", "inception_v4", "inception_resnet_v2"])
 def test_the_head_only_adds_to_the_network(name: str) -> None:
     with_head, without = small(name, 107), small(name, 107, aux_head=False)

@@ -46,6 +46,7 @@ def test_75_px_is_the_true_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         multiply_adds(model, 74)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_what_the_rest_of_the_program_relies_on(name: str) -> None:
     spec = MODELS[name]

@@ -166,6 +166,7 @@ def test_models_show(timm) -> None:
 
 
 # timm's batch norm of its ResNets has another epsilon; `build_model` sets the same on both.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [

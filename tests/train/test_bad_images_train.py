@@ -54,7 +54,6 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     return {name: folder / name for name in ("one", "two", "cut")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one", "two", "cut"])
 def test_each_is_named_once_and_counted(runs: dict[str, Path], data: Path, name: str) -> None:
     log = (runs[name] / "log.txt").read_text()
@@ -68,20 +67,17 @@ def test_each_is_named_once_and_counted(runs: dict[str, Path], data: Path, name:
     assert {row["num_images"] for row in rows(runs[name], "evaluate")} == {5}
 
 
-@pytest.mark.slow
 def test_one_rank_and_two_see_the_same(runs: dict[str, Path]) -> None:
     one, two = ([row["loss"] for row in rows(runs[name])] for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-4)
 
 
-@pytest.mark.slow
 def test_a_resumed_run_fills_the_places_in_the_same_way(runs: dict[str, Path]) -> None:
     for name in ("model", "ema", "optimizer"):
         whole, cut = (runs[run] / f"checkpoints/step-00000006/{name}.safetensors" for run in ("one", "cut"))
         assert whole.read_bytes() == cut.read_bytes(), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", ["1", "2"])
 def test_more_than_the_limit_ends_all_ranks(data: Path, tmp_path: Path, ranks: str) -> None:
     settings = sets(f"data.root={data}", "data.max_bad_images=2")

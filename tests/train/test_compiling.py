@@ -88,6 +88,7 @@ def plain(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["blocks", "network"])
 def test_a_compiled_training_is_the_same_training(root: Path, plain: Path, tmp_path: Path, what: str) -> None:
     """Dropout and all; the watch sees the same; and the command ends by itself, whatever threads the compiler has left."""
@@ -105,6 +106,7 @@ def test_a_compiled_training_is_the_same_training(root: Path, plain: Path, tmp_p
         torch.testing.assert_close(tensor, other[name], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_goes_on_bit_for_bit(root: Path, tmp_path: Path) -> None:
     train(root, tmp_path / "whole", 4, "train.compile=blocks")
     for steps in (2, 4):
@@ -113,6 +115,7 @@ def test_a_compiled_run_goes_on_bit_for_bit(root: Path, tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_ranks_compile_and_wait_for_nobody(tmp_path: Path) -> None:
     """Else a rank that compiles for ten minutes would be taken for one that waits in vain, and ended."""
     settings = [*SMALL, "train.micro_batch_size=4", "train.compile=blocks", "train.cudnn_benchmark=true"]
@@ -128,6 +131,7 @@ def test_ranks_compile_and_wait_for_nobody(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == ["compiles", "trains", "trains", "trains", True]
 
 
+@pytest.mark.slow
 def test_without_a_compiler(root: Path, tmp_path: Path) -> None:
     words = ["--cpu-ranks", "2", *sets(*SMALL, f"data.root={root}", "train.compile=blocks")]
     # Nothing compiled before, and no compiler.
@@ -141,6 +145,7 @@ def test_without_a_compiler(root: Path, tmp_path: Path) -> None:
     train(root, tmp_path / "run", 1, "train.compile=none")
 
 
+@pytest.mark.slow
 def test_blocks_that_are_alike_are_compiled_once() -> None:
     torch.compiler.reset()
     counters.clear()
@@ -163,6 +168,7 @@ def test_blocks_that_are_alike_are_compiled_once() -> None:
     assert counters["stats"]["calls_captured"] == calls
 
 
+@pytest.mark.slow
 def test_a_network_is_one_graph_with_its_watch() -> None:
     torch.compiler.reset()
     counters.clear()

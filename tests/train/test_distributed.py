@@ -161,7 +161,6 @@ leave(0)
 """
 
 
-@pytest.mark.slow
 def test_two_ranks_share_gradients_statistics_and_errors(tmp_path: Path) -> None:
     import torch
 

@@ -63,7 +63,6 @@ def run(whole: Run, tmp_path: Path) -> Run:
     return Run(Path(shutil.copytree(whole.path, tmp_path / "run")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", [*files.FILES, files.MANIFEST])
 def test_damage_of_any_file_is_noticed_before_training(name: str, damage: str, run: Run) -> None:
@@ -94,7 +93,6 @@ def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
     files.verify(saved)
 
 
-@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_to_the_same_end(run: Run, whole: Run, data: Path) -> None:
     DAMAGE["flipped"](run.checkpoints / "step-00000006" / "optimizer.safetensors")
     result = inceptionctl(*command(data, run.path))
@@ -107,7 +105,6 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_to_the_same
     assert [row["step"] for row in rows(run.path)] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.slow
 def test_no_whole_checkpoint_left_is_code_5(run: Run, data: Path) -> None:
     for checkpoint in files.list_checkpoints(run.checkpoints):
         DAMAGE["cut"](checkpoint / "ema.safetensors")
@@ -187,7 +184,6 @@ def test_a_run_may_go_on_over_saves_that_fail_and_ends_with_code_4_only_if_the_l
     files.verify(run / "checkpoints" / "step-00000060")
 
 
-@pytest.mark.slow
 def test_a_read_only_disk_is_refused(small_disk: Path, data: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     refused(inceptionctl(*command(data, small_disk / "run")), 4, "cannot write", "Read-only file system", "--output")

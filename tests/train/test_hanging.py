@@ -112,7 +112,6 @@ def alone(rank: int, size: int, port: int, data: Path, folder: Path) -> subproce
     return inceptionctl(*words, cwd=folder, DS_ACCELERATOR="cpu", **world)
 
 
-@pytest.mark.slow
 def test_ranks_that_never_come_are_named(data: Path, tmp_path: Path) -> None:
     port = free_port()
     missing = f"ranks 1, 2 have not come to 127.0.0.1:{port} within 5 s (1 of 3 are there)"

@@ -28,7 +28,6 @@ def test_a_run_that_stops_and_goes_on_ends_as_one_that_did_not(root: Path, tmp_p
     assert rows(tmp_path / "whole")[-1]["loss"] != rows(tmp_path / "whole")[0]["loss"]
 
 
-@pytest.mark.slow
 def test_without_timm_the_error_says_how_to_get_it(root: Path, tmp_path: Path) -> None:
     (tmp_path / "timm.py").write_text("raise ImportError('No module named timm')\n")
     settings = [*SETTINGS, *sets(f"data.root={root}")]

@@ -105,6 +105,7 @@ def bits() -> str:
     return b"".join(one.numpy().tobytes() for one in made).hex()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "features"), [("x86-64", ""), ("haswell", "+avx2,+fma")])
 def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
     if name == "haswell" and " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):

@@ -13,6 +13,7 @@ from inceptionctl.train.rank import Machine, loader_options
 from tests.commands import TINY, inceptionctl, rows, sets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", bundled_recipes())
 def test_dry_run_prints_the_arithmetic(name: str, tmp_path: Path) -> None:
     result = inceptionctl("train", name, "--dry-run", "--json", cwd=tmp_path)
@@ -70,7 +71,6 @@ PREPARATION = (
 )
 
 
-@pytest.mark.slow
 def test_the_full_distortion_trains_and_validates_as_it_is_evaluated(root: Path, tmp_path: Path) -> None:
     settings = sets(*TINY, *PREPARATION, "model.num_classes=3", f"data.root={root}", "train.max_steps=2", "train.ema_decay=0.1")
     result = inceptionctl("train", FULL_DISTORTION, *settings, "--cpu-ranks", "1", "--output", "run", cwd=tmp_path)

@@ -86,7 +86,6 @@ def gone_back(run: Path) -> list[tuple[int, int, int, int]]:
     return [(each["step"], each["to_step"], each["first_batch"], each["last_batch"]) for each in noted]
 
 
-@pytest.mark.slow
 def test_a_diverged_run_goes_back_skips_and_makes_all_its_steps(whole: Path) -> None:
     assert gone_back(whole) == [(10, 8, 8, 9), (12, 8, 10, 13)]
     seen = rows(whole)
@@ -136,13 +135,11 @@ def test_other_ranks_and_zero_see_the_same_stream(ranks: int, stage: int, whole:
     assert np.std(two) > 0.05, "each step's images must show in its loss"
 
 
-@pytest.mark.slow
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(data: Path, tmp_path: Path) -> None:
     result = inceptionctl(*command(data, tmp_path / "run", "checkpoint.every_steps=null", ranks=1))
     refused(result, 6, "not finite at step 10", "no checkpoint to go back to yet", "checkpoint.every_steps")
 
 
-@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(data: Path, tmp_path: Path) -> None:
     settings = ("schedule.base_lr=1e38", "checkpoint.every_steps=1", "train.on_divergence=stop")
     result = inceptionctl(*command(data, tmp_path / "run", *settings, ranks=1))

@@ -29,6 +29,7 @@ def of_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return run, losses(root, run, "model.num_classes=3")
 
 
+@pytest.mark.slow
 def test_loss_curves_are_the_same(root: Path, of_folder: tuple[Path, list[tuple[float, ...]]], tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     done = inceptionctl("data", "pack", root, packed, "--shard-size", "60kB")

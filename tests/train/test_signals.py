@@ -204,7 +204,6 @@ def test_what_is_said_to_a_lost_terminal_is_no_error(tmp_path: Path) -> None:
     assert told.read_text().splitlines() == ["hung up", "said", "muted True", "heard False"]
 
 
-@pytest.mark.slow
 def test_a_closed_terminal_saves_and_ends_and_nohup_outlives_it(data: Path, tmp_path: Path) -> None:
     run, words = tmp_path / "run", command(data, 1)
     terminal = Terminal([*COMMAND, *words, *sets("train.log_every_steps=1")], tmp_path)
@@ -316,7 +315,6 @@ def test_a_second_signal_leaves_at_once_whatever_the_ranks_wait_for(
     assert "go on with: inceptionctl train run/recipe.yaml --output run --cpu-ranks 2\n" in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launched", [False, True])
 def test_a_signal_before_there_is_any_rank_loses_nothing(launched: bool, data: Path, tmp_path: Path) -> None:
     def moment(process: Process, log: Path) -> None:

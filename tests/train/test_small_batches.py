@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import MODELS, build_model
 from inceptionctl.models.summary import count_parameters
@@ -26,6 +27,7 @@ def recipe_of(name: str, *settings: str) -> Recipe:
     return default_recipe(narrow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aux", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_refused_is_what_torch_refuses(name: str, aux: bool) -> None:
@@ -96,14 +98,15 @@ def settings(root: Path, *more: str) -> list[str]:
 
 
 def test_dry_run_and_recipes_check_say_it(root: Path) -> None:
-    few = "13 training images are fewer than a batch of 32"
+    count = len(open_split(root, "train"))
+    few = f"{count} training images are fewer than a batch of 32"
     runner, enough = CliRunner(), "train.global_batch_size=4"
     batch = "train.global_batch_size=32"
     for command in (("train", "quickstart", "--dry-run", "--cpu-ranks=1"), ("recipes", "check", "quickstart")):
         told = runner.invoke(app, [*command, *settings(root, batch, "train.micro_batch_size=4"), "--json"])
         assert told.exit_code == 0 and f"warning: {few}" in told.stderr, told.stderr
         (warning,) = json.loads(told.stdout)["warnings"]
-        assert few in warning and "set train.global_batch_size to 13 or less" in warning
+        assert few in warning and f"set train.global_batch_size to {count} or less" in warning
         told = runner.invoke(app, [*command, *settings(root, enough, "train.micro_batch_size=4")])
         assert told.exit_code == 0 and "fewer than a batch" not in told.stderr
 

@@ -192,7 +192,6 @@ def test_a_look_at_the_lock_keeps_nobody_from_training(run: Run) -> None:
     held.close()
 
 
-@pytest.mark.slow
 def test_a_rank_that_refuses_changes_nothing(run: Run) -> None:
     """As under srun: the command is a rank itself. Nothing is wrong before the weights are loaded, which are none."""
     shutil.copytree("data", "other")

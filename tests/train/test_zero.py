@@ -118,7 +118,6 @@ def trained_whole(name: str, values: dict[str, Any], file: Path) -> dict[str, to
     return everything
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_parts_train_save_and_load_as_the_whole_does(ranks: int, tmp_path: Path) -> None:
     whole = {name: trained_whole(name, values, tmp_path / f"{name}-whole-3") for name, values in OPTIMIZERS.items()}

@@ -52,6 +52,7 @@ def imported(file: Path, model: str, output: Path, *options: str) -> tuple[Train
     return load_trained(output, "ema", torch.device("cpu")), report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", list(NETWORKS))
 def test_same_logits_as_tensorflow(slim: Path, model: str, images: torch.Tensor, tmp_path: Path) -> None:
     trained, report = imported(slim / f"{NETWORKS[model]}.ckpt", model, tmp_path / "out")

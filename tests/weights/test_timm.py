@@ -34,6 +34,7 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
     assert difference < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [*FAMILIES, *OTHERS])
 def test_timm_to_ours(timm: ModuleType, model: str, images: torch.Tensor, tmp_path: Path) -> None:
     counterpart = COUNTERPARTS["timm"][model]
@@ -50,6 +51,7 @@ def test_timm_to_ours(timm: ModuleType, model: str, images: torch.Tensor, tmp_pa
     assert trained.recipe.evaluate.central_fraction == counterpart.central_fraction
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [*FAMILIES, "resnet_18"])
 def test_ours_to_timm(timm: ModuleType, model: str, images: torch.Tensor, tmp_path: Path) -> None:
     counterpart = COUNTERPARTS["timm"][model]

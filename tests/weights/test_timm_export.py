@@ -61,7 +61,7 @@ def test_both_kinds_of_safetensors_lie_side_by_side(exported: Path) -> None:
 def test_predict_reads_it_back(exported: Path, checkpoint: Path, images: torch.Tensor, photographs: list[Path]) -> None:
     trained = load_trained(checkpoint, "ema", CPU)
     for source in (exported / "timm", exported / "timm" / "model.safetensors"):
-        opened, taken = open_any(source, CPU)
+        opened, taken, _ = open_any(source, CPU)
         assert taken == exported / "timm" / "model.safetensors"
         with torch.no_grad():
             assert torch.equal(opened.logits(images), trained.model(images))
