@@ -22,6 +22,7 @@ from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Accuracy
 from inceptionctl.export.forms import Logits
+from inceptionctl.words import percent
 
 BATCH_SIZE = 16
 # Two-sided 95% of the normal distribution.
@@ -65,15 +66,15 @@ class Validation:
             )
         labels = torch.from_numpy(self.images.labels).long()
         ours, theirs = expected.argmax(1), found.argmax(1)
-        top1_checkpoint, top1 = (100.0 * float((answer == labels).double().mean()) for answer in (ours, theirs))
+        top1_checkpoint, top1 = (percent(int((answer == labels).sum()), len(labels)) for answer in (ours, theirs))
         only_ours, only_theirs = (ours == labels) & (theirs != labels), (ours != labels) & (theirs == labels)
         return Accuracy(
             num_images=len(labels),
             top1_checkpoint=top1_checkpoint,
             top1=top1,
-            loss=top1_checkpoint - top1,
+            loss=percent(int(only_ours.sum()) - int(only_theirs.sum()), len(labels)),
             loss_interval=list(loss_interval(int(only_ours.sum()), int(only_theirs.sum()), len(labels))),
-            agreement=100.0 * float((ours == theirs).double().mean()),
+            agreement=percent(int((ours == theirs).sum()), len(labels)),
             max_difference=None if takes_pixels else float((found - expected).abs().max()),
             max_probability_difference=float((found.softmax(1) - expected.softmax(1)).abs().max()),
             instruction_set=instruction_set(),

@@ -104,7 +104,7 @@ def strangers_in(checkpoint: Path, known: Iterable[str]) -> list[str]:
 def _damaged(checkpoint: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"checkpoint {checkpoint} is damaged: {what}",
-        "use another checkpoint of the run; `--resume auto` takes the newest whole one",
+        "`train` goes on from the newest whole one by itself; `evaluate`, `export` and `predict` take another by --checkpoint STEP",
     )
 
 
