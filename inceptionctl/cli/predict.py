@@ -11,7 +11,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
 from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
-from inceptionctl.cli.sources import refuse_missing_files, refuse_missing_images, refuse_missing_network
+from inceptionctl.cli.sources import refuse_missing_files, refuse_missing_network
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.words import counted
 
@@ -64,6 +64,8 @@ def predict(
     Exit code 3 if one cannot be decoded; the others are answered all the same, unless a submission needs every line.
     Open a model.pt2 only from a source that you trust: torch may run code in it.
     """
+    from inceptionctl.data.imageset import refuse_missing_images
+
     if submission is None:
         given = {
             "--class-ids": class_ids,
@@ -82,7 +84,7 @@ def predict(
         refuse_missing_images(images)
         _show(source, images, checkpoint, as_json)
         return
-    refuse_missing_network(source)
+    refuse_missing_network(source, checkpoint)
     refuse_missing_images(images)
     refuse_missing_files(class_ids=class_ids)
     from inceptionctl.launch.signals import stoppable

@@ -38,13 +38,6 @@ def refuse_missing_data(root: Path | None) -> None:
         open_split(root, "val")
 
 
-def refuse_missing_images(images: Sequence[Path]) -> None:
-    """Raise DataError for images that are not there."""
-    missing = [str(path) for path in images if not path.exists()]
-    if missing:
-        raise DataError(f"no such image file: {', '.join(missing)}", "name image files or folders of them")
-
-
 def refuse_missing_ensembles(files: Sequence[Path]) -> None:
     """Raise DataError for a result of an ensemble that is not there."""
     for file in files:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inceptionctl.data import reasons
 from inceptionctl.errors import DataError
+from inceptionctl.nearby import did_you_mean
 
 Split = Literal["train", "val"]
 
@@ -229,6 +230,14 @@ CUT_SHORT = "the file ends before the image does"
 def unreadable(span: Span, why: str) -> DataError:
     """The error of an image whose bytes cannot be had."""
     return DataError(f"cannot read {span.name}: {why}", "`inceptionctl data check` lists every image that cannot be read")
+
+
+def refuse_missing_images(arguments: Sequence[Path]) -> None:
+    """Raise DataError for images, or folders of them, that are not there."""
+    missing = [path for path in arguments if not path.exists()]
+    if missing:
+        named = ", ".join(map(str, missing))
+        raise DataError(f"no such image file: {named}", f"{did_you_mean(missing[0])}name image files or folders of them")
 
 
 def is_image_name(name: bytes) -> bool:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from inceptionctl.data.imageset import SUFFIXES, Span, is_image_name
+from inceptionctl.data.imageset import SUFFIXES, Span, is_image_name, refuse_missing_images
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.images import load_images, load_pictures_of
-from inceptionctl.nearby import did_you_mean
 
 NUM_CLASSES_SHOWN = 5
 BATCH_SIZE = 16
@@ -32,10 +31,7 @@ class Prediction:
 
 def images_of(arguments: Sequence[Path]) -> list[Path]:
     """Files as they are named, and of a folder the images in it in the order of their names. Raises DataError for what is neither."""
-    missing = [path for path in arguments if not path.exists()]
-    if missing:
-        named = ", ".join(map(str, missing))
-        raise DataError(f"no such image file: {named}", f"{did_you_mean(missing[0])}name image files or folders of them")
+    refuse_missing_images(arguments)
     return [file for path in arguments for file in (_in_folder(path) if path.is_dir() else [path])]
 
 

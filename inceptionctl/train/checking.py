@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inceptionctl.errors import CheckpointError, InceptionctlError, Problem
+from inceptionctl.errors import InceptionctlError, Problem
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.images import open_images
+from inceptionctl.train.inheritance import find_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,10 +79,7 @@ def _fault(key: str, look: Callable[[], object]) -> list[Fault]:
 def _network_faults(recipe: Recipe, begins: bool) -> Iterator[Fault]:
     source = first_weights(recipe) if begins else None
     if source and not source.exists():
-        hint = (
-            "name a run, a checkpoint folder or a safetensors export; `inceptionctl weights import` makes one of other weights"
-        )
-        yield Fault("model.init_from", CheckpointError(f"there is no {source}", hint))
+        yield from _fault("model.init_from", partial(find_weights, source))
         source = None
     if not (source or recipe.model.freeze or is_timm(recipe.model.name) or recipe.optim.name == "lamb"):
         return

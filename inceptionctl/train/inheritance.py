@@ -48,6 +48,9 @@ class WeightsSource:
     """Values by the recipe's dotted keys; those that nothing is known of are left out."""
 
 
+_NAMED = "name a run, a checkpoint folder or a safetensors export; `inceptionctl weights import` makes one of other weights"
+
+
 def find_weights(path: Path, *, verified: bool = True) -> WeightsSource:
     """The averaged weights of a run's best or newest checkpoint, of a checkpoint folder, or those of an export: its folder, or its
     model.safetensors.
@@ -61,14 +64,9 @@ def find_weights(path: Path, *, verified: bool = True) -> WeightsSource:
         return WeightsSource(export, str(config["architecture"]), int(config["num_classes"]), expects)
     if path.suffix == ".safetensors":
         what = "has no config.json beside it" if path.is_file() else "does not exist"
-        raise CheckpointError(
-            f"model.init_from: {path} {what}", f"{did_you_mean(path)}name a run, a checkpoint folder or a safetensors export"
-        )
+        raise CheckpointError(f"model.init_from: {path} {what}", f"{did_you_mean(path)}{_NAMED}")
     if not path.exists():
-        raise CheckpointError(
-            f"model.init_from: there is no {path}",
-            f"{did_you_mean(path)}name a run, a checkpoint folder or a safetensors export",
-        )
+        raise CheckpointError(f"model.init_from: there is no {path}", f"{did_you_mean(path)}{_NAMED}")
     checkpoint = choose_checkpoint(path).checkpoint
     if verified:
         checkpoint = files.open_checkpoint(checkpoint)

@@ -37,7 +37,7 @@ from inceptionctl.train import engine as distributed
 from inceptionctl.train.bad_images import read_bad_images
 from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
 from inceptionctl.train.batch_norm import SharedStatistics, check_batch_norm
-from inceptionctl.train.checking import faults, refuse
+from inceptionctl.train.checking import faults, first_weights, refuse
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.clipping import build_clipping
@@ -351,9 +351,10 @@ def _seed_everything(seed: int) -> None:
 
 
 def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Start:
-    if not recipe.model.init_from or start.checkpoint:
+    source = first_weights(recipe)
+    if source is None or start.checkpoint:
         return start
-    initial = read_initial_weights(Path(os.path.expanduser(recipe.model.init_from)))  # noqa: PTH111  (as in recipe/schema.py)
+    initial = read_initial_weights(source)
     taken = start_from(initial, model, recipe.model)
     refuse_another_function(recipe, initial.expects, initial.source)
     return dataclasses.replace(start, remarks=(*start.remarks, taken, *as_expected(recipe, initial.expects)))
