@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from inceptionctl.launch.local import visible_gpus
 from tests.forked import run_command
 
 # What an interpreter, or a library as it is imported, reads once.
@@ -42,9 +43,12 @@ def environment() -> dict[str, str]:
 def inceptionctl(
     *arguments: str | Path, cwd: Path | None = None, new_process: bool = False, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end: forked from a process that has imported everything, or a new one as a shell starts it."""
+    """Run a command to its end: forked from a process that has imported everything, or a new one as a shell starts it.
+
+    Where there is a GPU it is always a new one: CUDA does not outlive a fork, and what is forked has been imported for a CPU.
+    """
     words, born_with = [str(argument) for argument in arguments], environment() | variables
-    if not (new_process or READ_AT_START & variables.keys()):
+    if not (new_process or visible_gpus() or READ_AT_START & variables.keys()):
         return run_command(words, cwd, born_with, timeout=900)
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=born_with, timeout=900, check=False)
 

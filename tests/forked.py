@@ -54,14 +54,31 @@ def run_ranks(
     code: str, size: int, *arguments: str | Path, environment: dict[str, str], timeout: float = 180.0
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run Python `code`, whose sys.argv[1:] are the arguments, once a rank of a job that meets on this machine."""
-    from inceptionctl.launch.local import free_port
+    from inceptionctl.launch.local import free_port, visible_gpus
 
     job = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     words = [code, *map(str, arguments)]
     with contextlib.ExitStack() as stack:
         places = [environment | job | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+        if visible_gpus():  # CUDA does not outlive a fork
+            return _new_processes([sys.executable, "-c", *words], places, timeout)
         ranks = [stack.enter_context(_Child(_code, words, None, place)) for place in places]
         return [rank.end(timeout) for rank in ranks]
+
+
+def _new_processes(
+    command: list[str], environments: list[dict[str, str]], timeout: float
+) -> list[subprocess.CompletedProcess[str]]:
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(command, env=one, stdout=pipe, stderr=pipe, text=True) for one in environments]
+    try:
+        said = [process.communicate(timeout=timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(command, process.returncode, *texts) for process, texts in zip(started, said, strict=True)
+    ]
 
 
 class _Child:
