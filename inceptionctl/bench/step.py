@@ -209,10 +209,11 @@ def _loader(job: Training, images: ImageSet) -> TrainLoader:
 def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:
     """Again with the gradients that the turn before has left."""
     average, clipping = WeightAverage(bare.network, recipe.train.ema_decay), build_clipping(recipe.optim.model_dump())
+    weights = [*bare.network.parameters()]
     return [
         Contestant(OPTIMIZER, lambda: _discard(bare.optimizer.step()), 1),
         Contestant(AVERAGES, lambda: average.update(bare.network), 1),
-        Contestant(CLIPPING, lambda: _discard(clipping.clip_model(bare.network)), 1),
+        Contestant(CLIPPING, lambda: _discard(clipping.clip_all(weights)), 1),
     ]
 
 

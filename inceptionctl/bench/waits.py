@@ -50,13 +50,14 @@ def host_waits() -> Iterator[Counter[str]]:
                 shown(message, category, filename, lineno, file, line)
 
         warnings.filterwarnings("always", message=f".*{_MESSAGE}")
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
         warnings.showwarning = told
         torch.cuda.synchronize = waiting
         on_gpu = torch.cuda.is_available()
-        if on_gpu:
-            before = torch.cuda.get_sync_debug_mode()
-            torch.cuda.set_sync_debug_mode("warn")
+        before = torch.cuda.get_sync_debug_mode() if on_gpu else 0
         try:
+            if on_gpu:
+                torch.cuda.set_sync_debug_mode("warn")
             yield found
         finally:
             torch.cuda.synchronize = synchronize

@@ -106,18 +106,16 @@ class TrainLoader:
             slices = (batch * global_batch_size + rank * share for batch in batches)
             return (start + offset for start in slices for offset in range(0, share, micro_batch_size))
 
-        self._stream = Stream(
-            dataset,
-            (self._inputs(start) for start in starts()),
-            lambda source, size, threads: training(
+        def graph(source: Any, size: int, threads: int, *, on_cpu: bool = False) -> Any:
+            return training(
                 source,
                 input_px=input_px,
                 num_candidates=NUM_CANDIDATES,
                 batch_size=size,
                 num_threads=threads,
-                device_id=device_id,
-                decode=decode,
-                decode_roi=decode_roi,
+                device_id=None if on_cpu else device_id,
+                decode="cpu" if on_cpu else decode,
+                decode_roi=decode_roi or on_cpu,
                 resize_filters=augmentation.resize_filters,
                 horizontal_flip=self._in_graph.horizontal_flip > 0.0,
                 vertical_flip=self._in_graph.vertical_flip > 0.0,
@@ -129,10 +127,16 @@ class TrainLoader:
                 most_pixels=reasons.MOST_PIXELS,
                 until=end,
                 exif_orientation=exif_orientation,
-            ),
+            )
+
+        self._stream = Stream(
+            dataset,
+            (self._inputs(start) for start in starts()),
+            graph,
             batch_size=micro_batch_size,
             num_threads=num_threads,
             device_id=device_id,
+            decodes_on_gpu=decode == "mixed",
             bad=BadImages() if bad is None else bad,
             fill=True,
             seconds_to_read=seconds_to_read,
@@ -238,7 +242,7 @@ class EvalLoader:
         self._stream = Stream(
             dataset,
             ((index, ()) for index in indices),
-            lambda source, size, threads: evaluation(
+            lambda source, size, threads, *, on_cpu=False: evaluation(
                 source,
                 input_px=input_px,
                 central_fraction=central_fraction,
@@ -249,8 +253,8 @@ class EvalLoader:
                 std=std,
                 batch_size=size,
                 num_threads=threads,
-                device_id=device_id,
-                decode=decode,
+                device_id=None if on_cpu else device_id,
+                decode="cpu" if on_cpu else decode,
                 prefetch=prefetch if size > 1 else 1,
                 most_pixels=reasons.MOST_PIXELS,
                 exif_orientation=exif_orientation,
@@ -258,6 +262,7 @@ class EvalLoader:
             batch_size=batch_size,
             num_threads=num_threads,
             device_id=device_id,
+            decodes_on_gpu=decode == "mixed",
             bad=BadImages() if bad is None else bad,
             fill=False,
             seconds_to_read=seconds_to_read,

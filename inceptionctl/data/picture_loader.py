@@ -35,7 +35,7 @@ class PictureLoader:
         self._stream = Stream(
             dataset,
             ((np.arange(batch.start, batch.stop), ()) for batch in batches),
-            lambda source, size, threads: decoded(
+            lambda source, size, threads, *, on_cpu=False: decoded(
                 source,
                 batch_size=size,
                 num_threads=threads,
@@ -48,6 +48,7 @@ class PictureLoader:
             batch_size=max(map(len, batches), default=1),
             num_threads=num_threads,
             device_id=None,
+            decodes_on_gpu=False,
             bad=BadImages(),
             fill=False,
             seconds_to_read=seconds_to_read,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data import reasons
+from inceptionctl.data import jpeg, reasons
 from inceptionctl.data.imageset import CUT_SHORT, ImageSet
 
 Indices = NDArray[np.int64]
@@ -149,6 +149,7 @@ class _Source:
             if count == 0:
                 return CUT_SHORT
             read += count
+        jpeg.mend_gray(image)
         return reasons.wrong_at_once(length, image[:16].tobytes())[1] or image
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.dlpack import from_dlpack
 from inceptionctl.data import reasons
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.jpeg import may_be_cut
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.data.reading import Encoded, ReadAhead
 from inceptionctl.data.trial import Trial
@@ -51,22 +52,32 @@ class _Fed:
         return [encoded], label, *(values[k : k + 1] for values in self.inputs)
 
 
+class Build(Protocol):
+    """Makes a pipeline from what feeds it, the size of a batch and the number of threads; on the CPU where it is told to."""
+
+    def __call__(self, source: Callable[[], Inputs], size: int, threads: int, *, on_cpu: bool = False) -> Any:
+        """The pipeline."""
+
+
 class Stream:
     """Feeds one pipeline from an iterator of (indices, inputs after image and label) and knows which images are inside it.
 
     When the pipeline raises, the images inside it are tried one by one, and a new pipeline goes on from there without the bad ones;
     unless it is the machine that failed, for which no image is blamed: that is an EnvironmentFault.
+
+    Where a GPU decodes, an image that the CPU's decoder refuses is bad too: what is bad does not depend on the machine.
     """
 
     def __init__(
         self,
         dataset: ImageSet,
         inputs: Iterator[tuple[Indices, Inputs]],
-        build: Callable[[Callable[[], Inputs], int, int], Any],
+        build: Build,
         *,
         batch_size: int,
         num_threads: int,
         device_id: int | None,
+        decodes_on_gpu: bool,
         bad: BadImages,
         fill: bool,
         seconds_to_read: float,
@@ -82,7 +93,9 @@ class Stream:
         self._again: deque[_Fed] = deque()
         self._failed_for_no_reason = False
         self._build = partial(build, self._feed, batch_size, num_threads)
-        self._trial = Trial(lambda source: build(source, 1, 1))
+        self._trials = [Trial(lambda source: build(source, 1, 1))]
+        if decodes_on_gpu:
+            self._trials.insert(0, Trial(lambda source: build(source, 1, 1, on_cpu=True)))
         self._pipe: Any = self._build()
 
     def _feed(self) -> Inputs:
@@ -98,13 +111,15 @@ class Stream:
         while True:
             fed = _Fed(*next(self._ahead))
             # An image that was bad at another place is tried before it can spoil a batch once more.
-            doubtful = [k for k, image in enumerate(fed.encoded) if isinstance(image, str) or self._was_bad(fed.index[k])]
+            doubtful = [k for k, image in enumerate(fed.encoded) if self._is_doubtful(int(fed.index[k]), image)]
             fed = self._without_bad(fed, doubtful)
             if len(fed.index):
                 return fed
 
-    def _was_bad(self, i: int) -> bool:
-        return len(self._bad) > 0 and self._dataset.name(i) in self._bad
+    def _is_doubtful(self, i: int, image: Encoded | str) -> bool:
+        if isinstance(image, str) or (len(self._bad) > 0 and self._dataset.name(i) in self._bad):
+            return True
+        return len(self._trials) > 1 and may_be_cut(image)
 
     def __next__(self) -> Batch:
         images, labels = self._run()
@@ -164,10 +179,13 @@ class Stream:
         return _Fed(fed.index[kept], [fed.encoded[k] for k in kept], tuple(values[kept] for values in fed.inputs))
 
     def _is_bad(self, fed: _Fed, k: int, i: int, image: Encoded | str) -> bool:
-        reason = image if isinstance(image, str) else self._trial.fault(fed.one(k, self._labels([i]), image))
+        reason = image if isinstance(image, str) else self._fault(fed.one(k, self._labels([i]), image))
         if reason is not None:
             self._bad.note(self._dataset.name(i), reason)
         return reason is not None
+
+    def _fault(self, feed: Inputs) -> str | None:
+        return next((reason for trial in self._trials if (reason := trial.fault(feed)) is not None), None)
 
     def _filled(self, fed: _Fed, bad: Sequence[int]) -> _Fed:
         index, encoded = fed.index.copy(), list(fed.encoded)

@@ -61,7 +61,7 @@ class ViewLoader:
         self._stream = Stream(
             dataset,
             ((np.arange(batch.start, batch.stop), ()) for batch in batches),
-            lambda source, size, threads: views(
+            lambda source, size, threads, *, on_cpu=False: views(
                 source,
                 shorter_sides=shorter_sides,
                 squares=squares,
@@ -70,8 +70,8 @@ class ViewLoader:
                 antialias=antialias,
                 batch_size=size,
                 num_threads=threads,
-                device_id=device_id,
-                decode=decode,
+                device_id=None if on_cpu else device_id,
+                decode="cpu" if on_cpu else decode,
                 prefetch=prefetch if size > 1 else 1,
                 most_pixels=reasons.MOST_PIXELS,
                 exif_orientation=exif_orientation,
@@ -79,6 +79,7 @@ class ViewLoader:
             batch_size=batch_size,
             num_threads=num_threads,
             device_id=device_id,
+            decodes_on_gpu=decode == "mixed",
             bad=BadImages(),
             fill=False,
             seconds_to_read=seconds_to_read,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # A weight tensor of a smaller norm counts as one of this, else weights that start at zero would stay there.
 SMALLEST_NORM = 1e-3
@@ -38,9 +38,9 @@ class Clipping:
             return f"each tensor's gradient at {self._agc:g} x the norm of its weights"
         return f"global norm {self._most:g}" if self._most else "none"
 
-    def clip_model(self, model: nn.Module) -> Tensor:
-        """Clip all gradients of a network; their global norm as it was, a tensor []."""
-        weights = [weight for weight in model.parameters() if weight.grad is not None]
+    def clip_all(self, weights: Iterable[Tensor]) -> Tensor:
+        """Clip the gradients of all weights that have one; their global norm as it was, a tensor []."""
+        weights = [weight for weight in weights if weight.grad is not None]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         return self.clip(gradients, norms_of(gradients), weights)
 

@@ -26,18 +26,27 @@ class WeightAverage:
         """Updates so far; belongs into every checkpoint."""
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         """The averaged network, in evaluation mode."""
+        self._of: nn.Module | None = None
+        self._averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._counters: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights and statistics of `model` after an optimizer step. No wait for the device."""
         self.num_updates += 1
+        if self._of is not model:
+            self._find_tensors(model)
+        torch._foreach_lerp_(*self._averaged, 1.0 - self.decay_at(self.num_updates))
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
+
+    def _find_tensors(self, model: nn.Module) -> None:
+        # Once: to walk through both networks takes the host milliseconds, and in a step of a GPU it is the host that is short of time.
+        self._of = model
         own, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.model, model))
         pairs = list(zip(own, theirs, strict=True))
-        averages, values = _columns(pair for pair in pairs if pair[0].is_floating_point())
-        torch._foreach_lerp_(averages, values, 1.0 - self.decay_at(self.num_updates))
-        counters, values = _columns(pair for pair in pairs if not pair[0].is_floating_point())  # of batches, one in each norm
-        if counters:
-            torch._foreach_copy_(counters, values)
+        self._averaged = _columns(pair for pair in pairs if pair[0].is_floating_point())
+        self._counters = _columns(pair for pair in pairs if not pair[0].is_floating_point())  # of batches, one in each norm
 
     def decay_at(self, update: int) -> float:
         """Decay of update number `update` (from 1)."""

@@ -253,10 +253,18 @@ class Engine:
             # are views of flat tensors, contiguous; activations are channels_last all the same, as the images are.
             self.model.to(memory_format=torch.channels_last)
         self._average: GradientAverage | None = None
+        self._weights = [*self.model.parameters()]
         if not self._partitioned:
             self._engine.enable_backward_allreduce = False
+            self._engine.zero_grad = (
+                self._forget_gradients
+            )  # its own walks through the network in each step: milliseconds of the host
             num_ranks = dist.get_world_size()
-            self._average = GradientAverage(self.model.parameters(), num_ranks) if num_ranks > 1 else None
+            self._average = GradientAverage(self._weights, num_ranks) if num_ranks > 1 else None
+
+    def _forget_gradients(self) -> None:
+        for weight in self._weights:
+            weight.grad = None
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the next step; DeepSpeed gets no scheduler of its own, so that one side owns it."""
@@ -280,7 +288,7 @@ class Engine:
     def step(self) -> None:
         """End a micro batch; the last one of a step updates the weights."""
         if self._engine.is_gradient_accumulation_boundary():
-            self.grad_norm = self._clip_partition() if self._partitioned else self.clipping.clip_model(self.model)
+            self.grad_norm = self._clip_partition() if self._partitioned else self.clipping.clip_all(self._weights)
         self._engine.step()
 
     # DeepSpeed's own clipping forgets the norm without ZeRO; with it, it waits for the device in every step, and passes over steps

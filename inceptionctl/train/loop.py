@@ -142,14 +142,15 @@ def _train_on(job: Training) -> None:
             _catch_up(job, window)
         batches = iter(loader)
         compile_beside(engine.optimizer)
+        # Once, since it takes the host a millisecond: whatever validates has a network of its own.
+        engine.model.train()
+        for block in job.frozen:
+            block.eval()
         to_compile = recipe.train.compile != "none"
         for step in range(progress.step, progress.total_steps):
             job.heartbeat.goes_on("trains", step)
             rate, position = _rate(job, step), progress.batch
             engine.set_learning_rate(rate)
-            engine.model.train()
-            for block in job.frozen:
-                block.eval()
             evaluate_now = _is_due(job, step + 1, recipe.evaluate.every_epochs, None)
             save_now = _is_due(job, step + 1, recipe.checkpoint.every_epochs, recipe.checkpoint.every_steps)
             row_now = evaluate_now or save_now or _is_due(job, step + 1, None, recipe.train.log_every_steps)

@@ -1,8 +1,8 @@
 """JPEGs of every kind, and what the training's loader makes of them: the work of a child process, since a GPU's decoder may end it.
 
-python -m tests.data.decoding ROOT FILE cpu|mixed roi|whole|evaluation CHANGES
+python -m tests.data.decoding ROOT FILE cpu|mixed roi|whole|evaluation
 
-CHANGES is a name in it. The child uses a GPU where there is one.
+FILE (.npz) has an array for each name in CHANGES, or `evaluation`. The child uses a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def jpegs() -> dict[str, bytes]:
     }
     return files | {
         "gray.jpg": encoded(picture.convert("L"), "JPEG", quality=92),
+        "gray2x2.jpg": encoded(picture.convert("L"), "JPEG", quality=92, subsampling=2),
         "cmyk.jpg": cmyk_jpeg(transform=0),
         "ycck.jpg": cmyk_jpeg(transform=2),
         "progressive.jpg": encoded(picture, "JPEG", quality=92, progressive=True),
@@ -69,19 +70,20 @@ def evaluated(root: Path, decode: str, device_id: int | None = None) -> NDArray[
     return torch.cat([batch.images.cpu() for batch in batches]).numpy()
 
 
-def made_by_a_child(root: Path, file: Path, decode: str, way: str, changes: str) -> NDArray[np.float32]:
-    """The same in a process of its own; its end by a signal is an assertion that fails."""
-    command = [sys.executable, "-m", "tests.data.decoding", str(root), str(file), decode, way, changes]
+def made_by_a_child(root: Path, file: Path, decode: str, way: str) -> dict[str, NDArray[np.float32]]:
+    """The same by each of CHANGES, or `evaluated`, in a process of its own; its end by a signal is an assertion that fails."""
+    command = [sys.executable, "-m", "tests.data.decoding", str(root), str(file), decode, way]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, f"exit code {child.returncode}: {child.stderr[-2000:]}"
-    pixels: NDArray[np.float32] = np.load(file)
-    return pixels
+    with np.load(file) as arrays:
+        return dict(arrays)
 
 
 if __name__ == "__main__":
-    _, place, target, decoder, way, name = sys.argv
+    _, place, target, decoder, way = sys.argv
     gpu = 0 if torch.cuda.is_available() else None
     root = Path(place)
-    np.save(
-        target, evaluated(root, decoder, gpu) if way == "evaluation" else made(root, decoder, way == "roi", CHANGES[name], gpu)
-    )
+    if way == "evaluation":
+        np.savez(target, evaluation=evaluated(root, decoder, gpu))
+    else:
+        np.savez(target, **{name: made(root, decoder, way == "roi", changes, gpu) for name, changes in CHANGES.items()})

@@ -107,7 +107,7 @@ def trained_whole(name: str, values: dict[str, Any], file: Path) -> dict[str, to
         optimizer.zero_grad()
         model(images()).square().mean().backward()
         clipping = Clipping(*CLIPPING[name])
-        norm = clipping.clip_model(model)
+        norm = clipping.clip_all(model.parameters())
         assert clipping.clipped > 0.0
         optimizer.step()
         weights = {f"model.{key}": value.clone() for key, value in model.state_dict().items()}
