@@ -23,8 +23,8 @@ from typing import Literal
 import inceptionctl
 from inceptionctl.console import size
 from inceptionctl.cores import cgroup_cores
+from inceptionctl.distributed.local import free_port
 from inceptionctl.errors import InceptionctlError
-from inceptionctl.launch.local import free_port
 from inceptionctl.trials import tried
 
 FREE_DISK_BYTES = 5e9

@@ -86,3 +86,15 @@ EXIT_CODES = {
     kind.__name__: kind.exit_code
     for kind in (RecipeError, DataError, EnvironmentFault, CheckpointError, DivergedError, ResumeLater)
 }
+
+
+class LostRankError(EnvironmentFault):
+    """Another rank has ended; its own message says why."""
+
+
+class RelayedError(InceptionctlError):
+    """Another rank met an error and says it; this one ends silently with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another rank reported an error")
+        self.exit_code = exit_code

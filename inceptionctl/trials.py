@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.local import free_port
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
-from inceptionctl.launch.ending import leave
-from inceptionctl.launch.local import free_port
 
 # 32 x 16 px: left half RGB (200, 60, 30), right half (20, 80, 180).
 JPEG = base64.b64decode(
@@ -181,22 +181,21 @@ def deepspeed_once() -> str:
     """One step of a tiny network through the training's own engine. Raises EnvironmentFault when the weights do not move."""
     import torch
 
-    from inceptionctl.launch.world import World
-    from inceptionctl.train import engine
+    from inceptionctl.distributed.session import session
+    from inceptionctl.distributed.world import World
     from inceptionctl.train.batch import BatchPlan
     from inceptionctl.train.clipping import Clipping
+    from inceptionctl.train.engine import Engine, deepspeed_config
     from inceptionctl.train.loss import training_loss
 
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
     world = World(rank=0, size=1, local_rank=0, local_size=1, master_address="127.0.0.1", master_port=free_port())
-    engine.connect(world, device)
-    try:
+    with session(world) as joined:
+        device = joined.device
         network = torch.nn.Linear(4, 2).to(device)
         before = network.weight.detach().clone()
-        config = engine.deepspeed_config(BatchPlan(ranks=1, micro_batch_size=8, accumulation=1))
+        config = deepspeed_config(BatchPlan(ranks=1, micro_batch_size=8, accumulation=1))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        running = engine.Engine(network, optimizer, config, clipping=Clipping(1.0), channels_last=False)
+        running = Engine(network, optimizer, config, clipping=Clipping(1.0), channels_last=False)
         labels = torch.zeros(8, dtype=torch.long, device=device)
         output = running.forward(torch.ones(8, 4, device=device))
         running.backward(training_loss(output, labels, label_smoothing=0.0, aux_loss_weight=0.0)[0])
@@ -205,9 +204,7 @@ def deepspeed_once() -> str:
             raise EnvironmentFault(
                 "a step of DeepSpeed did not move the weights as it should", "install deepspeed and torch anew"
             )
-    finally:
-        engine.disconnect()
-    return f"one rank on the {device.type.upper()} took a step over {'nccl' if on_gpu else 'gloo'}"
+    return f"one rank on the {device.type.upper()} took a step over {'nccl' if device.type == 'cuda' else 'gloo'}"
 
 
 TRIALS: dict[str, Callable[..., str]] = {"dali": dali_once, "decoding": decoding_once, "deepspeed": deepspeed_once}

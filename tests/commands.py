@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inceptionctl.launch.local import visible_gpus
+from inceptionctl.distributed.local import visible_gpus
 from tests.forked import run_command
 
 # What an interpreter, or a library as it is imported, reads once.

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from inceptionctl.launch.local import visible_gpus
+from inceptionctl.distributed.local import visible_gpus
 from tests.data.conftest import make_root, root
 
 __all__ = ["make_root", "root"]
@@ -18,7 +18,7 @@ for name in ("COLUMNS", "LINES"):
 LONG = tuple(
     f"tests/{name}.py"
     for name in (
-        "launch/test_slurm",
+        "distributed/test_slurm",
         "train/test_signals",
         "train/test_rollback",
         "train/test_zero",

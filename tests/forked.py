@@ -54,7 +54,7 @@ def run_ranks(
     code: str, size: int, *arguments: str | Path, environment: dict[str, str], timeout: float = 180.0
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run Python `code`, whose sys.argv[1:] are the arguments, once a rank of a job that meets on this machine."""
-    from inceptionctl.launch.local import free_port, visible_gpus
+    from inceptionctl.distributed.local import free_port, visible_gpus
 
     job = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     words = [code, *map(str, arguments)]
@@ -136,7 +136,7 @@ def _born(target: Callable[..., NoReturn], words: list[str], cwd: str, environme
 
 
 def _command(words: list[str], environment: dict[str, str]) -> NoReturn:
-    from inceptionctl.launch import local
+    from inceptionctl.distributed import local
 
     local.launch = _launch
     _run(lambda: runpy.run_module("inceptionctl", run_name="__main__", alter_sys=True), ["inceptionctl", *words], environment)
@@ -148,7 +148,7 @@ def _code(words: list[str], environment: dict[str, str]) -> NoReturn:
 
 def _run(main: Callable[[], object], argv: list[str], environment: dict[str, str]) -> NoReturn:
     """Be a program, and end with its exit code."""
-    from inceptionctl.launch.ending import leave
+    from inceptionctl.distributed.ending import leave
 
     os.environ.clear()
     os.environ.update(environment)
@@ -169,8 +169,8 @@ def _run(main: Callable[[], object], argv: list[str], environment: dict[str, str
 
 
 def _launch(ranks: Any, arguments: Sequence[str], port: int | None) -> int:
-    """As inceptionctl.launch.local.launch: the exit code of the first rank that fails, which ends the others."""
-    from inceptionctl.launch import local
+    """As inceptionctl.distributed.local.launch: the exit code of the first rank that fails, which ends the others."""
+    from inceptionctl.distributed import local
 
     assert ranks.on_cpu
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or local.free_port())}

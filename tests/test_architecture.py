@@ -25,13 +25,13 @@ MAY_IMPORT = {
     "models": {"errors"},
     "recipe": {"errors", "nearby", "words", "models"},
     "run": {"errors", "nearby", "recipe"},
-    "launch": {"errors", "cores"},
+    "distributed": {"errors", "cores", "console", "gpu_faults"},
     "data": {"errors", "nearby", "words", "pipelines", "cores", "overhearing", "machine_code"},
     "train": {
-        *("errors", "nearby", "console", "words", "models", "recipe", "run", "launch", "data", "evaluate"),
+        *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data", "evaluate"),
         *("cores", "machine_code", "gpu_faults"),
     },
-    "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "cores"},
+    "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "distributed", "cores"},
     "export": {
         *(
             "errors",
@@ -51,16 +51,16 @@ MAY_IMPORT = {
     "weights": {"errors", "nearby", "models", "recipe", "run", "train"},
     "report": {"errors", "words", "run", "run_contents", "evaluate", "models", "recipe"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
-    "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run", "weights"},
+    "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "distributed", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
     "scaling": {"errors", "words", "recipe", "models", "train"},
-    "trials": {"errors", "launch", "train", "data", "pipelines"},
-    "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
+    "trials": {"errors", "distributed", "train", "data", "pipelines"},
+    "doctor": {"errors", "distributed", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "words", "recipe", "run", "train"},
     "pipelines": set(),
 }
 ONLY_IMPORTER = {
-    "deepspeed": {"inceptionctl/train/engine.py"},
+    "deepspeed": {"inceptionctl/distributed/process_group.py"},
     "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/trials.py"},
     "typer": {"inceptionctl/cli"},
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.

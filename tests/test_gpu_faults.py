@@ -8,11 +8,11 @@ import typer
 from typer.testing import CliRunner
 
 from inceptionctl.cli.group import ErrorGroup
-from inceptionctl.errors import EnvironmentFault
+from inceptionctl.distributed.heartbeat import Heartbeat
+from inceptionctl.distributed.process_group import collective_errors
+from inceptionctl.distributed.world import World
+from inceptionctl.errors import EnvironmentFault, LostRankError
 from inceptionctl.gpu_faults import gpu_fault
-from inceptionctl.launch.world import World
-from inceptionctl.train.engine import LostRankError, collective_errors
-from inceptionctl.train.heartbeat import Heartbeat
 
 MEMORY = (
     "CUDA out of memory. Tried to allocate 2.34 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.56 GiB is free. Process 71"

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from inceptionctl.bench.measuring import Figure
-from inceptionctl.launch.world import World
+from inceptionctl.distributed.world import World
 
 SMALLEST, LARGEST = 4 << 10, 256 << 20
 # A turn of a small one is many calls: the clock is read once for all of them.

@@ -8,31 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from inceptionctl.bench.measuring import Contestant, Taken, cpu_seconds, settle
-from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.imageset import ImageSet, Names
 from inceptionctl.data.loaders import Batch
+from inceptionctl.distributed.session import Session
+from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.errors import ResumeLater
-from inceptionctl.launch.signals import RankSignals
-from inceptionctl.launch.world import World
-from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import create_run
-from inceptionctl.train.batch import plan_batch
-from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.build import build_training
 from inceptionctl.train.checkpoint import Progress
-from inceptionctl.train.compiling import compile_network
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.fine_tuning import freeze
-from inceptionctl.train.health import HealthWatch
-from inceptionctl.train.heartbeat import Heartbeat
-from inceptionctl.train.loop import Training, train
-from inceptionctl.train.precision import resolve_precision
-from inceptionctl.train.rank import Machine, checkpoint_writer, loader_options, make_engine
+from inceptionctl.train.engine import Engine
+from inceptionctl.train.loop import train
 from inceptionctl.train.runlog import RunLog
-from inceptionctl.train.stopping import Stop
+from inceptionctl.train.training import Training
 
 STEPS_WITHOUT_END = 1 << 40  # neither validation nor a save falls due
 
@@ -115,49 +106,21 @@ def run_loop(job: Training, turns: Turns) -> None:
         job.log.close()
 
 
-def make_job(
-    recipe: Recipe, world: World, machine: Machine, folder: Path, signals: RankSignals, heartbeat: Heartbeat
-) -> Training:
-    """A training of the recipe's network, as train/rank.py makes it, in an empty `folder`; it has no images of its own."""
-    batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
-    torch.manual_seed(recipe.train.seed)
-    model = build_model(**recipe.model.network()).to(machine.device)
-    frozen = freeze(model, recipe.model.freeze)
-    engine = make_engine(recipe, model, batch)
-    statistics = SharedStatistics(engine.model, world.size, frozen)
-    average = WeightAverage(engine.model, recipe.train.ema_decay)
-    compile_network(engine.model, recipe.train.compile, recipe.train.compile_mode)
+def make_job(joined: Session, recipe: Recipe, folder: Path, signals: RankSignals) -> Training:
+    """A training of the recipe's network in an empty `folder`; it has no images of its own."""
     run = create_run(folder, recipe)
-    log = RunLog(run, start_step=0, enabled=world.rank == 0, of_a_training=False)
     # One image a class is enough to know how many there would be.
     names = Names.of(f"{label}".encode() for label in range(recipe.model.num_classes))
     classes = tuple(map(str, range(recipe.model.num_classes)))
     images = ImageSet(folder, "train", folder, classes, np.arange(len(classes), dtype=np.int32), names)
-    progress = Progress(recipe=recipe.resolved())
-    progress.total_steps, progress.classes = STEPS_WITHOUT_END, list(classes)
-    return Training(
-        recipe=recipe,
-        run=run,
-        world=world,
-        device=machine.device,
-        precision=resolve_precision(recipe.train.precision, machine.device),
-        batch=batch,
-        train_set=images,
-        val_set=images,
-        engine=engine,
-        average=average,
-        statistics=statistics,
-        health=HealthWatch(engine.model, recipe.health, always=recipe.train.compile == "network"),
-        frozen=frozen,
-        progress=progress,
-        log=log,
-        writer=checkpoint_writer(recipe, run, log),
-        loader_options=loader_options(recipe, machine),
-        bad=BadImages(),
-        stop=Stop(signals, world.size, statistics.votes),
-        heartbeat=heartbeat,
-        loader=_none_yet,
-    )
+
+    def begin(engine: Engine, average: WeightAverage) -> Progress:
+        return Progress(recipe=recipe.resolved(), total_steps=STEPS_WITHOUT_END, classes=list(classes))
+
+    def open_log(progress: Progress) -> RunLog:
+        return RunLog(run, start_step=0, enabled=joined.world.rank == 0, of_a_training=False)
+
+    return build_training(joined, recipe, run, (images, images), signals, loader=_none_yet, open_log=open_log, restore=begin)
 
 
 def _none_yet(job: Training) -> Any:

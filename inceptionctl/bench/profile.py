@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.train.averaging import GradientAverage
-from inceptionctl.train.loop import Training
+from inceptionctl.train.training import Training
 
 STEPS = {"cpu": 3, "cuda": 10}
 WARM_UP = 2  # the first of them without the profiler, the second with it: its own start takes a while

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from inceptionctl.bench.measuring import Figure
+from inceptionctl.distributed.milestones import FILE
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.launch.milestones import FILE
 
 HELP = "inceptionctl --help"
 # What ends at which milestone: of the command (rank "-"), then of rank 0.

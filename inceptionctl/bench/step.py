@@ -20,21 +20,19 @@ from inceptionctl.bench.waits import counted_waits
 from inceptionctl.bench.ways import COMPILED, FORMATS, GRAPHS, PARTS, PRODUCTS, compiles, has_timm
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.distributed.session import Session
+from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.errors import RecipeError
-from inceptionctl.launch.signals import RankSignals
-from inceptionctl.launch.world import World
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.heartbeat import Heartbeat
-from inceptionctl.train.loop import Training
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.precision import Precision, autocast, native_bf16
-from inceptionctl.train.rank import Machine
+from inceptionctl.train.training import Training
 
 ENGINE, LIVE, BARE, DDP = "inceptionctl", "inceptionctl, live data", "bare loop", "torch DDP"
 OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm and clipping"
@@ -95,12 +93,10 @@ def random_batch(job: Training) -> Batch:
 
 
 def bench_step(
+    joined: Session,
     recipe: Recipe,
-    world: World,
-    machine: Machine,
     folder: Path,
     signals: RankSignals,
-    heartbeat: Heartbeat,
     *,
     live: ImageSet | None,
     steps: int,
@@ -116,12 +112,12 @@ def bench_step(
     host are counted in steps that follow; steps after these, with live images if any, fill the `profile`.
     Raises DataError when an image cannot be decoded, RecipeError for CUDA graphs on a CPU, ResumeLater when a signal came.
     """
-    if GRAPHS in ways and machine.device.type == "cpu":
+    if GRAPHS in ways and joined.device.type == "cpu":
         raise RecipeError(f"--ways {GRAPHS}: a CPU has no CUDA graphs", f"leave {GRAPHS} out")
-    job = make_job(recipe, world, machine, folder, signals, heartbeat)
+    job = make_job(joined, recipe, folder, signals)
     asked = recipe.train.compile, recipe.train.compile_mode
     bare = BareLoop(job, job.precision, recipe.train.channels_last, passes=steps, compiled=asked)
-    own = DDP if world.size > 1 else BARE
+    own = DDP if joined.world.size > 1 else BARE
     others = [Contestant(own, bare.round, steps)]
     others += _parts(bare, recipe) if PARTS in ways else []
     others += _variants(job, steps) if FORMATS in ways else []
@@ -160,7 +156,7 @@ def bench_step(
         "channels_last": recipe.train.channels_last,
         "compile": asked,
         "device": job.device.type,
-        "ranks": world.size,
+        "ranks": joined.world.size,
         "threads": torch.get_num_threads(),
         "images": images,
         "input_px": recipe.model.input_px,

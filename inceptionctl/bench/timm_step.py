@@ -22,8 +22,8 @@ from inceptionctl.models import TIMM_PREFIX, find_spec, is_timm
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.models.timm_network import build_timm_network, import_timm
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.loop import Training
 from inceptionctl.train.precision import autocast
+from inceptionctl.train.training import Training
 from inceptionctl.weights.forms import timm_network_as_large
 
 EAGER, COMPILED = "timm", "timm, compiled"

@@ -16,9 +16,9 @@ from inceptionctl.cli.options import ProtocolName, whole_numbers
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
+    from inceptionctl.distributed.world import World
     from inceptionctl.evaluate.machine import Machine
     from inceptionctl.evaluate.running import Ranks
-    from inceptionctl.launch.world import World
 
 
 def shorter_sides(scales: str | None, protocol: ProtocolName) -> list[int] | None:
@@ -32,7 +32,7 @@ def shorter_sides(scales: str | None, protocol: ProtocolName) -> list[int] | Non
 
 def warn_of_shell(world: World | None) -> None:
     """Say at once what a rank that waits for others in an interactive Slurm step may wait for in vain."""
-    from inceptionctl.launch.world import waits_in_a_shell
+    from inceptionctl.distributed.world import waits_in_a_shell
 
     told = waits_in_a_shell(world)
     if told:
@@ -41,27 +41,27 @@ def warn_of_shell(world: World | None) -> None:
 
 def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
     """Give this very command to ranks of this machine, and end as they do."""
-    from inceptionctl.launch.local import choose_ranks, launch
+    from inceptionctl.distributed.local import choose_ranks, launch
 
     code = launch(choose_ranks(gpus, cpu_ranks), sys.argv[1:], None)
     if code:
         raise typer.Exit(code)
 
 
-def join_ranks(world: World | None) -> tuple[Machine, Ranks]:
+@contextlib.contextmanager
+def join_ranks(world: World | None) -> Iterator[tuple[Machine, Ranks]]:
     """The machine's part of this process, and what it is among others."""
-    from inceptionctl.evaluate.machine import Machine, claim_machine
+    from inceptionctl.evaluate.machine import claim_machine
     from inceptionctl.evaluate.running import Ranks
 
     if world is None:
-        return claim_machine(), Ranks()
-    from inceptionctl.train import engine, rank
+        yield claim_machine(), Ranks()
+        return
+    from inceptionctl.distributed.session import session
 
-    part = rank.claim_machine(world)
-    engine.connect(world, part.device)
-    return Machine(part.device, part.num_threads), Ranks(
-        world.rank, world.size, lambda work: engine.on_rank_zero(world, part.device, work)
-    )
+    with session(world) as joined:
+        joined.heartbeat.goes_on("answers")  # for as long as it takes: nobody is waited for
+        yield joined.machine, Ranks(world.rank, world.size, joined.on_rank_zero)
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def data(
 
     from inceptionctl.bench.data import bench_data
     from inceptionctl.bench.machine import facts
-    from inceptionctl.train.rank import loader_options
+    from inceptionctl.train.build import loader_options
 
     options = loader_options(loaded, _machine(threads))
     about = facts(_PACKAGES)
@@ -106,8 +106,8 @@ def _photographs(folder: Path) -> ImageSet:
 
 
 def _machine(threads: int | None) -> Any:
+    from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.train.rank import Machine
 
     claimed = claim_machine()
     return Machine(claimed.device, threads or claimed.num_threads)

@@ -30,7 +30,7 @@ from inceptionctl.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
-    from inceptionctl.launch.world import World
+    from inceptionctl.distributed.world import World
     from inceptionctl.recipe.schema import Recipe
 
 PrecisionOption = Annotated[
@@ -235,8 +235,8 @@ def _measure_steps(
     import tempfile
 
     from inceptionctl.bench.ways import has_timm
-    from inceptionctl.launch.signals import RankSignals, stoppable
-    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
+    from inceptionctl.distributed.signals import RankSignals, stoppable
+    from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
 
     # What the profiler's library says of itself while it works.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -262,40 +262,28 @@ def _measure_steps(
     from inceptionctl.bench.machine import facts
     from inceptionctl.bench.profile import STEPS, StepProfile
     from inceptionctl.bench.step import bench_step
-    from inceptionctl.train import engine
-    from inceptionctl.train.heartbeat import Heartbeat
-    from inceptionctl.train.rank import claim_machine
+    from inceptionctl.distributed.session import session
 
     about = facts(("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130", *(("timm",) if timm else ())))
-    machine = claim_machine(world)
-    profile = StepProfile(STEPS[machine.device.type]) if trace else None
-    seconds = recipe.train.collective_timeout_seconds
-    heartbeat = Heartbeat(world, seconds)
-    engine.connect(world, machine.device, seconds, heartbeat.join)
-    try:
-        with (
-            engine.collective_errors(world, heartbeat),
-            tempfile.TemporaryDirectory(prefix="inceptionctl-bench-") as made,
-            _rounds(world) as progress,
-        ):
-            signals.training_begins()
-            figures, kinds = bench_step(
-                recipe,
-                world,
-                machine,
-                Path(made, "run"),
-                signals,
-                heartbeat,
-                live=_pictures(folder, recipe, "train") if live else None,
-                steps=steps or (1 if machine.device.type == "cpu" else 10),
-                repeats=repeats,
-                ways=ways,
-                profile=profile,
-                progress=progress,
-            )
-    finally:
-        heartbeat.end()
-    engine.disconnect()
+    with (
+        session(world, recipe.train.collective_timeout_seconds) as joined,
+        tempfile.TemporaryDirectory(prefix="inceptionctl-bench-") as made,
+        _rounds(world) as progress,
+    ):
+        profile = StepProfile(STEPS[joined.device.type]) if trace else None
+        signals.training_begins()
+        figures, kinds = bench_step(
+            joined,
+            recipe,
+            Path(made, "run"),
+            signals,
+            live=_pictures(folder, recipe, "train") if live else None,
+            steps=steps or (1 if joined.device.type == "cpu" else 10),
+            repeats=repeats,
+            ways=ways,
+            profile=profile,
+            progress=progress,
+        )
     if world.rank == 0:
         tell({**measured, **about, **kinds}, figures, output, as_json)
         if timm and not as_json:

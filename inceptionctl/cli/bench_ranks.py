@@ -31,7 +31,7 @@ def start(
 
     The training is killed when the row is there; what it wrote lies in a temporary folder and goes too.
     """
-    from inceptionctl.launch.local import choose_ranks
+    from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.recipe import load_recipe
     from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.images import open_images
@@ -73,8 +73,8 @@ def allreduce(
     """
     import os
 
-    from inceptionctl.launch.signals import stoppable
-    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
+    from inceptionctl.distributed.signals import stoppable
+    from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
 
     world = world_from_environment()
     refuse_own_ranks(world, gpus, cpu_ranks)
@@ -88,16 +88,13 @@ def allreduce(
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from inceptionctl.bench.allreduce import bench_allreduce, sizes_up_to
         from inceptionctl.bench.machine import facts
-        from inceptionctl.train import engine
-        from inceptionctl.train.rank import claim_machine
+        from inceptionctl.distributed.session import session
 
         about = facts(("inceptionctl", "torch", "deepspeed"))
-        machine = claim_machine(world)
-        engine.connect(world, machine.device)
-        figures, found = bench_allreduce(world, machine.device, sizes_up_to(largest << 20), repeats)
-        engine.disconnect()
+        with session(world) as joined:
+            figures, found = bench_allreduce(world, joined.device, sizes_up_to(largest << 20), repeats)
     if world.rank == 0:
-        backend = "gloo" if machine.device.type == "cpu" else "nccl"
+        backend = "gloo" if joined.device.type == "cpu" else "nccl"
         tell({"bench": "allreduce", "backend": backend, **about, **found}, figures, output, as_json)
         if not as_json:
             _say_model(found["alpha_s"], found["bytes_per_s"])

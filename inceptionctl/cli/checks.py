@@ -10,7 +10,7 @@ from inceptionctl import console
 
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
-    from inceptionctl.launch.local import LocalRanks
+    from inceptionctl.distributed.local import LocalRanks
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run

@@ -61,8 +61,8 @@ def ensemble(
     A recipe's members are trained one after the other, evaluated and combined; stopped at any place, the same command goes on with what is
     missing. Of a run the evaluation of its best checkpoint by the protocol is taken; where there is none, it is evaluated.
     """
-    from inceptionctl.launch.signals import stoppable
-    from inceptionctl.launch.world import world_from_environment
+    from inceptionctl.distributed.signals import stoppable
+    from inceptionctl.distributed.world import world_from_environment
 
     shares = _numbers(weights)
     if class_ids and not submission:

@@ -94,7 +94,7 @@ def make(
 
 def run_step(name: str, words: Sequence[str]) -> None:
     """Do `inceptionctl WORDS` for a member; raise what its exit code says."""
-    from inceptionctl.launch.stage import run_stage
+    from inceptionctl.distributed.stage import run_stage
 
     code = run_stage(words)
     again = f"go on with: {shlex.join(['inceptionctl', *sys.argv[1:]])}"
@@ -108,8 +108,8 @@ def run_step(name: str, words: Sequence[str]) -> None:
 def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, ranks: RanksHere) -> None:
     """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
     from inceptionctl.cli.checks import check_inputs
+    from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
-    from inceptionctl.launch.local import LocalRanks, choose_ranks
     from inceptionctl.recipe import dump_recipe
     from inceptionctl.run import disk_errors, write_atomically
 

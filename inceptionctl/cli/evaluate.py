@@ -82,8 +82,8 @@ def evaluate(
 
     An interrupted evaluation goes on where it was when the same command is given again. Under torchrun or srun it is one rank of the job.
     """
-    from inceptionctl.launch.signals import stoppable
-    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
+    from inceptionctl.distributed.signals import stoppable
+    from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
 
     world, sides = world_from_environment(), shorter_sides(scales, protocol)
     refuse_own_ranks(world, gpus, cpu_ranks)
@@ -103,8 +103,7 @@ def evaluate(
     if world is None and (gpus or cpu_ranks):
         start_ranks(gpus, cpu_ranks)
         return
-    with stoppable("within the evaluation; what was answered is kept"):
-        machine, ranks = join_ranks(world)
+    with stoppable("within the evaluation; what was answered is kept"), join_ranks(world) as (machine, ranks):
         results = []
         for one in _checkpoints(source) if every else [source]:
             subject, recipe, stem = _open(one, weights, checkpoint, precision, machine)

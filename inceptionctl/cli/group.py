@@ -21,7 +21,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.help import Group, command_of
 from inceptionctl.cli.hints import worded_for
-from inceptionctl.errors import EnvironmentFault, InceptionctlError, ResumeLater
+from inceptionctl.errors import EnvironmentFault, InceptionctlError, RelayedError, ResumeLater
 from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
@@ -55,9 +55,9 @@ class ErrorGroup(Group):
                 # A rank whose error another rank reports already has nothing to add.
                 if isinstance(error, ResumeLater):
                     _say_how_to_go_on(error)
-                elif type(error).__name__ != "RelayedError":
+                elif not isinstance(error, RelayedError):
                     console.print_error(error)
-                _tell(console.error_object(error), as_json, relayed=type(error).__name__ == "RelayedError")
+                _tell(console.error_object(error), as_json, relayed=isinstance(error, RelayedError))
                 raise typer.Exit(error.exit_code) from None
             except KeyboardInterrupt:
                 if "RANK" not in os.environ:  # the command that started the ranks says it once

@@ -41,7 +41,7 @@ _WORDS = {
 
 def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
     """This very command once a rank, as `train` starts its ranks; one where nobody says how many."""
-    from inceptionctl.launch.local import visible_gpus
+    from inceptionctl.distributed.local import visible_gpus
 
     answering.start_ranks(1 if gpus is None and cpu_ranks is None and visible_gpus() else gpus, cpu_ranks)
 

@@ -87,15 +87,15 @@ def predict(
     refuse_missing_network(source, checkpoint)
     refuse_missing_images(images)
     refuse_missing_files(class_ids=class_ids)
-    from inceptionctl.launch.signals import stoppable
-    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
+    from inceptionctl.distributed.signals import stoppable
+    from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
 
     world, sides = world_from_environment(), shorter_sides(scales, protocol)
     refuse_own_ranks(world, gpus, cpu_ranks)
     if world is None and (gpus or cpu_ranks):
         start_ranks(gpus, cpu_ranks)
         return
-    with stoppable("within the prediction; what was answered is kept"):
+    with stoppable("within the prediction; what was answered is kept"), join_ranks(world) as (machine, ranks):
         from inceptionctl.evaluate.evaluation import Work
         from inceptionctl.evaluate.images import folder_of
         from inceptionctl.evaluate.predict import images_of
@@ -104,7 +104,6 @@ def predict(
         from inceptionctl.evaluate.submission import ids_of, numeric_order
         from inceptionctl.export.opening import subject_of_any
 
-        machine, ranks = join_ranks(world)
         files = images_of(images)
         ordered = [files[place] for place in numeric_order([file.name for file in files])]
         subject = subject_of_any(source, machine.device, precision, checkpoint)

@@ -64,7 +64,7 @@ def submit(
     The job trains on one rank a GPU, saves before its time limit or when it is preempted, is requeued and goes on at the next sample.
     Of an ensemble's recipe each member becomes a job of its own.
     """
-    from inceptionctl.launch.slurm import batch_script
+    from inceptionctl.distributed.slurm import batch_script
     from inceptionctl.train.start import begins_anew
 
     trainings = _trainings(recipe, settings or (), output)
@@ -132,7 +132,7 @@ def _submit_one(
     as_json: bool,
 ) -> dict[str, Any]:
     """Hand one training over; what --json tells of it: `job` is null where it is finished, or one of several and in the queue already."""
-    from inceptionctl.launch.slurm import submit as hand_over
+    from inceptionctl.distributed.slurm import submit as hand_over
     from inceptionctl.recipe import dump_recipe
     from inceptionctl.run import append_json, new_run_path, write_atomically
     from inceptionctl.train.lock import check_free
@@ -237,7 +237,7 @@ def _take_back(run: Run) -> None:
 
 def _is_queued(run: Run, several: bool) -> bool:
     """Whether a run's job waits or runs, which is told; an error unless the run is one of several."""
-    from inceptionctl.launch.slurm import in_queue, queue
+    from inceptionctl.distributed.slurm import in_queue, queue
 
     for job in queue(_jobs(run)):
         if in_queue(job):
@@ -279,7 +279,7 @@ def _jobs_of(run: Run) -> list[str]:
 @app.command()
 def status(run: RunArgument, as_json: Json = False) -> None:
     """Show a run's jobs in the queue, and how far it is."""
-    from inceptionctl.launch.slurm import queue
+    from inceptionctl.distributed.slurm import queue
     from inceptionctl.run import open_run
     from inceptionctl.run_contents import read_run
 
@@ -312,8 +312,8 @@ def status(run: RunArgument, as_json: Json = False) -> None:
 @app.command()
 def cancel(run: RunArgument, as_json: Json = False) -> None:
     """Cancel a run's jobs; the ranks are told to save first."""
-    from inceptionctl.launch.slurm import cancel as cancel_jobs
-    from inceptionctl.launch.slurm import in_queue, queue
+    from inceptionctl.distributed.slurm import cancel as cancel_jobs
+    from inceptionctl.distributed.slurm import in_queue, queue
     from inceptionctl.run import open_run
 
     opened = open_run(run)

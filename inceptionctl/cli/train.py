@@ -16,7 +16,7 @@ from inceptionctl.cli.options import Json, Settings
 from inceptionctl.cli.runs import summary_of
 
 if TYPE_CHECKING:
-    from inceptionctl.launch.local import LocalRanks
+    from inceptionctl.distributed.local import LocalRanks
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
     from inceptionctl.train.start import Start
@@ -49,9 +49,9 @@ def train(
     """
     import os
 
-    from inceptionctl.launch.milestones import passed
-    from inceptionctl.launch.signals import RankSignals, stoppable
-    from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
+    from inceptionctl.distributed.milestones import passed
+    from inceptionctl.distributed.signals import RankSignals, stoppable
+    from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
 
     passed("begins")
     world = world_from_environment()
@@ -100,7 +100,7 @@ def _start_ranks(
     resume: str,
     port: int | None,
 ) -> Run:
-    from inceptionctl.launch.local import (
+    from inceptionctl.distributed.local import (
         NO_GPU_IN_SPITE_OF_DRIVER,
         LocalRanks,
         check_port,
@@ -166,8 +166,8 @@ def _run(
 ) -> int:
     import shlex
 
+    from inceptionctl.distributed.milestones import passed
     from inceptionctl.errors import ResumeLater
-    from inceptionctl.launch.milestones import passed
     from inceptionctl.train.start import keeps_recipe
 
     where = ["--output", str(start.run.path), "--resume", str(start.checkpoint or "auto")]
@@ -200,7 +200,7 @@ def _may_go_on(code: int) -> bool:
 
 
 def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> None:
-    from inceptionctl.launch.local import choose_ranks
+    from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.train.plan import plan_training
 
     plan = plan_training(recipe, ranks or choose_ranks(None, None).size)

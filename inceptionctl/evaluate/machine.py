@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from inceptionctl.cores import usable_cores
-from inceptionctl.data.loaders import Decode
+from inceptionctl.distributed.session import Machine
 from inceptionctl.train.precision import allow_tf32
 
-
-@dataclass(frozen=True)
-class Machine:
-    """A device and the number of CPU threads that this process may use."""
-
-    device: torch.device
-    num_threads: int
-
-    def decode(self, wanted: str) -> Decode:
-        """Where images are decoded, for a recipe's `data.decode`. A run from a GPU can be evaluated where there is none."""
-        return "cpu" if wanted == "cpu" or self.device.type == "cpu" else "mixed"
+__all__ = ["Machine", "claim_machine"]
 
 
 def claim_machine() -> Machine:

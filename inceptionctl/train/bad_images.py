@@ -8,10 +8,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from inceptionctl.data.bad_images import BadImages
-from inceptionctl.errors import CheckpointError, DataError
-from inceptionctl.launch.world import World
+from inceptionctl.distributed.world import World
+from inceptionctl.errors import CheckpointError, DataError, RelayedError
 from inceptionctl.run import Run, disk_errors, write_atomically
-from inceptionctl.train.engine import RelayedError
 from inceptionctl.train.runlog import RunLog
 
 Pairs = list[tuple[str, str]]

@@ -16,12 +16,12 @@ from inceptionctl.cores import usable_cores
 from inceptionctl.data import passed_over
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
-from inceptionctl.train import engine as distributed
 from inceptionctl.train.batch import too_few_images
 from inceptionctl.train.compiling import IN_WORDS
-from inceptionctl.train.loop import Training
+from inceptionctl.train.engine import versions
 from inceptionctl.train.schedule import learning_rate, schedule_in_words
 from inceptionctl.train.start import Start, changes_of
+from inceptionctl.train.training import Training
 from inceptionctl.words import best_in_words, counted
 
 
@@ -88,7 +88,7 @@ def environment(job: Training) -> dict[str, Any]:
         "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "versions": distributed.versions(),
+        "versions": versions(),
         "cores": usable_cores(),
         "threads_per_rank": torch.get_num_threads(),
         "gpus": gpus,

@@ -8,88 +8,26 @@ import itertools
 import math
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from inceptionctl.data.bad_images import BadImages
-from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import Batch, EvalLoader, TrainLoader
+from inceptionctl.data.loaders import EvalLoader, TrainLoader
 from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
-from inceptionctl.launch.world import World
-from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.bad_images import share_bad_images
-from inceptionctl.train.batch import BatchPlan
-from inceptionctl.train.batch_norm import SharedStatistics
-from inceptionctl.train.checkpoint import Progress
-from inceptionctl.train.checkpoint_writer import CheckpointWriter
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import Engine, on_rank_zero
-from inceptionctl.train.health import HealthWatch
-from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loss import training_loss
-from inceptionctl.train.memory import PeakMemory
 from inceptionctl.train.optim import compile_beside
-from inceptionctl.train.precision import Precision, autocast
+from inceptionctl.train.precision import autocast
 from inceptionctl.train.rollback import roll_back
-from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.schedule import learning_rate
-from inceptionctl.train.stopping import Stop
+from inceptionctl.train.training import Training
 from inceptionctl.train.window import Window
 from inceptionctl.words import counted, error_and_accuracy, has_top5
-
-
-class Batches(Protocol):
-    """Micro batches in the order of the training."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def close(self) -> None:
-        """Free what reads and decodes."""
-
-
-@dataclass
-class Training:
-    """Everything that the loop works on, ready to go (train/rank.py makes it)."""
-
-    recipe: Recipe
-    run: Run
-    world: World
-    device: torch.device
-    precision: Precision
-    batch: BatchPlan
-    train_set: ImageSet
-    val_set: ImageSet
-    engine: Engine
-    average: WeightAverage
-    statistics: SharedStatistics
-    health: HealthWatch
-    frozen: Sequence[nn.Module]
-    progress: Progress
-    log: RunLog
-    writer: CheckpointWriter
-    loader_options: dict[str, Any]
-    bad: BadImages
-    stop: Stop
-    heartbeat: Heartbeat
-    loader: Callable[[Training], Batches]
-    """Opens the batches from `progress` on: `train_loader`, but for `inceptionctl bench step`."""
-
-    def __post_init__(self) -> None:
-        # Of the whole start: a rollback begins other windows.
-        self.memory = PeakMemory(self.device)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Optimizer steps of one pass over the images; not a whole number in general."""
-        return len(self.train_set) / self.batch.global_batch_size
 
 
 def train(job: Training) -> None:
@@ -320,7 +258,7 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
                 job.log.say("the numbers since the last row are not finite: this step is not saved")
         job.writer.finish()
 
-    on_rank_zero(job.world, job.device, save)
+    job.session.on_rank_zero(save)
     last = files.pointed(job.run.checkpoints, "latest")
     job.log.say(
         f"stopped by a signal after step {job.progress.step};"

@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from inceptionctl.errors import CheckpointError, DivergedError
+from inceptionctl.errors import CheckpointError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, disk_errors, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
-from inceptionctl.train.engine import RelayedError, on_rank_zero
 from inceptionctl.train.start import newest_of
-
-if TYPE_CHECKING:
-    from inceptionctl.train.loop import Training
+from inceptionctl.train.training import Training
 
 ENTRY = {"step": int, "to_step": int, "first_batch": int, "last_batch": int, "reason": str}
 # What this start has found out; the rest of a Progress is the checkpoint's.
@@ -55,7 +52,7 @@ def roll_back(job: Training, found: DivergedError) -> None:
         )
         return {"checkpoint": str(checkpoint), "entry": entry}
 
-    choice = on_rank_zero(job.world, job.device, choose)
+    choice = job.session.on_rank_zero(choose)
     checkpoint = Path(choice["checkpoint"])
     if job.world.rank == 0 and checkpoint.parent == job.run.checkpoints:
         files.mend_pointers(job.run.checkpoints, checkpoint)

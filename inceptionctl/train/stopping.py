@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from inceptionctl.launch.signals import RankSignals
+from inceptionctl.distributed.signals import RankSignals
 
 
 class Stop:

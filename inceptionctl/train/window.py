@@ -16,8 +16,8 @@ from torch import Tensor
 from inceptionctl import console
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.loaders import Batch
+from inceptionctl.distributed.world import World
 from inceptionctl.errors import DivergedError
-from inceptionctl.launch.world import World
 from inceptionctl.run import Run
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inceptionctl.bench.waits import host_waits
-from inceptionctl.launch.local import visible_gpus
+from inceptionctl.distributed.local import visible_gpus
 from tests.commands import inceptionctl, sets
 
 pytestmark = pytest.mark.gpu

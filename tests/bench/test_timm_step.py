@@ -12,8 +12,8 @@ from torch import nn
 from inceptionctl.bench.measuring import Figure
 from inceptionctl.bench.timm_step import TimmStep, check_comparable, differences, flags, ratios
 from inceptionctl.data.loaders import Batch
+from inceptionctl.distributed.world import World
 from inceptionctl.errors import EnvironmentFault, RecipeError
-from inceptionctl.launch.world import World
 from inceptionctl.models import build_model, timm_network
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.load import load_recipe

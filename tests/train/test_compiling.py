@@ -45,24 +45,20 @@ import torch
 from pathlib import Path
 from inceptionctl.bench.loop import Turns, make_job, run_loop
 from inceptionctl.bench.step import random_batch
-from inceptionctl.launch.ending import leave
-from inceptionctl.launch.local import free_port
-from inceptionctl.launch.signals import RankSignals
-from inceptionctl.launch.world import World
+from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.local import free_port
+from inceptionctl.distributed.signals import RankSignals
+from inceptionctl.distributed.world import World
 from inceptionctl.recipe import load_recipe
-from inceptionctl.train import engine
-from inceptionctl.train.heartbeat import Heartbeat
-from inceptionctl.train.rank import Machine
+from inceptionctl.distributed.session import session
 
-world, device = World(0, 1, 0, 1, "127.0.0.1", free_port()), torch.device("cpu")
-engine.connect(world, device)
-heartbeat = Heartbeat(world, 600.0)
 recipe = load_recipe("quickstart", json.loads(sys.argv[1]))
-job = make_job(recipe, world, Machine(device, 1), Path(sys.argv[2]), RankSignals(speaks=True), heartbeat)
-said, batch = [], random_batch(job)
-job.engine.model.register_forward_pre_hook(lambda *_: said.append(heartbeat._doing))
-batches = iter([batch] * 4)
-run_loop(job, Turns({"noise": batches}, [], passes=2, repeats=1, together=lambda: None, requested=lambda: None))
+with session(World(0, 1, 0, 1, "127.0.0.1", free_port())) as joined:
+    job = make_job(joined, recipe, Path(sys.argv[2]), RankSignals(speaks=True))
+    said, batch = [], random_batch(job)
+    job.engine.model.register_forward_pre_hook(lambda *_: said.append(joined.heartbeat._doing))
+    batches = iter([batch] * 4)
+    run_loop(job, Turns({"noise": batches}, [], passes=2, repeats=1, together=lambda: None, requested=lambda: None))
 print(json.dumps([*said, torch.backends.cudnn.benchmark]))
 leave(0)
 """

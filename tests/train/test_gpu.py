@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from inceptionctl.launch.local import free_port
+from inceptionctl.distributed.local import free_port
 from tests.commands import TINY, environment, inceptionctl, rows, sets
 
 pytestmark = pytest.mark.gpu
@@ -50,22 +50,23 @@ def test_a_compiled_training_on_a_gpu_is_the_same_training(root: Path, tmp_path:
 
 
 def test_bf16_reaches_the_convolutions_under_deepspeed() -> None:
-    from inceptionctl.launch.local import free_port
-    from inceptionctl.launch.world import World
-    from inceptionctl.train import engine as distributed
+    from inceptionctl.distributed import process_group
+    from inceptionctl.distributed.local import free_port
+    from inceptionctl.distributed.world import World
     from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.clipping import Clipping
+    from inceptionctl.train.engine import Engine, deepspeed_config
     from inceptionctl.train.precision import autocast
 
     device = torch.device("cuda", 0)
-    distributed.connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), device)
+    process_group.connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), device)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).to(device)
-    config = distributed.deepspeed_config(plan_batch(2, 1, 2))
+    config = deepspeed_config(plan_batch(2, 1, 2))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    engine = distributed.Engine(model, optimizer, config, clipping=Clipping(1.0), channels_last=True)
+    engine = Engine(model, optimizer, config, clipping=Clipping(1.0), channels_last=True)
     with autocast("bf16", device):
         assert engine.forward(torch.randn(2, 3, 8, 8, device=device)).dtype == torch.bfloat16
-    distributed.disconnect()
+    process_group.disconnect()
 
 
 def test_cpu_ranks_stay_on_the_cpu_beside_a_gpu(root: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from inceptionctl.launch.local import free_port
+from inceptionctl.distributed.local import free_port
 from tests.commands import COMMAND, TINY, environment, sets
 
 pytestmark = pytest.mark.gpu

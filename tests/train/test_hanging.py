@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from inceptionctl.launch.local import free_port
+from inceptionctl.distributed.local import free_port
 from tests.commands import TINY, inceptionctl, refused, sets, started, wait_for_step
 from tests.data.conftest import two_classes
 from tests.train.test_signals import FILES, left_of, ranks_of, same_rows, wait_for

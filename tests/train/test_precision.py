@@ -66,22 +66,22 @@ def test_an_export_is_fp32() -> None:
     assert flags() == FP32
 
 
-def build_engine(setting: str) -> None:
-    from inceptionctl.launch.local import free_port
-    from inceptionctl.launch.world import World
-    from inceptionctl.train import engine
+def engine_of(setting: str) -> None:
+    from inceptionctl.distributed.local import free_port
+    from inceptionctl.distributed.process_group import connect
+    from inceptionctl.distributed.world import World
     from inceptionctl.train.batch import plan_batch
-    from inceptionctl.train.rank import make_engine
+    from inceptionctl.train.build import build_engine
 
-    engine.connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), CPU)
-    make_engine(load_recipe("inception_v4", [*SMALL, setting]), torch.nn.Linear(2, 2), plan_batch(2, 1, 2))
+    connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), CPU)
+    build_engine(load_recipe("inception_v4", [*SMALL, setting]), torch.nn.Linear(2, 2), plan_batch(2, 1, 2))
     print(json.dumps(flags()))
 
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_training_goes_by_its_recipe(allowed: bool) -> None:
     """`bench step` and its loops, timm's too, are built by the same function."""
-    code = f"from tests.train.test_precision import build_engine; build_engine('train.tf32={str(allowed).lower()}')"
+    code = f"from tests.train.test_precision import engine_of; engine_of('train.tf32={str(allowed).lower()}')"
     (done,) = run_ranks(code, 1, environment=environment())
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == (TF32 if allowed else FP32)

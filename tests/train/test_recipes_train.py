@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from inceptionctl.distributed.session import Machine
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe import bundled_recipes
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.train.rank import Machine, loader_options
+from inceptionctl.train.build import loader_options
 from tests.commands import TINY, inceptionctl, rows, sets
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from inceptionctl.launch.signals import SECONDS_OF_ONE_REQUEST, Requests
+from inceptionctl.distributed.signals import SECONDS_OF_ONE_REQUEST, Requests
 from tests.commands import COMMAND, TINY, environment, inceptionctl, kill_all, rows, sets, started, wait_for_step
 from tests.data.conftest import fill
 
@@ -140,7 +140,7 @@ def test_a_signal_told_twice_is_one_request_and_a_later_one_is_the_second() -> N
 LOSES_ITS_TERMINAL = """
 import os, signal, sys, time
 from inceptionctl import console
-from inceptionctl.launch.signals import heard, mute_lost_terminal
+from inceptionctl.distributed.signals import heard, mute_lost_terminal
 
 told = open(sys.argv[1], "w", buffering=1)
 signal.signal(signal.SIGHUP, lambda *_: told.write("hung up\\n"))

@@ -16,14 +16,14 @@ from inceptionctl.bench.loop import _EnoughError, make_job, run_loop
 from inceptionctl.bench.step import random_batch
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loaders import Batch, TrainLoader
-from inceptionctl.launch.local import free_port
-from inceptionctl.launch.signals import RankSignals
-from inceptionctl.launch.world import World
+from inceptionctl.distributed.heartbeat import Heartbeat
+from inceptionctl.distributed.local import free_port
+from inceptionctl.distributed.process_group import connect as join
+from inceptionctl.distributed.session import Machine, Session
+from inceptionctl.distributed.signals import RankSignals
+from inceptionctl.distributed.world import World
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.train import engine as distributed
-from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.loop import Training
-from inceptionctl.train.rank import Machine
 from tests.commands import environment
 from tests.forked import run_ranks
 
@@ -90,11 +90,12 @@ class Found(TypedDict):
 
 def job_of(folder: Path, device: torch.device, *settings: str) -> Training:
     recipe = load_recipe("inception_v4", [*SMALL, *settings])
-    return make_job(recipe, WORLD, Machine(device, 1), folder / "run", RankSignals(speaks=False), Heartbeat(WORLD, 600.0))
+    joined = Session(WORLD, Machine(device, 1), Heartbeat(WORLD, 600.0))
+    return make_job(joined, recipe, folder / "run", RankSignals(speaks=False))
 
 
 def connect(device: torch.device) -> None:
-    distributed.connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), device)
+    join(World(0, 1, 0, 1, "127.0.0.1", free_port()), device)
 
 
 def in_a_child(call: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from inceptionctl.launch.world import World
+from inceptionctl.distributed.world import World
 from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.clipping import Clipping
 from inceptionctl.train.window import Window

@@ -33,9 +33,10 @@ import json, sys
 import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
-from inceptionctl.launch.ending import leave
-from inceptionctl.launch.world import world_from_environment
-from inceptionctl.train import engine as distributed
+from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.world import world_from_environment
+from inceptionctl.distributed import process_group
+from inceptionctl.train.engine import Engine, deepspeed_config
 from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.clipping import Clipping
 from inceptionctl.train.optim import build_optimizer
@@ -43,15 +44,15 @@ from tests.train.test_zero import CLIPPING, OPTIMIZERS, RATE, images, network
 
 torch.set_num_threads(1)
 world, folder = world_from_environment(), Path(sys.argv[1])
-distributed.connect(world, torch.device("cpu"))
+process_group.connect(world, torch.device("cpu"))
 batch = plan_batch(12, world.size, 2)
 share = images()[world.rank * 12 // world.size : (world.rank + 1) * 12 // world.size]
 
 def start(name, values, seed):
     model = network(seed)
-    config = distributed.deepspeed_config(batch, zero_stage=1)
+    config = deepspeed_config(batch, zero_stage=1)
     optimizer = build_optimizer(model, values, 1.0)
-    return distributed.Engine(model, optimizer, config, clipping=Clipping(*CLIPPING[name]), channels_last=True)
+    return Engine(model, optimizer, config, clipping=Clipping(*CLIPPING[name]), channels_last=True)
 
 def go(engine, steps):
     engine.set_learning_rate(RATE)
@@ -83,7 +84,7 @@ for name, values in OPTIMIZERS.items():
     keep(go_on_from(folder / f"{name}-whole-3", name, values), f"{name}-from-whole")
     go(engine, 2)
     keep(engine, f"{name}-5")
-distributed.disconnect()
+process_group.disconnect()
 leave(0)
 """
 

@@ -12,15 +12,15 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from inceptionctl import console
+from inceptionctl.distributed.world import World
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.launch.world import World
 
 # After so long rank 0 says whom it waits for.
 FIRST_WAIT = timedelta(seconds=20)
 
 
 def meet(world: World, timeout: timedelta, device: str) -> Store:
-    """Wait for all ranks to sign in; the store, with a sign of life of each (train/heartbeat.py). `device` is this one's: cpu or cuda.
+    """Wait for all ranks to sign in; the store, with a sign of life of each (distributed/heartbeat.py). `device` is this one's: cpu or cuda.
 
     Raises EnvironmentFault that names those who do not come in time, or have another kind of device, and torch's DistError where there
     is no way to the store.

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 from torch.distributed import Store, TCPStore
 
-from inceptionctl.launch.local import free_port
-from inceptionctl.launch.world import World
-from inceptionctl.train.heartbeat import BEATS_OF_SILENCE, Heartbeat
-from inceptionctl.train.meeting import key_of, sign_of_life
+from inceptionctl.distributed.heartbeat import BEATS_OF_SILENCE, Heartbeat
+from inceptionctl.distributed.local import free_port
+from inceptionctl.distributed.rendezvous import key_of, sign_of_life
+from inceptionctl.distributed.world import World
 
 ME = World(0, 3, 0, 3, "127.0.0.1", 29500)
 TIMEOUT = 8.0

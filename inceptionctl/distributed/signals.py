@@ -18,7 +18,7 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 REPEATED = (signal.SIGUSR1, signal.SIGHUP)
 # Launchers repeat a signal: `timeout` and torchrun send it to a child that has got it with its process group already.
 SECONDS_OF_ONE_REQUEST = 1.0
-# Set for ranks whose standard input is a pipe that ends with the command which started them (launch/local.py, stage.py).
+# Set for ranks whose standard input is a pipe that ends with the command which started them (distributed/local.py, stage.py).
 PIPE_OF_COMMAND = "INCEPTIONCTL_PIPE_OF_COMMAND"
 
 

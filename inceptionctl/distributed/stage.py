@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from inceptionctl.distributed.signals import PIPE_OF_COMMAND, blocked, heard, mute_lost_terminal
 from inceptionctl.errors import EnvironmentFault, ResumeLater
-from inceptionctl.launch.signals import PIPE_OF_COMMAND, blocked, heard, mute_lost_terminal
 
 
 def run_stage(arguments: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from inceptionctl.launch.local import free_port
+from inceptionctl.distributed.local import free_port
 from tests.commands import environment
 
 # Python deletes what is left of a module when it takes the interpreter down.
@@ -19,7 +19,7 @@ witness = Witness()
 
 LEAVE = """
 import atexit, threading, time
-from inceptionctl.launch.ending import leave
+from inceptionctl.distributed.ending import leave
 atexit.register(lambda: print("handler"))
 threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
 threading.Thread(target=lambda: time.sleep(600), daemon=True).start()
@@ -29,7 +29,7 @@ leave(3)
 # As torch.compile leaves one.
 EXECUTOR = """
 from concurrent.futures import ThreadPoolExecutor
-from inceptionctl.launch.ending import leave
+from inceptionctl.distributed.ending import leave
 executor = ThreadPoolExecutor(1)
 executor.submit(print, "done").result()
 leave(3)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.errors import EnvironmentFault, RecipeError
-from inceptionctl.launch.local import check_port, choose_ranks, free_port
-from inceptionctl.launch.signals import PIPE_OF_COMMAND
-from inceptionctl.launch.world import (
+from inceptionctl.distributed.local import check_port, choose_ranks, free_port
+from inceptionctl.distributed.signals import PIPE_OF_COMMAND
+from inceptionctl.distributed.world import (
     World,
     expand_task_counts,
     first_host,
@@ -15,6 +14,7 @@ from inceptionctl.launch.world import (
     waits_in_a_shell,
     world_from_environment,
 )
+from inceptionctl.errors import EnvironmentFault, RecipeError
 from tests.commands import environment
 from tests.forked import run_ranks
 
@@ -89,11 +89,11 @@ def test_task_counts() -> None:
 
 
 def test_cpu_ranks_and_missing_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inceptionctl.launch.local.visible_gpus", lambda: ())
+    monkeypatch.setattr("inceptionctl.distributed.local.visible_gpus", lambda: ())
     assert choose_ranks(None, None).size == 1 and choose_ranks(None, 3).size == 3
     with pytest.raises(EnvironmentFault, match="--gpus 2: no GPU here"):
         choose_ranks(2, None)
-    monkeypatch.setattr("inceptionctl.launch.local.visible_gpus", lambda: ("2", "5"))
+    monkeypatch.setattr("inceptionctl.distributed.local.visible_gpus", lambda: ("2", "5"))
     assert choose_ranks(None, None).devices == ("2", "5") and choose_ranks(1, None).devices == ("2",)
     with pytest.raises(EnvironmentFault, match="only 2 GPUs here"):
         choose_ranks(3, None)
@@ -118,12 +118,13 @@ from pathlib import Path
 import torch
 from torch import nn
 from inceptionctl.errors import DataError
-from inceptionctl.launch.ending import leave
-from inceptionctl.launch.world import world_from_environment
+from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.world import world_from_environment
 from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.clipping import Clipping
-from inceptionctl.train import engine as distributed
+from inceptionctl.distributed import process_group as distributed
+from inceptionctl.train.engine import Engine, deepspeed_config
 
 torch.set_num_threads(1)
 world, device = world_from_environment(), torch.device("cpu")
@@ -132,9 +133,9 @@ distributed.connect(world, device, 77.0, lambda _: time.sleep(4 * (world.rank ==
 torch.manual_seed(0)
 model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.5), nn.Linear(3, 1, bias=False))
 images = torch.arange(24.0).reshape(8, 3) % 7
-config = distributed.deepspeed_config(plan_batch(8, world.size, 2))
+config = deepspeed_config(plan_batch(8, world.size, 2))
 optimizer = torch.optim.SGD(model.parameters(), 1.0)
-engine = distributed.Engine(model, optimizer, config, clipping=Clipping(0.01), channels_last=False)
+engine = Engine(model, optimizer, config, clipping=Clipping(0.01), channels_last=False)
 statistics = SharedStatistics(engine.model, world.size)
 share = images[world.rank * 4 : world.rank * 4 + 4]
 engine.model.train()
@@ -186,14 +187,14 @@ def test_a_gpu_that_torch_does_not_find_is_no_silent_cpu(
 ) -> None:
     import torch
 
-    from inceptionctl.train.rank import claim_machine
+    from inceptionctl.distributed.session import claim_machine
 
     if torch.cuda.is_available():
         pytest.skip("torch finds a GPU here")
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     world, threads = World(0, 1, 0, 1, "127.0.0.1", 29500), torch.get_num_threads()
     assert claim_machine(world).device.type == "cpu" and capsys.readouterr().err == ""
-    monkeypatch.setattr("inceptionctl.launch.local.DRIVER_NODES", (str(tmp_path),))
+    monkeypatch.setattr("inceptionctl.distributed.local.DRIVER_NODES", (str(tmp_path),))
     assert claim_machine(world).device.type == "cpu"
     assert "torch finds no GPU" in capsys.readouterr().err
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 
+from inceptionctl.distributed import rendezvous
+from inceptionctl.distributed.local import free_port
+from inceptionctl.distributed.rendezvous import key_of, meet
+from inceptionctl.distributed.world import World
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.launch.local import free_port
-from inceptionctl.launch.world import World
-from inceptionctl.train import meeting
-from inceptionctl.train.meeting import key_of, meet
 
 
 def met(devices: tuple[str, ...]) -> list[object]:
@@ -30,7 +30,7 @@ def test_a_rank_without_a_gpu_is_named_before_anybody_waits_for_it() -> None:
 def test_who_is_missing_is_said_long_before_the_time_is_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(meeting, "FIRST_WAIT", timedelta(seconds=0.2))
+    monkeypatch.setattr(rendezvous, "FIRST_WAIT", timedelta(seconds=0.2))
     world = World(0, 3, 0, 3, "127.0.0.1", free_port())
     with pytest.raises(EnvironmentFault, match=r"ranks 1, 2 have not come to .* within 2 s"):
         meet(world, timedelta(seconds=2), "cpu")

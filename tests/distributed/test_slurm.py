@@ -14,7 +14,7 @@ import pytest
 
 from tests.commands import TINY, inceptionctl, refused, rows, sets
 from tests.data.conftest import fill
-from tests.launch.conftest import SCRIPT
+from tests.distributed.conftest import SCRIPT
 
 STEPS = 12
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")

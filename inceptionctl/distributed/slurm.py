@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from inceptionctl.distributed.local import CPU_ALLOCATOR
 from inceptionctl.errors import EnvironmentFault, RecipeError
-from inceptionctl.launch.local import CPU_ALLOCATOR
 
 NOTICE_SECONDS = 180
 # Exit codes of a training that would end in the same way again: a bug, recipe, data, checkpoint, divergence (errors.py).

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from inceptionctl.distributed.signals import PIPE_OF_COMMAND
 from inceptionctl.errors import EnvironmentFault, RecipeError
-from inceptionctl.launch.signals import PIPE_OF_COMMAND
 
 
 @dataclass(frozen=True)

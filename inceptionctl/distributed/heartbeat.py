@@ -14,9 +14,9 @@ from typing import Any
 from torch._C._distributed_c10d import Store
 
 from inceptionctl import console
+from inceptionctl.distributed.rendezvous import is_held_by_torchrun, key_of, sign_of_life
+from inceptionctl.distributed.world import World
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.launch.world import World
-from inceptionctl.train.meeting import is_held_by_torchrun, key_of, sign_of_life
 
 SECONDS_BETWEEN_BEATS = 2.0
 # A beat may be late on a busy machine; three of them are not.

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from inceptionctl.cores import usable_cores
+from inceptionctl.distributed.signals import PIPE_OF_COMMAND, Requests, blocked, heard, mute_lost_terminal
 from inceptionctl.errors import EnvironmentFault, RecipeError, ResumeLater
-from inceptionctl.launch.signals import PIPE_OF_COMMAND, Requests, blocked, heard, mute_lost_terminal
 
 # glibc hands large freed blocks back to the kernel and asks for them again every step; keeping them is 10 to 25% of a CPU step.
 CPU_ALLOCATOR = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from inceptionctl.distributed.slurm import batch_script, seconds_of
 from inceptionctl.errors import RecipeError
-from inceptionctl.launch.slurm import batch_script, seconds_of
 from tests.commands import TINY, inceptionctl, refused, sets
 
 NODES = ("--nodes", "2", "--cpu-ranks-per-node", "2")

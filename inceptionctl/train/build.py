@@ -1,0 +1,142 @@
+"""How a training is put together, for its ranks and for the benches that measure it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from inceptionctl.data.bad_images import BadImages
+from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.loaders import Augmentation
+from inceptionctl.distributed.session import Machine, Session
+from inceptionctl.distributed.signals import RankSignals
+from inceptionctl.errors import EnvironmentFault
+from inceptionctl.models import build_model
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.run import Run
+from inceptionctl.train.batch import BatchPlan, plan_batch
+from inceptionctl.train.batch_norm import SharedStatistics
+from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.checkpoint_writer import CheckpointWriter
+from inceptionctl.train.clipping import build_clipping
+from inceptionctl.train.compiling import compile_network
+from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.engine import Engine, deepspeed_config
+from inceptionctl.train.fine_tuning import freeze
+from inceptionctl.train.health import HealthWatch
+from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.precision import allow_tf32, resolve_precision
+from inceptionctl.train.runlog import RunLog
+from inceptionctl.train.stopping import Stop
+from inceptionctl.train.training import Batches, Training
+
+
+def build_training(
+    session: Session,
+    recipe: Recipe,
+    run: Run,
+    images: tuple[ImageSet, ImageSet],
+    signals: RankSignals,
+    *,
+    loader: Callable[[Training], Batches],
+    open_log: Callable[[Progress], RunLog],
+    prepare: Callable[[nn.Module], None] = lambda model: None,
+    restore: Callable[[Engine, WeightAverage], Progress] = lambda engine, average: Progress(),
+) -> Training:
+    """A training of a recipe on `images` (to train and to validate on), as one rank of a session.
+
+    `prepare` gets the network on the CPU, before anything is around it; `restore` puts engine and averages where the training begins, and
+    says where that is; `open_log` is called last, when everything else is there. `loader` opens the batches when the loop begins.
+    """
+    options = loader_options(recipe, session.machine)
+    batch = plan_batch(recipe.train.global_batch_size, session.world.size, recipe.train.micro_batch_size)
+    _seed_everything(recipe.train.seed)
+    model = build_model(**recipe.model.network())
+    prepare(model)
+    model.to(session.device)
+    frozen = freeze(model, recipe.model.freeze)
+    engine = build_engine(recipe, model, batch)
+    statistics = SharedStatistics(engine.model, session.world.size, frozen)
+    average = WeightAverage(engine.model, recipe.train.ema_decay)
+    compile_network(engine.model, recipe.train.compile, recipe.train.compile_mode)
+    progress = restore(engine, average)
+    log = open_log(progress)
+    train_set, val_set = images
+    return Training(
+        session=session,
+        recipe=recipe,
+        run=run,
+        precision=resolve_precision(recipe.train.precision, session.device),
+        batch=batch,
+        train_set=train_set,
+        val_set=val_set,
+        engine=engine,
+        average=average,
+        statistics=statistics,
+        health=HealthWatch(engine.model, recipe.health, always=recipe.train.compile == "network"),
+        frozen=frozen,
+        progress=progress,
+        log=log,
+        writer=_checkpoint_writer(recipe, run, log),
+        loader_options=options,
+        bad=BadImages(recipe.data.max_bad_images),
+        stop=Stop(signals, session.world.size, statistics.votes),
+        loader=loader,
+    )
+
+
+def build_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> Engine:
+    """The engine and the optimizer of a recipe around a network on its device, whose frozen weights are frozen already."""
+    torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark
+    allow_tf32(recipe.train.tf32)
+    return Engine(
+        model,
+        build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),
+        deepspeed_config(batch, recipe.train.zero_stage),
+        clipping=build_clipping(recipe.optim.model_dump()),
+        channels_last=recipe.train.channels_last,
+    )
+
+
+def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
+    """Arguments that every loader of this rank shares."""
+    on_gpu = machine.device.type == "cuda"
+    if recipe.data.decodes_on_gpu and not on_gpu:
+        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
+    decode = machine.decode(recipe.data.decode)
+    half = not on_gpu and resolve_precision(recipe.train.precision, machine.device) == "bf16"
+    return {
+        "input_px": recipe.model.input_px,
+        "augmentation": Augmentation(**recipe.data.augment.model_dump()),
+        "mean": recipe.data.mean,
+        "std": recipe.data.std,
+        "exif_orientation": recipe.data.exif_orientation,
+        "num_threads": recipe.data.num_threads or machine.num_threads,
+        "device_id": machine.device.index if on_gpu else None,
+        "decode": decode,
+        "decode_roi": decode == "cpu" or recipe.data.decode == "mixed_roi",
+        "dtype": torch.bfloat16 if half else torch.float32,
+        "seconds_to_read": recipe.data.read_timeout_seconds,
+    }
+
+
+def _checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter:
+    wishes = recipe.checkpoint
+    return CheckpointWriter(
+        run.checkpoints,
+        keep_last=wishes.keep_last,
+        keep_best=wishes.keep_best,
+        say=log.say,
+        goes_on=wishes.on_write_error == "continue",
+    )
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
