@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import operator
 import os
 import platform
 import re
@@ -19,6 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 import inceptionctl
 from inceptionctl.console import size
@@ -110,8 +113,8 @@ def _own_requirements() -> dict[str, str]:
         lines = importlib.metadata.requires("inceptionctl") or []
     except importlib.metadata.PackageNotFoundError:
         return {}
-    found = (re.match(r"([\w.-]+)\s*([^;]*)", line) for line in lines if "extra ==" not in line)
-    return {match[1]: match[2].strip() for match in found if match}
+    found = [Requirement(line) for line in lines if "extra ==" not in line]
+    return {requirement.name: str(requirement.specifier) for requirement in found}
 
 
 def _package(name: str, wanted: str) -> Finding:
@@ -125,24 +128,9 @@ def _package(name: str, wanted: str) -> Finding:
     return Finding(name, "ok", version)
 
 
-_COMPARISONS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
-
-
 def _meets(version: str, wanted: str) -> bool:
-    """Whether a version satisfies '>=2.11,<3'. Release numbers alone count: '2.13.0+cpu' is 2.13, '2.11.0rc1' is 2.11."""
-    for part in filter(None, (item.strip() for item in wanted.split(","))):
-        match = re.match(r"(>=|<=|==|!=|<|>)\s*(\S+)", part)
-        if match and not _COMPARISONS[match[1]](_release(version), _release(match[2])):
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    numbers = [int(number) for number in match[0].split(".")] if match else []
-    while numbers and numbers[-1] == 0:  # 2.0 and 2.0.0 are one release
-        numbers.pop()
-    return tuple(numbers)
+    """Whether the release of a version satisfies '>=2.11,<3': '2.13.0+cpu' is 2.13.0, and so is '2.11.0a0+git' of a container 2.11.0."""
+    return SpecifierSet(wanted).contains(Version(version).base_version)
 
 
 def own_pipelines() -> list[Finding]:

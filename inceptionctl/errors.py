@@ -82,12 +82,6 @@ class ResumeLater(InceptionctlError):
     exit_code = 75
 
 
-EXIT_CODES = {
-    kind.__name__: kind.exit_code
-    for kind in (RecipeError, DataError, EnvironmentFault, CheckpointError, DivergedError, ResumeLater)
-}
-
-
 class LostRankError(EnvironmentFault):
     """Another rank has ended; its own message says why."""
 

@@ -57,10 +57,11 @@ def join_ranks(world: World | None) -> Iterator[tuple[Machine, Ranks]]:
     if world is None:
         yield claim_machine(), Ranks()
         return
+    from inceptionctl.distributed.heartbeat import State
     from inceptionctl.distributed.session import session
 
     with session(world) as joined:
-        joined.heartbeat.goes_on("answers")  # for as long as it takes: nobody is waited for
+        joined.heartbeat.enter(State.ANSWERS)  # for as long as it takes: nobody is waited for
         yield joined.machine, Ranks(world.rank, world.size, joined.on_rank_zero)
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from torch._C._distributed_c10d import Store
@@ -24,8 +25,25 @@ BEATS_OF_SILENCE = 3
 BEATS_BEFORE_LISTENING = 2
 # A call of gloo that gives up lets a rank leave in order, and so comes first.
 SECONDS_FOR_GLOO = 10.0
+
+
+class State(StrEnum):
+    """What a rank is at, as messages say it of a rank."""
+
+    CONNECTS = "connects"
+    STARTS = "starts"
+    LISTS_DATA = "lists the data"
+    READS_IMAGES = "reads images"
+    COMPILES = "compiles"
+    TRAINS = "trains"
+    VALIDATES = "validates"
+    SAVES = "saves"
+    ROLLS_BACK = "goes back"
+    ANSWERS = "answers"
+
+
 # Where a rank that stands still waits for others; elsewhere it may be busy on its own for as long as it takes.
-WAITING = ("connects", "starts", "trains", "validates")
+WAITING = (State.CONNECTS, State.STARTS, State.TRAINS, State.VALIDATES)
 
 
 class HungRankError(EnvironmentFault):
@@ -56,7 +74,7 @@ class Heartbeat:
         self._world = world
         self._timeout = timeout_seconds
         self._step = 0
-        self._doing = "connects"
+        self._state = State.CONNECTS
         self._since = time.monotonic()
         self._beats = 0
         self._signs: dict[int, Sign] = {}
@@ -80,16 +98,16 @@ class Heartbeat:
         return self._world.size > 1 and self.stands_for > 0.9 * self._timeout
 
     @contextlib.contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """Say what the rank is at meanwhile, in the third person: `reads images`. After an error it is still said."""
-        before = self._doing
-        self._doing, self._since = what, time.monotonic()
+    def during(self, state: State) -> Iterator[None]:
+        """Say what the rank is at meanwhile. After an error it is still said."""
+        before = self._state
+        self._state, self._since = state, time.monotonic()
         yield
-        self._doing, self._since = before, time.monotonic()
+        self._state, self._since = before, time.monotonic()
 
-    def goes_on(self, doing: str, step: int | None = None) -> None:
+    def enter(self, state: State, step: int | None = None) -> None:
         """The rank is at something new, or at the next piece of the same."""
-        self._doing, self._since = doing, time.monotonic()
+        self._state, self._since = state, time.monotonic()
         self._step = self._step if step is None else step
 
     def end(self) -> None:
@@ -105,7 +123,7 @@ class Heartbeat:
         )
 
     def _waits(self) -> str:
-        place = f"in step {self._step + 1}" if self._doing == "trains" else f"where it {self._doing}"
+        place = f"in step {self._step + 1}" if self._state is State.TRAINS else f"where it {self._state}"
         return f"rank {self._world.rank} has waited {self.stands_for:.0f} s {place}: {self.missed()}"
 
     def missed(self) -> str:
@@ -126,7 +144,7 @@ class Heartbeat:
         behind = [
             f"{self._named(rank)} {sign.said['doing']} at step {sign.said['step'] + 1}, for {sign.said['for']:.0f} s"
             for rank, sign in others.items()
-            if (sign.said["step"], sign.said["doing"]) != (self._step, self._doing)
+            if (sign.said["step"], sign.said["doing"]) != (self._step, self._state)
         ]
         alike = "all others give signs of life at the same place: one may be slow there, or the network between them"
         return "; ".join(silent or behind) or alike
@@ -150,7 +168,7 @@ class Heartbeat:
             while not self._ended.wait(self._pause):
                 self._beats += 1
                 self._asked = time.monotonic()
-                store.set(keys[self._world.rank], sign_of_life(self._beats, self._step, self._doing, self.stands_for))
+                store.set(keys[self._world.rank], sign_of_life(self._beats, self._step, self._state, self.stands_for))
                 if self.stands_for > BEATS_BEFORE_LISTENING * self._pause or not self._signs:
                     self._listen(store.multi_get(keys))
                 self._asked = None
@@ -158,7 +176,7 @@ class Heartbeat:
     def _watch(self) -> None:
         warned_of = 0.0
         while not self._ended.wait(self._pause):
-            if self._doing not in WAITING:
+            if self._state not in WAITING:
                 continue
             if self.stands_for > self._timeout + SECONDS_FOR_GLOO:
                 console.print_error(self.fault())

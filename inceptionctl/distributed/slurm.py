@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from inceptionctl.distributed.local import CPU_ALLOCATOR
 from inceptionctl.errors import EnvironmentFault, RecipeError
@@ -26,78 +27,6 @@ COLUMNS = {
     "StartTime": "start",
     "RestartCnt": "restarts",
 }
-
-HEAD = """\
-#!/bin/bash
-# Trains {run}
-# Written by `inceptionctl slurm submit`. To submit it once more: sbatch {file}
-#
-{resources}
-# Where the job starts: relative paths of the recipe begin here.
-#SBATCH --chdir={directory}
-# What every start says, in one file.
-#SBATCH --output={output}
-#SBATCH --open-mode=append
-# A lost node or a preemption sends the job back into the queue, under the same number.
-#SBATCH --requeue
-# {notice} s before the time limit the ranks get SIGUSR1, save and exit with 75. Without `B:` it goes to the ranks themselves: srun has
-# nothing to pass on, and bash, whose traps wait for srun and can get lost, has nothing to catch. Slurm may send it a minute early.
-#SBATCH --signal=USR1@{notice}
-{extra}
-run={run}
-mkdir -p "$run/slurm"
-echo "job $SLURM_JOB_ID, restart ${{SLURM_RESTART_COUNT:-0}}, on $SLURM_JOB_NODELIST, $(date '+%F %T')"
-
-# Each start notes the newest checkpoint. If {give_up} restarts in succession find no newer one, the job ends instead of burning the queue.
-note=$run/slurm/${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}.newest
-newest=$(ls "$run/checkpoints" | grep -xE 'step-[0-9]{{8,}}' | sort -V | tail -n 1)
-newest=${{newest:-none}} before= stalled=0
-[ ! -f "$note" ] || read -r before stalled <"$note"
-[ "$newest" = "$before" ] && stalled=$((stalled + 1)) || stalled=0
-echo "$newest $stalled" >"$note"
-if [ "$stalled" -ge {give_up} ]; then
-    echo "error: {give_up} restarts without a new checkpoint (the newest: $newest); given up" >&2
-    exit 4
-fi
-
-# The ranks meet on the first node, at a port of the job's own, outside the range that Linux hands out.
-export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
-{environment}
-# One rank a task. srun does not inherit --cpus-per-task, and binds each rank to cores of its own, which it shares with nobody.
-# A rank that ends does not take the others with it at once (--kill-on-bad-exit=0): they may still be saving. After {patience} s they go.
-srun --kill-on-bad-exit=0 --wait={patience} --cpus-per-task="$SLURM_CPUS_PER_TASK" --cpu-bind=cores \\
-    {command}
-code=$?
-
-# scancel, `scontrol requeue` and the time limit itself end this script by SIGTERM, so that a cancelled job is not requeued here.
-case $code in
-0) exit 0 ;;
-{final}) exit $code ;; # recipe, data, checkpoint, divergence or a bug: it would end so again
-75) echo "stopped by a signal; what was done is kept" ;;
-*) echo "ended with code $code: a lost rank, node or resource" ;;
-esac
-{again}
-"""
-
-REQUEUE = """\
-# Back into the queue under the same number. Where users may not requeue, code 75 does it if Slurm has RequeueExit=75.
-scontrol requeue "$SLURM_JOB_ID"
-exit 75"""
-
-NEXT_TASK = """\
-# The array's next task goes on.
-exit $code"""
-
-ON_GPUS = """\
-# NCCL says what is wrong, not what it does. Where a node has several networks, name the fast one:
-#export NCCL_SOCKET_IFNAME=ib0
-export NCCL_DEBUG=${NCCL_DEBUG:-WARN}"""
-
-ON_CPUS = """\
-# Ranks on the CPU; memory that is freed in each step is kept for the next.
-export DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
-export """ + " ".join(f"{name}={value}" for name, value in CPU_ALLOCATOR.items())
 
 
 def batch_script(
@@ -146,29 +75,32 @@ def batch_script(
         "array": array,
         **(options or {}),
     }
-    lines = [f"#SBATCH --{name}={quoted(value)}" for name, value in resources.items() if value is not None]
-    single = ["# A step of one task would take itself for an ordinary shell.", "export RANK=0 WORLD_SIZE=1 LOCAL_RANK=0"]
-    environment = [
-        "unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE  # those of the shell that submitted",
-        *(single if nodes * ranks_per_node == 1 else []),
-        ON_CPUS if on_cpu else ON_GPUS,
-    ]
-    return HEAD.format(
+    text: str = _template().render(
         run=shlex.quote(str(run)),
         file=shlex.quote(str(run / "slurm" / "job.sh")),
-        resources="\n".join(lines),
+        resources=[(name, quoted(value)) for name, value in resources.items() if value is not None],
         directory=quoted(str(directory)),
         # Slurm fills in %A and %j; a % of the path itself is doubled.
         output=quoted(f"{run}/slurm/".replace("%", "%%") + ("%A" if array else "%j") + ".out"),
         notice=notice,
-        extra="\n".join(["# From --sbatch.", "#SBATCH " + " ".join(map(quoted, extra)), ""]) if extra else "",
+        extra=" ".join(map(quoted, extra)),
         give_up=give_up_after,
-        environment="\n".join(environment),
+        single=nodes * ranks_per_node == 1,
+        on_cpu=on_cpu,
+        allocator=" ".join(f"{name}={value}" for name, value in CPU_ALLOCATOR.items()),
         patience=120,
         command=" \\\n    ".join([*_container(container, directory, mounts, python), TRAIN.format(recipe=recipe)]),
         final="|".join(map(str, FINAL_CODES)),
-        again=NEXT_TASK if array else REQUEUE,
+        array=array,
     )
+    return text
+
+
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("inceptionctl.distributed", "")
+    return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True).get_template("job.sh.j2")
 
 
 TRAIN = 'train "$run/{recipe}" --output "$run" --resume auto'

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from inceptionctl.data.loaders import EvalLoader, TrainLoader
+from inceptionctl.distributed.heartbeat import State
 from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
@@ -49,7 +50,7 @@ def _reaches_the_end(job: Training) -> bool:
     try:
         _train_on(job)
     except DivergedError as found:
-        job.heartbeat.goes_on("goes back", job.progress.step)
+        job.heartbeat.enter(State.ROLLS_BACK, job.progress.step)
         roll_back(job, found)
         return False
     return True
@@ -86,21 +87,21 @@ def _train_on(job: Training) -> None:
             block.eval()
         to_compile = recipe.train.compile != "none"
         for step in range(progress.step, progress.total_steps):
-            job.heartbeat.goes_on("trains", step)
+            job.heartbeat.enter(State.TRAINS, step)
             rate, position = _rate(job, step), progress.batch
             engine.set_learning_rate(rate)
             evaluate_now = _is_due(job, step + 1, recipe.evaluate.every_epochs, None)
             save_now = _is_due(job, step + 1, recipe.checkpoint.every_epochs, recipe.checkpoint.every_steps)
             row_now = evaluate_now or save_now or _is_due(job, step + 1, None, recipe.train.log_every_steps)
             for micro in range(job.batch.accumulation):
-                with job.heartbeat.doing("reads images"):
+                with job.heartbeat.during(State.READS_IMAGES):
                     batch = window.wait_for(batches)
                 # Dropout too is a function of the place in the stream, so that a resumed run drops the same features, on any
                 # number of ranks whose micro batches are as large.
                 torch.manual_seed(noise_seed(recipe.train.seed, position, job.world.rank * job.batch.accumulation + micro))
                 job.health.listen(row_now and micro == job.batch.accumulation - 1)
                 # Compiling takes minutes, in which nobody waits for anybody.
-                with job.heartbeat.doing("compiles") if to_compile else contextlib.nullcontext():
+                with job.heartbeat.during(State.COMPILES) if to_compile else contextlib.nullcontext():
                     with autocast(job.precision, job.device):
                         output = engine.forward(batch.images)
                     loss, reported = training_loss(
@@ -199,7 +200,7 @@ def _validate(job: Training) -> bool:
         **options,
     )
     try:
-        with job.heartbeat.doing("validates"):
+        with job.heartbeat.during(State.VALIDATES):
             batches = itertools.takewhile(lambda _: _goes_on(job), loader)
             scores = score(job.average.model, batches, device=job.device, precision=job.precision, num_ranks=job.world.size)
     finally:
@@ -229,7 +230,7 @@ def _validate(job: Training) -> bool:
 
 def _goes_on(job: Training) -> bool:
     """Whether to validate another batch on this rank."""
-    job.heartbeat.goes_on("validates")
+    job.heartbeat.enter(State.VALIDATES)
     return not job.stop.requested
 
 
@@ -279,5 +280,5 @@ def _write(job: Training, state: Mapping[str, Tensor], began: float) -> None:
     progress, every = job.progress, job.recipe.checkpoint.keep_every_epochs
     if files.is_kept_for_good(progress.step, progress.kept, None if every is None else every * job.steps_per_epoch):
         progress.kept.append(progress.step)
-    with job.heartbeat.doing("saves"):
+    with job.heartbeat.during(State.SAVES):
         job.writer.save(job.engine.model, job.average, state, progress, began)

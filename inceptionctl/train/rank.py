@@ -14,6 +14,7 @@ from torch import nn
 
 from inceptionctl import console
 from inceptionctl.data.dataset import ImageSet
+from inceptionctl.distributed.heartbeat import State
 from inceptionctl.distributed.milestones import passed
 from inceptionctl.distributed.session import Session, session
 from inceptionctl.distributed.signals import RankSignals
@@ -57,7 +58,7 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     """
     with session(world, recipe.train.collective_timeout_seconds, ends_with=signals.ends_with) as joined:
         passed("joined")
-        joined.heartbeat.goes_on("starts")
+        joined.heartbeat.enter(State.STARTS)
         start = _shared_start(joined, recipe, output, resume)
         if not start.finished:
             _train(joined, recipe, start, signals)
@@ -130,7 +131,7 @@ def _prepared(
 ) -> tuple[Training, Start]:
     """Everything that the loop works on. The run directory is changed last, when no rank has anything against the start."""
     remarks = joined.on_rank_zero(lambda: _check_on_rank_zero(recipe, start, locks, joined.device))
-    with joined.heartbeat.doing("lists the data"):
+    with joined.heartbeat.during(State.LISTS_DATA):
         images = open_images(located(recipe, start.run))
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, joined.world.size, recipe.train.micro_batch_size)
@@ -171,7 +172,7 @@ def _prepared(
 def _restored(joined: Session, start: Start, engine: Engine, average: WeightAverage, train_set: ImageSet) -> Progress:
     if not start.checkpoint:
         return Progress()
-    joined.heartbeat.goes_on("starts")
+    joined.heartbeat.enter(State.STARTS)
     progress = load_checkpoint(start.checkpoint, engine.model, average, engine.state)
     check_same_data(progress, train_set, start.checkpoint)
     return progress

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import Store, TCPStore
 
-from inceptionctl.distributed.heartbeat import BEATS_OF_SILENCE, Heartbeat
+from inceptionctl.distributed.heartbeat import BEATS_OF_SILENCE, Heartbeat, State
 from inceptionctl.distributed.local import free_port
 from inceptionctl.distributed.rendezvous import key_of, sign_of_life
 from inceptionctl.distributed.world import World
@@ -35,7 +35,7 @@ def heartbeat(store: Store) -> Iterator[Heartbeat]:
 
 def stand(heartbeat: Heartbeat, store: Store, others: Callable[[int], dict[int, tuple[int, str]]], said: str) -> str:
     """Stand still in step 8 while the others give their signs, until what is missed holds some words."""
-    heartbeat.goes_on("trains", 7)
+    heartbeat.enter(State.TRAINS, 7)
     pause = threading.Event()
     for beat in range(1, int(8 * BEATS_OF_SILENCE)):
         for rank, (step, doing) in others(beat).items():
@@ -64,8 +64,8 @@ def test_where_all_are_at_the_same_place_nobody_is_blamed(heartbeat: Heartbeat, 
 
 
 def test_what_a_rank_does_is_told_and_taken_back(heartbeat: Heartbeat, store: Store) -> None:
-    heartbeat.goes_on("trains", 3)
-    with heartbeat.doing("reads images"):
+    heartbeat.enter(State.TRAINS, 3)
+    with heartbeat.during(State.READS_IMAGES):
         wait_until_told(store, '"step": 3, "doing": "reads images"')
     wait_until_told(store, '"step": 3, "doing": "trains"')
 

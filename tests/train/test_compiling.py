@@ -56,7 +56,7 @@ recipe = load_recipe("quickstart", json.loads(sys.argv[1]))
 with session(World(0, 1, 0, 1, "127.0.0.1", free_port())) as joined:
     job = make_job(joined, recipe, Path(sys.argv[2]), RankSignals(speaks=True))
     said, batch = [], random_batch(job)
-    job.engine.model.register_forward_pre_hook(lambda *_: said.append(joined.heartbeat._doing))
+    job.engine.model.register_forward_pre_hook(lambda *_: said.append(joined.heartbeat._state))
     batches = iter([batch] * 4)
     run_loop(job, Turns({"noise": batches}, [], passes=2, repeats=1, together=lambda: None, requested=lambda: None))
 print(json.dumps([*said, torch.backends.cudnn.benchmark]))
