@@ -1,0 +1,262 @@
+"""`inceptionctl slurm submit`: a training, or each member of an ensemble, as a Slurm job that is requeued and resumes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inceptionctl import console
+from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.stages.jobs import has_jobs, jobs_of, note_job
+
+if TYPE_CHECKING:
+    from inceptionctl.data.imageset import ImageSet
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.run import Run
+    from inceptionctl.train.start import Start
+
+
+@dataclass(frozen=True)
+class SubmitRequest:
+    """The arguments and options of `inceptionctl slurm submit`."""
+
+    recipe: str
+    """Bundled name or path, of one training or of an ensemble."""
+    nodes: int
+    time: str
+    """Time limit of one start, in Slurm's forms: "12:00:00"."""
+    settings: Sequence[str] = ()
+    """As --set: "train.epochs=10"."""
+    gpus_per_node: int | None = None
+    """Either this or `cpu_ranks_per_node` is given."""
+    cpu_ranks_per_node: int | None = None
+    cpus_per_rank: int | None = None
+    """8 beside a GPU, else 1."""
+    output: Path | None = None
+    resume: str = "auto"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    array: str | None = None
+    container: str | None = None
+    sbatch: Sequence[str] = ()
+    """Any other options of sbatch, each several words if need be: "--mem=0 --exclusive"."""
+    notice: int | None = None
+    """Seconds before the time limit at which the job is told to save; 180, at most half of the limit."""
+    give_up_after: int = 3
+    """Restarts in succession without a new checkpoint."""
+    no_submit: bool = False
+    dry_run: bool = False
+
+    @property
+    def ranks_per_node(self) -> int:
+        """GPUs, or processes on the CPU. Raises RecipeError unless one of the two is given."""
+        if (self.gpus_per_node is None) == (self.cpu_ranks_per_node is None):
+            hint = "a rank is one GPU, or one process on the CPU"
+            raise RecipeError("give either --gpus-per-node or --cpu-ranks-per-node", hint)
+        return self.gpus_per_node or self.cpu_ranks_per_node or 0
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the ranks train on the CPU."""
+        return self.gpus_per_node is None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What came of one training; neither job nor script where it is finished, or one of several and in the queue already."""
+
+    run: Path
+    job: str | None = None
+    """The job's number, where one was submitted."""
+    script: Path | None = None
+    """The batch script, where one was written."""
+    text: str | None = None
+    """Of a dry run: what the script would be."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        run = str(self.run.absolute())
+        if self.text is not None:
+            return {"script": self.text, "run": run}
+        job = {} if self.script and self.job is None else {"job": self.job}
+        return {**job, "run": run, **({"script": str(self.script)} if self.script else {})}
+
+
+@dataclass(frozen=True)
+class _Training:
+    recipe: Recipe
+    output: Path | None
+    images: tuple[ImageSet, ImageSet] | None
+    """To train and validate on, where they are on this machine."""
+
+
+def submit(request: SubmitRequest, *, on_each: Callable[[Submission], None] = lambda one: None) -> list[Submission]:
+    """Write a batch script into the run directory and submit it; of an ensemble's recipe one for each member.
+
+    `on_each` is called as soon as one is submitted. Raises RecipeError, DataError and CheckpointError for what a training would be refused
+    for, before any job waits in the queue for it, and EnvironmentFault with sbatch's words when it refuses.
+    """
+    from inceptionctl.train.start import begins_anew
+
+    loaded, ranks = _trainings(request), request.nodes * request.ranks_per_node
+    trainings = [
+        _Training(
+            recipe,
+            output,
+            _check_inputs(recipe, ranks, on_cpu=request.on_cpu, begins=begins_anew(recipe, output, request.resume)),
+        )
+        for recipe, output in loaded
+    ]
+    done = []
+    for training in trainings:
+        done.append(_submit_one(request, training, several=len(trainings) > 1))
+        on_each(done[-1])
+    return done
+
+
+def _trainings(request: SubmitRequest) -> list[tuple[Recipe, Path | None]]:
+    """Recipe and run directory of the one training, or of each member of an ensemble, in a directory of its name."""
+    from inceptionctl.recipe import Ensemble, load_any
+    from inceptionctl.train.inheritance import inherit
+
+    loaded = load_any(request.recipe, request.settings)
+    if not isinstance(loaded, Ensemble):
+        return [(inherit(loaded, request.output), request.output)]
+    folder = request.output or Path("runs") / Path(request.recipe).stem
+    return [(inherit(member, folder / name), folder / name) for name, member in loaded.members.items()]
+
+
+def _submit_one(request: SubmitRequest, training: _Training, *, several: bool) -> Submission:
+    from inceptionctl.distributed.slurm import submit as hand_over
+    from inceptionctl.run import new_run_path
+    from inceptionctl.train.lock import check_free
+    from inceptionctl.train.start import RUNS, check_start, decide_start
+
+    planned = (training.output or new_run_path(training.recipe, RUNS)).absolute()
+    text = _script(request, training.recipe, planned, "recipe.yaml")  # an error in it comes before a run directory is made
+    if request.dry_run:
+        return Submission(planned, text=text)
+    start = decide_start(training.recipe, training.output, request.resume)
+    if start.finished:
+        console.say(f"{start.run.path} is finished: nothing to train")
+        return Submission(start.run.path)
+    if _is_queued(start.run, several):
+        return Submission(start.run.path)
+    if not start.is_new:
+        check_free(start.run)
+        if training.images:
+            check_start(start, training.recipe, *training.images)
+    script = _write_script(request, training.recipe, start)
+    if request.no_submit:
+        return Submission(start.run.path, script=script)
+    try:
+        job = hand_over(script)
+    except Exception:
+        _discard_unsubmitted(start.run)
+        raise
+    note_job(start.run, job, request.nodes, request.ranks_per_node)
+    return Submission(start.run.path, job, script)
+
+
+def _script(request: SubmitRequest, recipe: Recipe, run: Path, recipe_file: str) -> str:
+    from inceptionctl.distributed.slurm import batch_script
+
+    return batch_script(
+        run,
+        Path.cwd(),
+        sys.executable,
+        request.time,
+        request.nodes,
+        request.ranks_per_node,
+        request.cpus_per_rank or (1 if request.on_cpu else 8),
+        on_cpu=request.on_cpu,
+        notice_seconds=request.notice,
+        give_up_after=request.give_up_after,
+        array=request.array,
+        container=request.container,
+        mounts=(run, recipe.data.root_path.absolute()),
+        options={name: getattr(request, name) for name in ("partition", "account", "qos", "constraint")},
+        extra=_words(request.sbatch),
+        recipe=recipe_file,
+    )
+
+
+def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:
+    from inceptionctl.recipe import dump_recipe
+    from inceptionctl.run import write_atomically
+    from inceptionctl.train.start import keeps_recipe
+
+    run = start.run.path.absolute()
+    script = run / "slurm" / "job.sh"
+    script.parent.mkdir(exist_ok=True)
+    # What the job may yet be refused for must not be the recipe of the run: its first start keeps it there.
+    changed = not keeps_recipe(start.run, recipe)
+    if changed:
+        write_atomically(run / "slurm" / "recipe.yaml", dump_recipe(recipe))
+    write_atomically(script, _script(request, recipe, run, "slurm/recipe.yaml" if changed else "recipe.yaml"))
+    return script
+
+
+def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> tuple[ImageSet, ImageSet] | None:
+    """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
+    from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.checking import faults, refuse
+    from inceptionctl.train.images import open_images
+
+    batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
+        from inceptionctl.train.batch_norm import check_batch_norm
+
+        check_batch_norm(recipe, batch)
+    if recipe.data.decodes_on_gpu and on_cpu:
+        raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
+    root = recipe.data.root_path
+    if not root.exists():
+        console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
+    opened: list[tuple[ImageSet, ImageSet]] = []
+    found = faults(recipe, begins=begins, data=root.exists(), images=lambda one: opened.append(open_images(one)))
+    refuse(recipe.model.name, found)
+    return opened[0] if opened else None
+
+
+def _words(options: Sequence[str]) -> list[str]:
+    words: list[str] = []
+    for option in options:
+        try:
+            words += shlex.split(option)
+        except ValueError as error:
+            raise RecipeError(f"--sbatch {option!r}: {error}", "close the quotes") from None
+    return words
+
+
+def _discard_unsubmitted(run: Run) -> None:
+    """A run directory that no job will ever train is not left behind."""
+    from inceptionctl.run import discard_unused, visible
+
+    if not has_jobs(run):
+        for name in ("job.sh", "recipe.yaml"):
+            (run.path / "slurm" / name).unlink(missing_ok=True)
+        if not visible(run.path / "slurm"):
+            (run.path / "slurm").rmdir()
+            discard_unused(run)
+
+
+def _is_queued(run: Run, several: bool) -> bool:
+    """Whether a job of the run waits or runs, which is said; an error unless the run is one of several."""
+    from inceptionctl.distributed.slurm import in_queue, queue
+
+    for job in queue(jobs_of(run)):
+        if in_queue(job):
+            message = f"{run.path} has job {job['job']} in the queue already ({job['state']})"
+            if not several:
+                hint = f"wait for it, or end it with: inceptionctl slurm cancel {shlex.quote(str(run.path))}"
+                raise CheckpointError(message, hint)
+            console.say(message)
+            return True
+    return False
