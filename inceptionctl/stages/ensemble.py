@@ -1,0 +1,354 @@
+"""`inceptionctl ensemble`: the mean answer of several trained networks, or of those that an ensemble's recipe names."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inceptionctl import console
+from inceptionctl.errors import CheckpointError, EnvironmentFault, FailedProcess, RecipeError, ResumeLater
+from inceptionctl.stages.commands import command_words
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.members import Member, State
+    from inceptionctl.evaluate.protocols import Name as Protocol
+    from inceptionctl.evaluate.records import Record
+    from inceptionctl.recipe import Ensemble
+
+
+@dataclass(frozen=True)
+class EnsembleRequest:
+    """The arguments and options of `inceptionctl ensemble`."""
+
+    sources: Sequence[Path]
+    """One recipe of an ensemble, by path or bundled name; or runs and evaluations."""
+    settings: Sequence[str] = ()
+    """As --set, of a recipe alone: "train.epochs=10"."""
+    protocol: Protocol | None = None
+    """The recipe's by default; of runs `single`."""
+    checkpoint: str | None = None
+    """`best`, `latest` or a step."""
+    weights: Sequence[float] | None = None
+    """Relative weight of each member's answer; the recipe's, or equal by default."""
+    gpus: int | None = None
+    cpu_ranks: int | None = None
+    saved_only: bool = False
+    """Train and evaluate nothing."""
+    output: Path | None = None
+    """The JSON file to write; of a recipe the folder of members and result."""
+    dry_run: bool = False
+    submission: Path | None = None
+    class_ids: Path | None = None
+
+    @property
+    def ranks(self) -> dict[str, int | None]:
+        """What to train and evaluate on, as options of `train` and `evaluate`."""
+        return {"gpus": self.gpus, "cpu_ranks": self.cpu_ranks}
+
+    @property
+    def words(self) -> list[str]:
+        """The command that this is."""
+        options = {name: getattr(self, name) for name in ("protocol", "checkpoint", "saved_only", "output", "submission")}
+        weights = None if self.weights is None else tuple(f"{weight:g}" for weight in self.weights)
+        options |= {**self.ranks, "weights": weights, "class_ids": self.class_ids}
+        return command_words("ensemble", *self.sources, settings=self.settings, options=options)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Of a dry run: how far each member is."""
+
+    protocol: str
+    members: list[dict[str, Any]]
+    recipe: str | None = None
+    """None where runs were named."""
+
+    def to_json(self) -> Any:
+        """What `--json` prints."""
+        return (
+            self.members if self.recipe is None else {"recipe": self.recipe, "protocol": self.protocol, "members": self.members}
+        )
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The mean answer, and where it was written."""
+
+    members: Sequence[str]
+    images: Sequence[str]
+    """Names of what was answered."""
+    result: dict[str, Any] | None
+    """Errors, shares and differences of the members (evaluate/ensemble.py: `combine`); None for a submission of images without labels."""
+    output: Path | None
+    submission: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        told = {"submission": str(self.submission), "images": len(self.images), "members": list(self.members)}
+        return told if self.result is None else self.result
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What there is to combine: a file of probabilities, a name and a weight for each member, and where the result belongs."""
+
+    files: Sequence[Path]
+    names: Sequence[str]
+    weights: Sequence[float] | None
+    output: Path | None
+
+
+def ensemble(request: EnsembleRequest) -> Combined | Planned:
+    """Average the class probabilities of several networks; a dry run only looks at what there is.
+
+    A recipe's members are trained and evaluated first, one after the other; what is there is not made again. Of a run the evaluation of
+    its best checkpoint by the protocol is taken, and made where there is none. Raises RecipeError for what does not fit together,
+    CheckpointError for what is missing and may not be made, ResumeLater when a signal came, and FailedProcess when a step has failed.
+    """
+    from inceptionctl.distributed.signals import stoppable
+
+    recipe = _recipe_of(request.sources)
+    _refuse_misfits(request, recipe)
+    with stoppable("between two steps of the ensemble: nothing is lost"):
+        if recipe and request.dry_run:
+            return _members_of_recipe(recipe, request)
+        if recipe:
+            return _combine(_answers_of_recipe(recipe, request), request)
+        sources = _runs_and_evaluations(request.sources)
+        if request.dry_run:
+            return _evaluations_of(sources, request)
+        files = [_record_file(source, request) for source in sources]
+        return _combine(_Answers(files, [str(source) for source in sources], request.weights, request.output), request)
+
+
+def _refuse_misfits(request: EnsembleRequest, recipe: str | None) -> None:
+    from inceptionctl.distributed.world import world_from_environment
+
+    if request.class_ids and not request.submission:
+        raise RecipeError("--class-ids needs --submission FILE", "it names the labels in that file")
+    if request.settings and recipe is None:
+        raise RecipeError("--set changes a recipe, and runs were named", "leave --set out, or name an ensemble's recipe")
+    if world_from_environment() is not None:
+        raise EnvironmentFault(
+            "`inceptionctl ensemble` was started as one of several ranks; it starts those of its members itself",
+            "start it once; docs/slurm.md tells how members become jobs of Slurm",
+        )
+    if request.gpus is not None and request.cpu_ranks is not None:
+        raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
+
+
+def _recipe_of(sources: Sequence[Path]) -> str | None:
+    """The one recipe among the sources; None where they are runs and evaluations."""
+    found = [source for source in sources if source.suffix in (".yaml", ".yml")]
+    if len(sources) == 1 and not found and not sources[0].exists():
+        from inceptionctl.recipe import bundled_ensembles, bundled_recipes
+
+        # One of a single training too: what it is will be said where it is read.
+        found = [source for source in sources if str(source) in {**bundled_ensembles(), **bundled_recipes()}]
+    if found and len(sources) > 1:
+        raise RecipeError(f"{found[0]} is a recipe, and other things are named beside it", "name one recipe, or runs")
+    return str(found[0]) if found else None
+
+
+def _runs_and_evaluations(sources: Sequence[Path]) -> list[Path]:
+    """Runs by their names too. Raises DataError for what is not there."""
+    from inceptionctl.cli.sources import refuse_missing_answers
+    from inceptionctl.run import find_run
+
+    found = [find_run(source) for source in sources]
+    refuse_missing_answers(found)
+    return found
+
+
+def _saved(source: Path, request: EnsembleRequest) -> Path | None:
+    """The Parquet file of an evaluation, or of that of a run's checkpoint by the protocol; None where a run has none."""
+    if not source.is_dir():
+        return source.with_suffix(".parquet") if source.suffix == ".json" else source
+    from inceptionctl.run import open_run
+    from inceptionctl.train.checkpoint_choice import choose_checkpoint
+
+    run, chosen = open_run(source), choose_checkpoint(source, request.checkpoint)
+    # Of a run whose checkpoints were deleted the newest evaluation is all that there is.
+    name = "step-????????" if chosen.which == "named" else chosen.checkpoint.name
+    found = sorted(run.evaluations.glob(f"{name}_ema_{request.protocol or 'single'}.parquet"))
+    return found[-1] if found else None
+
+
+def _evaluations_of(sources: Sequence[Path], request: EnsembleRequest) -> Planned:
+    found = [(source, _saved(source, request)) for source in sources]
+    rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
+    return Planned(request.protocol or "single", rows)
+
+
+def _record_file(source: Path, request: EnsembleRequest) -> Path:
+    file, protocol = _saved(source, request), request.protocol or "single"
+    evaluate = {"protocol": protocol, "checkpoint": request.checkpoint}
+    if file is None and not request.saved_only:
+        _run_step(str(source), command_words("evaluate", source, options={**evaluate, **request.ranks}), request)
+        file = _saved(source, request)
+    if file is None:
+        command = shlex.join(["inceptionctl", *command_words("evaluate", source, options=evaluate)])
+        raise CheckpointError(f"{source} has no evaluation by {protocol} yet", command)
+    if source.is_dir():
+        from inceptionctl.train.checkpoint_choice import choose_checkpoint
+
+        console.say(f"{source}: {choose_checkpoint(source, request.checkpoint).in_words()}")
+    return file
+
+
+def _members_of_recipe(recipe: str, request: EnsembleRequest) -> Planned:
+    """What would be trained and evaluated."""
+    loaded, folder = _load(recipe, request)
+    protocol, members, states = _states(loaded, folder, request)
+    rows = [
+        {
+            "member": member.name,
+            "network": member.recipe.model.name,
+            "seed": member.recipe.train.seed,
+            "epochs": member.recipe.train.epochs,
+            "run": str(member.run.path),
+            "step": state.step,
+            "trained": state.trained,
+            "evaluation": state.record and str(state.record),
+            "chosen": state.chosen,
+            "to_do": _in_words(state, protocol),
+        }
+        for member, state in zip(members, states, strict=True)
+    ]
+    return Planned(protocol, rows, recipe)
+
+
+def _answers_of_recipe(recipe: str, request: EnsembleRequest) -> _Answers:
+    """Train and evaluate the members that are not yet, one after the other."""
+    loaded, folder = _load(recipe, request)
+    protocol, members, states = _states(loaded, folder, request)
+    missing = [member.name for member, state in zip(members, states, strict=True) if state.record is None]
+    if missing and request.saved_only:
+        raise CheckpointError(
+            f"{', '.join(missing)} of {folder}: no evaluation by {protocol} yet",
+            "leave --saved-only out to make what is missing",
+        )
+    if missing:
+        _prepare(loaded, members, states, folder, request)
+    files = []
+    for number, (member, state) in enumerate(zip(members, states, strict=True), start=1):
+        chosen = f"; {state.chosen}" if state.chosen else ""
+        console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, protocol)}{chosen}")
+        files.append(state.record or _train_and_evaluate(member, state, protocol, request))
+    weights = request.weights or loaded.shares
+    return _Answers(files, [member.name for member in members], weights, folder / f"ensemble_{protocol}.json")
+
+
+def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
+    """The recipe, each member with what its first weights expect, and the folder of runs and result."""
+    from inceptionctl.recipe import is_ensemble, load_ensemble
+    from inceptionctl.train.inheritance import inherit
+
+    if not is_ensemble(recipe):
+        raise RecipeError(
+            f"recipe '{recipe}' is of one training: it has no `members`",
+            f"`inceptionctl train {recipe}`, or name an ensemble's",
+        )
+    loaded = load_ensemble(recipe, request.settings)
+    folder = request.output or Path("runs") / Path(recipe).stem
+    if folder.suffix in (".json", ".parquet") or folder.is_file():
+        raise RecipeError(f"--output {folder}: of a recipe it is the folder for members and result", "name a folder")
+    inherited = {name: inherit(member, folder / name) for name, member in loaded.members.items()}
+    return loaded.model_copy(update={"members": inherited}), folder
+
+
+def _states(loaded: Ensemble, folder: Path, request: EnsembleRequest) -> tuple[Protocol, list[Member], list[State]]:
+    from inceptionctl.evaluate.members import members_of
+
+    protocol, members = request.protocol or loaded.protocol, members_of(loaded, folder)
+    return protocol, members, [member.state(protocol, request.checkpoint) for member in members]
+
+
+def _prepare(
+    loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, request: EnsembleRequest
+) -> None:
+    """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
+    from inceptionctl.cli.checks import check_inputs
+    from inceptionctl.distributed.local import LocalRanks, choose_ranks
+    from inceptionctl.evaluate.members import check_same_images
+    from inceptionctl.recipe import dump_recipe
+    from inceptionctl.run import disk_errors, write_atomically
+
+    here = choose_ranks(request.gpus, request.cpu_ranks)
+    if request.gpus is None and request.cpu_ranks is None:  # `train` takes as many as the batch is divisible by
+        here = LocalRanks(here.devices[:1], here.on_cpu)
+    for member, state in zip(members, states, strict=True):
+        if not state.trained:
+            check_inputs(member.recipe, here, f"members.{member.name}", begins=not state.step)
+    check_same_images(members)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "ensemble.yaml", dump_recipe(loaded))
+    for member in members:
+        write_atomically(member.recipe_file, dump_recipe(member.recipe))
+
+
+def _train_and_evaluate(member: Member, state: State, protocol: Protocol, request: EnsembleRequest) -> Path:
+    run, checkpoint = member.run.path, request.checkpoint
+    if not state.trained:
+        _run_step(member.name, command_words("train", member.recipe_file, options={"output": run, **request.ranks}), request)
+        state = member.state(protocol, checkpoint)
+    if state.trained and state.record is None:
+        options = {"protocol": protocol, "data": member.recipe.data.root_path, "checkpoint": checkpoint, **request.ranks}
+        _run_step(member.name, command_words("evaluate", run, options=options), request)
+        state = member.state(protocol, checkpoint)
+    if state.record is None:
+        raise CheckpointError(f"{run} was changed meanwhile", "the same command looks again")
+    return state.record
+
+
+def _in_words(state: State, protocol: str) -> str:
+    if state.record:
+        return f"trained and evaluated by {protocol}"
+    if state.trained:
+        return f"trained; to be evaluated by {protocol}"
+    return f"to be trained from step {state.step} on" if state.step else "to be trained"
+
+
+def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None:
+    """Do `inceptionctl WORDS` for a member. Raises ResumeLater when a signal stopped it, FailedProcess when it failed."""
+    from inceptionctl.distributed.stage import run_stage
+
+    code = run_stage(words)
+    again = f"go on with: {shlex.join(['inceptionctl', *request.words])}"
+    if code == ResumeLater.exit_code:
+        raise ResumeLater(f"stopped in `{words[0]}` of {name}", again)
+    if code:
+        console.say(f"`{words[0]}` of {name} has ended with {code}; when that is fixed, {again}")
+        raise FailedProcess(code)
+
+
+def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:
+    from inceptionctl.evaluate.ensemble import combine, write_ensemble
+    from inceptionctl.evaluate.records import read_record
+
+    output = answers.output
+    if output and output.is_dir():
+        raise RecipeError(f"--output {output} is a folder", "name a JSON file, for example ensemble.json in it")
+    records = [read_record(file) for file in answers.files]
+    if request.submission:
+        _write_submission(request.submission, records, answers, request.class_ids)
+        if not len(records[0].labels) and not output:
+            return Combined(answers.names, records[0].images, None, None, request.submission)
+    probabilities, result = combine(records, answers.names, answers.weights)
+    if output:
+        write_ensemble(output, result, records[0], probabilities)
+    return Combined(answers.names, records[0].images, result, output, request.submission)
+
+
+def _write_submission(file: Path, records: Sequence[Record], answers: _Answers, class_ids: Path | None) -> None:
+    from inceptionctl.evaluate.ensemble import mean_answer
+    from inceptionctl.evaluate.submission import ids_of, numeric_order, submission
+    from inceptionctl.run import write_atomically
+
+    mean, _ = mean_answer(records, answers.names, answers.weights)
+    order = numeric_order(records[0].images)
+    write_atomically(file, submission(mean[order], ids_of(records[0].about["classes"], class_ids)))

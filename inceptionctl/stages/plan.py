@@ -1,0 +1,189 @@
+"""`inceptionctl plan`: what more GPUs would bring a recipe's training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inceptionctl.errors import RecipeError
+
+if TYPE_CHECKING:
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.scaling.collectives import Link
+    from inceptionctl.scaling.measured import Rate
+    from inceptionctl.scaling.planning import Images, Point, Site
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """The arguments and options of `inceptionctl plan`. One GPU's speed is measured (a file, a rate or seconds) or estimated."""
+
+    recipe: str
+    settings: Sequence[str] = ()
+    gpus: Sequence[int] = (8, 20, 64, 256, 1024)
+    """Numbers of GPUs to compare."""
+    step: Sequence[Path] = ()
+    """JSON of `bench step` on one GPU; several for several micro batches."""
+    figure: str | None = None
+    """Name of the figure in these files, where there are several in images/s."""
+    images_per_second: float | None = None
+    step_seconds: float | None = None
+    measured_images: int | None = None
+    """Images of the measured step; train.micro_batch_size by default."""
+    peak_tflops: float | None = None
+    utilisation: float | None = None
+    """Share of the peak that a step reaches, 0 to 1."""
+    interconnect: str = "ib-ndr"
+    cards_per_node: int = 1
+    inside: str = "nvlink4"
+    gpus_per_node: int = 8
+    link_bandwidth: float | None = None
+    """Measured between nodes, GB/s (busbw of nccl-tests)."""
+    allreduce: Path | None = None
+    """JSON of `bench allreduce` with one rank on each node."""
+    data: Path | None = None
+    """JSON of `bench data`."""
+    cores_per_gpu: int = 8
+    file_system_rate: float | None = None
+    """Of all nodes together, GB/s."""
+    image_bytes: int = 110_000
+    price: float | None = None
+    """Of a GPU-hour."""
+    scale_batch: bool = False
+    """Keep train.micro_batch_size images a GPU: the global batch grows."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted."""
+
+    inputs: dict[str, Any]
+    """What it rests on, as JSON values."""
+    points: Sequence[Point]
+    """One for each number of GPUs, ascending."""
+    remarks: Sequence[str]
+    price: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        points = [point.to_json(self.price) for point in self.points]
+        return {**self.inputs, "points": points, "remarks": list(self.remarks)}
+
+
+def plan(request: PlanRequest) -> Plan:
+    """Predict images/s, efficiency, time and cost on several numbers of GPUs, and what limits, by the formulas of docs/scaling.md.
+
+    Raises RecipeError for inputs that do not fit together, DataError for a file that holds no such measurement.
+    """
+    from inceptionctl.recipe import load_recipe
+    from inceptionctl.scaling.measured import estimated_rate, fit_compute, given_rates
+
+    recipe = load_recipe(request.recipe, request.settings)
+    _refuse_no_numbers(request)
+    micro = request.measured_images or recipe.train.micro_batch_size
+    rates = given_rates(request.step, request.figure, request.images_per_second, request.step_seconds, micro)
+    _refuse_unclear_source(rates, request.peak_tflops, request.utilisation)
+    site, network_name = _site(request)
+
+    from inceptionctl.scaling.advice import advise
+    from inceptionctl.scaling.network import count_network
+    from inceptionctl.scaling.planning import Images, plan_points
+    from inceptionctl.train.plan import num_images
+
+    network, images = count_network(recipe), Images(*num_images(recipe))
+    if request.peak_tflops and request.utilisation:
+        rates = [estimated_rate(network.multiply_adds, request.peak_tflops, request.utilisation, micro)]
+    compute, gpus = fit_compute(rates), sorted(set(request.gpus))
+    points = plan_points(
+        recipe, gpus, compute=compute, traffic=network.traffic, site=site, images=images, scale_batch=request.scale_batch
+    )
+    traffic = {"gradient_bytes": network.traffic.gradients, "statistics_bytes": network.traffic.statistics}
+    inputs = {
+        "recipe": request.recipe,
+        "measured": [rate.source for rate in rates],
+        "estimate": request.peak_tflops is not None,
+        **traffic,
+        **_inputs(request, recipe, site, network_name, images),
+    }
+    return Plan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
+
+
+def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: Images) -> dict[str, Any]:
+    return {
+        "zero_stage": recipe.train.zero_stage,
+        "gpus_per_node": site.gpus_per_node,
+        "inside": _link(request.inside, site.inside),
+        "between": _link(network_name, site.between),
+        "loader_images_per_core_second": site.loader_per_core,
+        "cores_per_gpu": site.cores_per_gpu,
+        "file_system_bytes_per_second": site.file_system,
+        "image_bytes": site.image_bytes,
+        "train_images": images.train,
+        "train_images_source": images.source,
+        "epochs": recipe.train.epochs,
+        "price_per_gpu_hour": request.price,
+    }
+
+
+def _link(name: str, link: Link) -> dict[str, Any]:
+    return {"name": name, "bytes_per_second": link.bandwidth, "hop_seconds": link.latency}
+
+
+def _refuse_no_numbers(request: PlanRequest) -> None:
+    names = ("images_per_second", "step_seconds", "price", "link_bandwidth", "file_system_rate", "peak_tflops", "utilisation")
+    for name in names:
+        value = getattr(request, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is no positive number", "correct it, or leave it out")
+
+
+def _refuse_unclear_source(rates: Sequence[Rate], peak_tflops: float | None, utilisation: float | None) -> None:
+    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and a share that you guess"
+    if (peak_tflops is None) != (utilisation is None):
+        raise RecipeError("an estimate takes both --peak-tflops and --utilisation", example)
+    if utilisation and utilisation > 1:
+        raise RecipeError(f"--utilisation {utilisation:g} is more than the whole peak", example)
+    if rates and peak_tflops:
+        raise RecipeError("one GPU's speed is both measured and estimated", "give one of the two")
+    if not rates and not peak_tflops:
+        raise RecipeError(
+            "nothing tells how fast one GPU is",
+            "measure it (inceptionctl bench step RECIPE --output FILE) and give --step FILE or --images-per-second X;"
+            f" or estimate it, {example}",
+        )
+
+
+def _site(request: PlanRequest) -> tuple[Site, str]:
+    """Where it is to be trained, and what the network between its nodes is called."""
+    from inceptionctl.scaling.interconnects import NODES, find_link
+    from inceptionctl.scaling.measured import read_loader_rate
+    from inceptionctl.scaling.planning import Site
+
+    between, name = _between(request)
+    site = Site(
+        request.gpus_per_node,
+        find_link(request.inside, NODES, "--inside").link,
+        between,
+        cores_per_gpu=request.cores_per_gpu,
+        loader_per_core=read_loader_rate(request.data) if request.data else None,
+        file_system=request.file_system_rate and request.file_system_rate * 1e9,
+        image_bytes=request.image_bytes,
+    )
+    return site, name
+
+
+def _between(request: PlanRequest) -> tuple[Link, str]:
+    from inceptionctl.scaling.collectives import Link
+    from inceptionctl.scaling.interconnects import NETWORKS, find_link
+    from inceptionctl.scaling.measured import read_link
+
+    card, cards = find_link(request.interconnect, NETWORKS, "--interconnect").link, request.cards_per_node
+    if request.link_bandwidth and request.allreduce:
+        raise RecipeError("the link between nodes is given twice", "give --link-bandwidth or --allreduce")
+    if request.allreduce:
+        return read_link(request.allreduce), f"measured ({request.allreduce.name})"
+    if request.link_bandwidth:
+        return Link(request.link_bandwidth * 1e9, card.latency), "measured (as given)"
+    return Link(card.bandwidth * cards, card.latency), f"{cards} x {request.interconnect}"
