@@ -43,7 +43,8 @@ class InceptionctlError(Exception):
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+        lines = [self.message, *(f"  {problem.where}: {problem.message}" for problem in self.problems)]
+        return "\n".join(lines) + (f"\n\nhint: {self.hint}" if self.hint else "")
 
 
 class RecipeError(InceptionctlError):
@@ -91,4 +92,12 @@ class RelayedError(InceptionctlError):
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("another rank reported an error")
+        self.exit_code = exit_code
+
+
+class RanksEndedError(InceptionctlError):
+    """The ranks that a command has started ended with this exit code, and have said why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"ended with code {exit_code}", "stderr says why")
         self.exit_code = exit_code

@@ -57,6 +57,11 @@ MAY_IMPORT = {
     "trials": {"errors", "distributed", "train", "data", "pipelines"},
     "doctor": {"errors", "distributed", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "words", "recipe", "run", "train"},
+    # Every stage may take part in another; whatever they stand on knows nothing of them.
+    "stages": {
+        *("errors", "nearby", "console", "words", "models", "recipe", "run", "run_contents", "distributed", "data", "train"),
+        *("evaluate", "export", "weights", "report", "bench", "scaling", "cores"),
+    },
     "pipelines": set(),
 }
 ONLY_IMPORTER = {

@@ -30,15 +30,6 @@ def shorter_sides(scales: str | None, protocol: ProtocolName) -> list[int] | Non
     return whole_numbers("--scales", scales, "342,384,427,470", " of px")
 
 
-def warn_of_shell(world: World | None) -> None:
-    """Say at once what a rank that waits for others in an interactive Slurm step may wait for in vain."""
-    from inceptionctl.distributed.world import waits_in_a_shell
-
-    told = waits_in_a_shell(world)
-    if told:
-        console.warn(*told)
-
-
 def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
     """Give this very command to ranks of this machine, and end as they do."""
     from inceptionctl.distributed.local import choose_ranks, launch

@@ -107,11 +107,11 @@ def run_step(name: str, words: Sequence[str]) -> None:
 
 def _begin(loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, ranks: RanksHere) -> None:
     """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
-    from inceptionctl.cli.checks import check_inputs
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
     from inceptionctl.recipe import dump_recipe
     from inceptionctl.run import disk_errors, write_atomically
+    from inceptionctl.stages.checks import check_inputs
 
     here = choose_ranks(ranks.gpus, ranks.cpu_ranks)
     if not ranks.words:  # `train` takes as many as can share the batch

@@ -21,7 +21,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.help import Group, command_of
 from inceptionctl.cli.hints import worded_for
-from inceptionctl.errors import EnvironmentFault, InceptionctlError, RelayedError, ResumeLater
+from inceptionctl.errors import EnvironmentFault, InceptionctlError, RanksEndedError, RelayedError, ResumeLater
 from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
@@ -43,7 +43,7 @@ class ErrorGroup(Group):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; turn its errors into messages and exit codes."""
         words = ctx.meta["words"]
-        as_json = "--json" in words and not _is_lower_rank()
+        as_json = "--json" in words and not is_lower_rank()
         console.json_on_stdout.clear()
         with _errors_of_ranks(as_json):
             try:
@@ -55,7 +55,7 @@ class ErrorGroup(Group):
                 # A rank whose error another rank reports already has nothing to add.
                 if isinstance(error, ResumeLater):
                     _say_how_to_go_on(error)
-                elif not isinstance(error, RelayedError):
+                elif not isinstance(error, RelayedError | RanksEndedError):
                     console.print_error(error)
                 _tell(console.error_object(error), as_json, relayed=isinstance(error, RelayedError))
                 raise typer.Exit(error.exit_code) from None
@@ -81,7 +81,7 @@ class ErrorGroup(Group):
                 raise typer.Exit(worded.exit_code) from None
 
 
-def _is_lower_rank() -> bool:
+def is_lower_rank() -> bool:
     """Whether this is a rank other than 0 of a launcher that is not ours: it shares its stdout with rank 0."""
     slurm = os.environ.get("SLURM_PROCID", "0") if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1" else "0"
     return os.environ.get("RANK", slurm) != "0"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.checks import check_recipe
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, Settings
 from inceptionctl.errors import InceptionctlError, RecipeError
+from inceptionctl.stages.checks import check_recipe
 
 if TYPE_CHECKING:
     from inceptionctl.recipe import Recipe
