@@ -25,8 +25,8 @@ from inceptionctl.cli.measured import (
     tell_of_waits,
 )
 from inceptionctl.cli.options import Json, ProtocolName, Settings, whole_numbers
-from inceptionctl.cli.sources import refuse_missing_network
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.stages.sources import refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet

@@ -13,8 +13,8 @@ from inceptionctl import console
 from inceptionctl.cli import ensemble_recipe
 from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings, runs_named
 from inceptionctl.cli.predict import say_written
-from inceptionctl.cli.sources import refuse_missing_answers
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
+from inceptionctl.stages.sources import refuse_missing_answers
 from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli import answering
+from inceptionctl.cli import ranks
 from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.words import counted
 
@@ -43,7 +43,7 @@ def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
     """This very command once a rank, as `train` starts its ranks; one where nobody says how many."""
     from inceptionctl.distributed.local import visible_gpus
 
-    answering.start_ranks(1 if gpus is None and cpu_ranks is None and visible_gpus() else gpus, cpu_ranks)
+    ranks.launch_ranks(1 if gpus is None and cpu_ranks is None and visible_gpus() else gpus, cpu_ranks)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json, renamed, runs_named
-from inceptionctl.cli.sources import refuse_missing_ensembles
+from inceptionctl.stages.sources import refuse_missing_ensembles
 
 
 def report(
