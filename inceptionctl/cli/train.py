@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.launch.local import LocalRanks
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
+    from inceptionctl.train.images import Opened
     from inceptionctl.train.start import Start
 
 
@@ -67,8 +68,8 @@ def train(
     if dry_run:
         from inceptionctl.train.start import begins_anew
 
-        check_recipe(recipe, loaded, settings or (), begins=begins_anew(loaded, output, resume))
-        _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
+        [images] = check_recipe(recipe, loaded, settings or (), begins=begins_anew(loaded, output, resume))
+        _print_plan(recipe, loaded, images, gpus or cpu_ranks or (world.size if world else None), as_json)
     elif world and signals:
         from inceptionctl.train.rank import run_rank
 
@@ -126,11 +127,11 @@ def _start_ranks(
     if port is not None:
         check_port(port)
     where, begins = partial(place_of, name, settings), begins_anew(recipe, output, resume)
-    images = check_inputs(recipe, ranks, name, where, begins=begins, run=_existing_run(output, resume))
+    images = check_inputs(recipe, ranks, name, where, begins=begins, verified=False, run=_existing_run(output, resume))
     start = decide_start(recipe, output, resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
-        console.say("hint: --resume never trains anew; a larger train.epochs goes on in it")
+        console.say("hint: another --output trains anew; a larger train.epochs goes on in it")
     else:
         if not start.is_new:
             check_free(start.run)
@@ -199,11 +200,11 @@ def _may_go_on(code: int) -> bool:
     return code == ResumeLater.exit_code or code > 128
 
 
-def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> None:
+def _print_plan(name: str, recipe: Recipe, images: Opened | None, ranks: int | None, as_json: bool) -> None:
     from inceptionctl.launch.local import choose_ranks
     from inceptionctl.train.plan import plan_training
 
-    plan = plan_training(recipe, ranks or choose_ranks(None, None).size)
+    plan = plan_training(recipe, ranks or choose_ranks(None, None).size, images)
     for warning in plan["warnings"]:
         console.warn(warning)
     if as_json:

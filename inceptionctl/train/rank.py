@@ -20,9 +20,8 @@ from torch import nn
 from inceptionctl import console
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.bad_images import BadImages
-from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loaders import Augmentation
-from inceptionctl.errors import DataError, EnvironmentFault, InceptionctlError, ResumeLater
+from inceptionctl.errors import EnvironmentFault, InceptionctlError, ResumeLater
 from inceptionctl.launch.local import NO_GPU_IN_SPITE_OF_DRIVER, has_driver
 from inceptionctl.launch.milestones import passed
 from inceptionctl.launch.signals import RankSignals
@@ -49,7 +48,7 @@ from inceptionctl.train.greeting import changes_in_words, farewell, greet
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.images import open_images
-from inceptionctl.train.inheritance import as_expected, refuse_another_function
+from inceptionctl.train.inheritance import WeightsSource, as_expected, find_weights, refuse_another_function
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import Training, train, train_loader
 from inceptionctl.train.optim import build_optimizer
@@ -59,7 +58,6 @@ from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
 from inceptionctl.train.stopping import Stop
-from inceptionctl.words import counted
 
 SECONDS_FOR_THE_FIRST_FAILURE = 4.0
 
@@ -211,14 +209,18 @@ def _prepared(
     """Everything that the loop works on. The run directory is changed last, when no rank has anything against the start."""
     remarks = distributed.on_rank_zero(world, machine.device, lambda: _check_on_rank_zero(recipe, start, locks, machine.device))
     start = dataclasses.replace(start, remarks=(*start.remarks, *remarks))
+    first = distributed.on_rank_zero(world, machine.device, lambda: _first_weights(recipe, start))
     with heartbeat.doing("lists the data"):
         train_set, val_set = open_images(located(recipe, start.run))
+    if world.rank:  # rank 0's are compared; another machine may have others
+        check_start(start, recipe, train_set, val_set)
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, world.size, recipe.train.micro_batch_size)
     distributed.on_rank_zero(world, machine.device, lambda: check_batch_norm(recipe, batch))
     _seed_everything(recipe.train.seed)
     model = build_model(**recipe.model.network())
-    start = _with_initial_weights(recipe, start, model)
+    if first:
+        start = _with_initial_weights(recipe, start, model, WeightsSource(Path(first.pop("file")), **first))
     model.to(machine.device)
     frozen = freeze(model, recipe.model.freeze)
     engine = make_engine(recipe, model, batch)
@@ -230,7 +232,6 @@ def _prepared(
     if start.checkpoint:
         heartbeat.goes_on("starts")
         progress = load_checkpoint(start.checkpoint, engine.model, average, engine.state)
-        check_same_data(progress, train_set, start.checkpoint)
     progress.rollbacks = distributed.on_rank_zero(world, machine.device, lambda: known_rollbacks(start.run, progress, recipe))
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
     progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()
@@ -306,22 +307,6 @@ def checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter
     )
 
 
-def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -> None:
-    """Raise DataError when a run would go on with other classes or another number of images: its order of samples would change."""
-    classes = [(old, new) for old, new in zip(progress.classes, train_set.classes, strict=False) if old != new]
-    if classes:
-        old, new = classes[0]
-        raise DataError(
-            f"{checkpoint} was trained on other classes: {old!r} there, {new!r} in {train_set.folder}",
-            "set data.root to the run's own data",
-        )
-    if progress.num_train_images != len(train_set):
-        raise DataError(
-            f"{checkpoint} was trained on {counted(progress.num_train_images, 'image')}, {train_set.folder} has {len(train_set)}",
-            "go on with the same images, or start a new run with --resume never",
-        )
-
-
 def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     """Arguments that every loader of this rank shares."""
     on_gpu = machine.device.type == "cuda"
@@ -350,10 +335,16 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> Start:
-    source = first_weights(recipe)
-    if source is None or start.checkpoint:
-        return start
+def _first_weights(recipe: Recipe, start: Start) -> dict[str, Any]:
+    """What a new run starts from, verified once for all ranks: a run that is still training may name another best one meanwhile."""
+    path = first_weights(recipe)
+    if path is None or start.checkpoint:
+        return {}
+    source = find_weights(path)
+    return {**dataclasses.asdict(source), "file": str(source.file)}
+
+
+def _with_initial_weights(recipe: Recipe, start: Start, model: nn.Module, source: WeightsSource) -> Start:
     initial = read_initial_weights(source)
     taken = start_from(initial, model, recipe.model)
     refuse_another_function(recipe, initial.expects, initial.source)
@@ -371,11 +362,11 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], devi
 
 
 def _check(recipe: Recipe, start: Start) -> list[str]:
-    here, opened = located(recipe, start.run), list[tuple[ImageSet, ImageSet]]()
     # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
-    found = faults(here, begins=start.checkpoint is None, images=lambda one: opened.append(open_images(one)))
+    found, images = faults(located(recipe, start.run), begins=start.checkpoint is None, verified=False)
     refuse(recipe.model.name, found)
-    remarks = check_start(start, recipe, *opened[0])
+    assert images is not None
+    remarks = check_start(start, recipe, *images)
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)

@@ -10,6 +10,7 @@ from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import ModelSection
 from inceptionctl.train.fine_tuning import InitialWeights, freeze, read_initial_weights, start_from
+from inceptionctl.train.inheritance import find_weights
 
 WIDTH = 0.125
 
@@ -74,14 +75,14 @@ def test_another_network_is_refused() -> None:
 def test_an_export_is_read_by_folder_and_by_file(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, str(tmp_path / "model.safetensors"))
     with pytest.raises(CheckpointError, match=r"has no config\.json beside it"):
-        read_initial_weights(tmp_path / "model.safetensors")
+        find_weights(tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "inception_v4", "num_classes": 7}))
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        found = read_initial_weights(path)
+        found = read_initial_weights(find_weights(path))
         assert (found.network, found.num_classes, list(found.tensors)) == ("inception_v4", 7, ["a"])
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="cannot read"):
-        read_initial_weights(tmp_path)
+        find_weights(tmp_path)
 
 
 def test_frozen_blocks_take_no_gradient() -> None:
