@@ -85,6 +85,30 @@ def test_an_export_is_read_by_folder_and_by_file(tmp_path: Path) -> None:
         find_weights(tmp_path)
 
 
+def test_a_header_alone_tells_what_does_not_fit_and_of_a_file_that_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "inception_v4", "num_classes": 3}))
+    file = tmp_path / "model.safetensors"
+    tensors = {name: value.clone() for name, value in net(3).state_dict().items()}
+    save_file(tensors, str(file))
+
+    def started_from(num_classes: int) -> str:
+        with torch.device("meta"):
+            model = build_model("inception_v4", num_classes=num_classes, width=WIDTH)
+        initial = read_initial_weights(find_weights(tmp_path), values=False)
+        assert all(value.is_meta for value in initial.tensors.values())
+        return start_from(initial, model, section(num_classes))
+
+    assert started_from(5) == start_from(read_initial_weights(find_weights(tmp_path)), net(5), section(5))
+    with pytest.raises(NotImplementedError):  # shapes are never taken for weights
+        start_from(read_initial_weights(find_weights(tmp_path), values=False), net(3), section(3))
+    save_file(tensors | {"stem.conv_1.conv.weight": torch.ones(1, 2)}, str(file))
+    with pytest.raises(CheckpointError, match=r"stem.conv_1.conv.weight: \(1, 2\) in the file"):
+        started_from(3)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="cannot read"):
+        started_from(3)
+
+
 def test_frozen_blocks_take_no_gradient() -> None:
     model = net(3)
     blocks = freeze(model, ["stem", "blocks_a.0"])
