@@ -121,7 +121,7 @@ def _refuse_damage(path: Path, rows: list[dict[str, Any]]) -> None:
     damaged = [row["name"] for row in rows if row["problem"]]
     if len(damaged) == len(rows):
         raise CheckpointError(
-            f"no checkpoint of {path} is whole: {', '.join(damaged)}", "restore a copy, or start anew with `--resume never`"
+            f"no checkpoint of {path} is whole: {', '.join(damaged)}", "restore a copy, or start anew with another --output"
         )
     if damaged:
         raise CheckpointError(

@@ -20,9 +20,9 @@ from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
-    from inceptionctl.data.imageset import ImageSet
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
+    from inceptionctl.train.images import Opened
 
 app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True, cls=Group)
 
@@ -122,7 +122,7 @@ def _trainings(recipe: str, settings: Sequence[str], output: Path | None) -> lis
 def _submit_one(
     recipe: Recipe,
     output: Path | None,
-    images: tuple[ImageSet, ImageSet] | None,
+    images: Opened | None,
     resume: str,
     script_for: Callable[[Recipe, Path, str], str],
     size: dict[str, int],
@@ -187,11 +187,10 @@ def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
     return gpus or cpu_ranks or 0
 
 
-def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> tuple[ImageSet, ImageSet] | None:
+def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> Opened | None:
     """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
     from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.checking import faults, refuse
-    from inceptionctl.train.images import open_images
 
     batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
     if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
@@ -203,10 +202,9 @@ def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> 
     root = recipe.data.root_path
     if not root.exists():
         console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
-    opened: list[tuple[ImageSet, ImageSet]] = []
-    found = faults(recipe, begins=begins, data=root.exists(), images=lambda one: opened.append(open_images(one)))
+    found, images = faults(recipe, begins=begins, data=root.exists())
     refuse(recipe.model.name, found)
-    return opened[0] if opened else None
+    return images
 
 
 def _words(options: Sequence[str]) -> list[str]:

@@ -14,10 +14,10 @@ from inceptionctl import console
 from inceptionctl.errors import RanksEndedError, ResumeLater
 
 if TYPE_CHECKING:
-    from inceptionctl.data.imageset import ImageSet
     from inceptionctl.distributed.local import LocalRanks
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
+    from inceptionctl.train.images import Opened
     from inceptionctl.train.start import Start
 
 
@@ -78,12 +78,12 @@ def plan(request: TrainRequest) -> dict[str, Any]:
 
     recipe = _recipe_of(request)
     begins = begins_anew(recipe, request.output, request.resume)
-    check_recipe(request.recipe, recipe, request.settings, begins=begins)
+    [images] = check_recipe(request.recipe, recipe, request.settings, begins=begins)
     from inceptionctl.train.plan import plan_training  # torch, which takes seconds: only for what can be trained
 
     world = world_from_environment()
     ranks = request.gpus or request.cpu_ranks or (world.size if world else None)
-    return plan_training(recipe, ranks or choose_ranks(None, None).size)
+    return plan_training(recipe, ranks or choose_ranks(None, None).size, images)
 
 
 def _recipe_of(request: TrainRequest) -> Recipe:
@@ -104,7 +104,7 @@ def _train_on_this_machine(request: TrainRequest, recipe: Recipe) -> Run:
     start = decide_start(recipe, request.output, request.resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
-        console.say("hint: --resume never trains anew; a larger train.epochs goes on in it")
+        console.say("hint: another --output trains anew; a larger train.epochs goes on in it")
     else:
         if not start.is_new:
             check_free(start.run)
@@ -136,7 +136,7 @@ def _ranks_of(request: TrainRequest, recipe: Recipe) -> LocalRanks:
     return ranks
 
 
-def _checked(request: TrainRequest, recipe: Recipe, ranks: LocalRanks) -> tuple[ImageSet, ImageSet]:
+def _checked(request: TrainRequest, recipe: Recipe, ranks: LocalRanks) -> Opened:
     from inceptionctl.recipe.places import place_of
     from inceptionctl.run import Run, is_run
     from inceptionctl.stages.checks import check_inputs
@@ -146,7 +146,7 @@ def _checked(request: TrainRequest, recipe: Recipe, ranks: LocalRanks) -> tuple[
     named = next((Run(path) for path in (request.output, Path(request.resume)) if path and is_run(path)), None)
     where: Callable[[str], str | None] = partial(place_of, request.recipe, request.settings)
     begins = begins_anew(recipe, request.output, request.resume)
-    return check_inputs(recipe, ranks, request.recipe, where, begins=begins, run=named)
+    return check_inputs(recipe, ranks, request.recipe, where, begins=begins, verified=False, run=named)
 
 
 def _launch(request: TrainRequest, recipe: Recipe, ranks: LocalRanks, start: Start) -> None:

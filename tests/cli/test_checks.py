@@ -13,6 +13,7 @@ import inceptionctl
 from inceptionctl.cli import app
 from inceptionctl.cli.help import command_of
 from inceptionctl.cli.hints import worded_for
+from inceptionctl.train import images
 from tests.recipe.test_load import write
 
 USERS = (("recipes", "check"), ("train", "--dry-run"), ("train",))
@@ -80,6 +81,23 @@ def test_a_data_set_on_another_machine_is_left_out_when_asked_to(tmp_path: Path)
     mine = write(tmp_path, f"{TINY}, freeze: [nose]}}\ndata: {{root: nowhere}}\n")
     result = run("recipes", "check", mine, "--no-data")
     assert result.exit_code == 2 and "nowhere" not in result.stderr and "nose" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [(("recipes", "check"), 1), (("train", "--dry-run"), 1), (("recipes", "check", "--no-data"), 0)],
+)
+def test_images_are_listed_once_if_at_all(
+    words: tuple[str, ...], times: int, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    real = images.open_data
+    monkeypatch.setattr(images, "open_data", lambda root, *given, **more: listed.append(root) or real(root, *given, **more))
+    mine = write(tmp_path, f"{TINY}}}\ndata: {{root: {root}}}\n")
+    result = run(*words, mine)
+    assert result.exit_code == 0, result.stderr
+    assert listed == [root] * times
+    assert result.stderr.count("13 training images are fewer than a batch of 64") == times
 
 
 @pytest.mark.parametrize("name", ["quickstart", "inception_v4", "elpv_fine_tune", "ensemble_elpv"])

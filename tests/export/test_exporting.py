@@ -29,11 +29,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def trained(run: Run) -> Trained:
-    return load_trained(run.path, "ema", CPU)
-
-
-@pytest.fixture(scope="module")
 def sample(trained: Trained, data: Path) -> Sample:
     return draw_sample(trained, data, 1)
 
