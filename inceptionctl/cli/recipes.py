@@ -12,7 +12,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.checks import check_recipe
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, NoData, Settings
 from inceptionctl.errors import InceptionctlError, RecipeError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def copy(
 def check(
     path: Annotated[str, typer.Argument(metavar="RECIPE", help="Bundled name or path.")],
     settings: Settings = None,
-    no_data: Annotated[bool, typer.Option("--no-data", help="Leave the data set out: it is on another machine.")] = False,
+    no_data: NoData = False,
     as_json: Json = False,
 ) -> None:
     """Check that a recipe can be trained here.
@@ -139,7 +139,7 @@ def check(
             console.print_json({"ok": False, "problems": [], **console.error_object(error)})
         raise
     members = loaded.members.values() if isinstance(loaded, Ensemble) else [loaded]
-    warnings = list(dict.fromkeys(words for member in members for words in _warnings(member)))
+    warnings = [] if no_data else list(dict.fromkeys(words for member in members for words in _warnings(member)))
     for words in warnings:
         console.warn(words)
     if as_json:

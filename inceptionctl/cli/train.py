@@ -12,8 +12,9 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.answering import warn_of_shell
 from inceptionctl.cli.checks import check_inputs, check_recipe
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, NoData, Settings
 from inceptionctl.cli.runs import summary_of
+from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.launch.local import LocalRanks
@@ -40,6 +41,7 @@ def train(
         int | None, typer.Option(min=1, max=65535, help="TCP port of the ranks of this machine; a free one by default.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    no_data: NoData = False,
     as_json: Json = False,
 ) -> None:
     """Train a recipe, or go on with its run.
@@ -53,6 +55,8 @@ def train(
     from inceptionctl.launch.signals import RankSignals, stoppable
     from inceptionctl.launch.world import refuse_own_ranks, world_from_environment
 
+    if no_data and not dry_run:
+        raise RecipeError("--no-data: a training needs its data set", "give it with --dry-run, or leave it out")
     passed("begins")
     world = world_from_environment()
     if not dry_run:
@@ -67,8 +71,8 @@ def train(
     if dry_run:
         from inceptionctl.train.start import begins_anew
 
-        check_recipe(recipe, loaded, settings or (), begins=begins_anew(loaded, output, resume))
-        _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json)
+        check_recipe(recipe, loaded, settings or (), data=not no_data, begins=begins_anew(loaded, output, resume))
+        _print_plan(recipe, loaded, gpus or cpu_ranks or (world.size if world else None), as_json, data=not no_data)
     elif world and signals:
         from inceptionctl.train.rank import run_rank
 
@@ -199,11 +203,11 @@ def _may_go_on(code: int) -> bool:
     return code == ResumeLater.exit_code or code > 128
 
 
-def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool) -> None:
+def _print_plan(name: str, recipe: Recipe, ranks: int | None, as_json: bool, *, data: bool) -> None:
     from inceptionctl.launch.local import choose_ranks
     from inceptionctl.train.plan import plan_training
 
-    plan = plan_training(recipe, ranks or choose_ranks(None, None).size)
+    plan = plan_training(recipe, ranks or choose_ranks(None, None).size, data=data)
     for warning in plan["warnings"]:
         console.warn(warning)
     if as_json:

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inceptionctl.errors import InceptionctlError, Problem
+from inceptionctl.errors import InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.images import open_images
 from inceptionctl.train.inheritance import find_weights
+from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +44,7 @@ def faults(
     `begins` is false for a run that goes on from a checkpoint and needs no first weights, `data` for a data set that is elsewhere;
     `images` opens it, for those who go on with it.
     """
-    found = list(_network_faults(recipe, begins))
+    found = [*_network_faults(recipe, begins), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
     if data:
         found += _fault("data.root", lambda: images(recipe))
     return sorted(found, key=lambda fault: fault.error.exit_code)
@@ -74,6 +75,14 @@ def _fault(key: str, look: Callable[[], object]) -> list[Fault]:
     except InceptionctlError as error:
         return [Fault(key, error)]
     return []
+
+
+def _refuse_best_of_all(recipe: Recipe) -> None:
+    if recipe.checkpoint.best_by == "top5_error" and not has_top5(recipe.model.num_classes):
+        raise RecipeError(
+            f"the top-5 error of {counted(recipe.model.num_classes, 'class', 'classes')} is always 0: the first checkpoint would stay the best",
+            "set checkpoint.best_by to top1_error or loss",
+        )
 
 
 def _network_faults(recipe: Recipe, begins: bool) -> Iterator[Fault]:
