@@ -11,8 +11,9 @@ from inceptionctl import console
 from inceptionctl.cli import bench_network, bench_ranks
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.measured import Output, progress_of, refuse_unwritable, tell
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, Settings
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
+from inceptionctl.stages.checks import check_steps
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ def data(
         typer.Option("--data", metavar="FOLDER", help="Photographs to take, from anywhere below; else the recipe's."),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Images of one round; about as many as are measured a second, or more.")
+        int,
+        typer.Option(
+            min=1,
+            help="Images that one round reads, in the recipe's micro batches; about as many as are measured a second, or more.",
+        ),
     ] = 960,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     threads: Annotated[
@@ -156,7 +161,7 @@ def lists(
 
     refuse_unwritable(output)
     about = facts(("inceptionctl", "numpy"))
-    with console.err.status(f"opening a list of {counted(images, 'image')} in {counted(ranks, 'process', 'processes')}"):
+    with console.working(f"opening a list of {counted(images, 'image')} in {counted(ranks, 'process', 'processes')}"):
         figures = bench_lists(images, classes, ranks)
     tell({"bench": "lists", **about, "images": images, "classes": classes, "ranks": ranks}, figures, output, as_json)
 
@@ -165,7 +170,8 @@ def lists(
 def checkpoint(
     recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")] = "inception_v4",
     settings: Settings = None,
-    images: Annotated[int | None, typer.Option(min=2, help="Images of a step; the recipe's micro batch by default.")] = None,
+    micro_batch_size: MicroBatchOption = None,
+    images: ImagesAsMicroBatch = None,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
     folder: Annotated[Path, typer.Option("--on", metavar="FOLDER", help="Folder on the disk to be measured.")] = Path(),
     output: Output = None,
@@ -180,11 +186,13 @@ def checkpoint(
     refuse_unwritable(output)
     if not folder.is_dir():
         raise EnvironmentFault(f"no folder {folder}", "name an existing folder on the disk to be measured")
+    batch_size = micro_batch_size or images or loaded.train.micro_batch_size
+    step = [f"train.micro_batch_size={batch_size}", f"train.global_batch_size={batch_size}"]
+    check_steps(load_recipe(recipe, [*(settings or ()), *step]), recipe, settings or (), 1)
 
     from inceptionctl.bench.checkpoint import bench_checkpoint
     from inceptionctl.bench.machine import facts
 
-    batch_size = images or loaded.train.micro_batch_size
     about = facts(("inceptionctl", "torch", "safetensors"))
     with progress_of("measuring") as progress, tempfile.TemporaryDirectory(prefix="inceptionctl-bench-", dir=folder) as made:
         figures, num_bytes = bench_checkpoint(

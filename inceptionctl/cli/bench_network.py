@@ -24,8 +24,9 @@ from inceptionctl.cli.measured import (
     tell_of_timm,
     tell_of_waits,
 )
-from inceptionctl.cli.options import Json, ProtocolName, Settings, whole_numbers
+from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, ProtocolName, Settings, whole_numbers
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.stages.checks import check_steps
 from inceptionctl.stages.sources import refuse_missing_network
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
 ]
-
-ImagesOfStep = Annotated[int | None, typer.Option(min=2, help="Images of a rank's step; the recipe's micro batch by default.")]
 
 
 def evaluate(
@@ -55,7 +54,9 @@ def evaluate(
     protocol: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="As of `evaluate`; may be repeated; 144crop by default.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Pictures of each kind, square and other.")] = 16,
+    images: Annotated[
+        int, typer.Option(min=1, help="Pictures to evaluate of each kind, square and other; --batch-sizes are crops.")
+    ] = 16,
     batch_sizes: Annotated[
         str, typer.Option(metavar="N,...", help="Crops at once; each way of evaluating takes the best of these for itself.")
     ] = "4,8,16",
@@ -127,7 +128,8 @@ def evaluate(
 def step(
     recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")] = "inception_v4",
     settings: Settings = None,
-    images: ImagesOfStep = None,
+    micro_batch_size: MicroBatchOption = None,
+    images: ImagesAsMicroBatch = None,
     folder: Annotated[
         Path | None, typer.Option("--data", metavar="FOLDER", help="Photographs for turns with live data besides.")
     ] = None,
@@ -161,7 +163,7 @@ def step(
     from inceptionctl.bench.ways import read_ways
 
     asked = read_ways(ways, gpus or cpu_ranks or 1)
-    loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
+    loaded = _for_steps(recipe, settings, micro_batch_size or images, gpus, cpu_ranks)
     refuse_unwritable(output)
     refuse_as_trace(profile)
     measured = {"bench": "step", "recipe": recipe, "settings": settings or []}
@@ -184,7 +186,8 @@ def step(
 def train(
     recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")] = "inception_v4",
     settings: Settings = None,
-    images: ImagesOfStep = None,
+    micro_batch_size: MicroBatchOption = None,
+    images: ImagesAsMicroBatch = None,
     folder: Annotated[
         Path | None,
         typer.Option("--data", metavar="FOLDER", help="Photographs to take, from anywhere below; else the recipe's."),
@@ -199,21 +202,25 @@ def train(
     as_json: Json = False,
 ) -> None:
     """The real training loop with live data beside itself on random images, and beside a bare torch loop: what data costs it."""
-    loaded = _for_steps(recipe, settings, images, gpus, cpu_ranks)
+    loaded = _for_steps(recipe, settings, micro_batch_size or images, gpus, cpu_ranks)
     refuse_unwritable(output)
     measured = {"bench": "train", "recipe": recipe, "settings": settings or []}
     _measure_steps(loaded, measured, folder, True, gpus, cpu_ranks, steps, repeats, ("bare",), output, as_json)
 
 
-def _for_steps(name: str, settings: list[str] | None, images: int | None, gpus: int | None, cpu_ranks: int | None) -> Recipe:
+def _for_steps(
+    name: str, settings: list[str] | None, micro_batch_size: int | None, gpus: int | None, cpu_ranks: int | None
+) -> Recipe:
     """The recipe with nothing in it but steps of one micro batch a rank, at a rate that leaves the weights alone."""
     from inceptionctl.recipe import load_recipe
 
-    size = images or load_recipe(name, settings or ()).train.micro_batch_size
+    size = micro_batch_size or load_recipe(name, settings or ()).train.micro_batch_size
     ranks = gpus or cpu_ranks or 1
     never = [f"{key}=null" for key in ("evaluate.every_epochs", "checkpoint.every_epochs", "checkpoint.every_steps")]
     batch = [f"train.micro_batch_size={size}", f"train.global_batch_size={size * ranks}", "schedule.base_lr=1e-6"]
-    return load_recipe(name, [*(settings or ()), *batch, *never])
+    loaded = load_recipe(name, [*(settings or ()), *batch, *never])
+    check_steps(loaded, name, settings or (), ranks)
+    return loaded
 
 
 def _measure_steps(
@@ -252,7 +259,7 @@ def _measure_steps(
     if found is not None and found < recipe.train.global_batch_size:
         raise DataError(
             f"{folder or recipe.data.root_path} has {found} images, a step takes {recipe.train.global_batch_size}",
-            "fewer --images, or more photographs",
+            "a smaller --micro-batch-size, or more photographs",
         )
     if not world or not signals:
         with stoppable("within the measurement"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from inceptionctl import console
 from inceptionctl.cli.measured import CpuRanks, Gpus, Output, Repeats, progress_of, refuse_unwritable, start_ranks, tell
 from inceptionctl.cli.options import Json, Settings, renamed, whole_numbers
 from inceptionctl.errors import RecipeError
+from inceptionctl.stages.checks import check_inputs
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
@@ -33,8 +35,7 @@ def start(
     """
     from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.train.batch import plan_batch
-    from inceptionctl.train.images import open_images
+    from inceptionctl.recipe.places import place_of
 
     numbers = whole_numbers("--ranks", ranks, "1,2")
     on_gpus = renamed("--gpus", "--on-gpus", gpus, on_gpus)
@@ -43,9 +44,8 @@ def start(
     refuse_unwritable(output)
     option = "--gpus" if on_gpus else "--cpu-ranks"
     for number in numbers:
-        choose_ranks(number if on_gpus else None, None if on_gpus else number)
-        plan_batch(loaded.train.global_batch_size, number, loaded.train.micro_batch_size)
-    open_images(loaded)
+        here = choose_ranks(number if on_gpus else None, None if on_gpus else number)
+        check_inputs(loaded, here, recipe, partial(place_of, recipe, mine), begins=True)
 
     from inceptionctl.bench.machine import facts
     from inceptionctl.bench.start import bench_start

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_TABLE_CLASSES = 20
 MOST_PAIRS_SHOWN = 20
+RATES = ("error %", "accuracy %")  # last columns of the confusion
 
 
 def evaluate(
@@ -139,14 +140,14 @@ def _print_evaluation(result: dict[str, Any], choice: Choice | None) -> None:
 
 def _short_names(classes: Sequence[str]) -> list[str]:
     """Column heads: the names, or their positions where the names would not fit beside each other."""
-    room = console.out.width - max(map(len, classes)) - len("error %") - 4
+    room = console.out.width - max(map(len, classes)) - len("".join(RATES)) - 6
     return list(classes) if sum(len(name) + 2 for name in classes) <= room else [str(i) for i in range(len(classes))]
 
 
 def _matrix_fits(classes: Sequence[str], matrix: list[list[int]]) -> bool:
     heads = _short_names(classes)
     widths = [max(len(head), *(len(str(row[i])) for row in matrix)) + 2 for i, head in enumerate(heads)]
-    return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("error %") + 4 <= console.out.width
+    return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("".join(RATES)) + 6 <= console.out.width
 
 
 def _print_matrix(result: dict[str, Any]) -> None:
@@ -154,11 +155,16 @@ def _print_matrix(result: dict[str, Any]) -> None:
     heads = _short_names(classes)
     numbered = heads != classes
     rows = [
-        (f"{i} {name}" if numbered else name, *row, "-" if sum(row) == 0 else f"{result['per_class'][name]['top1_error']:.1f}")
+        (f"{i} {name}" if numbered else name, *row, *_rates(result["per_class"][name]["top1_error"]))
         for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
     ]
     title = "Confusion: rows are the true class, columns the prediction"
-    console.print_table(title, ("true class", *heads, "error %"), rows, right=(*heads, "error %"))
+    console.print_table(title, ("true class", *heads, *RATES), rows, right=(*heads, *RATES))
+
+
+def _rates(error: float | None) -> tuple[str, str]:
+    """Error and accuracy in percent; neither is known of a class without images."""
+    return ("-", "-") if error is None else (f"{error:.1f}", f"{100.0 - error:.1f}")
 
 
 def _print_confused(result: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, NoData, Settings
 from inceptionctl.errors import InceptionctlError, RecipeError
 from inceptionctl.stages.checks import check_recipe
 
@@ -122,7 +122,7 @@ def copy(
 def check(
     path: Annotated[str, typer.Argument(metavar="RECIPE", help="Bundled name or path.")],
     settings: Settings = None,
-    no_data: Annotated[bool, typer.Option("--no-data", help="Leave the data set out: it is on another machine.")] = False,
+    no_data: NoData = False,
     as_json: Json = False,
 ) -> None:
     """Check that a recipe can be trained here.
@@ -140,9 +140,8 @@ def check(
             console.print_json({"ok": False, "problems": [], **console.error_object(error)})
         raise
     members = loaded.members.values() if isinstance(loaded, Ensemble) else [loaded]
-    warnings = list(
-        dict.fromkeys(words for member, images in zip(members, opened, strict=True) for words in _warnings(member, images))
-    )
+    told = () if no_data else (_warnings(member, images) for member, images in zip(members, opened, strict=True))
+    warnings = list(dict.fromkeys(words for one in told for words in one))
     for words in warnings:
         console.warn(words)
     if as_json:

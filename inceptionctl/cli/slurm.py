@@ -17,6 +17,7 @@ from inceptionctl import console
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, RunArgument, Settings
 from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.stages.checks import check_batch
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
@@ -189,14 +190,9 @@ def _ranks_per_node(gpus: int | None, cpu_ranks: int | None) -> int:
 
 def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> Opened | None:
     """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
-    from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.checking import faults, refuse
 
-    batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
-    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
-        from inceptionctl.train.batch_norm import check_batch_norm
-
-        check_batch_norm(recipe, batch)
+    check_batch(recipe, ranks)
     if recipe.data.decodes_on_gpu and on_cpu:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path

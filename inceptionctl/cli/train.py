@@ -9,8 +9,9 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.group import is_lower_rank
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, NoData, Settings
 from inceptionctl.cli.runs import summary_of
+from inceptionctl.errors import RecipeError
 
 
 def train(
@@ -31,6 +32,7 @@ def train(
         int | None, typer.Option(min=1, max=65535, help="TCP port of the ranks of this machine; a free one by default.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    no_data: NoData = False,
     as_json: Json = False,
 ) -> None:
     """Train a recipe, or go on with its run.
@@ -42,9 +44,11 @@ def train(
     from inceptionctl.stages.train import plan as plan_training
     from inceptionctl.stages.train import train as train_recipe
 
+    if no_data and not dry_run:
+        raise RecipeError("--no-data: a training needs its data set", "give it with --dry-run, or leave it out")
     request = TrainRequest(recipe, tuple(settings or ()), gpus, cpu_ranks, output, resume, port)
     if dry_run:
-        _print_plan(recipe, plan_training(request), as_json)
+        _print_plan(recipe, plan_training(request, data=not no_data), as_json)
         return
     run = train_recipe(request)
     if as_json and not is_lower_rank():

@@ -52,6 +52,30 @@ def check_recipe(
     return opened
 
 
+def check_batch(recipe: Recipe, ranks: int, option: str | None = None) -> None:
+    """Raise RecipeError where the ranks cannot share the batch, or batch norm has too little of it; see `check_batch_norm` for `option`."""
+    from inceptionctl.train.batch import plan_batch
+
+    batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
+        from inceptionctl.train.batch_norm import check_batch_norm
+
+        check_batch_norm(recipe, batch, option)
+
+
+def check_steps(recipe: Recipe, name: str, settings: Sequence[str], ranks: int) -> None:
+    """Raise what keeps steps of a recipe's network from being measured, without its data and first weights.
+
+    The micro batch is the one that --micro-batch-size names, with no other images in a step.
+    """
+    from inceptionctl.recipe.places import place_of
+    from inceptionctl.train.checking import faults, refuse
+
+    check_batch(recipe, ranks, "--micro-batch-size")
+    found, _ = faults(recipe, begins=False, data=False)
+    refuse(name, found, lambda key: place_of(name, settings, key))
+
+
 def check_inputs(
     recipe: Recipe,
     ranks: LocalRanks,
@@ -69,14 +93,9 @@ def check_inputs(
     """
     from inceptionctl.errors import EnvironmentFault
     from inceptionctl.run import located
-    from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.checking import faults, refuse
 
-    batch = plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
-    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
-        from inceptionctl.train.batch_norm import check_batch_norm
-
-        check_batch_norm(recipe, batch)
+    check_batch(recipe, ranks.size)
     if recipe.data.decodes_on_gpu and ranks.on_cpu:
         raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
     found, images = faults(located(recipe, run), begins=begins, verified=verified)

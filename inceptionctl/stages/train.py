@@ -69,8 +69,11 @@ def train(request: TrainRequest) -> Run:
         return _train_on_this_machine(request, recipe)
 
 
-def plan(request: TrainRequest) -> dict[str, Any]:
-    """What a training would be, as JSON values; nothing is written. Raises all that keeps it from being trained here."""
+def plan(request: TrainRequest, *, data: bool = True) -> dict[str, Any]:
+    """What a training would be, as JSON values; nothing is written. Raises all that keeps it from being trained here.
+
+    Without `data` the data set is not looked at.
+    """
     from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.distributed.world import world_from_environment
     from inceptionctl.stages.checks import check_recipe
@@ -78,12 +81,12 @@ def plan(request: TrainRequest) -> dict[str, Any]:
 
     recipe = _recipe_of(request)
     begins = begins_anew(recipe, request.output, request.resume)
-    [images] = check_recipe(request.recipe, recipe, request.settings, begins=begins)
+    [images] = check_recipe(request.recipe, recipe, request.settings, data=data, begins=begins)
     from inceptionctl.train.plan import plan_training  # torch, which takes seconds: only for what can be trained
 
     world = world_from_environment()
     ranks = request.gpus or request.cpu_ranks or (world.size if world else None)
-    return plan_training(recipe, ranks or choose_ranks(None, None).size, images)
+    return plan_training(recipe, ranks or choose_ranks(None, None).size, images, data=data)
 
 
 def _recipe_of(request: TrainRequest) -> Recipe:

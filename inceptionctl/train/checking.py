@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inceptionctl.errors import InceptionctlError, Problem
+from inceptionctl.errors import InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.images import Opened, open_images
 from inceptionctl.train.inheritance import WeightsSource, find_weights
+from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +44,8 @@ def faults(
     `begins` is false for a run that goes on from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
     `verified` where somebody else compares the files of first weights with their manifest; their values are never read.
     """
-    found, opened = list(_network_faults(recipe, begins, verified)), list[Opened]()
+    found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
+    opened: list[Opened] = []
     if data:
         found += _fault("data.root", lambda: opened.append(open_images(recipe)))
     return sorted(found, key=lambda fault: fault.error.exit_code), opened[0] if opened else None
@@ -74,6 +76,14 @@ def _fault(key: str, look: Callable[[], object]) -> list[Fault]:
     except InceptionctlError as error:
         return [Fault(key, error)]
     return []
+
+
+def _refuse_best_of_all(recipe: Recipe) -> None:
+    if recipe.checkpoint.best_by == "top5_error" and not has_top5(recipe.model.num_classes):
+        raise RecipeError(
+            f"the top-5 error of {counted(recipe.model.num_classes, 'class', 'classes')} is always 0: the first checkpoint would stay the best",
+            "set checkpoint.best_by to top1_error or loss",
+        )
 
 
 def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fault]:
