@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -228,6 +229,11 @@ def _leaves(values: Mapping[str, Any], prefix: str, number: str) -> Iterator[tup
             yield f"{prefix}{key}", number.format(value)
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def working(on: str) -> Status:
+    """A spinner on a terminal, nothing elsewhere; of ASCII where the terminal knows no more, since rich leaves that to the caller."""
+    return err.status(on, spinner="line" if err.options.ascii_only else "dots")
 
 
 def progress_bar() -> Progress:

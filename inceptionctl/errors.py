@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ON_STDERR = "stderr says why"
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -45,7 +43,8 @@ class InceptionctlError(Exception):
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+        lines = [self.message, *(f"  {problem.where}: {problem.message}" for problem in self.problems)]
+        return "\n".join(lines) + (f"\n\nhint: {self.hint}" if self.hint else "")
 
 
 class RecipeError(InceptionctlError):
@@ -91,13 +90,14 @@ class LostRankError(EnvironmentFault):
 class RelayedError(InceptionctlError):
     """Another rank met an error and says it; this one ends silently with the same exit code."""
 
-    def __init__(self, exit_code: int, message: str = "another rank reported an error", hint: str | None = None) -> None:
-        super().__init__(message, hint)
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another rank reported an error")
         self.exit_code = exit_code
 
 
-class FailedProcess(RelayedError):
-    """A process that this command has started, a step of it or its ranks, met an error and says it."""
+class RanksEndedError(InceptionctlError):
+    """The ranks, or a step, that a command has started ended with this exit code, and have said why."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code, f"ended with code {exit_code}", ON_STDERR)
+        super().__init__(f"ended with code {exit_code}", "stderr says why")
+        self.exit_code = exit_code

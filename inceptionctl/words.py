@@ -39,3 +39,8 @@ def best_in_words(best: Mapping[str, Any]) -> str:
 def has_top5(num_classes: int) -> bool:
     """Whether a top-5 error says anything."""
     return num_classes > MOST_CLASSES_WITHOUT_TOP5
+
+
+def with_top5_where(says: bool, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures for programs, the top-5 error None unless it `says` anything. The keys stay: all results have the same."""
+    return {key: None if key.startswith("top5_error") and not says else value for key, value in figures.items()}

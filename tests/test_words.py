@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from inceptionctl.cli.evaluate import _print_evaluation
+from inceptionctl.cli.evaluate import _print_evaluation, _print_matrix
 from inceptionctl.evaluate.metrics import figures
 from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.greeting import farewell
@@ -37,7 +37,7 @@ def test_top5_is_told_of_more_than_five_classes(num_classes: int, shown: bool, c
         **{"seconds": 1.0, "top1_error": 9.5, "top5_error": 2.5, "classes": classes, "confusion": []},
         **{"top1_error_interval": [8.0, 11.0], "top5_error_interval": [1.0, 4.0]},
         **{"real_top1_error": 7.5, "real_num_images": 1},
-        "per_class": {},
+        "per_class": {name: {"num_images": 0, "top1_error": None} for name in classes},
     }
     result["confusion"] = [[0] * num_classes for _ in classes]
     _print_evaluation(result, None)
@@ -45,6 +45,14 @@ def test_top5_is_told_of_more_than_five_classes(num_classes: int, shown: bool, c
     assert "9.50% (95%: 8.00 to 11.00), accuracy 90.50%" in printed
     assert re.search(r"7\.50%, accuracy 92\.50%, of 1 image *\n", printed)
     assert ("top-5 error" in printed) is shown
+
+
+def test_the_confusion_has_accuracy_beside_error(capsys: pytest.CaptureFixture[str]) -> None:
+    per_class = {"cat": {"num_images": 8, "top1_error": 25.0}, "dog": {"num_images": 0, "top1_error": None}}
+    _print_matrix({"classes": ["cat", "dog"], "confusion": [[6, 2], [0, 0]], "per_class": per_class})
+    rows = [re.findall(r"[\w.%-]+", line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[1][-4:] == ["error", "%", "accuracy", "%"]
+    assert ["cat", "6", "2", "25.0", "75.0"] in rows and ["dog", "0", "0", "-", "-"] in rows
 
 
 def test_the_last_line_of_a_training_names_the_images_of_the_best() -> None:

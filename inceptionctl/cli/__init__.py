@@ -15,6 +15,7 @@ from inceptionctl.cli import (
     doctor,
     ensemble,
     evaluate,
+    export,
     models,
     plan,
     predict,
@@ -22,7 +23,6 @@ from inceptionctl.cli import (
     report,
     runs,
     slurm,
-    stages,
     train,
     watch,
     weights,
@@ -47,7 +47,7 @@ app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="ensemble")(ensemble.ensemble)
 app.command(name="report")(report.report)
 app.command(name="watch")(watch.watch)
-app.command(name="export")(stages.export)
+app.command(name="export")(export.export)
 app.command(name="predict")(predict.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(weights.app, name="weights")

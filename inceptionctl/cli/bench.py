@@ -10,7 +10,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.bench_tables import print_profile, print_result, print_sum_model, say_timm, say_waits
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, ProtocolName, Settings, renamed, whole_numbers
+from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, ProtocolName, Settings, renamed, whole_numbers
 from inceptionctl.errors import RecipeError
 from inceptionctl.stages import bench_data, bench_network, bench_ranks, bench_steps
 from inceptionctl.words import counted
@@ -31,7 +31,6 @@ Gpus = Annotated[
 CpuRanks = Annotated[int | None, typer.Option(min=1, help="So many ranks on the CPU.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds.")]
 RecipeArgument = Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")]
-StepImages = Annotated[int | None, typer.Option(min=2, help="Images of a rank's step; the recipe's micro batch by default.")]
 
 
 @app.command()
@@ -42,7 +41,11 @@ def data(
         Path | None, typer.Option(metavar="FOLDER", help="Photographs to take, from anywhere below; else the recipe's.")
     ] = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Images of one round; about as many as are measured a second, or more.")
+        int,
+        typer.Option(
+            min=1,
+            help="Images that one round reads, in the recipe's micro batches; about as many as are measured a second, or more.",
+        ),
     ] = 960,
     repeats: Repeats = 5,
     threads: Annotated[
@@ -96,14 +99,15 @@ def lists(
 def checkpoint(
     recipe: RecipeArgument = "inception_v4",
     settings: Settings = None,
-    images: Annotated[int | None, typer.Option(min=2, help="Images of a step; the recipe's micro batch by default.")] = None,
+    micro_batch_size: MicroBatchOption = None,
+    images: ImagesAsMicroBatch = None,
     repeats: Repeats = 5,
     folder: Annotated[Path, typer.Option("--on", metavar="FOLDER", help="Folder on the disk to be measured.")] = Path(),
     output: Output = None,
     as_json: Json = False,
 ) -> None:
     """How long saving a checkpoint blocks training, in the background and in the foreground, beside a step on noise."""
-    request = bench_network.BenchCheckpointRequest(recipe, settings or (), images, repeats, folder, output)
+    request = bench_network.BenchCheckpointRequest(recipe, settings or (), micro_batch_size or images, repeats, folder, output)
     print_result(bench_network.checkpoint(request), as_json)
 
 
@@ -123,7 +127,9 @@ def evaluate(
     protocol: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="As of `evaluate`; may be repeated; 144crop by default.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Pictures of each kind, square and other.")] = 16,
+    images: Annotated[
+        int, typer.Option(min=1, help="Pictures to evaluate of each kind, square and other; --batch-sizes are crops.")
+    ] = 16,
     batch_sizes: Annotated[
         str, typer.Option(metavar="N,...", help="Crops at once; each way of evaluating takes the best of these for itself.")
     ] = "4,8,16",
@@ -155,7 +161,8 @@ def evaluate(
 def step(
     recipe: RecipeArgument = "inception_v4",
     settings: Settings = None,
-    images: StepImages = None,
+    micro_batch_size: MicroBatchOption = None,
+    images: ImagesAsMicroBatch = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Photographs for turns with live data besides.")] = None,
     gpus: Gpus = None,
     cpu_ranks: CpuRanks = None,
@@ -185,8 +192,9 @@ def step(
     Ranks are started as `train` starts them. No validation and no saves; a row of metrics after every train.log_every_steps.
     """
     named = None if ways is None else ways.split(",")
+    micro_batch_size = micro_batch_size or images
     request = bench_steps.BenchStepRequest(
-        recipe, settings or (), images, data, gpus, cpu_ranks, steps, repeats, named, profile, output
+        recipe, settings or (), micro_batch_size, data, gpus, cpu_ranks, steps, repeats, named, profile, output
     )
     found = bench_steps.step(request)
     if found is None:
@@ -204,7 +212,8 @@ def step(
 def train(
     recipe: RecipeArgument = "inception_v4",
     settings: Settings = None,
-    images: StepImages = None,
+    micro_batch_size: MicroBatchOption = None,
+    images: ImagesAsMicroBatch = None,
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Photographs to take, from anywhere below; else the recipe's.")
     ] = None,
@@ -218,7 +227,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """The real training loop with live data beside itself on random images, and beside a bare torch loop: what data costs it."""
-    request = bench_steps.BenchTrainRequest(recipe, settings or (), images, data, gpus, cpu_ranks, steps, repeats, output)
+    micro_batch_size = micro_batch_size or images
+    request = bench_steps.BenchTrainRequest(
+        recipe, settings or (), micro_batch_size, data, gpus, cpu_ranks, steps, repeats, output
+    )
     found = bench_steps.train(request)
     if found is not None:
         print_result(found, as_json)

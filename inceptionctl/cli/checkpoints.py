@@ -13,7 +13,7 @@ from inceptionctl import console
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, run_named
 from inceptionctl.errors import CheckpointError
-from inceptionctl.words import best_in_words, counted
+from inceptionctl.words import best_in_words, counted, has_top5, with_top5_where
 
 app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True, cls=Group)
 
@@ -59,6 +59,8 @@ def show(path: PathOf, as_json: Json = False) -> None:
     for sentence in skipped:
         console.warn(sentence)
     progress = files.read_progress(checkpoint)
+    if isinstance(progress.get("best"), dict):
+        progress["best"] = with_top5_where(has_top5(len(progress.get("classes") or ())), progress["best"])
     result = {
         "path": str(checkpoint),
         **{key: value for key, value in progress.items() if key not in ("recipe", "classes")},
@@ -121,7 +123,7 @@ def _refuse_damage(path: Path, rows: list[dict[str, Any]]) -> None:
     damaged = [row["name"] for row in rows if row["problem"]]
     if len(damaged) == len(rows):
         raise CheckpointError(
-            f"no checkpoint of {path} is whole: {', '.join(damaged)}", "restore a copy, or start anew with `--resume never`"
+            f"no checkpoint of {path} is whole: {', '.join(damaged)}", "restore a copy, or start anew with another --output"
         )
     if damaged:
         raise CheckpointError(

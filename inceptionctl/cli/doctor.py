@@ -16,7 +16,7 @@ def doctor(as_json: Json = False) -> None:
     """Check packages, GPUs, disk and limits; start DALI and DeepSpeed once. Exit code 4 if something fails."""
     from inceptionctl.doctor import examine
 
-    with console.err.status("looking at this machine; DALI and DeepSpeed are started once, which takes some seconds"):
+    with console.working("looking at this machine; DALI and DeepSpeed are started once, which takes some seconds"):
         findings = examine()
     failed = [finding.name for finding in findings if finding.state == "fail"]
     if as_json:

@@ -9,24 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
 from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption, run_named
-from inceptionctl.cli.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
-from inceptionctl.errors import RecipeError
+from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.evaluation import Work
-    from inceptionctl.evaluate.imagenet import Subset
-    from inceptionctl.evaluate.machine import Machine
-    from inceptionctl.evaluate.running import Done, Ranks
-    from inceptionctl.evaluate.subject import Subject
-    from inceptionctl.recipe.schema import Recipe
     from inceptionctl.train.checkpoint_choice import Choice
 
 MOST_TABLE_CLASSES = 20
 MOST_PAIRS_SHOWN = 20
-DEFAULT_BATCH_SIZE = 32  # of an export that lies in no run
+RATES = ("error %", "accuracy %")  # last columns of the confusion
 
 
 def evaluate(
@@ -82,171 +74,29 @@ def evaluate(
 
     An interrupted evaluation goes on where it was when the same command is given again. Under torchrun or srun it is one rank of the job.
     """
-    from inceptionctl.distributed.signals import stoppable
-    from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
+    from inceptionctl.stages.evaluate import EvaluateRequest, check, draw, evaluations
 
-    world, sides = world_from_environment(), shorter_sides(scales, protocol)
-    refuse_own_ranks(world, gpus, cpu_ranks)
-    if every and output:
-        raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
-    if every and checkpoint:
-        raise RecipeError(f"--all takes every checkpoint, and --checkpoint {checkpoint} names one", "leave one of the two out")
-    refuse_missing_network(source, checkpoint)
-    refuse_missing_data(data)
-    refuse_missing_files(blacklist=blacklist, real_labels=real_labels, show_crops=show_crops)
+    sides = shorter_sides(scales, protocol)
+    request = EvaluateRequest(
+        source, protocol, sides, weights, checkpoint, every, data, subset, blacklist, real_labels, precision, batch_size, output
+    )
     if show_crops:
-        picture = output or Path("crops.png")
-        _draw(source, protocol, sides, show_crops, picture)
+        picture = draw(request, show_crops)
         if as_json:
             console.print_json({"source": str(source), "image": str(show_crops), "protocol": protocol, "picture": str(picture)})
         return
-    if world is None and (gpus or cpu_ranks):
-        start_ranks(gpus, cpu_ranks)
+    check(request)
+    if start_ranks(gpus, cpu_ranks):
         return
-    with stoppable("within the evaluation; what was answered is kept"), join_ranks(world) as (machine, ranks):
-        results = []
-        for one in _checkpoints(source) if every else [source]:
-            subject, recipe, stem = _open(one, weights, checkpoint, precision, machine)
-            work = _work(subject, recipe, data, protocol, sides, batch_size, machine)
-            work = _of_subset(work, subset, blacklist or (recipe.evaluate.blacklist_path if recipe else None))
-            name = protocol if subset == "all" else f"{protocol}_{subset}"
-            file = output or (stem and stem.with_name(f"{stem.name}_{name}.json"))
-            results.append(_run(work, ranks, file, real_labels, as_json))
-    if as_json and ranks.rank == 0:
+    results = []
+    for one in evaluations(request):
+        results.append(one.result)
+        if not as_json:
+            _print_evaluation(one.result, one.choice)
+        if one.file:
+            console.say(f"wrote {one.file} and {one.file.with_suffix('.parquet').name}")
+    if as_json and results:
         console.print_json(results if every else results[0])
-
-
-def _checkpoints(source: Path) -> list[Path]:
-    """Every checkpoint of a run, the oldest first."""
-    from inceptionctl.run import open_run
-    from inceptionctl.train.checkpoint_files import list_checkpoints
-
-    return list_checkpoints(open_run(source).checkpoints)
-
-
-def _open(
-    source: Path,
-    weights: Literal["ema", "raw"],
-    checkpoint: str | None,
-    precision: Literal["auto", "fp32", "bf16"],
-    machine: Machine,
-) -> tuple[Subject, Recipe | None, Path | None]:
-    """(what answers, the recipe that it was trained by, where in its run results belong without the protocol's name)."""
-    from inceptionctl.evaluate.subject import subject_of
-    from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.run import Run, is_run, located
-    from inceptionctl.train.precision import resolve_precision
-
-    if not source.is_file():
-        trained = load_trained(source, weights, machine.device, checkpoint)
-        subject = subject_of(trained, resolve_precision(precision, machine.device), machine.device)
-        stem = trained.run.evaluations / f"step-{trained.step:08d}_{weights}" if trained.run else None
-        return subject, trained.recipe, stem
-    from inceptionctl.export.opening import refuse_choice, subject_of_export
-
-    refuse_choice(source, checkpoint)
-    subject = subject_of_export(source)
-    run = Run(source.parent.parent) if is_run(source.parent.parent) else None
-    # model_pixels_int8.onnx -> ..._onnx_pixels_int8
-    variant = "_".join([source.suffix[1:], *source.stem.split("_")[1:]])
-    name = f"step-{subject.step:08d}_{subject.weights}_{variant}"
-    return subject, located(run.recipe(), run) if run else None, run.evaluations / name if run else None
-
-
-def _work(
-    subject: Subject,
-    recipe: Recipe | None,
-    data: Path | None,
-    name: ProtocolName,
-    sides: list[int] | None,
-    batch_size: int | None,
-    machine: Machine,
-) -> Work:
-    from inceptionctl.data.dataset import open_split
-    from inceptionctl.data.reading import SECONDS_TO_READ
-    from inceptionctl.evaluate.evaluation import Work, check_classes
-    from inceptionctl.evaluate.protocols import make_protocol
-    from inceptionctl.evaluate.subject import check_protocol
-
-    if recipe is None and data is None:
-        raise RecipeError(
-            f"{subject.source} lies in no run directory, so its images are not known", "name them with --data ROOT"
-        )
-    check_protocol(subject, name)
-    root = data or (recipe.data.root_path if recipe else Path())
-    images = open_split(root, "val", **(recipe.data.sources(root) if recipe else {}))
-    check_classes(images, subject.classes, subject.source)
-    return Work(
-        subject,
-        images,
-        None if name == "single" else make_protocol(name, subject.preparation.input_px, sides),
-        batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
-        (recipe and recipe.data.num_threads) or machine.num_threads,
-        machine.decode(recipe.data.decode if recipe else "auto") if subject.device.type == "cuda" else "cpu",
-        seconds_to_read=recipe.data.read_timeout_seconds if recipe else SECONDS_TO_READ,
-    )
-
-
-def _of_subset(work: Work, subset: Subset, blacklist: Path | None) -> Work:
-    import dataclasses
-
-    from inceptionctl.evaluate.imagenet import subset_of
-
-    return dataclasses.replace(work, images=subset_of(work.images, subset, blacklist), subset=subset)
-
-
-def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, as_json: bool) -> dict[str, Any] | None:
-    """Evaluate, write and print; rank 0 gets the result."""
-    from inceptionctl.evaluate.evaluation import write_probabilities, write_result
-    from inceptionctl.evaluate.running import run_evaluation
-
-    speaks = ranks.rank == 0
-    if file is None and ranks.size > 1:
-        raise RecipeError(
-            f"{work.subject.source} lies in no run directory, where ranks could meet", "name a file with --output"
-        )
-    with folder_of_parts(file) as folder:
-        with answering(ranks, "evaluating") as show:
-            done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
-        if done is None:
-            return None
-        if real_labels:
-            done.result.update(_real_errors(work, done, real_labels))
-        if file:
-            write_result(done.result, file)
-            write_probabilities(work, done.probabilities, done.result, file.with_suffix(".parquet"))
-        done.parts.remove()
-    if not as_json:
-        _print_evaluation(done.result, work.subject.choice)
-    if file:
-        console.say(f"wrote {file} and {file.with_suffix('.parquet').name}")
-    return done.result
-
-
-def _real_errors(work: Work, done: Done, file: Path) -> dict[str, float]:
-    import torch
-
-    from inceptionctl.evaluate.imagenet import real_errors
-
-    return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)
-
-
-def _draw(source: Path, name: ProtocolName, sides: list[int] | None, image: Path, file: Path) -> None:
-    import torch
-
-    from inceptionctl.evaluate.drawing import draw_crops
-    from inceptionctl.evaluate.preparation import preparation_of
-    from inceptionctl.evaluate.protocols import make_protocol
-    from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.export.opening import subject_of_export
-
-    cpu = torch.device("cpu")
-    preparation = (
-        subject_of_export(source).preparation if source.is_file() else preparation_of(load_trained(source, "ema", cpu).recipe)
-    )
-    protocol = None if name == "single" else make_protocol(name, preparation.input_px, sides)
-    draw_crops(image, protocol, preparation, file)
-    console.say(f"wrote {file}")
 
 
 def _real_row(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -290,14 +140,14 @@ def _print_evaluation(result: dict[str, Any], choice: Choice | None) -> None:
 
 def _short_names(classes: Sequence[str]) -> list[str]:
     """Column heads: the names, or their positions where the names would not fit beside each other."""
-    room = console.out.width - max(map(len, classes)) - len("error %") - 4
+    room = console.out.width - max(map(len, classes)) - len("".join(RATES)) - 6
     return list(classes) if sum(len(name) + 2 for name in classes) <= room else [str(i) for i in range(len(classes))]
 
 
 def _matrix_fits(classes: Sequence[str], matrix: list[list[int]]) -> bool:
     heads = _short_names(classes)
     widths = [max(len(head), *(len(str(row[i])) for row in matrix)) + 2 for i, head in enumerate(heads)]
-    return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("error %") + 4 <= console.out.width
+    return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("".join(RATES)) + 6 <= console.out.width
 
 
 def _print_matrix(result: dict[str, Any]) -> None:
@@ -305,11 +155,16 @@ def _print_matrix(result: dict[str, Any]) -> None:
     heads = _short_names(classes)
     numbered = heads != classes
     rows = [
-        (f"{i} {name}" if numbered else name, *row, "-" if sum(row) == 0 else f"{result['per_class'][name]['top1_error']:.1f}")
+        (f"{i} {name}" if numbered else name, *row, *_rates(result["per_class"][name]["top1_error"]))
         for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
     ]
     title = "Confusion: rows are the true class, columns the prediction"
-    console.print_table(title, ("true class", *heads, "error %"), rows, right=(*heads, "error %"))
+    console.print_table(title, ("true class", *heads, *RATES), rows, right=(*heads, *RATES))
+
+
+def _rates(error: float | None) -> tuple[str, str]:
+    """Error and accuracy in percent; neither is known of a class without images."""
+    return ("-", "-") if error is None else (f"{error:.1f}", f"{100.0 - error:.1f}")
 
 
 def _print_confused(result: dict[str, Any]) -> None:

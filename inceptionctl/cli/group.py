@@ -21,7 +21,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.help import Group, command_of
 from inceptionctl.cli.hints import worded_for
-from inceptionctl.errors import ON_STDERR, EnvironmentFault, InceptionctlError, RelayedError, ResumeLater
+from inceptionctl.errors import EnvironmentFault, InceptionctlError, RanksEndedError, RelayedError, ResumeLater
 from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
@@ -29,6 +29,7 @@ _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CP
 _SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what others have"
 # Where ranks and steps leave the first error for the command that started them, which has the --json.
 ERROR_FILE = "INCEPTIONCTL_ERROR_FILE"
+_ON_STDERR = "stderr says why"
 
 
 class ErrorGroup(Group):
@@ -42,7 +43,7 @@ class ErrorGroup(Group):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; turn its errors into messages and exit codes."""
         words = ctx.meta["words"]
-        as_json = "--json" in words and not _is_lower_rank()
+        as_json = "--json" in words and not is_lower_rank()
         console.json_on_stdout.clear()
         with _errors_of_ranks(as_json):
             try:
@@ -54,7 +55,7 @@ class ErrorGroup(Group):
                 # A rank whose error another rank reports already has nothing to add.
                 if isinstance(error, ResumeLater):
                     _say_how_to_go_on(error)
-                elif not isinstance(error, RelayedError):
+                elif not isinstance(error, RelayedError | RanksEndedError):
                     console.print_error(error)
                 _tell(console.error_object(error), as_json, relayed=isinstance(error, RelayedError))
                 raise typer.Exit(error.exit_code) from None
@@ -66,7 +67,7 @@ class ErrorGroup(Group):
             except typer.Exit as ended:
                 if ended.exit_code:
                     what = f"ended with code {ended.exit_code}"
-                    _tell({"error": what, "hint": ON_STDERR, "exit_code": ended.exit_code}, as_json)
+                    _tell({"error": what, "hint": _ON_STDERR, "exit_code": ended.exit_code}, as_json)
                 raise
             except (typer.Abort, BrokenPipeError):
                 raise
@@ -80,7 +81,7 @@ class ErrorGroup(Group):
                 raise typer.Exit(worded.exit_code) from None
 
 
-def _is_lower_rank() -> bool:
+def is_lower_rank() -> bool:
     """Whether this is a rank other than 0 of a launcher that is not ours: it shares its stdout with rank 0."""
     slurm = os.environ.get("SLURM_PROCID", "0") if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1" else "0"
     return os.environ.get("RANK", slurm) != "0"
@@ -118,7 +119,7 @@ def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> Non
         return
     if file and file.is_file():
         told = json.loads(file.read_text(encoding="utf-8"))
-        hint = told["hint"] if error["hint"] == ON_STDERR else error["hint"] or told["hint"]
+        hint = told["hint"] if error["hint"] == _ON_STDERR else error["hint"] or told["hint"]
         error = {**told, "error": told["error"] or error["error"], "hint": hint, "exit_code": error["exit_code"]}
     console.print_json({**error, "error": error["error"] or "stopped by a signal"})
 

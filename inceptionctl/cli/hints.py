@@ -21,7 +21,7 @@ def worded_for(command: Any | None, hint: str | None) -> str | None:
 def _in_words(key: str, value: str, options: set[str], arguments: set[str], verb: str) -> str:
     if key == "data.root" and verb in ("check", "pack") and arguments & _DATA_SET.keys():
         return f"the argument {next(_DATA_SET[name] for name in _DATA_SET if name in arguments)}"
-    if "--set" in options:
+    if "--set" in options and not (key == "data.root" and "--data" in options and "source" in arguments):  # which may be a run
         return f"`--set {key}={value}`"
     option = "--data" if key == "data.root" else f"--{key.rpartition('.')[2].replace('_', '-')}"
     return f"`{option} {value}`" if option in options else f"`{key}: {value}` in the recipe"

@@ -27,6 +27,14 @@ CheckpointOption = Annotated[
         help="Checkpoint of the run: of the lowest validation error, the newest, or by its step; the best by default where one is kept.",
     ),
 ]
+MicroBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Images of a step of each rank, which is one micro batch; the recipe's train.micro_batch_size by default."
+    ),
+]
+ImagesAsMicroBatch = Annotated[int | None, typer.Option("--images", min=1, hidden=True)]  # as it was called before
+NoData = Annotated[bool, typer.Option("--no-data", help="Leave the data set out: it is on another machine.")]
 DataOption = Annotated[Path | None, typer.Option(metavar="ROOT", help="Folder with val/<class>/*; the recipe's by default.")]
 ClassIdsOption = Annotated[
     Path | None,

@@ -141,7 +141,7 @@ def _print(found: Plan) -> None:
 
 
 def _speed(link: dict[str, Any]) -> str:
-    return f"{link['name']}: {link['bytes_per_second'] / 1e9:.3g} GB/s, {link['hop_seconds'] * 1e6:.3g} µs a hop"
+    return f"{link['name']}: {link['bytes_per_second'] / 1e9:.3g} GB/s, {link['hop_seconds'] * 1e6:.3g} microseconds a hop"
 
 
 def _row(point: Point, price: float | None) -> list[str]:

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.answering import answering, folder_of_parts, join_ranks, shorter_sides, start_ranks
 from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
-from inceptionctl.cli.sources import refuse_missing_files, refuse_missing_network
+from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmitRequest, check, submit
+from inceptionctl.stages.predict import predict as predict_classes
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.predict import Prediction
-    from inceptionctl.evaluate.running import Answers, Ranks
     from inceptionctl.train.checkpoint_choice import Choice
-
-DEFAULT_BATCH_SIZE = 32
 
 
 def predict(
@@ -64,8 +61,6 @@ def predict(
     Exit code 3 if one cannot be decoded; the others are answered all the same, unless a submission needs every line.
     Open a model.pt2 only from a source that you trust: torch may run code in it.
     """
-    from inceptionctl.data.imageset import refuse_missing_images
-
     if submission is None:
         given = {
             "--class-ids": class_ids,
@@ -80,95 +75,29 @@ def predict(
             raise RecipeError(
                 f"{alone[0]} needs --submission FILE", "without it each image is shown as the recipe's one crop, in fp32"
             )
-        refuse_missing_network(source, checkpoint)
-        refuse_missing_images(images)
-        _show(source, images, checkpoint, as_json)
+        _show(PredictRequest(source, tuple(images), checkpoint), as_json)
         return
-    refuse_missing_network(source, checkpoint)
-    refuse_missing_images(images)
-    refuse_missing_files(class_ids=class_ids)
-    from inceptionctl.distributed.signals import stoppable
-    from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
+    sides = shorter_sides(scales, protocol)
+    request = SubmitRequest(source, tuple(images), submission, checkpoint, class_ids, protocol, sides, precision, batch_size)
+    check(request)
+    if not start_ranks(gpus, cpu_ranks):
+        _submit(request, as_json)
 
-    world, sides = world_from_environment(), shorter_sides(scales, protocol)
-    refuse_own_ranks(world, gpus, cpu_ranks)
-    if world is None and (gpus or cpu_ranks):
-        start_ranks(gpus, cpu_ranks)
+
+def _submit(request: SubmitRequest, as_json: bool) -> None:
+    done = submit(request)
+    if done is None:
         return
-    with stoppable("within the prediction; what was answered is kept"), join_ranks(world) as (machine, ranks):
-        from inceptionctl.evaluate.evaluation import Work
-        from inceptionctl.evaluate.images import folder_of
-        from inceptionctl.evaluate.predict import images_of
-        from inceptionctl.evaluate.protocols import make_protocol
-        from inceptionctl.evaluate.subject import check_protocol
-        from inceptionctl.evaluate.submission import ids_of, numeric_order
-        from inceptionctl.export.opening import subject_of_any
-
-        files = images_of(images)
-        ordered = [files[place] for place in numeric_order([file.name for file in files])]
-        subject = subject_of_any(source, machine.device, precision, checkpoint)
-        check_protocol(subject, protocol)
-        ids = ids_of(subject.classes, class_ids)
-        work = Work(
-            subject,
-            folder_of(ordered),
-            None if protocol == "single" else make_protocol(protocol, subject.preparation.input_px, sides),
-            batch_size or DEFAULT_BATCH_SIZE,
-            machine.num_threads,
-            machine.decode("auto") if subject.device.type == "cuda" else "cpu",
-        )
-        _submit(work, [file.name for file in ordered], ids, ranks, submission, as_json)
-
-
-def _submit(work: Work, names: list[str], ids: list[int], ranks: Ranks, file: Path, as_json: bool) -> None:
-    """Answer all images, and write the two files on rank 0."""
-    from torch import from_numpy
-
-    from inceptionctl.evaluate.evaluation import how_answered
-    from inceptionctl.evaluate.records import write_answers
-    from inceptionctl.evaluate.submission import submission
-    from inceptionctl.run import write_atomically
-
-    with folder_of_parts(file) as folder:
-        answers = _answered(work, folder, ranks)
-        if answers is None:
-            return
-        record = file.with_suffix(".parquet")
-        write_answers(
-            record,
-            names,
-            None,
-            work.subject.classes,
-            answers.probabilities,
-            {**how_answered(work), "classes": [*work.subject.classes]},
-        )
-        write_atomically(file, submission(from_numpy(answers.probabilities), ids))
-        answers.parts.remove()
-    shown = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()
-    by = work.subject.choice.in_words() if work.subject.choice else ""
     if as_json:
-        told = {"source": str(work.subject.source), "images": len(names), "crops": shown}
-        console.print_json({**told, "submission": str(file), "probabilities": str(record)})
+        told = {"source": str(request.source), "images": len(done.names), "crops": done.crops}
+        console.print_json({**told, "submission": str(done.file), "probabilities": str(done.record)})
     else:
-        console.out.print(f"{counted(len(names), 'image')} by {work.subject.source}, {shown}")
+        console.out.print(f"{counted(len(done.names), 'image')} by {request.source}, {done.crops}")
+    by = done.choice.in_words() if done.choice else ""
     if by:
         console.say(f"by {by}")
-    say_written(file, names)
-    console.say(f"and the probabilities into {record.name}; `inceptionctl ensemble` averages several")
-
-
-def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
-    from inceptionctl.evaluate.running import answer_all
-
-    say = console.say if ranks.rank == 0 else lambda text: None
-    with answering(ranks, "predicting") as show:
-        try:
-            return answer_all(work, folder, ranks, on_progress=show, say=say)
-        except DataError as error:
-            raise DataError(
-                error.message,
-                "a submission has a line for every image: mend these, then give the same command again, which goes on",
-            ) from None
+    say_written(done.file, done.names)
+    console.say(f"and the probabilities into {done.record.name}; `inceptionctl ensemble` averages several")
 
 
 def say_written(file: Path, names: list[str]) -> None:
@@ -183,31 +112,16 @@ def say_written(file: Path, names: list[str]) -> None:
     console.say(f"wrote {file}")
 
 
-def _show(source: Path, images: Sequence[Path], checkpoint: str | None, as_json: bool) -> None:
+def _show(request: PredictRequest, as_json: bool) -> None:
     """The classes of each image on the screen."""
-    from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.predict import images_of
-    from inceptionctl.evaluate.predict import predict as predict_images
-    from inceptionctl.export.opening import open_any
-
-    machine = claim_machine()
-    network, taken, choice = open_any(source, machine.device, checkpoint)
-    files, described = images_of(images), network.description
-    predictions = predict_images(
-        network.logits,
-        described.class_names,
-        files,
-        described.preparation,
-        num_threads=machine.num_threads,
-        takes_pictures=described.pixels_in,
-    )
+    done = predict_classes(request)
     if as_json:
-        told = {"source": str(taken), "chosen": choice and choice.to_json()}
-        console.print_json({**told, "predictions": [_prediction_json(item) for item in predictions]})
+        told = {"source": str(done.source), "chosen": done.choice and done.choice.to_json()}
+        console.print_json({**told, "predictions": [_prediction_json(item) for item in done.predictions]})
     else:
-        _print_predictions(predictions)
-        _say_source(taken, choice)
-    bad = [f"{item.image}: {item.reason}" for item in predictions if item.reason]
+        _print_predictions(done.predictions)
+        _say_source(done.source, done.choice)
+    bad = [f"{item.image}: {item.reason}" for item in done.predictions if item.reason]
     if bad:
         raise DataError("cannot decode " + (bad[0] if len(bad) == 1 else f"{len(bad)} images:\n" + "\n".join(bad)))
 

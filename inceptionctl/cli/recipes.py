@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.checks import check_recipe
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, NoData, Settings
 from inceptionctl.errors import InceptionctlError, RecipeError
+from inceptionctl.stages.checks import check_recipe
 
 if TYPE_CHECKING:
     from inceptionctl.recipe import Recipe
+    from inceptionctl.train.images import Opened
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, cls=Group)
 
@@ -121,7 +122,7 @@ def copy(
 def check(
     path: Annotated[str, typer.Argument(metavar="RECIPE", help="Bundled name or path.")],
     settings: Settings = None,
-    no_data: Annotated[bool, typer.Option("--no-data", help="Leave the data set out: it is on another machine.")] = False,
+    no_data: NoData = False,
     as_json: Json = False,
 ) -> None:
     """Check that a recipe can be trained here.
@@ -133,13 +134,14 @@ def check(
 
     try:
         loaded = load_any(path, settings or ())
-        check_recipe(path, loaded, settings or (), data=not no_data)
+        opened = check_recipe(path, loaded, settings or (), data=not no_data)
     except InceptionctlError as error:
         if as_json:
             console.print_json({"ok": False, "problems": [], **console.error_object(error)})
         raise
     members = loaded.members.values() if isinstance(loaded, Ensemble) else [loaded]
-    warnings = list(dict.fromkeys(words for member in members for words in _warnings(member)))
+    told = () if no_data else (_warnings(member, images) for member, images in zip(members, opened, strict=True))
+    warnings = list(dict.fromkeys(words for one in told for words in one))
     for words in warnings:
         console.warn(words)
     if as_json:
@@ -148,17 +150,9 @@ def check(
         typer.echo(f"{path}: fine" + (f", an ensemble of {len(loaded.members)}" if isinstance(loaded, Ensemble) else ""))
 
 
-def _warnings(recipe: Recipe) -> list[str]:
-    """What a training goes on with and should not surprise, of data that is on this machine."""
-    from inceptionctl.errors import DataError
+def _warnings(recipe: Recipe, opened: Opened | None) -> list[str]:
+    """What a training on these images goes on with and should not surprise."""
     from inceptionctl.train.batch import BatchPlan, too_few_images
-    from inceptionctl.train.images import open_images
 
-    if not (recipe.data.root_path.exists() or recipe.data.train_csv):
-        return []
-    try:
-        train, _ = open_images(recipe)
-    except DataError as refused:
-        return [refused.message]
-    few = too_few_images(len(train), BatchPlan(1, recipe.train.global_batch_size, 1))
+    few = too_few_images(len(opened[0]), BatchPlan(1, recipe.train.global_batch_size, 1)) if opened else None
     return ["; ".join(few)] if few else []

@@ -9,7 +9,6 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json, renamed, runs_named
-from inceptionctl.cli.sources import refuse_missing_ensembles
 
 
 def report(
@@ -29,19 +28,11 @@ def report(
 
     The page holds everything itself, so that it can be sent; the pictures lie beside it as PNG files.
     """
-    from inceptionctl.run import open_run
+    from inceptionctl.stages.report import ReportRequest
+    from inceptionctl.stages.report import report as write_report
 
-    folder = renamed("--out", "--output", out, output)
-    ensembles = [source for source in sources if source.suffix == ".json"]
-    runs = [source for source in sources if source not in ensembles]
-    for run in runs:
-        open_run(run)
-    refuse_missing_ensembles(ensembles)
-
-    from inceptionctl.report.page import write_report
-
-    page = write_report(runs, ensembles, folder)
+    done = write_report(ReportRequest(tuple(sources), renamed("--out", "--output", out, output)))
+    size = done.page.stat().st_size
     if as_json:
-        pictures = sorted(str(file) for file in folder.glob("*.png"))
-        console.print_json({"page": str(page), "bytes": page.stat().st_size, "pictures": pictures})
-    console.say(f"wrote {page} ({console.size(page.stat().st_size)})")
+        console.print_json({"page": str(done.page), "bytes": size, "pictures": [str(file) for file in done.pictures]})
+    console.say(f"wrote {done.page} ({console.size(size)})")

@@ -13,7 +13,7 @@ from inceptionctl import console
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, RunArgument
 from inceptionctl.errors import CheckpointError
-from inceptionctl.words import counted
+from inceptionctl.words import counted, with_top5_where
 
 if TYPE_CHECKING:
     from inceptionctl.run import Run
@@ -150,7 +150,7 @@ def show(
         "starts": found.starts,
         "rollbacks": found.rollbacks,
         "last_train_row": found.train_rows[-1] if found.train_rows else None,
-        "evaluate_rows": found.evaluate_rows,
+        "evaluate_rows": [with_top5_where(found.has_top5, row) for row in found.evaluate_rows],
         "checkpoints": found.checkpoints,
         "evaluations": files_below(found.run.evaluations),
         "export": files_below(found.run.export),
@@ -220,15 +220,15 @@ def _print_run(result: dict[str, Any], state: str, has_top5: bool) -> None:
         console.out.print()
         console.print_pairs("Last training row", last)
     top5 = (("top-5 error %",), ("top5_error",)) if has_top5 else ((), ())
-    columns = ("step", "epoch", "top-1 error %", *top5[0], "loss", "images")
-    keys = ("epoch", "top1_error", *top5[1], "loss")
+    columns = ("step", "epoch", "top-1 error %", "accuracy %", *top5[0], "loss", "images")
+    keys = ("epoch", "top1_error", "accuracy", *top5[1], "loss")
     rows = [
         (
             row["step"],
             *(_number(row.get(key), 4 if key == "loss" else 2) for key in keys),
             _images(row),
         )
-        for row in result["evaluate_rows"]
+        for row in map(_with_accuracy, result["evaluate_rows"])
     ]
     _table("Evaluations while training", columns, rows, columns[:-1])
     checkpoints = [
@@ -273,6 +273,11 @@ def _quantity(key: str, value: Any) -> tuple[str, str]:
     if key.endswith("_bytes") and isinstance(value, int | float):
         return key.removesuffix("_bytes").replace("_", " "), console.size(value)
     return key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _with_accuracy(row: dict[str, Any]) -> dict[str, Any]:
+    error = row.get("top1_error")
+    return row | {"accuracy": 100.0 - error} if isinstance(error, int | float) else row
 
 
 def _images(row: dict[str, Any]) -> str:

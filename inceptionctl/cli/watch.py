@@ -51,12 +51,13 @@ def _frame(run: Run) -> tuple[RenderableType, bool]:
     from rich.table import Table
     from rich.text import Text
 
-    from inceptionctl.report.watching import lines, seconds_left, total_steps
+    from inceptionctl.report.watching import ASCII_BARS, BARS, lines, seconds_left, total_steps
     from inceptionctl.run_contents import read_run
 
     found = read_run(run)
     grid = Table.grid(padding=(0, 2))
-    for name, value in lines(found, time.time()):
+    bars = ASCII_BARS if console.out.options.ascii_only else BARS
+    for name, value in lines(found, time.time(), bars):
         grid.add_row(Text(name), Text(value))
     left, total = seconds_left(found), total_steps(found)
     finished = found.state == "finished"

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inceptionctl.words import percent
+from inceptionctl.words import has_top5, percent, with_top5_where
 
 NUM_RESAMPLES = 10_000
 NUM_BINS = 15
@@ -21,14 +21,14 @@ def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
 
     `interval`: the middle 95% of 10,000 bootstrap resamples of the images (fixed seed).
     `calibration_error`: the expected calibration error in percent (arXiv 1706.04599) over 15 equal bins of the likeliest class's
-    probability, which are in `calibration`.
+    probability, which are in `calibration`. Top-5 errors are None of five classes or fewer.
     """
     best = probabilities.topk(min(5, probabilities.shape[1]), dim=1)
     hits = best.indices == labels[:, None]
     top1, top5 = hits[:, 0], hits.any(1)
     own = probabilities.gather(1, labels[:, None])[:, 0].clamp_min(SMALLEST)
     bins, error = calibration(best.values[:, 0], top1)
-    return {
+    found = {
         "num_images": len(labels),
         "top1_error": percent(int((~top1).sum()), len(labels)),
         "top5_error": percent(int((~top5).sum()), len(labels)),
@@ -38,6 +38,7 @@ def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
         "calibration_error": error,
         "calibration": bins,
     }
+    return with_top5_where(has_top5(probabilities.shape[1]), found)
 
 
 def bootstrap_interval(num_correct: int, num_images: int) -> list[float]:

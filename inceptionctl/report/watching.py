@@ -11,7 +11,8 @@ from inceptionctl.words import error_and_accuracy
 
 Row = Mapping[str, Any]
 
-BARS = " ▁▂▃▄▅▆▇█"
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.,:-=+#"
 SPARK_WIDTH = 48
 ROWS_FOR_SPEED = 20
 
@@ -42,15 +43,15 @@ def seconds_left(found: RunContents) -> float | None:
     return (total - rows[-1]["step"]) * seconds / steps if steps > 0 and seconds > 0 else None
 
 
-def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
-    """Values as a row of bars from the lowest to the highest, each the mean of those that fall on it."""
+def sparkline(values: Sequence[float], width: int = SPARK_WIDTH, bars: str = BARS) -> str:
+    """Values as a row of eight `bars` from the lowest to the highest, each the mean of those that fall on it."""
     if not values:
         return ""
     count = min(width, len(values))
     edges = [len(values) * k // count for k in range(count + 1)]
     means = [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
     low, room = min(means), max(means) - min(means)
-    return "".join(BARS[1 + round(7 * (value - low) / room)] if room else BARS[4] for value in means)
+    return "".join(bars[round(7 * (value - low) / room)] if room else bars[3] for value in means)
 
 
 def in_gigabytes(value: float) -> str:
@@ -58,8 +59,8 @@ def in_gigabytes(value: float) -> str:
     return f"{value / 1e9:.2f} GB"
 
 
-def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
-    """Pairs of name and value. `now` is the time here, in seconds since 1970."""
+def lines(found: RunContents, now: float, bars: str = BARS) -> list[tuple[str, str]]:
+    """Pairs of name and value. `now` is the time here, in seconds since 1970; `bars` draw the loss."""
     last: Row = found.train_rows[-1] if found.train_rows else {}
     total = total_steps(found)
     epoch = "" if found.epoch is None else f", epoch {found.epoch:.2f}"
@@ -82,7 +83,7 @@ def lines(found: RunContents, now: float) -> list[tuple[str, str]]:
     ]
     losses = [value for row in found.train_rows if (value := finite(row.get("loss"))) is not None]
     if losses:
-        shown.append(("loss so far", sparkline(losses)))
+        shown.append(("loss so far", sparkline(losses, bars=bars)))
     errors = [row for row in found.evaluate_rows if finite(row.get("top1_error")) is not None]
     for row in errors[-3:]:
         top5 = finite(row.get("top5_error")) if found.has_top5 else None

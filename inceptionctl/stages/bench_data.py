@@ -24,7 +24,7 @@ class BenchDataRequest:
     data: Path | None = None
     """Photographs to take, from anywhere below; else the recipe's training images."""
     images: int = 960
-    """Images of one round."""
+    """Images that one round reads, in the recipe's micro batches."""
     repeats: int = 5
     threads: int | None = None
     """Threads and worker processes; as many as cores by default."""
@@ -128,7 +128,7 @@ def lists(request: BenchListsRequest) -> dict[str, Any]:
     refuse_unwritable(request.output)
     images, ranks = request.images, request.ranks
     about = facts(("inceptionctl", "numpy"))
-    with console.err.status(f"opening a list of {counted(images, 'image')} in {counted(ranks, 'process', 'processes')}"):
+    with console.working(f"opening a list of {counted(images, 'image')} in {counted(ranks, 'process', 'processes')}"):
         figures = bench_lists(images, request.classes, ranks)
     result = {"bench": "lists", **about, "images": images, "classes": request.classes, "ranks": ranks}
     return written(with_figures(result, figures), request.output)

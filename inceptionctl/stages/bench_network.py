@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, this_machine, with_figures, written
+from inceptionctl.stages.checks import check_steps
+from inceptionctl.stages.sources import refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.machine import Machine
@@ -42,8 +44,8 @@ class BenchCheckpointRequest:
 
     recipe: str = "inception_v4"
     settings: Sequence[str] = ()
-    images: int | None = None
-    """Images of a step; the recipe's micro batch by default."""
+    micro_batch_size: int | None = None
+    """Images of a step; the recipe's train.micro_batch_size by default."""
     repeats: int = 5
     folder: Path = Path()
     """On the disk to be measured."""
@@ -107,11 +109,13 @@ def checkpoint(request: BenchCheckpointRequest) -> dict[str, Any]:
     refuse_unwritable(request.output)
     if not request.folder.is_dir():
         raise EnvironmentFault(f"no folder {request.folder}", "name an existing folder on the disk to be measured")
+    batch_size = request.micro_batch_size or recipe.train.micro_batch_size
+    step = [f"train.micro_batch_size={batch_size}", f"train.global_batch_size={batch_size}"]
+    check_steps(load_recipe(request.recipe, [*request.settings, *step]), request.recipe, request.settings, 1)
 
     from inceptionctl.bench.checkpoint import bench_checkpoint
     from inceptionctl.bench.machine import facts
 
-    batch_size = request.images or recipe.train.micro_batch_size
     about = facts(("inceptionctl", "torch", "safetensors"))
     with (
         progress_bar("measuring") as progress,
@@ -126,7 +130,6 @@ def checkpoint(request: BenchCheckpointRequest) -> dict[str, Any]:
 
 def _recipe_or_run(request: BenchEvaluateRequest) -> Recipe | Path:
     """Which of the two the source names, before torch is imported."""
-    from inceptionctl.cli.sources import refuse_missing_network
     from inceptionctl.recipe import bundled_recipes, load_recipe
     from inceptionctl.run import find_run
 

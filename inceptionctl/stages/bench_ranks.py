@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import RecipeError
 from inceptionctl.stages.bench_io import progress_bar, refuse_unwritable, with_figures, written
+from inceptionctl.stages.checks import check_inputs
 from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.ranks import leave_result, run_in_ranks
 from inceptionctl.words import counted
@@ -54,16 +56,14 @@ def start(request: BenchStartRequest) -> dict[str, Any]:
     """
     from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.train.batch import plan_batch
-    from inceptionctl.train.images import open_images
+    from inceptionctl.recipe.places import place_of
 
     settings = [*request.settings, "train.log_every_steps=1"]
     recipe = load_recipe(request.recipe, settings)
     refuse_unwritable(request.output)
     for number in request.ranks:
-        choose_ranks(number if request.on_gpus else None, None if request.on_gpus else number)
-        plan_batch(recipe.train.global_batch_size, number, recipe.train.micro_batch_size)
-    open_images(recipe)
+        here = choose_ranks(number if request.on_gpus else None, None if request.on_gpus else number)
+        check_inputs(recipe, here, request.recipe, partial(place_of, request.recipe, settings), begins=True)
 
     from inceptionctl.bench.machine import facts
     from inceptionctl.bench.start import bench_start
@@ -83,7 +83,7 @@ def allreduce(request: BenchAllreduceRequest) -> dict[str, Any] | None:
     """Seconds and bandwidth of sums over ranks (gloo between CPU ranks, NCCL between GPUs): what `--json` prints.
 
     `alpha_s` and `bytes_per_s` are the model seconds = alpha + bytes / rate; `bytes_per_s` is null where larger sums take no longer.
-    None in a rank that is not the one to print, as of `bench step`. Raises RecipeError for one rank alone, FailedProcess when a rank fails,
+    None in a rank that is not the one to print, as of `bench step`. Raises RecipeError for one rank alone, RanksEndedError when a rank fails,
     and ResumeLater when a signal came.
     """
     from inceptionctl.distributed.signals import stoppable

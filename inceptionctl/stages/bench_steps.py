@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, with_figures, written
+from inceptionctl.stages.checks import check_steps
 from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.ranks import leave_result, run_in_ranks
 
@@ -28,8 +29,8 @@ class BenchStepRequest:
 
     recipe: str = "inception_v4"
     settings: Sequence[str] = ()
-    images: int | None = None
-    """Images of a rank's step; the recipe's micro batch by default."""
+    micro_batch_size: int | None = None
+    """Images of a rank's step; the recipe's train.micro_batch_size by default."""
     data: Path | None = None
     """Photographs for turns with live data besides."""
     gpus: int | None = None
@@ -46,7 +47,7 @@ class BenchStepRequest:
     @property
     def words(self) -> list[str]:
         """The command of each rank, which leaves `output` to the process that starts it."""
-        names = ("images", "data", "gpus", "cpu_ranks", "steps", "repeats", "profile")
+        names = ("micro_batch_size", "data", "gpus", "cpu_ranks", "steps", "repeats", "profile")
         options = {**{name: getattr(self, name) for name in names}, "ways": None if self.ways is None else tuple(self.ways)}
         return command_words("bench step", self.recipe, settings=self.settings, options=options)
 
@@ -57,8 +58,8 @@ class BenchTrainRequest:
 
     recipe: str = "inception_v4"
     settings: Sequence[str] = ()
-    images: int | None = None
-    """Images of a rank's step; the recipe's micro batch by default."""
+    micro_batch_size: int | None = None
+    """Images of a rank's step; the recipe's train.micro_batch_size by default."""
     data: Path | None = None
     """Photographs to take, from anywhere below; else the recipe's training images."""
     gpus: int | None = None
@@ -70,7 +71,7 @@ class BenchTrainRequest:
     @property
     def words(self) -> list[str]:
         """The command of each rank, which leaves `output` to the process that starts it."""
-        options = {name: getattr(self, name) for name in ("images", "data", "gpus", "cpu_ranks", "steps", "repeats")}
+        options = {name: getattr(self, name) for name in ("micro_batch_size", "data", "gpus", "cpu_ranks", "steps", "repeats")}
         return command_words("bench train", self.recipe, settings=self.settings, options=options)
 
 
@@ -78,7 +79,7 @@ def step(request: BenchStepRequest) -> dict[str, Any] | None:
     """A step of the training loop on random images beside a bare torch loop, torch DDP on several ranks: what `--json` prints.
 
     Ranks are started as `train` starts them, even one. None in a rank that is not the one to print: under torchrun or srun ranks but 0,
-    and every rank that this function has started. Raises RecipeError, DataError for too few images, FailedProcess when a rank fails, and
+    and every rank that this function has started. Raises RecipeError, DataError for too few images, RanksEndedError when a rank fails, and
     ResumeLater when a signal came.
     """
     from inceptionctl.bench.ways import read_ways
@@ -102,11 +103,13 @@ def _for_steps(request: BenchStepRequest | BenchTrainRequest) -> Recipe:
     """The recipe with nothing in it but steps of one micro batch a rank, at a rate that leaves the weights alone."""
     from inceptionctl.recipe import load_recipe
 
-    size = request.images or load_recipe(request.recipe, request.settings).train.micro_batch_size
+    size = request.micro_batch_size or load_recipe(request.recipe, request.settings).train.micro_batch_size
     ranks = request.gpus or request.cpu_ranks or 1
     never = [f"{key}=null" for key in ("evaluate.every_epochs", "checkpoint.every_epochs", "checkpoint.every_steps")]
     batch = [f"train.micro_batch_size={size}", f"train.global_batch_size={size * ranks}", "schedule.base_lr=1e-6"]
-    return load_recipe(request.recipe, [*request.settings, *batch, *never])
+    recipe = load_recipe(request.recipe, [*request.settings, *batch, *never])
+    check_steps(recipe, request.recipe, request.settings, ranks)
+    return recipe
 
 
 def _measure(
@@ -195,7 +198,7 @@ def _refuse_few_images(folder: Path | None, recipe: Recipe) -> None:
     if found < recipe.train.global_batch_size:
         raise DataError(
             f"{folder or recipe.data.root_path} has {found} images, a step takes {recipe.train.global_batch_size}",
-            "fewer --images, or more photographs",
+            "a smaller --micro-batch-size, or more photographs",
         )
 
 

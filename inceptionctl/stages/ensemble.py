@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inceptionctl import console
-from inceptionctl.errors import CheckpointError, EnvironmentFault, FailedProcess, RecipeError, ResumeLater
+from inceptionctl.errors import CheckpointError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
+from inceptionctl.stages.checks import check_inputs
 from inceptionctl.stages.commands import command_words
+from inceptionctl.stages.sources import refuse_missing_answers
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.members import Member, State
@@ -106,7 +108,7 @@ def ensemble(request: EnsembleRequest) -> Combined | Planned:
 
     A recipe's members are trained and evaluated first, one after the other; what is there is not made again. Of a run the evaluation of
     its best checkpoint by the protocol is taken, and made where there is none. Raises RecipeError for what does not fit together,
-    CheckpointError for what is missing and may not be made, ResumeLater when a signal came, and FailedProcess when a step has failed.
+    CheckpointError for what is missing and may not be made, ResumeLater when a signal came, and RanksEndedError when a step has failed.
     """
     from inceptionctl.distributed.signals import stoppable
 
@@ -155,7 +157,6 @@ def _recipe_of(sources: Sequence[Path]) -> str | None:
 
 def _runs_and_evaluations(sources: Sequence[Path]) -> list[Path]:
     """Runs by their names too. Raises DataError for what is not there."""
-    from inceptionctl.cli.sources import refuse_missing_answers
     from inceptionctl.run import find_run
 
     found = [find_run(source) for source in sources]
@@ -271,7 +272,6 @@ def _prepare(
     loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, request: EnsembleRequest
 ) -> None:
     """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
-    from inceptionctl.cli.checks import check_inputs
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
     from inceptionctl.recipe import dump_recipe
@@ -314,7 +314,7 @@ def _in_words(state: State, protocol: str) -> str:
 
 
 def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None:
-    """Do `inceptionctl WORDS` for a member. Raises ResumeLater when a signal stopped it, FailedProcess when it failed."""
+    """Do `inceptionctl WORDS` for a member. Raises ResumeLater when a signal stopped it, RanksEndedError when it failed."""
     from inceptionctl.distributed.stage import run_stage
 
     code = run_stage(words)
@@ -323,7 +323,7 @@ def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None
         raise ResumeLater(f"stopped in `{words[0]}` of {name}", again)
     if code:
         console.say(f"`{words[0]}` of {name} has ended with {code}; when that is fixed, {again}")
-        raise FailedProcess(code)
+        raise RanksEndedError(code)
 
 
 def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inceptionctl.errors import FailedProcess
+from inceptionctl.errors import RanksEndedError
 from inceptionctl.stages.bench_io import written
 
 RESULT_FILE = "INCEPTIONCTL_RESULT_FILE"
@@ -18,7 +18,7 @@ RESULT_FILE = "INCEPTIONCTL_RESULT_FILE"
 def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, output: Path | None) -> dict[str, Any]:
     """Start `inceptionctl WORDS` once a rank; write what rank 0 has given to `leave_result` into `output`, and return it.
 
-    Without a number it is one rank, on a GPU where there is one. Raises FailedProcess when a rank fails, which says why, and what
+    Without a number it is one rank, on a GPU where there is one. Raises RanksEndedError when a rank fails, which says why, and what
     `choose_ranks` and `launch` raise.
     """
     from inceptionctl.distributed.local import choose_ranks, launch, visible_gpus
@@ -34,7 +34,7 @@ def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, 
         # A rank may fail after its measurement, which took minutes.
         found = written(json.loads(file.read_text(encoding="utf-8")), output) if file.exists() else None
     if code or found is None:
-        raise FailedProcess(code)
+        raise RanksEndedError(code)
     return found
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from inceptionctl import console
 from inceptionctl.errors import CheckpointError, RecipeError
+from inceptionctl.stages.checks import check_batch
 from inceptionctl.stages.jobs import has_jobs, jobs_of, note_job
 
 if TYPE_CHECKING:
-    from inceptionctl.data.imageset import ImageSet
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
+    from inceptionctl.train.images import Opened
     from inceptionctl.train.start import Start
 
 
@@ -92,7 +93,7 @@ class Submission:
 class _Training:
     recipe: Recipe
     output: Path | None
-    images: tuple[ImageSet, ImageSet] | None
+    images: Opened | None
     """To train and validate on, where they are on this machine."""
 
 
@@ -203,26 +204,19 @@ def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:
     return script
 
 
-def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> tuple[ImageSet, ImageSet] | None:
+def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> Opened | None:
     """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
-    from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.checking import faults, refuse
-    from inceptionctl.train.images import open_images
 
-    batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
-    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
-        from inceptionctl.train.batch_norm import check_batch_norm
-
-        check_batch_norm(recipe, batch)
+    check_batch(recipe, ranks)
     if recipe.data.decodes_on_gpu and on_cpu:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
     if not root.exists():
         console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
-    opened: list[tuple[ImageSet, ImageSet]] = []
-    found = faults(recipe, begins=begins, data=root.exists(), images=lambda one: opened.append(open_images(one)))
+    found, images = faults(recipe, begins=begins, data=root.exists())
     refuse(recipe.model.name, found)
-    return opened[0] if opened else None
+    return images
 
 
 def _words(options: Sequence[str]) -> list[str]:

@@ -67,10 +67,11 @@ def _statistics(module: _BatchNorm) -> list[Tensor]:
     return [tensor for tensor in (module.running_mean, module.running_var) if tensor is not None]
 
 
-def check_batch_norm(recipe: Recipe, batch: BatchPlan) -> None:
+def check_batch_norm(recipe: Recipe, batch: BatchPlan, option: str | None = None) -> None:
     """Raise RecipeError where micro batches of one image leave a batch norm one value a channel, which has no variance.
 
-    The error names the smallest micro batch that works. Frozen norms, which take their statistics as they are, do not count.
+    The error names the smallest micro batch that works: as keys of the recipe, or as the `option` of a command that has one for it.
+    Frozen norms, which take their statistics as they are, do not count.
     """
     if batch.micro_batch_size > 1:
         return
@@ -84,11 +85,13 @@ def check_batch_norm(recipe: Recipe, batch: BatchPlan) -> None:
         message = f"with micro batches of one image {lonely[0]}{more} of {recipe.model.name} at {recipe.model.input_px} px"
         raise RecipeError(
             "the batch is too small for batch norm",
-            problems=[Problem(*_way_out(batch, f"{message} would normalise single values, whose variance is none"))],
+            problems=[Problem(*_way_out(batch, f"{message} would normalise single values, whose variance is none", option))],
         )
 
 
-def _way_out(batch: BatchPlan, message: str) -> tuple[str, str, str]:
+def _way_out(batch: BatchPlan, message: str, option: str | None) -> tuple[str, str, str]:
+    if option:
+        return option, message, f"give {option} 2, the smallest that works"
     share = batch.global_batch_size // batch.ranks
     if share == 1:
         fewer = ", or use fewer ranks" if batch.ranks > 1 else ""

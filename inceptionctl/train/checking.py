@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inceptionctl.errors import InceptionctlError, Problem
+from inceptionctl.errors import InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.images import open_images
-from inceptionctl.train.inheritance import find_weights
+from inceptionctl.train.images import Opened, open_images
+from inceptionctl.train.inheritance import WeightsSource, find_weights
+from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,17 +37,18 @@ class Fault:
 
 
 def faults(
-    recipe: Recipe, *, begins: bool = True, data: bool = True, images: Callable[[Recipe], object] = open_images
-) -> list[Fault]:
-    """Everything that keeps a recipe from being trained on this machine, whatever the ranks.
+    recipe: Recipe, *, begins: bool = True, data: bool = True, verified: bool = True
+) -> tuple[list[Fault], Opened | None]:
+    """Everything that keeps a recipe from being trained on this machine, whatever the ranks; and the images, where nothing is wrong with them.
 
-    `begins` is false for a run that goes on from a checkpoint and needs no first weights, `data` for a data set that is elsewhere;
-    `images` opens it, for those who go on with it.
+    `begins` is false for a run that goes on from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
+    `verified` where somebody else compares the files of first weights with their manifest; their values are never read.
     """
-    found = list(_network_faults(recipe, begins))
+    found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
+    opened: list[Opened] = []
     if data:
-        found += _fault("data.root", lambda: images(recipe))
-    return sorted(found, key=lambda fault: fault.error.exit_code)
+        found += _fault("data.root", lambda: opened.append(open_images(recipe)))
+    return sorted(found, key=lambda fault: fault.error.exit_code), opened[0] if opened else None
 
 
 def refuse(name: str, found: list[Fault], where: Callable[[str], str | None] = lambda key: None) -> None:
@@ -76,7 +78,15 @@ def _fault(key: str, look: Callable[[], object]) -> list[Fault]:
     return []
 
 
-def _network_faults(recipe: Recipe, begins: bool) -> Iterator[Fault]:
+def _refuse_best_of_all(recipe: Recipe) -> None:
+    if recipe.checkpoint.best_by == "top5_error" and not has_top5(recipe.model.num_classes):
+        raise RecipeError(
+            f"the top-5 error of {counted(recipe.model.num_classes, 'class', 'classes')} is always 0: the first checkpoint would stay the best",
+            "set checkpoint.best_by to top1_error or loss",
+        )
+
+
+def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fault]:
     source = first_weights(recipe) if begins else None
     if source and not source.exists():
         yield from _fault("model.init_from", partial(find_weights, source))
@@ -89,7 +99,7 @@ def _network_faults(recipe: Recipe, begins: bool) -> Iterator[Fault]:
         yield Fault("model.name", error)
         return
     if source:
-        yield from _fault("model.init_from", lambda: _start(recipe, source, model))
+        yield from _fault("model.init_from", lambda: _start(recipe, find_weights(source, verified=verified), model))
     yield from _fault("model.freeze", lambda: _freeze(recipe, model))
     yield from _fault("optim.name", lambda: _optimizer(recipe, model))
 
@@ -101,11 +111,11 @@ def _on_no_device(recipe: Recipe) -> nn.Module:
         return build_model(**recipe.model.network())
 
 
-def _start(recipe: Recipe, source: Path, model: nn.Module) -> None:
+def _start(recipe: Recipe, source: WeightsSource, model: nn.Module) -> None:
     from inceptionctl.train.fine_tuning import read_initial_weights, start_from
     from inceptionctl.train.inheritance import refuse_another_function
 
-    initial = read_initial_weights(source)
+    initial = read_initial_weights(source, values=False)
     start_from(initial, model, recipe.model)
     refuse_another_function(recipe, initial.expects, initial.source)
 

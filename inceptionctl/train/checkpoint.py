@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -217,8 +217,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(str(path))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}", "use another checkpoint of the run") from None
+        raise _unreadable(path, error) from None
     return tensors
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file as its header tells, on the meta device: shapes without values, all in fp32.
+
+    Raises CheckpointError when the header is damaged, or the file shorter than it says.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"cannot read {path}: {error}", "use another checkpoint of the run")
 
 
 @torch.no_grad()

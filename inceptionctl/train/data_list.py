@@ -4,6 +4,9 @@ data_list.gz is a line of JSON and then, of the training images in their order, 
 compares digests, which takes a tenth of a second for a million images; the lists themselves are only read when those differ. Bytes of
 up to a thousand images are compared too: folders that have changed places may hold files of the same names.
 
+Where there is no list to compare with, classes and number must still be those that the checkpoint tells: the order of the samples follows
+from them.
+
 Images that have moved (another root, a list with other paths, folders that were packed into shards) are the same while class, name
 and order are.
 """
@@ -25,6 +28,7 @@ from numpy.typing import NDArray
 from inceptionctl.data.imageset import ImageSet, Names, is_image_name
 from inceptionctl.errors import DataError
 from inceptionctl.run import Run, write_atomically
+from inceptionctl.train import checkpoint_files as files
 
 FORMAT = 1
 MOST_SIZES = 1000  # asking a network file system takes up to a millisecond for each
@@ -34,19 +38,23 @@ _ESCAPES = ((b"%2E", b"."), (b"%2F", b"/"), (b"%25", b"%"))  # what data/packing
 Key = tuple[str, bytes]
 
 
-def check_same_images(run: Run, train_set: ImageSet, val_set: ImageSet, subset: str) -> list[str]:
-    """Compare the images of a run that goes on with those that it keeps a list of; remarks for people.
+def check_same_images(run: Run, checkpoint: Path, train_set: ImageSet, val_set: ImageSet, subset: str) -> list[str]:
+    """Compare the images of a start from `checkpoint` with those that it was trained on; remarks for people.
 
-    Raises DataError, naming what differs, when the training images are others or have other labels. A run without a list of this
-    form has nothing to compare with.
+    Of a checkpoint of `run` by the list that the run keeps. Of another run's, or without a list of this form, by the classes and the
+    number of images in progress.json. Raises DataError, naming what differs, when the training images are others or have other labels.
     """
-    head = _head(run)
+    head = _head(run) if checkpoint.parent == run.checkpoints else None
     if head is None:
+        told = files.read_progress(checkpoint)
+        differences = _classes_and_number(told.get("classes", ()), told.get("num_train_images", 0), train_set)
+        if differences:
+            raise _refusal(run, checkpoint, None, train_set, differences)
         return []
     if head["train"] != _digest(train_set) or not _same_sizes(head, train_set):
         differences = _differences(run, head, train_set)
         if differences:
-            raise _refusal(run, head, train_set, differences)
+            raise _refusal(run, checkpoint, head, train_set, differences)
     then, now = head["val"], _about_val(val_set, subset)
     if then["subset"] == subset and then != now:
         counts = f"{then['num_images']:,} images then, {now['num_images']:,} now"
@@ -154,11 +162,7 @@ def _differences(run: Run, head: dict[str, Any], images: ImageSet) -> list[str]:
         return []
     then = list(_keys(head["classes"], labels, names, head["in_shards"]))
     now = list(_keys_of(images))
-    lines = [] if len(then) == len(now) else [f"{len(then):,} images then, {len(now):,} now"]
-    if tuple(head["classes"]) != images.classes:
-        pairs = ((old, new) for old, new in zip(head["classes"], images.classes, strict=False) if old != new)
-        old, new = next(pairs, (f"{len(head['classes'])} classes", str(len(images.classes))))
-        lines.append(f"the classes: {old!r} then, {new!r} now")
+    lines = _classes_and_number(head["classes"], len(then), images)
     before, after = set(then), set(now)
     lines += [
         f"{len(only):,} only {when}: {_some(only)}"
@@ -181,6 +185,15 @@ def _differences(run: Run, head: dict[str, Any], images: ImageSet) -> list[str]:
     return [f"the content: of {count:,} files that were looked at, {len(other):,} are of another size", *shown] if other else []
 
 
+def _classes_and_number(classes: Sequence[str], number: int, images: ImageSet) -> list[str]:
+    lines = [] if number == len(images) else [f"{number:,} images then, {len(images):,} now"]
+    if tuple(classes) != images.classes:
+        pairs = ((old, new) for old, new in zip(classes, images.classes, strict=False) if old != new)
+        old, new = next(pairs, (f"{len(classes)} classes", str(len(images.classes))))
+        lines.append(f"the classes: {old!r} then, {new!r} now")
+    return lines
+
+
 def _named(key: Key) -> str:
     return f"{key[0]}/{key[1].decode(errors='backslashreplace')}"
 
@@ -190,11 +203,22 @@ def _some(keys: set[Key]) -> str:
     return ", ".join(names) + (", ..." if len(keys) > MOST_SHOWN else "")
 
 
-def _refusal(run: Run, head: dict[str, Any], images: ImageSet, differences: Sequence[str]) -> DataError:
-    here = str(images.folder.absolute())
-    where = here if here == head["folder"] else f"{here} (then {head['folder']})"
-    hint = "give the run its own images again (data.root), or start a new run with another --output"
-    if head["num_images"] == len(images) and tuple(head["classes"]) == images.classes:
+def _refusal(
+    run: Run, checkpoint: Path, head: dict[str, Any] | None, images: ImageSet, differences: Sequence[str]
+) -> DataError:
+    where = here = str(images.folder.absolute())
+    if head and here != head["folder"]:
+        where = f"{here} (then {head['folder']})"
+    if checkpoint.parent == run.checkpoints:
+        trained = run.path
+        hint = "give the run its own images again (data.root), or start a new run: another --output, and no --resume"
+    else:
+        trained = checkpoint
+        hint = (
+            "set data.root to the images that it was trained on, or start from its weights alone:"
+            f" `--set model.init_from={checkpoint}` instead of --resume"
+        )
+    if head and not _classes_and_number(head["classes"], head["num_images"], images):
         # With another number the order of the samples would be another one, and the position mean nothing.
-        hint += f"; if the change is meant, delete {Path(run.data_list_file)} and give the same command again"
-    return DataError(f"{run.path} was trained on other images than there are in {where}:\n  " + "\n  ".join(differences), hint)
+        hint += f"; if the change is meant, delete {run.data_list_file} and give the same command again"
+    return DataError(f"{trained} was trained on other images than there are in {where}:\n  " + "\n  ".join(differences), hint)

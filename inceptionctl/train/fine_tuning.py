@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.recipe.schema import ModelSection
-from inceptionctl.train.checkpoint import read_tensors
-from inceptionctl.train.inheritance import find_weights
+from inceptionctl.train.checkpoint import read_shapes, read_tensors
+from inceptionctl.train.inheritance import WeightsSource
 from inceptionctl.words import counted
 
 
@@ -29,13 +29,13 @@ class InitialWeights:
     """What they expect of images and network, by the recipe's keys (train/inheritance.py)."""
 
 
-def read_initial_weights(path: Path) -> InitialWeights:
-    """The averaged weights of a run or checkpoint, or those of an export (`find_weights`).
+def read_initial_weights(found: WeightsSource, *, values: bool = True) -> InitialWeights:
+    """The tensors of what `find_weights` has found; without `values` on the meta device, which the file's header is enough for.
 
-    Raises CheckpointError when there are none, they are damaged, or the network that they are of is not told.
+    Raises CheckpointError when they cannot be read.
     """
-    found = find_weights(path)
-    return InitialWeights(found.file, found.network, found.num_classes, read_tensors(found.file), found.expects)
+    tensors = read_tensors(found.file) if values else read_shapes(found.file)
+    return InitialWeights(found.file, found.network, found.num_classes, tensors, found.expects)
 
 
 def start_from(initial: InitialWeights, model: nn.Module, section: ModelSection) -> str:

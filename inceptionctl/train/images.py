@@ -6,8 +6,10 @@ from inceptionctl.data.dataset import ImageSet, open_data
 from inceptionctl.evaluate.imagenet import subset_of
 from inceptionctl.recipe.schema import Recipe
 
+Opened = tuple[ImageSet, ImageSet]
 
-def open_images(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+
+def open_images(recipe: Recipe) -> Opened:
     """Training images, and the validation images of `evaluate.subset`.
 
     Raises DataError for data that `open_data` refuses, and for a subset that the validation images do not have.

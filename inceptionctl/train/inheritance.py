@@ -67,9 +67,8 @@ def find_weights(path: Path, *, verified: bool = True) -> WeightsSource:
         raise CheckpointError(f"model.init_from: {path} {what}", f"{did_you_mean(path)}{_NAMED}")
     if not path.exists():
         raise CheckpointError(f"model.init_from: there is no {path}", f"{did_you_mean(path)}{_NAMED}")
-    checkpoint = choose_checkpoint(path).checkpoint
-    if verified:
-        checkpoint = files.open_checkpoint(checkpoint)
+    chosen = choose_checkpoint(path).checkpoint
+    checkpoint = files.open_checkpoint(chosen) if verified else files.find_checkpoint(chosen)
     kept = files.read_progress(checkpoint).get("recipe")
     flat = flatten(kept) if isinstance(kept, dict) else {}
     name, number = str(flat.get("model.name")), flat.get("model.num_classes", 0)

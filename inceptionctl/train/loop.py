@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import math
 import struct
 import time
@@ -14,21 +13,18 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from inceptionctl.data.loaders import EvalLoader, TrainLoader
+from inceptionctl.data.loaders import TrainLoader
 from inceptionctl.distributed.heartbeat import State
 from inceptionctl.errors import DivergedError, ResumeLater
-from inceptionctl.evaluate.preparation import preparation_of
-from inceptionctl.evaluate.scoring import score
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import compile_beside
 from inceptionctl.train.precision import autocast
 from inceptionctl.train.rollback import roll_back
 from inceptionctl.train.schedule import learning_rate
 from inceptionctl.train.training import Training
+from inceptionctl.train.validation import validate
 from inceptionctl.train.window import Window
-from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 
 def train(job: Training) -> None:
@@ -58,24 +54,7 @@ def _reaches_the_end(job: Training) -> bool:
 
 def _train_on(job: Training) -> None:
     recipe, progress, engine = job.recipe, job.progress, job.engine
-    loader = job.loader(job)
-    window = Window(
-        world=job.world,
-        run=job.run,
-        progress=progress,
-        batch=job.batch,
-        engine=engine,
-        health=job.health,
-        log=job.log,
-        writer=job.writer,
-        device=job.device,
-        memory=job.memory,
-        epochs=recipe.train.epochs,
-        bad=job.bad,
-        data_root=job.train_set.root,
-    )
-    window.go_on(progress.window)
-    progress.window = {}
+    loader, window = job.loader(job), _window(job)
     try:
         if progress.evaluation_due:
             _catch_up(job, window)
@@ -127,7 +106,7 @@ def _train_on(job: Training) -> None:
                 job.log.progress(window.line(rate), window_ended=False)
             stop = job.stop.is_agreed()
             progress.evaluation_due = evaluate_now
-            best_now = evaluate_now and not stop and _validate(job)
+            best_now = evaluate_now and not stop and validate(job)
             wanted = save_now or (best_now and recipe.checkpoint.keep_best)
             saved = wanted and not (job.health.suspects or progress.evaluation_due)
             if saved:
@@ -139,6 +118,28 @@ def _train_on(job: Training) -> None:
                 _leave(job, window, saved)
     finally:
         loader.close()
+
+
+def _window(job: Training) -> Window:
+    """The row of metrics that is being summed up, with what it had when a signal came."""
+    window = Window(
+        world=job.world,
+        run=job.run,
+        progress=job.progress,
+        batch=job.batch,
+        engine=job.engine,
+        health=job.health,
+        log=job.log,
+        writer=job.writer,
+        device=job.device,
+        memory=job.memory,
+        epochs=job.recipe.train.epochs,
+        bad=job.bad,
+        data_root=job.train_set.root,
+    )
+    window.go_on(job.progress.window)
+    job.progress.window = {}
+    return window
 
 
 def noise_seed(seed: int, batch: int, micro: int) -> int:
@@ -183,60 +184,9 @@ def train_loader(job: Training) -> TrainLoader:
     )
 
 
-def _validate(job: Training) -> bool:
-    """Score the averaged weights on the validation images, each exactly once over the ranks. Whether it is the best so far.
-
-    When a rank is asked to stop, it is given up on all of them, and `progress.evaluation_due` stays.
-    """
-    start = time.perf_counter()
-    options = {key: job.loader_options[key] for key in ("num_threads", "device_id", "decode", "seconds_to_read")}
-    loader = EvalLoader(
-        job.val_set,
-        **preparation_of(job.recipe).options(),
-        batch_size=job.recipe.evaluate.batch_size,
-        rank=job.world.rank,
-        world_size=job.world.size,
-        bad=job.bad,
-        **options,
-    )
-    try:
-        with job.heartbeat.during(State.VALIDATES):
-            batches = itertools.takewhile(lambda _: _goes_on(job), loader)
-            scores = score(job.average.model, batches, device=job.device, precision=job.precision, num_ranks=job.world.size)
-    finally:
-        loader.close()
-    share_bad_images(job.bad, job.train_set.root, job.world, job.run, job.log)
-    if job.stop.ask_all():
-        return False
-    job.progress.evaluation_due = False
-    seconds = time.perf_counter() - start
-    subset = job.recipe.evaluate.subset
-    result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
-    images = {"num_images": scores.num_images, "subset": subset}
-    job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, **images})
-    top5 = f", top-5 error {scores.top5_error:.2f}%" if has_top5(len(job.progress.classes)) else ""
-    counted_images = counted(scores.num_images, "image" if subset == "all" else f"{subset} image")
-    job.log.say(
-        f"validation at epoch {job.progress.epoch:.2f}: top-1 error {error_and_accuracy(scores.top1_error)}{top5},"
-        f" loss {scores.loss:.4f} ({counted_images}, EMA weights, {seconds:.1f} s)"
-    )
-    best, by = job.progress.best_on(subset), job.recipe.checkpoint.best_by
-    # Written so that a loss which is not a number, as the best so far, gives way to any number.
-    is_best = not best or (result[by] < math.inf and not best[by] <= result[by])
-    if is_best:
-        job.progress.best = {"step": job.progress.step, **result, "subset": subset}
-    return is_best
-
-
-def _goes_on(job: Training) -> bool:
-    """Whether to validate another batch on this rank."""
-    job.heartbeat.enter(State.VALIDATES)
-    return not job.stop.requested
-
-
 def _catch_up(job: Training, window: Window) -> None:
     """Do the validation that a signal has cut short, and write its checkpoint again, with the result."""
-    _validate(job)
+    validate(job)
     if not job.progress.evaluation_due:
         _save(job)
         job.writer.wait()

@@ -16,17 +16,18 @@ from inceptionctl.train.batch import plan_batch, too_few_images, total_steps
 from inceptionctl.train.batch_norm import check_batch_norm
 from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.engine import deepspeed_config
-from inceptionctl.train.images import open_images
+from inceptionctl.train.images import Opened, open_images
 from inceptionctl.train.optim import state_names
 from inceptionctl.train.schedule import schedule_in_words
 
 IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES = 1_281_167, 50_000
 
 
-def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
-    """The numbers of a training on `ranks` ranks, as JSON-like values in reading order.
+def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, data: bool = True) -> dict[str, Any]:
+    """The numbers of a training on `ranks` ranks, as JSON-like values in reading order; on the images in `opened`, if they are.
 
-    A data set that is not on this machine is no error here: ImageNet's 1,281,167 images are assumed for 1000 classes, and said so.
+    A data set that is not on this machine, or without `data` not looked at, is no error here: ImageNet's 1,281,167 images are assumed
+    for 1000 classes, and said so.
     Raises RecipeError when the batch does not fit the ranks, or is too small for batch norm.
     """
     batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
@@ -36,7 +37,7 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
     parameters = count_parameters(model)
     head = getattr(model, "aux_head", None)
     of_head = count_parameters(head) if isinstance(head, nn.Module) else 0
-    images, _, source = num_images(recipe)
+    images, _, source = num_images(recipe, opened, data=data)
     few = too_few_images(images, batch) if images else None
     steps = total_steps(recipe.train.epochs, images, batch.global_batch_size, recipe.train.max_steps) if images else None
     plan: dict[str, Any] = {
@@ -65,18 +66,19 @@ def plan_training(recipe: Recipe, ranks: int) -> dict[str, Any]:
     return plan
 
 
-def num_images(recipe: Recipe) -> tuple[int | None, int | None, str]:
+def num_images(recipe: Recipe, opened: Opened | None = None, *, data: bool = True) -> tuple[int | None, int | None, str]:
     """Training and validation images, and in words where the numbers come from; None for a data set that is not on this machine.
 
     Raises DataError for one that is here and damaged.
     """
     root = recipe.data.root_path
-    if root.exists() or recipe.data.train_csv:
-        train, val = open_images(recipe)
+    if data and (opened or root.exists() or recipe.data.train_csv):
+        train, val = opened or open_images(recipe)
         return len(train), len(val), f"counted in {root}"
+    why = f"{root} is not on this machine" if data else f"{root} was not looked at"
     if recipe.model.num_classes == 1000:
-        return IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES, f"assumed: ImageNet's, since {root} is not on this machine"
-    return None, None, f"unknown: {root} is not on this machine (set data.root)"
+        return IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES, f"assumed: ImageNet's, since {why}"
+    return None, None, f"unknown: {why}" + (" (set data.root)" if data else "")
 
 
 def checkpoint_bytes(num_parameters: int, recipe: Recipe) -> int:

@@ -19,7 +19,7 @@ from inceptionctl.distributed.milestones import passed
 from inceptionctl.distributed.session import Session, session
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.distributed.world import World
-from inceptionctl.errors import DataError, EnvironmentFault, InceptionctlError
+from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.load import recipe_from_dict
@@ -39,7 +39,7 @@ from inceptionctl.train.engine import Engine
 from inceptionctl.train.fine_tuning import read_initial_weights, start_from
 from inceptionctl.train.greeting import changes_in_words, farewell, greet
 from inceptionctl.train.images import open_images
-from inceptionctl.train.inheritance import as_expected, refuse_another_function
+from inceptionctl.train.inheritance import WeightsSource, as_expected, find_weights, refuse_another_function
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import train, train_loader
 from inceptionctl.train.plan import disk_needed
@@ -48,7 +48,6 @@ from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
 from inceptionctl.train.training import Training
-from inceptionctl.words import counted
 
 
 def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> Run:
@@ -131,18 +130,23 @@ def _prepared(
 ) -> tuple[Training, Start]:
     """Everything that the loop works on. The run directory is changed last, when no rank has anything against the start."""
     remarks = joined.on_rank_zero(lambda: _check_on_rank_zero(recipe, start, locks, joined.device))
+    first = joined.on_rank_zero(lambda: _first_weights(recipe, start))
     with joined.heartbeat.during(State.LISTS_DATA):
         images = open_images(located(recipe, start.run))
+    if joined.world.rank:  # rank 0's are compared; another machine may have others
+        check_start(start, recipe, *images)
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, joined.world.size, recipe.train.micro_batch_size)
     joined.on_rank_zero(lambda: check_batch_norm(recipe, batch))
 
     def prepare(model: nn.Module) -> None:
-        remarks.extend(_take_initial_weights(recipe, start, model))
+        if first:
+            source = WeightsSource(**{**first, "file": Path(first["file"])})
+            remarks.extend(_take_initial_weights(recipe, model, source))
 
     def restore(engine: Engine, average: WeightAverage) -> Progress:
         passed("built")
-        progress = _restored(joined, start, engine, average, images[0])
+        progress = _restored(joined, start, engine, average)
         _complete(progress, joined, recipe, batch, images[0])
         progress.rollbacks = joined.on_rank_zero(lambda: known_rollbacks(start.run, progress, recipe))
         return progress
@@ -169,13 +173,11 @@ def _prepared(
     return job, start
 
 
-def _restored(joined: Session, start: Start, engine: Engine, average: WeightAverage, train_set: ImageSet) -> Progress:
+def _restored(joined: Session, start: Start, engine: Engine, average: WeightAverage) -> Progress:
     if not start.checkpoint:
         return Progress()
     joined.heartbeat.enter(State.STARTS)
-    progress = load_checkpoint(start.checkpoint, engine.model, average, engine.state)
-    check_same_data(progress, train_set, start.checkpoint)
-    return progress
+    return load_checkpoint(start.checkpoint, engine.model, average, engine.state)
 
 
 def _complete(progress: Progress, joined: Session, recipe: Recipe, batch: BatchPlan, train_set: ImageSet) -> None:
@@ -191,27 +193,17 @@ def _keep(start: Start, recipe: Recipe, images: tuple[ImageSet, ImageSet]) -> No
     keep_list(start.run, *images, recipe.evaluate.subset)
 
 
-def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -> None:
-    """Raise DataError when a run would go on with other classes or another number of images: its order of samples would change."""
-    classes = [(old, new) for old, new in zip(progress.classes, train_set.classes, strict=False) if old != new]
-    if classes:
-        old, new = classes[0]
-        raise DataError(
-            f"{checkpoint} was trained on other classes: {old!r} there, {new!r} in {train_set.folder}",
-            "set data.root to the run's own data",
-        )
-    if progress.num_train_images != len(train_set):
-        raise DataError(
-            f"{checkpoint} was trained on {counted(progress.num_train_images, 'image')}, {train_set.folder} has {len(train_set)}",
-            "go on with the same images, or start a new run with --resume never",
-        )
+def _first_weights(recipe: Recipe, start: Start) -> dict[str, Any]:
+    """What a new run starts from, verified once for all ranks: a run that is still training may name another best one meanwhile."""
+    path = first_weights(recipe)
+    if path is None or start.checkpoint:
+        return {}
+    source = find_weights(path)
+    return {**dataclasses.asdict(source), "file": str(source.file)}
 
 
-def _take_initial_weights(recipe: Recipe, start: Start, model: nn.Module) -> list[str]:
+def _take_initial_weights(recipe: Recipe, model: nn.Module, source: WeightsSource) -> list[str]:
     """What was taken into the network before its first step, in words."""
-    source = first_weights(recipe)
-    if source is None or start.checkpoint:
-        return []
     initial = read_initial_weights(source)
     taken = start_from(initial, model, recipe.model)
     refuse_another_function(recipe, initial.expects, initial.source)
@@ -229,11 +221,11 @@ def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], devi
 
 
 def _check(recipe: Recipe, start: Start) -> list[str]:
-    here, opened = located(recipe, start.run), list[tuple[ImageSet, ImageSet]]()
     # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
-    found = faults(here, begins=start.checkpoint is None, images=lambda one: opened.append(open_images(one)))
+    found, images = faults(located(recipe, start.run), begins=start.checkpoint is None, verified=False)
     refuse(recipe.model.name, found)
-    remarks = check_start(start, recipe, *opened[0])
+    assert images is not None
+    remarks = check_start(start, recipe, *images)
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)

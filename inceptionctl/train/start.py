@@ -66,18 +66,16 @@ def decide_start(recipe: Recipe, output: Path | None, resume: str) -> Start:
 def check_start(start: Start, recipe: Recipe, train_set: ImageSet, val_set: ImageSet) -> list[str]:
     """Remarks on a start on these images.
 
-    Raises DataError when the images are not those of the run, and RecipeError when the recipe ends before the step that the run is at.
+    Raises DataError when the images are not those that the checkpoint was trained on, and RecipeError when the recipe ends before the
+    step that the run is at.
     """
     if start.checkpoint is None:
         return []
-    remarks = []
-    if start.checkpoint.parent == start.run.checkpoints:
-        remarks = check_same_images(start.run, train_set, val_set, recipe.evaluate.subset)
+    remarks = check_same_images(start.run, start.checkpoint, train_set, val_set, recipe.evaluate.subset)
     progress, length = files.read_progress(start.checkpoint), recipe.train
     total = total_steps(length.epochs, len(train_set), length.global_batch_size, length.max_steps)
-    same_images = progress.get("num_train_images") == len(train_set)  # else that is what has to be said (train/rank.py)
     ours = start.checkpoint.parent == start.run.checkpoints
-    if ours and same_images and progress["step"] >= total and not progress.get("evaluation_due"):
+    if ours and progress["step"] >= total and not progress.get("evaluation_due"):
         raise RecipeError(
             f"the recipe ends at step {total}, and {start.run.path} has made {progress['step']} already",
             f"raise train.epochs ({length.epochs:g}) or train.max_steps, or take the run as it is:"

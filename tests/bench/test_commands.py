@@ -137,7 +137,7 @@ def test_a_made_up_list_is_opened_by_several_processes() -> None:
 
 
 def test_what_a_save_holds_up_is_measured(tmp_path: Path) -> None:
-    arguments = ("--images", "2", "--repeats", "1", "--on", tmp_path, "--json")
+    arguments = ("--micro-batch-size", "2", "--repeats", "1", "--on", tmp_path, "--json")
     done = inceptionctl("bench", "checkpoint", "quickstart", *sets("model.width=0.125", "model.input_px=75"), *arguments)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -147,3 +147,22 @@ def test_what_a_save_holds_up_is_measured(tmp_path: Path) -> None:
     assert result["checkpoint_bytes"] > 4 * 4 * 500_000  # weights, averages and two states of fp32
     assert list(tmp_path.iterdir()) == []
     refused(inceptionctl("bench", "checkpoint", "quickstart", "--on", tmp_path / "none"), 4, "no folder")
+
+
+@pytest.mark.parametrize("bench", ["step", "train", "checkpoint"])
+def test_steps_that_cannot_be_trained_are_refused_beforehand(bench: str) -> None:
+    def with_(*words: str) -> object:
+        return inceptionctl("bench", bench, "quickstart", *sets("model.width=0.125", "model.input_px=75"), *words)
+
+    one = ("inception_v4 at 75 px would normalise single values", "hint: give --micro-batch-size 2, the smallest that works")
+    refused(with_("--micro-batch-size", "1"), 2, *one)
+    refused(with_("--images", "1"), 2, *one)  # its name in earlier versions
+    refused(with_(*sets("train.micro_batch_size=1")), 2, *one)
+    refused(with_(*sets("model.freeze=[nope]")), 2, "the network has no block 'nope'")
+
+
+def test_starts_that_would_be_refused_are_refused_beforehand(root: Path) -> None:
+    settings = sets(*TINY, f"data.root={root}", "model.num_classes=3", "train.micro_batch_size=1")
+    refused(
+        inceptionctl("bench", "start", "quickstart", *settings), 2, "train.micro_batch_size: with micro batches of one image"
+    )

@@ -17,7 +17,9 @@ SMALL = sets("model.width=0.125", "model.input_px=75")
 
 
 def test_a_step_on_a_gpu() -> None:
-    done = inceptionctl("bench", "step", "quickstart", *SMALL, "--images", "4", "--repeats", "1", "--steps", "2", "--json")
+    done = inceptionctl(
+        "bench", "step", "quickstart", *SMALL, "--micro-batch-size", "4", "--repeats", "1", "--steps", "2", "--json"
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["device"] == "cuda" and result["peak_memory_bytes"] >= result["torch_peak_memory_bytes"] > 0
@@ -29,7 +31,7 @@ def test_a_step_on_a_gpu() -> None:
 
 
 def test_a_step_compiled_and_as_cuda_graphs() -> None:
-    words = ["--images", "4", "--repeats", "1", "--steps", "2", "--ways", "blocks,network/cuda-graphs", "--json"]
+    words = ["--micro-batch-size", "4", "--repeats", "1", "--steps", "2", "--ways", "blocks,network/cuda-graphs", "--json"]
     done = inceptionctl("bench", "step", "quickstart", *SMALL, *words)
     assert done.returncode == 0, done.stderr
     names = {figure["name"] for figure in json.loads(done.stdout)["figures"]}
@@ -49,7 +51,7 @@ def test_timms_step_eager_and_compiled_on_a_gpu() -> None:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed: scripts/environment does it")
     settings = sets("model.name=resnet_18", "model.input_px=64")
-    arguments = ("--images", "8", "--repeats", "1", "--steps", "2", "--ways", "timm,timm-compiled", "--json")
+    arguments = ("--micro-batch-size", "8", "--repeats", "1", "--steps", "2", "--ways", "timm,timm-compiled", "--json")
     done = inceptionctl("bench", "step", "inception_v4", *settings, *arguments)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -62,7 +64,7 @@ def test_timms_step_eager_and_compiled_on_a_gpu() -> None:
 
 def test_a_profile_of_a_gpus_time(tmp_path: Path) -> None:
     arguments = (
-        "--images",
+        "--micro-batch-size",
         "4",
         "--repeats",
         "1",

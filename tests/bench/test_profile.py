@@ -15,7 +15,16 @@ from inceptionctl.models import build_model
 from inceptionctl.train.averaging import GradientAverage
 from tests.commands import inceptionctl, refused, sets
 
-SMALL = ("quickstart", *sets("model.width=0.125", "model.input_px=75"), "--images", "2", "--repeats", "1", "--ways", "bare")
+SMALL = (
+    "quickstart",
+    *sets("model.width=0.125", "model.input_px=75"),
+    "--micro-batch-size",
+    "2",
+    "--repeats",
+    "1",
+    "--ways",
+    "bare",
+)
 
 
 @pytest.mark.parametrize(

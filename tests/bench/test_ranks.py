@@ -9,7 +9,7 @@ import pytest
 from inceptionctl.bench.loop import STEPS_WITHOUT_END
 from tests.commands import TINY, inceptionctl, refused, sets
 
-SMALL = ("quickstart", *sets("model.width=0.125", "model.input_px=75"), "--images", "2", "--repeats", "1", "--json")
+SMALL = ("quickstart", *sets("model.width=0.125", "model.input_px=75"), "--micro-batch-size", "2", "--repeats", "1", "--json")
 
 
 def figures(text: str) -> tuple[dict[str, Any], dict[tuple[str, str], float]]:

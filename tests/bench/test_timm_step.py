@@ -171,7 +171,18 @@ def test_the_best_of_timms_is_what_it_is_compared_with() -> None:
 
 @pytest.mark.slow
 def test_two_ranks_beside_timm_under_ddp_with_a_profile(timm: ModuleType, tmp_path: Path) -> None:
-    arguments = ("--images", "2", "--repeats", "1", "--cpu-ranks", "2", "--ways", "timm", "--profile", tmp_path / "a.json")
+    arguments = (
+        "--micro-batch-size",
+        "2",
+        "--repeats",
+        "1",
+        "--cpu-ranks",
+        "2",
+        "--ways",
+        "timm",
+        "--profile",
+        tmp_path / "a.json",
+    )
     settings = sets(*RESNET, "train.log_every_steps=1")
     done = inceptionctl("bench", "step", "inception_v4", *settings, *arguments, "--json", PYTHONPATH=WITH_TIMM)
     assert done.returncode == 0, done.stderr

@@ -42,6 +42,16 @@ def test_whole_checkpoints_are_listed_verified_and_shown(run: Run) -> None:
         assert printed.exit_code == 0 and "10" in printed.stdout
 
 
+def test_a_top5_error_of_five_classes_is_null(run: Run) -> None:
+    file = (folder := run.checkpoints / "step-00000010") / "progress.json"
+    progress = json.loads(file.read_text())
+    best = {"step": 5, "top1_error": 20.0, "top5_error": 0.0, "loss": 1.0}
+    for classes, told in ((progress["classes"], 0.0), (progress["classes"][:5], None)):
+        file.write_text(json.dumps({**progress, "classes": classes, "best": best}))
+        files.seal(folder)
+        assert json.loads(invoke("show", run.path, "--json").stdout)["best"] == best | {"top5_error": told}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_single_folder_will_do(command: str, run: Run) -> None:
     result = invoke(command, run.checkpoints / "step-00000005", "--json")

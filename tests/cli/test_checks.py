@@ -13,6 +13,7 @@ import inceptionctl
 from inceptionctl.cli import app
 from inceptionctl.cli.help import command_of
 from inceptionctl.cli.hints import worded_for
+from inceptionctl.train import images
 from tests.recipe.test_load import write
 
 USERS = (("recipes", "check"), ("train", "--dry-run"), ("train",))
@@ -60,6 +61,11 @@ def test_all_that_keeps_a_recipe_from_being_trained_is_told_with_its_line(root: 
             2,
             "schedule.warmup_epochs 20 must be shorter than train.epochs",
         ),
+        (
+            "}\ncheckpoint:\n  best_by: top5_error",
+            2,
+            "r.yaml:4: checkpoint.best_by: the top-5 error of 3 classes is always 0: the first checkpoint would stay the best",
+        ),
     ],
 )
 def test_each_of_them_alone(keys: str, code: int, words: str, root: Path, tmp_path: Path) -> None:
@@ -78,8 +84,36 @@ def test_a_data_set_that_somebody_has_named_must_be_there(root: Path, tmp_path: 
 
 def test_a_data_set_on_another_machine_is_left_out_when_asked_to(tmp_path: Path) -> None:
     mine = write(tmp_path, f"{TINY}, freeze: [nose]}}\ndata: {{root: nowhere}}\n")
-    result = run("recipes", "check", mine, "--no-data")
-    assert result.exit_code == 2 and "nowhere" not in result.stderr and "nose" in result.stderr
+    for verb, *options in (("recipes", "check", mine), ("train", mine, "--dry-run")):
+        result = run(verb, *options, "--no-data")
+        assert result.exit_code == 2 and "nowhere" not in result.stderr and "nose" in result.stderr
+    result = run("train", mine, "--dry-run", "--no-data", "--set", "model.freeze=[]")
+    assert result.exit_code == 0 and "unknown: nowhere was not looked at" in result.stdout, result.stderr
+    result = run("train", mine, "--no-data", "--output", "run")
+    assert result.exit_code == 2 and "a training needs its data set" in result.stderr and not Path("run").exists()
+
+
+def test_a_data_set_that_is_left_out_is_not_opened(root: Path, tmp_path: Path) -> None:
+    mine = write(tmp_path, f"{TINY}}}\ndata: {{root: {root}}}\ntrain: {{global_batch_size: 32}}\n")
+    for verb in (("recipes", "check", mine), ("train", mine, "--dry-run")):
+        assert "fewer than a batch" in run(*verb).stderr and "fewer than a batch" not in run(*verb, "--no-data").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [(("recipes", "check"), 1), (("train", "--dry-run"), 1), (("recipes", "check", "--no-data"), 0)],
+)
+def test_images_are_listed_once_if_at_all(
+    words: tuple[str, ...], times: int, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    real = images.open_data
+    monkeypatch.setattr(images, "open_data", lambda root, *given, **more: listed.append(root) or real(root, *given, **more))
+    mine = write(tmp_path, f"{TINY}}}\ndata: {{root: {root}}}\n")
+    result = run(*words, mine)
+    assert result.exit_code == 0, result.stderr
+    assert listed == [root] * times
+    assert result.stderr.count("13 training images are fewer than a batch of 64") == times
 
 
 @pytest.mark.parametrize("name", ["quickstart", "inception_v4", "elpv_fine_tune", "ensemble_elpv"])
@@ -111,6 +145,7 @@ def test_hints_name_what_the_command_has(tmp_path: Path) -> None:
         ("train quickstart --set data.root=nowhere", "set it with `--set data.root=FOLDER`"),
         ("evaluate photo.jpg --data nowhere", "set it with `--data FOLDER`"),
         ("export photo.jpg --data nowhere", "set it with `--data FOLDER`"),
+        ("bench evaluate quickstart --set data.root=nowhere", "set it with `--data FOLDER`"),
         ("data check nowhere", "set it with the argument ROOT"),
         ("data pack nowhere packed", "set it with the argument SRC"),
         ("bench data --set data.root=nowhere", "set it with `--set data.root=FOLDER`"),

@@ -232,6 +232,16 @@ def test_loss_that_is_not_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert " nan " in invoke("list", str(tmp_path)).stdout
 
 
+@pytest.mark.parametrize(("num_classes", "told"), [(5, None), (6, 0.0)])
+def test_a_top5_error_that_says_nothing_is_null_in_json(tmp_path: Path, num_classes: int, told: float | None) -> None:
+    run = create_run(tmp_path / "a", recipe_from_dict({"model": {"num_classes": num_classes}}, "test"))
+    add_row(run, kind="evaluate", step=10, epoch=0.5, top1_error=20.0, top5_error=0.0, loss=3.0, num_images=9)
+    (row,) = shown(run)["evaluate_rows"]
+    assert (row["top1_error"], row["top5_error"]) == (20.0, told)
+    text = invoke("show", str(run.path)).stdout
+    assert "accuracy %" in text and " 80.00 " in text and ("top-5" in text) is (told is not None)
+
+
 def test_show_tells_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "a", num_rows=8)
     older, newer = save(run, 40), save(run, 80)

@@ -15,7 +15,7 @@ import pytest
 from inceptionctl import home, streams
 from inceptionctl.data import index_cache
 from inceptionctl.errors import EnvironmentFault
-from tests.commands import COMMAND, environment
+from tests.commands import COMMAND, TINY, environment, sets
 
 WORDS = " ".join(COMMAND)
 
@@ -101,13 +101,45 @@ def test_every_name_can_be_spelt(tmp_path: Path) -> None:
     assert (tmp_path / "told").read_bytes() == rb"\xe9\u65e5 \xff"
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare (util-linux) is not here")
-def test_a_user_without_home_and_name(tmp_path: Path, root: Path) -> None:
-    """A user namespace in which /etc/passwd does not know the user, and an empty environment."""
+@pytest.fixture
+def bare(tmp_path: Path) -> str:
+    """What starts a command in a user namespace whose user /etc/passwd does not know, with an empty environment."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare (util-linux) is not here")
     user = "unshare --user --map-user=54321"
     if subprocess.run([*user.split(), "true"], capture_output=True, check=False).returncode:
         pytest.skip("user namespaces are not permitted here")
-    bare = f"{user} env -i PATH=$PATH TMPDIR={tmp_path} OMP_NUM_THREADS=1"
+    return f"{user} env -i PATH=$PATH TMPDIR={tmp_path} OMP_NUM_THREADS=1"
+
+
+@pytest.mark.slow
+def test_every_stage_works_for_a_user_without_home_and_name(tmp_path: Path, root: Path, bare: str) -> None:
+    """The last ones in one process, which imports what looks for a home but once."""
+    small = " ".join(sets(*TINY, f"data.root={root}", "model.num_classes=3", "train.max_steps=1"))
+    image = next((root / "val").rglob("*.jpg"))
+    later = ("evaluate r", "export r --format onnx", f"predict r/export/model.onnx {image}", "runs show r --plot r.png")
+    (tmp_path / "later.py").write_text(f"""
+import sys
+from inceptionctl.cli import main
+for words in {later!r}:
+    sys.argv = ["inceptionctl", *words.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, words
+""")
+    script = f"""
+        {bare} $I doctor &&
+        {bare} $I train quickstart {small} --cpu-ranks 1 --output r &&
+        {bare} {sys.executable} later.py
+    """
+    result = shell(script, tmp_path)
+    assert result.returncode == 0 and "wrote r.png" in result.stderr, result.stdout + result.stderr
+    assert "deepspeed runs" in result.stdout and (tmp_path / "inceptionctl-home-54321").is_dir()
+    assert "internal error" not in result.stderr and "Traceback" not in result.stderr, result.stderr
+
+
+def test_a_user_without_home_and_name(tmp_path: Path, root: Path, bare: str) -> None:
     script = f"""
         {bare} $I train quickstart --set data.root={root} --set model.num_classes=3 --dry-run --cpu-ranks 1
         {bare} {sys.executable} -c 'from inceptionctl import home; home.prepare(); import getpass; print(getpass.getuser())'

@@ -40,7 +40,7 @@ KIT_IDS = (3, 1, 2)
 
 def meta() -> bytes:
     """The development kit's meta.mat: a struct array in MATLAB's format, with an inner node of the hierarchy at its end."""
-    scipy_io = pytest.importorskip("scipy.io", reason="scipy is not installed")
+    scipy_io = pytest.importorskip("scipy.io", reason="scipy is not installed: scripts/environment does it")
     rows = [
         (3, WNIDS[0], "tench", 0),
         (1, WNIDS[1], "goldfish", 0),

@@ -175,9 +175,9 @@ def test_the_nearest_name(tmp_path: Path) -> None:
 
 
 def misspelt_init_from(folder: Path) -> None:
-    from inceptionctl.train.fine_tuning import read_initial_weights
+    from inceptionctl.train.inheritance import find_weights
 
-    read_initial_weights(folder / "exsiting")
+    find_weights(folder / "exsiting")
 
 
 def misspelt_checkpoint(folder: Path) -> None:

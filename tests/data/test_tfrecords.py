@@ -72,7 +72,7 @@ def test_records_are_found_and_read_at_random(tmp_path: Path, packed: bool, fold
 
 
 def test_records_of_tensorflow_itself(tmp_path: Path) -> None:
-    tensorflow = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    tensorflow = pytest.importorskip("tensorflow", reason="TensorFlow is not installed: scripts/environment does it")
     train = tensorflow.train
 
     def text(value: str | bytes) -> object:

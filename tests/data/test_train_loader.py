@@ -246,7 +246,6 @@ def test_an_unused_class_of_bad_files_does_not_matter(tmp_path: Path, root: Path
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("decode", ["cpu", "mixed"])
 def test_a_gpu_makes_nearly_the_same_pixels(make_root: MakeRoot, decode: str) -> None:
     dataset = open_split(make_root({f"train/a/{i}.png": photo(i, 130, 90 + i) for i in range(6)}), "train")

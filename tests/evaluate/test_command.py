@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from inceptionctl.evaluate.protocols import Name, make_protocol
 from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import Run
 from tests.commands import inceptionctl, started
-from tests.evaluate.making import make_data
+from tests.evaluate.making import make_data, make_run
 
 
 def test_every_checkpoint(run: Run) -> None:
@@ -31,6 +32,15 @@ def test_every_checkpoint(run: Run) -> None:
     for one in told:
         file = run.evaluations / f"step-{one['step']:08d}_ema_single.json"
         assert json.loads(file.read_text()) == one and file.with_suffix(".parquet").is_file()
+
+
+def test_a_data_set_that_has_gone_is_named_by_the_option_there_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", make_data(tmp_path / "animals", num_val=1))
+    shutil.rmtree(tmp_path / "animals")
+    for verb in (("evaluate",), ("bench", "evaluate")):
+        answer = CliRunner().invoke(app, [*verb, str(run.path)])
+        assert answer.exit_code == 3 and f"the data set {tmp_path / 'animals'} does not exist" in answer.stderr
+        assert "set it with `--data FOLDER`" in answer.stderr and "--set" not in answer.stderr
 
 
 @pytest.mark.slow

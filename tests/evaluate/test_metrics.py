@@ -33,6 +33,17 @@ def test_figures_by_hand() -> None:
     assert found["loss"] == pytest.approx(sum(losses) / 400)
 
 
+@pytest.mark.parametrize(("classes", "says"), [(2, False), (5, False), (6, True)])
+def test_a_top5_error_that_says_nothing_is_none(classes: int, says: bool) -> None:
+    found = figures(*sample(classes=classes))
+    assert [found[key] is not None for key in ("top1_error", "top5_error", "top1_error_interval", "top5_error_interval")] == [
+        True,
+        says,
+        True,
+        says,
+    ]
+
+
 def test_calibration_by_hand() -> None:
     probabilities, labels = sample()
     confidence, predicted = probabilities.max(1)

@@ -72,7 +72,7 @@ def test_the_numbers_are_those_of_the_challenge() -> None:
 
 @pytest.mark.parametrize("name", ["meta.mat", "meta_clsloc.mat", "kit.tar.gz", "map_clsloc.txt", "two.txt"])
 def test_the_kit_says_the_same(name: str, tmp_path: Path) -> None:
-    scipy_io = pytest.importorskip("scipy.io", reason="scipy is not installed")
+    scipy_io = pytest.importorskip("scipy.io", reason="scipy is not installed: scripts/environment does it")
     key = "ILSVRC2015_CLSLOC_ID" if "clsloc" in name else "ILSVRC2012_ID"
     listed = [(number, wnid, "words, and more", 0) for wnid, number in imagenet_ids().items()]
     struct = np.array(

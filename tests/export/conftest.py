@@ -3,12 +3,15 @@
 import subprocess
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.evaluate.trained import load_trained
+from inceptionctl.evaluate.trained import Trained, load_trained
+from inceptionctl.export.accuracy import Validation, draw_validation
+from inceptionctl.export.checking import Sample, draw_sample
 from inceptionctl.run import Run
 from tests.commands import inceptionctl
 from tests.evaluate.conftest import data, fixed_threads, run
@@ -38,6 +41,27 @@ def done(run: Run) -> subprocess.CompletedProcess[str]:
 def folder(done: subprocess.CompletedProcess[str], run: Run) -> Path:
     assert done.returncode == 0, done.stderr
     return run.export
+
+
+@pytest.fixture
+def network(folder: Path) -> onnx.ModelProto:
+    return onnx.load(folder / "model.onnx")
+
+
+@pytest.fixture(scope="package")
+def trained(run: Run) -> Trained:
+    """To read only."""
+    return load_trained(run.path, "ema", CPU)
+
+
+@pytest.fixture(scope="package")
+def sample(trained: Trained, data: Path) -> Sample:
+    return draw_sample(trained, data, 1, with_pictures=True)
+
+
+@pytest.fixture(scope="package")
+def validation(trained: Trained, data: Path) -> Validation:
+    return draw_validation(trained, data, 500, 50.0, 1)
 
 
 @pytest.fixture(scope="session")

@@ -33,11 +33,6 @@ from tests.evaluate.test_evaluation import in_other_form
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def trained(run: Run) -> Trained:
-    return load_trained(run.path, "ema", CPU)
-
-
 def blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.S)
 

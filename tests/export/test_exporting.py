@@ -29,11 +29,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def trained(run: Run) -> Trained:
-    return load_trained(run.path, "ema", CPU)
-
-
-@pytest.fixture(scope="module")
 def sample(trained: Trained, data: Path) -> Sample:
     return draw_sample(trained, data, 1)
 
@@ -159,7 +154,7 @@ def test_rounding_is_small_in_a_network_like_a_trained_one(sample: Sample) -> No
 def test_logits_that_do_not_differ_are_warned_of(run: Run, tmp_path: Path) -> None:
     same = Sample(Amplified(), torch.zeros(2, 3, 75, 75), "zeros")
     assert not same.tells
-    from inceptionctl.cli.stages import _print_exports
+    from inceptionctl.cli.export import _print_exports
 
     result = {"exports": [], "checkpoint": "c", "weights": "ema", "folder": "f"}
     with CliRunner().isolation() as (_, stderr, _):

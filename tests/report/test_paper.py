@@ -1,8 +1,11 @@
-"""Each row of the paper's tables names a bundled recipe of its network, and a command that measures it by the row's protocol."""
+"""The paper's tables: each row names a bundled recipe of its network and a command that measures it; a report sets results beside them."""
+
+from __future__ import annotations
 
 import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,19 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.recipe import Ensemble, load_any
-from inceptionctl.report.paper import FIRST_TABLE, RECIPES, TABLES, PaperRow, PaperTable, all_rows, evaluation
+from inceptionctl.report.paper import (
+    FIRST_TABLE,
+    RECIPES,
+    TABLES,
+    PaperRow,
+    PaperTable,
+    all_rows,
+    ensemble_key,
+    evaluation,
+    standard_error,
+)
+from inceptionctl.run import Run
+from tests.report.reading import Page
 
 ROOT = Path(__file__).parents[2]
 ROWS = [
@@ -21,6 +36,28 @@ ROWS = [
     for number, table in enumerate(TABLES, FIRST_TABLE)
     for row in table.rows
 ]
+# Copied from arXiv 1602.07261v2 by another hand than the program's tables: top-1 and top-5 error in percent.
+PAPER = {
+    "single": {
+        "BN-Inception": (25.2, 7.8),
+        "Inception-v3": (21.2, 5.6),
+        "Inception-ResNet-v1": (21.3, 5.5),
+        "Inception-v4": (20.0, 5.0),
+        "Inception-ResNet-v2": (19.9, 4.9),
+    },
+    "12crop": {
+        "Inception-v3": (19.8, 4.6),
+        "Inception-ResNet-v1": (19.8, 4.6),
+        "Inception-v4": (18.7, 4.2),
+        "Inception-ResNet-v2": (18.7, 4.1),
+    },
+    "144crop": {
+        "Inception-v3": (18.9, 4.3),
+        "Inception-ResNet-v1": (18.8, 4.3),
+        "Inception-v4": (17.7, 3.8),
+        "Inception-ResNet-v2": (17.8, 3.7),
+    },
+}
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -73,3 +110,84 @@ def test_the_documented_rows_are_these() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     written = re.findall(r"^\| (\d) \| (.+?) \| `(\w+)` \| `(inceptionctl .+?)` \|$", text, re.M)
     assert written == [(str(row["table"]), row["row"], row["recipe"], row["evaluation"]) for row in all_rows()]
+
+
+def test_networks_of_few_classes_are_not_set_beside_the_paper(page: Page, folder: Path) -> None:
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert "1602.07261" not in text and not re.search(r"Table \d", text)
+    assert [row for row in page.rows if row[0].startswith(("Inception-v", "ResNet"))] == []
+
+
+def test_imagenet_is_set_beside_the_paper(runs: list[Run], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs[1].path, tmp_path / "v4"))
+    told = json.loads((runs[0].evaluations / "step-00000010_ema_single.json").read_text())
+    changed = {"classes": [str(i) for i in range(1000)], "num_images": 50000, "top1_error": 17.2, "top5_error": 4.0}
+    (run / "evaluations" / "a.json").write_text(json.dumps({**told, **changed, "protocol": "144crop"}))
+    (run / "evaluations" / "broken.json").write_text("{")
+    answer = CliRunner().invoke(app, ["report", str(run), "--output", str(tmp_path / "out")])
+    assert answer.exit_code == 0, answer.output
+    page = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    rows = [row for row in page.rows if row[0] == "Inception-v4" and not row[3].startswith("recipe ")]
+    se = standard_error(17.2, 50000)
+    assert rows == [
+        [
+            "Inception-v4",
+            "17.7",
+            "3.8",
+            "v4, 144crop",
+            "17.20",
+            f"-0.50 ± {se:.2f}",
+            "4.00",
+            f"+0.20 ± {standard_error(4.0, 50000):.2f}",
+        ]
+    ]
+    assert se == pytest.approx(0.169, abs=1e-3)
+
+
+def test_results_are_in_the_tables_of_their_protocol_and_subset(runs: list[Run], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs[1].path, tmp_path / "v4"))
+    told = json.loads((runs[0].evaluations / "step-00000010_ema_single.json").read_text())
+    told |= {"classes": [str(i) for i in range(1000)], "num_images": 50_000}
+    made = [
+        (protocol, subset)
+        for protocol in ("single", "10crop", "12crop", "144crop", "dense")
+        for subset in ("all", "non-blacklisted")
+    ]
+    for k, (protocol, subset) in enumerate(made):
+        result = {**told, "protocol": protocol, "subset": subset, "top1_error": 10.0 + k, "step": 10 + k}
+        (run / "evaluations" / f"{k}.json").write_text(json.dumps(result))
+    members = [{"network": name} for name in ("inception_v4_tf_slim", *["inception_resnet_v2"] * 3)]
+    names = [f"{subset}_{protocol}" for subset in ("all", "non-blacklisted") for protocol in ("144crop", "12crop")]
+    for name in names:
+        subset, protocol = name.split("_")
+        result = {**told, "subset": subset, "protocol": protocol, "members": members}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    files = [str(tmp_path / f"{name}.json") for name in names]
+    answer = CliRunner().invoke(app, ["report", str(run), *files, "--output", str(tmp_path / "out")])
+    assert answer.exit_code == 0, answer.output
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    tables = [part for part in text.split("<h3>") if re.match(r"[^<]*\(Table \d, AAAI: Table \d\)", part)]
+    shown = [[(row[0].split("(")[0], row[3], row[4]) for row in Page(part).rows if len(row) == 8 and row[3]] for part in tables]
+    heads = ("network", "run", "top-1")
+    assert shown == [
+        [heads, ("Inception-v4", "v4, single (50000 images)", "11.00")],
+        [heads, ("Inception-v4", "v4, 12crop", "14.00")],
+        [heads, ("Inception-v4", "v4, 144crop", "16.00")],
+        [heads, ("Inception-v4 + Inception-ResNet-v2 x 3", "all_144crop, 144crop", f"{told['top1_error']:.2f}")],
+    ]
+    assert "3.08%" in tables[-1]
+    rows = [row for row in Page(text).rows if row[0] == "non-blacklisted_144crop (4 members)"]
+    assert [row[2] for row in rows] == ["50000 non-blacklisted"]
+
+
+def test_only_the_papers_networks_stand_beside_it() -> None:
+    assert {row.label for table in TABLES for row in table.rows if "inception_resnet_v2_tf_slim" in row.networks} == set()
+    of_resnet = [(table.protocol, row.protocol) for table in TABLES for row in table.rows if row.label.startswith("ResNet")]
+    assert of_resnet == [("12crop", "10crop"), ("144crop", "dense"), ("144crop", "dense")]
+    assert ensemble_key(["inception_v3_torchvision", "inception_v3"]) == "ensemble: inception_v3 x 2"
+
+
+def test_the_tables_are_the_papers() -> None:
+    for table, (protocol, rows) in zip(TABLES, PAPER.items(), strict=False):
+        assert table.protocol == protocol
+        assert {row.label: (row.top1, row.top5) for row in table.rows if not row.label.startswith("ResNet")} == rows

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import inceptionctl as package
 from inceptionctl.cli import app
-from inceptionctl.report.watching import lines, seconds_left, sparkline, total_steps
+from inceptionctl.report.watching import ASCII_BARS, BARS, lines, seconds_left, sparkline, total_steps
 from inceptionctl.run import Run
 from inceptionctl.run_contents import read_run
-from tests.commands import COMMAND, environment
+from tests.commands import COMMAND, environment, inceptionctl
 from tests.evaluate.making import make_data, make_run, one_thread
 
 
@@ -78,6 +79,22 @@ def test_sparklines() -> None:
     assert sparkline([1, 1, 1]) == "▄▄▄"
     assert sparkline([8, 7, 6, 5, 4, 3, 2, 1]) == "█▇▆▅▄▃▂▁"
     assert sparkline([0.0] * 500 + [1.0] * 500, width=4) == "▁▁██"
+    assert len(ASCII_BARS) == len(BARS) and ASCII_BARS.isascii()
+
+
+def test_an_ascii_terminal_sees_bars_and_no_escapes(run: Run) -> None:
+    write_rows(run, *range(1, 9))
+    shown = inceptionctl("watch", run.path, "--once", LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0 and "\\" not in shown.stdout, shown.stdout
+    (line,) = (line for line in shown.stdout.splitlines() if line.startswith("loss so far"))
+    assert line.split()[-1] == ASCII_BARS[::-1]
+
+
+def test_nothing_else_that_is_printed_needs_more_than_ascii() -> None:
+    """Names do, and are escaped there; rich draws its tables and bars in ASCII by itself."""
+    folder = Path(package.__file__).parent
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*.py") if not file.read_text("utf-8").isascii()}
+    assert files == {"report/watching.py"}
 
 
 def test_once(run: Run) -> None:

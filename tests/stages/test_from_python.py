@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from inceptionctl.errors import CheckpointError, DataError, FailedProcess, RecipeError
+from inceptionctl.errors import CheckpointError, DataError, RanksEndedError, RecipeError
 from inceptionctl.evaluate.records import write_answers
 from inceptionctl.stages import bench_data, bench_ranks, bench_steps, jobs
 from inceptionctl.stages.ensemble import Combined, EnsembleRequest, Planned, ensemble
@@ -107,7 +107,7 @@ def test_a_bench_with_ranks_gives_their_result_and_their_failure(monkeypatch: py
     assert found and found["ranks"] == 2 and found["figures"][0]["name"] == "4 KiB"
     assert json.loads(Path("sums.json").read_text()) == found
     graphs = bench_steps.BenchStepRequest("quickstart", TINY, 2, cpu_ranks=1, ways=["network/cuda-graphs"])
-    with pytest.raises(FailedProcess) as failed:
+    with pytest.raises(RanksEndedError) as failed:
         bench_steps.step(graphs)
     assert failed.value.exit_code == 2
 

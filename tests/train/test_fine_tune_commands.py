@@ -1,5 +1,6 @@
 """Fine-tuning as a user types it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,5 +79,15 @@ def test_what_cannot_be_started_from_is_said_once_before_anything_starts(places:
         train("model.init_from=old", "model.width=0.25"), 5, "does not fit the network", "stem.conv_3.conv.weight: (8, 8, 3, 3)"
     )
     refused(train("model.init_from=old", "model.batch_norm_eps=0.002"), 2, "batch_norm_eps is 0.002", "trained with 0.001")
+    damaged = places / "damaged"
+    shutil.copytree(places / "old", damaged)
+    file = damaged / "checkpoints" / "step-00000004" / "ema.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    refused(train("model.init_from=damaged"), 5, f"cannot read {file.relative_to(places)}")
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # which only the manifest tells
+    changed = train("model.init_from=damaged")
+    refused(changed, 5, "ema.safetensors was changed: its sha256 differs from the manifest's")
+    assert changed.stderr.count("error: ") == 1
     refused(train("model.freeze=[stemm]"), 2, "no block 'stemm'", "stem, ")
     assert not (places / "bad").exists()  # so that the corrected command can take its place

@@ -10,6 +10,7 @@ from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import ModelSection
 from inceptionctl.train.fine_tuning import InitialWeights, freeze, read_initial_weights, start_from
+from inceptionctl.train.inheritance import find_weights
 
 WIDTH = 0.125
 
@@ -74,14 +75,38 @@ def test_another_network_is_refused() -> None:
 def test_an_export_is_read_by_folder_and_by_file(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, str(tmp_path / "model.safetensors"))
     with pytest.raises(CheckpointError, match=r"has no config\.json beside it"):
-        read_initial_weights(tmp_path / "model.safetensors")
+        find_weights(tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "inception_v4", "num_classes": 7}))
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        found = read_initial_weights(path)
+        found = read_initial_weights(find_weights(path))
         assert (found.network, found.num_classes, list(found.tensors)) == ("inception_v4", 7, ["a"])
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="cannot read"):
-        read_initial_weights(tmp_path)
+        find_weights(tmp_path)
+
+
+def test_a_header_alone_tells_what_does_not_fit_and_of_a_file_that_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "inception_v4", "num_classes": 3}))
+    file = tmp_path / "model.safetensors"
+    tensors = {name: value.clone() for name, value in net(3).state_dict().items()}
+    save_file(tensors, str(file))
+
+    def started_from(num_classes: int) -> str:
+        with torch.device("meta"):
+            model = build_model("inception_v4", num_classes=num_classes, width=WIDTH)
+        initial = read_initial_weights(find_weights(tmp_path), values=False)
+        assert all(value.is_meta for value in initial.tensors.values())
+        return start_from(initial, model, section(num_classes))
+
+    assert started_from(5) == start_from(read_initial_weights(find_weights(tmp_path)), net(5), section(5))
+    with pytest.raises(NotImplementedError):  # shapes are never taken for weights
+        start_from(read_initial_weights(find_weights(tmp_path), values=False), net(3), section(3))
+    save_file(tensors | {"stem.conv_1.conv.weight": torch.ones(1, 2)}, str(file))
+    with pytest.raises(CheckpointError, match=r"stem.conv_1.conv.weight: \(1, 2\) in the file"):
+        started_from(3)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="cannot read"):
+        started_from(3)
 
 
 def test_frozen_blocks_take_no_gradient() -> None:

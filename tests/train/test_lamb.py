@@ -14,7 +14,7 @@ SETTINGS = sets(*TINY, "model.num_classes=3", "optim.name=lamb", "schedule.base_
 @pytest.mark.slow
 def test_a_run_that_stops_and_goes_on_ends_as_one_that_did_not(root: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("timm") is None:
-        pytest.skip("timm is not installed")
+        pytest.skip("timm is not installed: scripts/environment does it")
     for output, steps in (("whole", 4), ("cut", 2), ("cut", 4)):
         settings = [*SETTINGS, *sets(f"data.root={root}", f"train.max_steps={steps}")]
         result = inceptionctl(

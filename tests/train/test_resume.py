@@ -93,6 +93,24 @@ def test_a_run_does_not_go_on_with_other_images(whole: Path, data: Path, tmp_pat
     longer = sets(f"data.root={root}", f"train.max_steps={STEPS + 1}")
     result = inceptionctl("train", copy / "recipe.yaml", *longer, "--output", copy, "--cpu-ranks", "2")
     refused(result, 3, "was trained on other images", "29 images then, 28 now", "1 only then: class_1/")
+    # The hints, followed.
+    assert "start a new run: another --output, and no --resume" in result.stderr
+    other = sets(f"data.root={root}", "train.max_steps=1")
+    followed = inceptionctl("train", copy / "recipe.yaml", *other, "--output", tmp_path / "new", "--cpu-ranks", "1")
+    assert followed.returncode == 0, followed.stderr
+
+
+def test_nor_does_a_new_run_that_begins_at_its_checkpoint(whole: Path, data: Path, tmp_path: Path) -> None:
+    root, checkpoint = Path(shutil.copytree(data, tmp_path / "data")), whole / "checkpoints" / f"step-{STEPS:08d}"
+    (root / "train" / "class_1" / "000.jpg").unlink()
+    words = ("train", whole / "recipe.yaml", *sets(f"data.root={root}"), "--output", tmp_path / "new", "--cpu-ranks", "1")
+    result = inceptionctl(*words, "--resume", checkpoint)
+    refused(result, 3, f"{checkpoint} was trained on other images", "29 images then, 28 now")
+    hint = f"model.init_from={checkpoint}"
+    assert f"`--set {hint}` instead of --resume" in result.stderr and not (tmp_path / "new").exists()
+    followed = inceptionctl(*words, *sets(hint, "train.max_steps=1"))
+    assert followed.returncode == 0, followed.stderr
+    assert "starts from the weights of" in followed.stderr
 
 
 def test_the_best_is_saved_also_where_no_save_is_due(data: Path, tmp_path: Path) -> None:

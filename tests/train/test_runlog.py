@@ -23,7 +23,7 @@ print("tensorflow" in sys.modules)
 """
 
 
-@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed: pip install -e '.[tf-slim]'")
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed: scripts/environment does it")
 def test_tensorboard_events_are_written_without_importing_tensorflow(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CODE, str(tmp_path / "run")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -143,7 +143,8 @@ from inceptionctl import console
 from inceptionctl.distributed.signals import heard, mute_lost_terminal
 
 told = open(sys.argv[1], "w", buffering=1)
-signal.signal(signal.SIGHUP, lambda *_: told.write("hung up\\n"))
+# Not through the file: a handler may come in the middle of a write to it.
+signal.signal(signal.SIGHUP, lambda *_: os.write(told.fileno(), b"hung up\\n"))
 assert signal.SIGHUP in heard()
 print("ready", flush=True)
 while os.isatty(2):

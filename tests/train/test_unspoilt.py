@@ -223,9 +223,13 @@ def test_what_has_changed_since_the_last_start_is_said_with_the_rate() -> None:
     assert quiet == ["changed since the last start: train.log_every_steps: 20 -> 7"]
 
 
+def compared(run: Run, *images: object) -> list[str]:
+    return check_same_images(run, run.checkpoints / "step-00000006", *images)
+
+
 def refusal(run: Run, root: Path) -> str:
     with pytest.raises(DataError) as caught:
-        check_same_images(run, *opened(root), "all")
+        compared(run, *opened(root), "all")
     return str(caught.value)
 
 
@@ -236,7 +240,7 @@ def test_swapped_folders_whose_files_are_called_alike_are_noticed(run: Run, plac
     assert "the content: of 8 files that were looked at, 8 are of another size" in told
     assert f"if the change is meant, delete {run.data_list_file}" in told
     run.data_list_file.unlink()
-    assert check_same_images(run, *opened(Path("data")), "all") == []
+    assert compared(run, *opened(Path("data")), "all") == []
 
 
 def test_moved_images_are_named_and_another_number_of_them_cannot_be_gone_on_with(run: Run) -> None:
@@ -250,10 +254,20 @@ def test_moved_images_are_named_and_another_number_of_them_cannot_be_gone_on_wit
     assert "the classes: 'class_1' then, 'class_2' now" in refusal_of_train(run)
 
 
+def test_without_a_list_the_classes_and_the_number_must_be_those_of_the_checkpoint(run: Run) -> None:
+    run.data_list_file.unlink()
+    assert compared(run, *opened(Path("data")), "all") == []
+    Path("data/train/class_0/001.jpg").unlink()
+    told = refusal(run, Path("data"))
+    assert "8 images then, 7 now" in told and "another --output, and no --resume" in told and "delete" not in told
+    Path("data/train/class_1").rename("data/train/class_2")
+    assert "the classes: 'class_1' then, 'class_2' now" in refusal_of_train(run)
+
+
 def refusal_of_train(run: Run) -> str:
     train_set, val_set = opened_splits()
     with pytest.raises(DataError) as caught:
-        check_same_images(run, train_set, val_set, "all")
+        compared(run, train_set, val_set, "all")
     return str(caught.value)
 
 
@@ -273,12 +287,12 @@ def test_the_same_images_elsewhere_or_in_another_form_are_the_same(run: Run, tmp
         lists[split].write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in paths))
     listed = open_data(moved, 2, train_csv=lists["train"], val_csv=lists["val"])
     for images in (opened(moved), opened(tmp_path / "packed"), listed, opened(Path("data"))):
-        assert check_same_images(run, *images, "all") == []
+        assert compared(run, *images, "all") == []
         keep_list(run, *images, "all")  # what the next is compared with
     lines = lists["train"].read_text().splitlines()
     lists["train"].write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     with pytest.raises(DataError, match=r"the order: image 0 was class_0/000, and is class_1/003"):
-        check_same_images(run, *open_data(moved, 2, train_csv=lists["train"], val_csv=lists["val"]), "all")
+        compared(run, *open_data(moved, 2, train_csv=lists["train"], val_csv=lists["val"]), "all")
 
 
 def test_relabelled_shards_are_noticed(run: Run, tmp_path: Path) -> None:
@@ -288,14 +302,14 @@ def test_relabelled_shards_are_noticed(run: Run, tmp_path: Path) -> None:
     keep_list(run, train_set, val_set, "all")
     other = dataclasses.replace(train_set, labels=np.array([1, *train_set.labels[1:]], dtype=np.int32))
     with pytest.raises(DataError, match="1 only then: class_0/000"):
-        check_same_images(run, other, val_set, "all")
+        compared(run, other, val_set, "all")
 
 
 def test_other_validation_images_are_remarked_on(run: Run) -> None:
     Path("data/val/class_0/000.jpg").unlink()
-    [remark] = check_same_images(run, *opened(Path("data")), "all")
+    [remark] = compared(run, *opened(Path("data")), "all")
     assert "validates on other images than at the last start (4 images then, 3 now)" in remark
-    assert check_same_images(run, *opened(Path("data")), "non-blacklisted") == []
+    assert compared(run, *opened(Path("data")), "non-blacklisted") == []
 
 
 def test_a_list_that_was_damaged_is_written_anew(run: Run) -> None:
@@ -303,7 +317,7 @@ def test_a_list_that_was_damaged_is_written_anew(run: Run) -> None:
     whole = run.data_list_file.read_bytes()
     for damage in (b"", whole[:40], b"\x1f\x8b" + whole[5:]):
         run.data_list_file.write_bytes(damage)
-        assert check_same_images(run, *opened(Path("data")), "all") == []
+        assert compared(run, *opened(Path("data")), "all") == []
         keep_list(run, *opened(Path("data")), "all")
         assert run.data_list_file.read_bytes() == whole
 

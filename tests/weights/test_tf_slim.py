@@ -21,7 +21,7 @@ from inceptionctl.weights import tf_checkpoint
 from tests.weights.making import spread
 
 pytestmark = pytest.mark.skipif(
-    find_spec("tensorflow") is None, reason="TensorFlow is not installed: pip install -e '.[tf-slim]'"
+    find_spec("tensorflow") is None, reason="TensorFlow is not installed: scripts/environment does it"
 )
 
 NETWORKS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +10,6 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption, run_named
-from inceptionctl.cli.sources import refuse_missing_data, refuse_missing_network
-from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.export.checking import Sample
@@ -97,101 +94,36 @@ def export(
 
     An earlier export in the same place is replaced; a README.md that is not of inceptionctl stays.
     """
-    refuse_missing_network(source, checkpoint)
-    refuse_missing_data(data)
-    of_onnx_alone = bool(precisions or preprocessing or opset or check)
-    _refuse_without_onnx([kind.value for kind in formats or ()] or ["onnx"], of_onnx_alone)
+    from inceptionctl.stages.export import ExportRequest
+    from inceptionctl.stages.export import export as export_network
 
-    import torch
-
-    from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.preparation import preparation_of
-    from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.export.accuracy import draw_validation
-    from inceptionctl.export.card import data_license_of, dataset_name, write_card
-    from inceptionctl.export.checking import draw_sample
-    from inceptionctl.export.exporting import EXPORTERS
-    from inceptionctl.export.exporting import export as export_trained
-    from inceptionctl.export.onnx_options import OPSET, OnnxOptions, check_opset
-    from inceptionctl.export.openvino_check import ask_openvino, import_openvino
-    from inceptionctl.export.preprocessing import preparation_graph
-    from inceptionctl.export.reduced import calibration_images as draw_calibration
-    from inceptionctl.export.to_onnx import onnx_exporters
-
-    machine = claim_machine()
-    # On the CPU, where every format's program runs: exports are traced and compared in fp32.
-    trained = load_trained(source, weights, torch.device("cpu"), checkpoint)
-    if trained.choice and (words := trained.choice.in_words()):
-        console.say(f"takes {words}")
-    folder = output or (trained.run.export if trained.run else None)
-    if folder is None:
-        raise RecipeError(
-            f"{trained.checkpoint} lies in no run directory, so there is no export folder", "name one with --output DIR"
+    done = export_network(
+        ExportRequest(
+            source,
+            tuple(kind.value for kind in formats or ()),
+            weights,
+            checkpoint,
+            data,
+            output,
+            license,
+            data_license,
+            tuple(precision.value for precision in precisions or ()),
+            preprocessing,
+            opset,
+            calibration_images,
+            accuracy_images,
+            max_accuracy_loss,
+            check,
         )
-    wanted = [kind.value for kind in formats or ()] or list(trained.recipe.export.formats)
-    options = [OnnxOptions(precision.value, preprocessing, opset or OPSET) for precision in precisions or [OnnxPrecision.FP32]]
-    _refuse_without_onnx(wanted, of_onnx_alone)
-    if opset is not None:
-        check_opset(opset, preprocessing)
-    if preprocessing:
-        preparation_graph(preparation_of(trained.recipe), OPSET)  # whether there is one, before minutes of tracing
-    if check:
-        import_openvino()
-    root = data or trained.recipe.data.root_path
-    fewer = {item.precision for item in options} - {"fp32"}
-    calibration = draw_calibration(trained, root, calibration_images, machine.num_threads) if "int8" in fewer else None
-    validation = draw_validation(trained, root, accuracy_images, max_accuracy_loss, machine.num_threads) if fewer else None
-    sample = draw_sample(trained, root, machine.num_threads, with_pictures=preprocessing)
-    of_onnx = onnx_exporters(options, calibration, (ask_openvino,) if check else ())
-    done = export_trained(
-        trained,
-        [name for kind in wanted for name in (of_onnx if kind == "onnx" else [kind])],
-        folder,
-        sample,
-        lambda name: console.say(f"exporting {name} ..."),
-        exporters={**EXPORTERS, **of_onnx},
-        validation=validation,
     )
-    card = write_card(trained, folder, done, sample.source, license, data_license)
-    result = {
-        "card": str(card) if card else None,
-        "checkpoint": str(trained.checkpoint),
-        "chosen": trained.choice and trained.choice.to_json(),
-        "weights": trained.weights,
-        "step": trained.step,
-        "folder": str(folder),
-        "compared_on": sample.source,
-        "logit_spread": sample.logit_spread,
-        "exports": [
-            {
-                "format": item.format,
-                "path": str(item.path),
-                "bytes": item.num_bytes,
-                "beside": list(item.beside),
-                "max_difference": item.max_difference,
-                "difference_of": item.of,
-                "accuracy": item.accuracy.model_dump() if item.accuracy else None,
-                "seconds": item.seconds,
-                "remarks": list(item.remarks),
-            }
-            for item in done
-        ],
-    }
-    _print_exports(result, sample, as_json)
-    if card and data_license_of(trained, data_license) is None:
+    _print_exports(done.result, done.sample, as_json)
+    if done.data_without_license:
         console.say(
-            f"hint: {card} does not state the licence of {dataset_name(trained)}: --data-license TEXT, or export.data_license in the recipe"
+            f"hint: {done.card} does not state the licence of {done.data_without_license}:"
+            " --data-license TEXT, or export.data_license in the recipe"
         )
-    if card is None:
-        console.warn(f"{folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
-
-
-def _refuse_without_onnx(wanted: Sequence[str], of_onnx_alone: bool) -> None:
-    if of_onnx_alone and "onnx" not in wanted:
-        raise RecipeError(
-            "--precision, --preprocessing, --opset and --check are of ONNX, which is not among the formats",
-            "add --format onnx, or leave them out",
-        )
+    if done.card is None:
+        console.warn(f"{done.folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
 
 
 def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> None:

@@ -1,51 +1,19 @@
-"""What `evaluate` and `predict --submission` share: ranks, scales, progress, and where an interrupted one goes on."""
+"""What `evaluate` and `predict --submission` share: ranks, progress, and where an interrupted one goes on."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from inceptionctl import console
-from inceptionctl.cli.options import ProtocolName, whole_numbers
-from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.world import World
     from inceptionctl.evaluate.machine import Machine
     from inceptionctl.evaluate.running import Ranks
-
-
-def shorter_sides(scales: str | None, protocol: ProtocolName) -> list[int] | None:
-    """The numbers of --scales, in px. Raises RecipeError."""
-    if scales is None:
-        return None
-    if protocol == "single":
-        raise RecipeError("--scales: a single crop is cut as the recipe says", "give --protocol as well, or leave --scales out")
-    return whole_numbers("--scales", scales, "342,384,427,470", " of px")
-
-
-def warn_of_shell(world: World | None) -> None:
-    """Say at once what a rank that waits for others in an interactive Slurm step may wait for in vain."""
-    from inceptionctl.distributed.world import waits_in_a_shell
-
-    told = waits_in_a_shell(world)
-    if told:
-        console.warn(*told)
-
-
-def start_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
-    """Give this very command to ranks of this machine, and end as they do."""
-    from inceptionctl.distributed.local import choose_ranks, launch
-
-    code = launch(choose_ranks(gpus, cpu_ranks), sys.argv[1:], None)
-    if code:
-        raise typer.Exit(code)
 
 
 @contextlib.contextmanager

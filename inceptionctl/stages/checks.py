@@ -9,25 +9,26 @@ from typing import TYPE_CHECKING
 from inceptionctl import console
 
 if TYPE_CHECKING:
-    from inceptionctl.data.imageset import ImageSet
     from inceptionctl.distributed.local import LocalRanks
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
+    from inceptionctl.train.images import Opened
 
 
 def check_recipe(
     name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True, begins: bool = True
-) -> None:
-    """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line.
+) -> list[Opened | None]:
+    """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line; else give each one's images.
 
     A data set or first weights that nobody has named, the placeholders of bundled recipes, may be missing: that is remarked. `data` is
-    false for a data set that is elsewhere, `begins` for a run that goes on and needs no first weights.
+    false for a data set that is elsewhere, which gives None, `begins` for a run that goes on and needs no first weights.
     """
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.places import is_placeholder, place_of
     from inceptionctl.train.checking import Fault, faults, first_weights, refuse
 
+    opened: list[Opened | None] = []
     members: dict[str, Recipe] = dict(recipe.members) if isinstance(recipe, Ensemble) else {"": recipe}
     found: list[tuple[str, Fault]] = []
     missing: dict[str, str] = {}
@@ -40,12 +41,39 @@ def check_recipe(
         no_root, no_first = lacks("data.root", root) and not one.data.train_csv, lacks("model.init_from", first)
         missing |= {f"the data set {root} is": "data.root=FOLDER"} if no_root and data else {}
         missing |= {f"the first weights {first} are": "model.init_from=RUN"} if no_first and begins else {}
-        found += [(member, fault) for fault in faults(one, begins=begins and not no_first, data=data and not no_root)]
+        of_one, images = faults(one, begins=begins and not no_first, data=data and not no_root)
+        found += [(member, fault) for fault in of_one]
+        opened.append(images)
     for what, setting in missing.items():
         console.warn(f"{what} not here, and not looked at", f"name yours with `--set {setting}`")
     of_each = {str(fault.error): (member, fault) for member, fault in found}  # what is wrong with all is told once
     places = {fault.key: place_of(name, settings, fault.key, member) for member, fault in of_each.values()}
     refuse(name, [fault for _, fault in of_each.values()], places.get)
+    return opened
+
+
+def check_batch(recipe: Recipe, ranks: int, option: str | None = None) -> None:
+    """Raise RecipeError where the ranks cannot share the batch, or batch norm has too little of it; see `check_batch_norm` for `option`."""
+    from inceptionctl.train.batch import plan_batch
+
+    batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
+        from inceptionctl.train.batch_norm import check_batch_norm
+
+        check_batch_norm(recipe, batch, option)
+
+
+def check_steps(recipe: Recipe, name: str, settings: Sequence[str], ranks: int) -> None:
+    """Raise what keeps steps of a recipe's network from being measured, without its data and first weights.
+
+    The micro batch is the one that --micro-batch-size names, with no other images in a step.
+    """
+    from inceptionctl.recipe.places import place_of
+    from inceptionctl.train.checking import faults, refuse
+
+    check_batch(recipe, ranks, "--micro-batch-size")
+    found, _ = faults(recipe, begins=False, data=False)
+    refuse(name, found, lambda key: place_of(name, settings, key))
 
 
 def check_inputs(
@@ -55,26 +83,22 @@ def check_inputs(
     where: Callable[[str], str | None] = lambda key: None,
     *,
     begins: bool,
+    verified: bool = True,
     run: Run | None = None,
-) -> tuple[ImageSet, ImageSet]:
+) -> Opened:
     """Find what is wrong before processes are started and a run directory is made; the images to train and validate on.
 
-    `where` tells the place of a key, `run` where a relative data.root was meant.
+    `where` tells the place of a key, `run` where a relative data.root was meant. Without `verified`, first weights are left to the ranks
+    to compare with their manifest.
     """
     from inceptionctl.errors import EnvironmentFault
     from inceptionctl.run import located
-    from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.checking import faults, refuse
-    from inceptionctl.train.images import open_images
 
-    batch = plan_batch(recipe.train.global_batch_size, ranks.size, recipe.train.micro_batch_size)
-    if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
-        from inceptionctl.train.batch_norm import check_batch_norm
-
-        check_batch_norm(recipe, batch)
+    check_batch(recipe, ranks.size)
     if recipe.data.decodes_on_gpu and ranks.on_cpu:
         raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
-    opened: list[tuple[ImageSet, ImageSet]] = []
-    found = faults(located(recipe, run), begins=begins, images=lambda one: opened.append(open_images(one)))
+    found, images = faults(located(recipe, run), begins=begins, verified=verified)
     refuse(name, found, where)
-    return opened[0]
+    assert images is not None
+    return images

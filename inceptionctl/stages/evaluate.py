@@ -1,0 +1,227 @@
+"""`inceptionctl evaluate` as a call: the errors of a trained network by the protocols of the paper's tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from inceptionctl import console
+from inceptionctl.errors import RecipeError
+from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
+from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
+
+if TYPE_CHECKING:
+    from inceptionctl.distributed.session import Machine
+    from inceptionctl.evaluate.evaluation import Work
+    from inceptionctl.evaluate.running import Done, Ranks
+    from inceptionctl.evaluate.subject import Subject
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.train.checkpoint_choice import Choice
+
+Protocol = Literal["single", "10crop", "12crop", "144crop", "dense"]
+DEFAULT_BATCH_SIZE = 32  # of an export that lies in no run
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to evaluate, by which protocol, and on which images."""
+
+    source: Path
+    """A run, a checkpoint or an exported file."""
+    protocol: Protocol = "single"
+    scales: tuple[int, ...] | None = None
+    """Shorter sides in px; by default as the sources do."""
+    weights: Literal["ema", "raw"] = "ema"
+    checkpoint: str | None = None
+    """`best`, `latest` or a step; the best by default."""
+    every: bool = False
+    """Every checkpoint of the run, the oldest first."""
+    data: Path | None = None
+    """Root of the data set; the recipe's by default."""
+    subset: Literal["all", "non-blacklisted"] = "all"
+    blacklist: Path | None = None
+    real_labels: Path | None = None
+    """real.json of ImageNet ReaL."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    batch_size: int | None = None
+    """Crops at once; the recipe's by default."""
+    output: Path | None = None
+    """JSON file, a .parquet beside it; in RUN/evaluations by default."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One network's result."""
+
+    result: dict[str, Any]
+    """As `evaluate --json` prints it."""
+    choice: Choice | None
+    """Which checkpoint of the run was taken, and why."""
+    file: Path | None
+    """Where the result was written."""
+
+
+def check(request: EvaluateRequest) -> None:
+    """Raise what is wrong with a request, as far as that is known before torch is imported."""
+    if request.every and request.output:
+        raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
+    if request.every and request.checkpoint:
+        raise RecipeError(
+            f"--all takes every checkpoint, and --checkpoint {request.checkpoint} names one", "leave one of the two out"
+        )
+    refuse_missing_network(request.source, request.checkpoint)
+    refuse_missing_data(request.data)
+    refuse_missing_files(blacklist=request.blacklist, real_labels=request.real_labels)
+
+
+def evaluate(request: EvaluateRequest) -> list[Evaluated]:
+    """Measure the errors on the validation images and write them; resumes an interrupted evaluation.
+
+    Under torchrun or srun this process is one rank of the job, and the list is empty but on rank 0. Raises RecipeError, CheckpointError and
+    DataError for what the request names, ResumeLater when a signal has stopped it.
+    """
+    return list(evaluations(request))
+
+
+def evaluations(request: EvaluateRequest) -> Iterator[Evaluated]:
+    """`evaluate`, one checkpoint after the other."""
+    from inceptionctl.distributed.signals import stoppable
+    from inceptionctl.distributed.world import world_from_environment
+
+    check(request)
+    with (
+        stoppable("within the evaluation; what was answered is kept"),
+        join_ranks(world_from_environment()) as (machine, ranks),
+    ):
+        for source in _checkpoints(request.source) if request.every else [request.source]:
+            done = _evaluate_one(request, source, machine, ranks)
+            if done:
+                yield done
+
+
+def draw(request: EvaluateRequest, image: Path) -> Path:
+    """Draw the crops that the protocol takes of an image; the picture, `output` or crops.png."""
+    check(request)
+    refuse_missing_files(show_crops=image)
+
+    import torch
+
+    from inceptionctl.evaluate.drawing import draw_crops
+    from inceptionctl.evaluate.preparation import preparation_of
+    from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.export.opening import subject_of_export
+
+    source, file = request.source, request.output or Path("crops.png")
+    of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
+    preparation = preparation_of(of_run.recipe) if of_run else subject_of_export(source).preparation
+    name = request.protocol
+    protocol = None if name == "single" else make_protocol(name, preparation.input_px, request.scales)
+    draw_crops(image, protocol, preparation, file)
+    console.say(f"wrote {file}")
+    return file
+
+
+def _checkpoints(source: Path) -> list[Path]:
+    from inceptionctl.run import open_run
+    from inceptionctl.train.checkpoint_files import list_checkpoints
+
+    return list_checkpoints(open_run(source).checkpoints)
+
+
+def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> Evaluated | None:
+    from inceptionctl.evaluate.imagenet import subset_of
+
+    subject, recipe, stem = _open(request, source, machine)
+    work = _work(request, subject, recipe, machine)
+    blacklist = request.blacklist or (recipe.evaluate.blacklist_path if recipe else None)
+    work = dataclasses.replace(work, images=subset_of(work.images, request.subset, blacklist), subset=request.subset)
+    name = request.protocol if request.subset == "all" else f"{request.protocol}_{request.subset}"
+    file = request.output or (stem and stem.with_name(f"{stem.name}_{name}.json"))
+    result = _run(work, ranks, file, request.real_labels)
+    return None if result is None else Evaluated(result, work.subject.choice, file)
+
+
+def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Subject, Recipe | None, Path | None]:
+    """(what answers, the recipe that it was trained by, where in its run results belong without the protocol's name)."""
+    from inceptionctl.evaluate.subject import subject_of
+    from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.run import Run, is_run, located
+    from inceptionctl.train.precision import resolve_precision
+
+    if not source.is_file():
+        trained = load_trained(source, request.weights, machine.device, request.checkpoint)
+        subject = subject_of(trained, resolve_precision(request.precision, machine.device), machine.device)
+        stem = trained.run.evaluations / f"step-{trained.step:08d}_{request.weights}" if trained.run else None
+        return subject, trained.recipe, stem
+    from inceptionctl.export.opening import refuse_choice, subject_of_export
+
+    refuse_choice(source, request.checkpoint)
+    subject = subject_of_export(source)
+    run = Run(source.parent.parent) if is_run(source.parent.parent) else None
+    # model_pixels_int8.onnx -> ..._onnx_pixels_int8
+    variant = "_".join([source.suffix[1:], *source.stem.split("_")[1:]])
+    name = f"step-{subject.step:08d}_{subject.weights}_{variant}"
+    return subject, located(run.recipe(), run) if run else None, run.evaluations / name if run else None
+
+
+def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, machine: Machine) -> Work:
+    from inceptionctl.data.dataset import open_split
+    from inceptionctl.data.reading import SECONDS_TO_READ
+    from inceptionctl.evaluate.evaluation import Work, check_classes
+    from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.subject import check_protocol
+
+    if recipe is None and request.data is None:
+        raise RecipeError(
+            f"{subject.source} lies in no run directory, so its images are not known", "name them with --data ROOT"
+        )
+    name = request.protocol
+    check_protocol(subject, name)
+    root = request.data or (recipe.data.root_path if recipe else Path())
+    images = open_split(root, "val", **(recipe.data.sources(root) if recipe else {}))
+    check_classes(images, subject.classes, subject.source)
+    return Work(
+        subject,
+        images,
+        None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
+        request.batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
+        (recipe and recipe.data.num_threads) or machine.num_threads,
+        machine.decode(recipe.data.decode if recipe else "auto") if subject.device.type == "cuda" else "cpu",
+        seconds_to_read=recipe.data.read_timeout_seconds if recipe else SECONDS_TO_READ,
+    )
+
+
+def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) -> dict[str, Any] | None:
+    """Evaluate and write; rank 0 gets the result."""
+    from inceptionctl.evaluate.evaluation import write_probabilities, write_result
+    from inceptionctl.evaluate.running import run_evaluation
+
+    speaks = ranks.rank == 0
+    if file is None and ranks.size > 1:
+        raise RecipeError(
+            f"{work.subject.source} lies in no run directory, where ranks could meet", "name a file with --output"
+        )
+    with folder_of_parts(file) as folder:
+        with answering(ranks, "evaluating") as show:
+            done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
+        if done is None:
+            return None
+        if real_labels:
+            done.result.update(_real_errors(work, done, real_labels))
+        if file:
+            write_result(done.result, file)
+            write_probabilities(work, done.probabilities, done.result, file.with_suffix(".parquet"))
+        done.parts.remove()
+    return done.result
+
+
+def _real_errors(work: Work, done: Done, file: Path) -> dict[str, float]:
+    import torch
+
+    from inceptionctl.evaluate.imagenet import real_errors
+
+    return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)

@@ -1,0 +1,190 @@
+"""`inceptionctl predict` as calls: the likeliest classes of images, or the file of the ILSVRC test server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from inceptionctl import console
+from inceptionctl.errors import DataError
+from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
+from inceptionctl.stages.evaluate import Protocol
+from inceptionctl.stages.sources import refuse_missing_files, refuse_missing_network
+
+if TYPE_CHECKING:
+    from inceptionctl.distributed.session import Machine
+    from inceptionctl.evaluate.evaluation import Work
+    from inceptionctl.evaluate.predict import Prediction
+    from inceptionctl.evaluate.running import Answers, Ranks
+    from inceptionctl.train.checkpoint_choice import Choice
+
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What answers, and which images it is asked about."""
+
+    source: Path
+    """A run, a checkpoint, an exported file or a folder of exports."""
+    images: tuple[Path, ...]
+    """Files, or folders of them."""
+    checkpoint: str | None = None
+    """`best`, `latest` or a step; the best by default."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was answered, and by what."""
+
+    predictions: Sequence[Prediction]
+    source: Path
+    choice: Choice | None
+    """Which checkpoint of the run was taken, and why."""
+
+
+@dataclass(frozen=True)
+class SubmitRequest:
+    """A PredictRequest for the ILSVRC test server."""
+
+    source: Path
+    images: tuple[Path, ...]
+    file: Path
+    """Five labels a line; a .parquet of all probabilities beside it."""
+    checkpoint: str | None = None
+    class_ids: Path | None = None
+    protocol: Protocol = "single"
+    scales: tuple[int, ...] | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A submission that was written."""
+
+    names: list[str]
+    """Of the images, in the order of the lines."""
+    file: Path
+    record: Path
+    """The probabilities."""
+    crops: str
+    """How images were shown, in words."""
+    choice: Choice | None
+
+
+def check(request: PredictRequest | SubmitRequest) -> None:
+    """Raise what is wrong with a request, as far as that is known before torch is imported."""
+    from inceptionctl.data.imageset import refuse_missing_images
+
+    refuse_missing_network(request.source, request.checkpoint)
+    refuse_missing_images(request.images)
+    if isinstance(request, SubmitRequest):
+        refuse_missing_files(class_ids=request.class_ids)
+
+
+def predict(request: PredictRequest) -> Predicted:
+    """The five likeliest classes of each image by the recipe's one crop, in fp32; one that cannot be decoded has a reason instead.
+
+    Raises CheckpointError and DataError for what the request names.
+    """
+    check(request)
+    from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.evaluate.predict import images_of
+    from inceptionctl.evaluate.predict import predict as predict_images
+    from inceptionctl.export.opening import open_any
+
+    machine = claim_machine()
+    network, taken, choice = open_any(request.source, machine.device, request.checkpoint)
+    described = network.description
+    predictions = predict_images(
+        network.logits,
+        described.class_names,
+        images_of(request.images),
+        described.preparation,
+        num_threads=machine.num_threads,
+        takes_pictures=described.pixels_in,
+    )
+    return Predicted(predictions, taken, choice)
+
+
+def submit(request: SubmitRequest) -> Submitted | None:
+    """Answer all images and write the server's file; resumes an interrupted one.
+
+    Under torchrun or srun this process is one rank of the job, and there is a result on rank 0 alone. Raises DataError for an image
+    that cannot be decoded, since a submission needs every line, and ResumeLater when a signal has stopped it.
+    """
+    check(request)
+    from inceptionctl.distributed.signals import stoppable
+    from inceptionctl.distributed.world import world_from_environment
+
+    with (
+        stoppable("within the prediction; what was answered is kept"),
+        join_ranks(world_from_environment()) as (machine, ranks),
+    ):
+        work, names, ids = _work(request, machine)
+        return _submit(request, work, names, ids, ranks)
+
+
+def _work(request: SubmitRequest, machine: Machine) -> tuple[Work, list[str], list[int]]:
+    """What is to be answered, the images' names, and the label of each class."""
+    from inceptionctl.evaluate.evaluation import Work
+    from inceptionctl.evaluate.images import folder_of
+    from inceptionctl.evaluate.predict import images_of
+    from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.subject import check_protocol
+    from inceptionctl.evaluate.submission import ids_of, numeric_order
+    from inceptionctl.export.opening import subject_of_any
+
+    files, name = images_of(request.images), request.protocol
+    ordered = [files[place] for place in numeric_order([file.name for file in files])]
+    subject = subject_of_any(request.source, machine.device, request.precision, request.checkpoint)
+    check_protocol(subject, name)
+    ids = ids_of(subject.classes, request.class_ids)
+    work = Work(
+        subject,
+        folder_of(ordered),
+        None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
+        request.batch_size or DEFAULT_BATCH_SIZE,
+        machine.num_threads,
+        machine.decode("auto") if subject.device.type == "cuda" else "cpu",
+    )
+    return work, [file.name for file in ordered], ids
+
+
+def _submit(request: SubmitRequest, work: Work, names: list[str], ids: list[int], ranks: Ranks) -> Submitted | None:
+    from torch import from_numpy
+
+    from inceptionctl.evaluate.evaluation import how_answered
+    from inceptionctl.evaluate.records import write_answers
+    from inceptionctl.evaluate.submission import submission
+    from inceptionctl.run import write_atomically
+
+    record = request.file.with_suffix(".parquet")
+    with folder_of_parts(request.file) as folder:
+        answers = _answered(work, folder, ranks)
+        if answers is None:
+            return None
+        classes = work.subject.classes
+        about = {**how_answered(work), "classes": [*classes]}
+        write_answers(record, names, None, classes, answers.probabilities, about)
+        write_atomically(request.file, submission(from_numpy(answers.probabilities), ids))
+        answers.parts.remove()
+    crops = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()
+    return Submitted(names, request.file, record, crops, work.subject.choice)
+
+
+def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
+    from inceptionctl.evaluate.running import answer_all
+
+    say = console.say if ranks.rank == 0 else lambda text: None
+    with answering(ranks, "predicting") as show:
+        try:
+            return answer_all(work, folder, ranks, on_progress=show, say=say)
+        except DataError as error:
+            raise DataError(
+                error.message,
+                "a submission has a line for every image: mend these, then give the same command again, which goes on",
+            ) from None

@@ -1,0 +1,45 @@
+"""`inceptionctl report` as a call: one page about several runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from inceptionctl.stages.sources import refuse_missing_ensembles
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """What the page is about."""
+
+    sources: tuple[Path, ...]
+    """Run directories, and JSON files that `ensemble` has written."""
+    output: Path = Path("report")
+    """Folder for index.html and the pictures."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What was written."""
+
+    page: Path
+    pictures: tuple[Path, ...]
+
+
+def report(request: ReportRequest) -> Reported:
+    """Write the page, which holds everything itself; the pictures lie beside it as PNG files.
+
+    Raises CheckpointError and DataError for what is not there.
+    """
+    from inceptionctl.run import open_run
+
+    ensembles = [source for source in request.sources if source.suffix == ".json"]
+    runs = [source for source in request.sources if source not in ensembles]
+    for run in runs:
+        open_run(run)
+    refuse_missing_ensembles(ensembles)
+
+    from inceptionctl.report.page import write_report
+
+    page = write_report(runs, ensembles, request.output)
+    return Reported(page, tuple(sorted(request.output.glob("*.png"))))
