@@ -1,4 +1,4 @@
-"""`bench checkpoint`: for how long a save holds up training, written in the background and in the foreground, beside a step."""
+"""`bench checkpoint`: how long a save blocks training, written in the background and in the foreground, beside a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench start`: seconds from typing `inceptionctl train` to the first row of metrics, phase by phase."""
+"""`bench start`: seconds from the start of `inceptionctl train` to the first row of metrics, phase by phase."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def jobs_of(run: Run) -> list[str]:
         entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
         submitted = [str(entry["job"]) for entry in entries]
     except (ValueError, TypeError, KeyError):
-        raise CheckpointError(f"{file} is not a list of jobs", "somebody changed it; delete it to go on") from None
+        raise CheckpointError(f"{file} is not a list of jobs", "somebody changed it; delete it to continue") from None
     slurm = [start.get("slurm") for start in read_run(run).starts]
     return list(
         dict.fromkeys([*submitted, *(str(entry["job"]) for entry in slurm if isinstance(entry, dict) and "job" in entry)])
