@@ -69,7 +69,10 @@ def test_a_step_compiled_in_the_ways_that_are_named() -> None:
     ],
 )
 def test_ways_that_cannot_be_measured_are_refused(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-    refused(inceptionctl("bench", "step", *SMALL, *arguments, CUDA_VISIBLE_DEVICES=""), 2, *words)
+    result = inceptionctl("bench", "step", *SMALL, *arguments, CUDA_VISIBLE_DEVICES="")
+    refused(result, 2, *words)
+    told = json.loads(result.stdout)  # also what a rank has found
+    assert told["exit_code"] == 2 and words[0] in told["error"] and told["hint"]
 
 
 def test_sums_over_two_ranks(tmp_path: Path) -> None:
