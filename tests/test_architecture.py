@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "launch", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
     "scaling": {"errors", "words", "recipe", "models", "train"},
-    "trials": {"errors", "launch", "train", "data", "pipelines"},
+    "trials": {"errors", "launch", "train", "data", "pipelines", "recipe", "evaluate"},
     "doctor": {"errors", "launch", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "words", "recipe", "run", "train"},
     "pipelines": set(),

@@ -28,9 +28,10 @@ from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.fine_tuning import freeze
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
+from inceptionctl.train.loading import loader_settings
 from inceptionctl.train.loop import Training, train
 from inceptionctl.train.precision import resolve_precision
-from inceptionctl.train.rank import Machine, checkpoint_writer, loader_options, make_engine
+from inceptionctl.train.rank import Machine, checkpoint_writer, make_engine
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.stopping import Stop
 
@@ -152,7 +153,7 @@ def make_job(
         progress=progress,
         log=log,
         writer=checkpoint_writer(recipe, run, log),
-        loader_options=loader_options(recipe, machine),
+        loader_settings=loader_settings(recipe, machine.device, machine.num_threads),
         bad=BadImages(),
         stop=Stop(signals, world.size, statistics.votes),
         heartbeat=heartbeat,

@@ -20,6 +20,7 @@ from inceptionctl.bench.waits import counted_waits
 from inceptionctl.bench.ways import COMPILED, FORMATS, GRAPHS, PARTS, PRODUCTS, compiles, has_timm
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.data.sampler import BatchSampler
 from inceptionctl.errors import RecipeError
 from inceptionctl.launch.signals import RankSignals
 from inceptionctl.launch.world import World
@@ -30,6 +31,7 @@ from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.heartbeat import Heartbeat
+from inceptionctl.train.loading import train_transforms
 from inceptionctl.train.loop import Training
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
@@ -42,7 +44,6 @@ OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm an
 MATRIX = {"cpu": 2048, "cuda": 8192}
 PRODUCTS_A_TURN = {"cpu": 4, "cuda": 50}
 VARIANTS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("fp32", True), ("bf16", True))
-_PREFETCH = 2
 
 
 class BareLoop:
@@ -90,7 +91,7 @@ def random_batch(job: Training) -> Batch:
     """Noise in the form in which the loader gives images, and labels."""
     px, size = job.recipe.model.input_px, job.batch.micro_batch_size
     noise = torch.Generator().manual_seed(job.world.rank)
-    images = torch.randn(size, px, px, 3, generator=noise).to(job.device, job.loader_options["dtype"]).permute(0, 3, 1, 2)
+    images = torch.randn(size, px, px, 3, generator=noise).to(job.device, job.loader_settings.dtype).permute(0, 3, 1, 2)
     return Batch(images, torch.randint(job.recipe.model.num_classes, (size,), generator=noise).to(job.device))
 
 
@@ -192,18 +193,15 @@ def _meeting(job: Training) -> Callable[[], None]:
 
 
 def _loader(job: Training, images: ImageSet) -> TrainLoader:
-    return TrainLoader(
-        images,
+    batches = BatchSampler(
         seed=job.recipe.train.seed,
         global_batch_size=job.batch.global_batch_size,
         micro_batch_size=job.batch.micro_batch_size,
         rank=job.world.rank,
         world_size=job.world.size,
-        start_step=0,
         num_steps=1 << 40,
-        prefetch=_PREFETCH,
-        **job.loader_options,
     )
+    return TrainLoader(images, batches, train_transforms(job.recipe), job.loader_settings)
 
 
 def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:

@@ -105,8 +105,7 @@ def evaluate(
             protocols,
             batch_sizes=sizes,
             repeats=repeats,
-            num_threads=machine.num_threads,
-            decode=machine.decode(recipe.data.decode),
+            loading=machine.loading(recipe.data, machine.device),
             progress=progress,
         )
     measured = {"source": source, "settings": settings or [], "network": subject.network}

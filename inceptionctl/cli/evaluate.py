@@ -164,10 +164,10 @@ def _work(
     machine: Machine,
 ) -> Work:
     from inceptionctl.data.dataset import open_split
-    from inceptionctl.data.reading import SECONDS_TO_READ
     from inceptionctl.evaluate.evaluation import Work, check_classes
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.subject import check_protocol
+    from inceptionctl.recipe.data_section import DataSection
 
     if recipe is None and data is None:
         raise RecipeError(
@@ -182,9 +182,7 @@ def _work(
         images,
         None if name == "single" else make_protocol(name, subject.preparation.input_px, sides),
         batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
-        (recipe and recipe.data.num_threads) or machine.num_threads,
-        machine.decode(recipe.data.decode if recipe else "auto") if subject.device.type == "cuda" else "cpu",
-        seconds_to_read=recipe.data.read_timeout_seconds if recipe else SECONDS_TO_READ,
+        machine.loading(recipe.data if recipe else DataSection(), subject.device),
     )
 
 

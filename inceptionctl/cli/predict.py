@@ -103,6 +103,7 @@ def predict(
         from inceptionctl.evaluate.subject import check_protocol
         from inceptionctl.evaluate.submission import ids_of, numeric_order
         from inceptionctl.export.opening import subject_of_any
+        from inceptionctl.recipe.data_section import DataSection
 
         machine, ranks = join_ranks(world)
         files = images_of(images)
@@ -115,8 +116,7 @@ def predict(
             folder_of(ordered),
             None if protocol == "single" else make_protocol(protocol, subject.preparation.input_px, sides),
             batch_size or DEFAULT_BATCH_SIZE,
-            machine.num_threads,
-            machine.decode("auto") if subject.device.type == "cuda" else "cpu",
+            machine.loading(DataSection(), subject.device),
         )
         _submit(work, [file.name for file in ordered], ids, ranks, submission, as_json)
 

@@ -33,11 +33,6 @@ class Duplicates:
 
     groups: tuple[tuple[Copy, ...], ...]
 
-    @property
-    def superfluous_images(self) -> int:
-        """How many images could go without any picture getting lost."""
-        return sum(len(group) - 1 for group in self.groups)
-
     def in_both_splits(self) -> list[tuple[Copy, ...]]:
         """Groups of which some are for training and some for validation."""
         return [group for group in self.groups if len({copy.split for copy in group}) > 1]

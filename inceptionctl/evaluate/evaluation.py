@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import Decode, EvalLoader, in_batches
-from inceptionctl.data.picture_loader import PictureLoader
-from inceptionctl.data.reading import SECONDS_TO_READ
-from inceptionctl.data.view_loader import ViewLoader
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.crops import crop_probabilities
 from inceptionctl.evaluate.metrics import figures
@@ -53,12 +51,9 @@ class Work:
     """None is the single crop of the recipe."""
     batch_size: int
     """Most crops that the network sees at once."""
-    num_threads: int
-    decode: Decode
+    loading: LoaderSettings
     subset: str = "all"
     """How `images` are called among those of the data set."""
-    seconds_to_read: float = SECONDS_TO_READ
-    """How long a file may take to be read; after that it is one that cannot be."""
 
     @property
     def batches(self) -> list[range]:
@@ -72,7 +67,7 @@ class Work:
     @property
     def num_workers(self) -> int:
         """Threads that ask the network side by side; 0 where it uses the cores by itself."""
-        return self.num_threads if self.subject.in_threads else 0
+        return self.loading.num_threads if self.subject.in_threads else 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -87,7 +82,7 @@ class Work:
             "tf32": self.subject.tf32,
             "device": self.subject.device.type,
             "torch": torch.__version__,
-            "preparation": self.subject.preparation.options(),
+            "preparation": asdict(self.subject.preparation),
             "protocol": None if self.protocol is None else [self.protocol.name, *self.protocol.shorter_sides],
             "batch_size": self.batch_size,
             "images": names.hexdigest(),
@@ -128,27 +123,14 @@ def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
     if not batches:
         return
     if work.subject.takes_pictures:
-        pictures = PictureLoader(
-            work.images,
-            batches,
-            exif_orientation=work.subject.preparation.exif_orientation,
-            num_threads=work.num_threads,
-            seconds_to_read=work.seconds_to_read,
-        )
+        upright = work.subject.preparation.exif_orientation
+        pictures = PictureLoader(work.images, batches, work.loading, exif_orientation=upright)
         with closing(pictures):
             for batch in pictures:
                 yield torch.cat([_answer(work, picture[None]) for picture in batch])
         return
     if work.protocol is None:
-        loader = EvalLoader(
-            work.images,
-            **work.subject.preparation.options(),
-            batch_size=work.batch_size,
-            rank=0,
-            world_size=1,
-            batches=batches,
-            **_loading(work),
-        )
+        loader = EvalLoader(work.images, batches, work.subject.preparation, work.loading)
         with closing(loader):
             yield from in_order(lambda batch: _answer(work, batch.images), loader, work.num_workers)
         return
@@ -165,17 +147,8 @@ def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
 
 def view_loader(work: Work, batches: Sequence[range], shorter_sides: Sequence[int], squares: Sequence[str]) -> ViewLoader:
     """The images of `batches` in these sizes, prepared as the network wants them."""
-    preparation = work.subject.preparation
     return ViewLoader(
-        work.images,
-        batches,
-        shorter_sides=shorter_sides,
-        squares=squares,
-        input_px=preparation.input_px,
-        interpolation=preparation.interpolation,
-        antialias=preparation.antialias,
-        exif_orientation=preparation.exif_orientation,
-        **_loading(work),
+        work.images, batches, work.subject.preparation, work.loading, shorter_sides=shorter_sides, squares=squares
     )
 
 
@@ -188,16 +161,6 @@ def answering(work: Work) -> Callable[[Tensor], Tensor]:
 
 def _answer(work: Work, images: Tensor) -> Tensor:
     return work.subject.logits(images).float().softmax(1).cpu()
-
-
-def _loading(work: Work) -> dict[str, Any]:
-    device = work.subject.device
-    return {
-        "num_threads": work.num_threads,
-        "device_id": device.index if device.type == "cuda" else None,
-        "decode": work.decode,
-        "seconds_to_read": work.seconds_to_read,
-    }
 
 
 def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -243,7 +206,7 @@ def how_answered(work: Work) -> dict[str, Any]:
         "protocol": work.protocol.name if work.protocol else "single",
         "preparation": work.protocol.in_words() if work.protocol else preparation.in_words(),
         "scales": list(work.protocol.shorter_sides) if work.protocol else None,
-        **preparation.options(),
+        **asdict(preparation),
         "mean": list(preparation.mean),
         "std": list(preparation.std),
         "network": subject.network,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from inceptionctl.cores import usable_cores
-from inceptionctl.data.loaders import Decode
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.recipe.data_section import DataSection
 from inceptionctl.train.precision import allow_tf32
 
 
@@ -18,9 +19,15 @@ class Machine:
     device: torch.device
     num_threads: int
 
-    def decode(self, wanted: str) -> Decode:
-        """Where images are decoded, for a recipe's `data.decode`. A run from a GPU can be evaluated where there is none."""
-        return "cpu" if wanted == "cpu" or self.device.type == "cpu" else "mixed"
+    def loading(self, data: DataSection, device: torch.device) -> LoaderSettings:
+        """How images are read and decoded for a network on `device`. A run from a GPU can be evaluated where there is none."""
+        on_gpu = device.type == "cuda"
+        return LoaderSettings(
+            num_threads=data.num_threads or self.num_threads,
+            seconds_to_read=data.read_timeout_seconds,
+            device_id=device.index if on_gpu else None,
+            decode="mixed" if on_gpu and data.decode != "cpu" else "cpu",
+        )
 
 
 def claim_machine() -> Machine:

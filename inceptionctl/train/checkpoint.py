@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from inceptionctl.data.order import batch_at
+from inceptionctl.data.sampler import batch_at
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files

@@ -10,14 +10,16 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import Batch, EvalLoader, TrainLoader
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import Batch, EvalLoader, TrainLoader, share_in_batches
+from inceptionctl.data.sampler import BatchSampler
 from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.scoring import score
@@ -34,6 +36,7 @@ from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine, on_rank_zero
 from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
+from inceptionctl.train.loading import train_transforms
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.memory import PeakMemory
 from inceptionctl.train.optim import compile_beside
@@ -75,7 +78,7 @@ class Training:
     progress: Progress
     log: RunLog
     writer: CheckpointWriter
-    loader_options: dict[str, Any]
+    loader_settings: LoaderSettings
     bad: BadImages
     stop: Stop
     heartbeat: Heartbeat
@@ -229,8 +232,7 @@ def _rate(job: Training, step: int) -> float:
 
 def train_loader(job: Training) -> TrainLoader:
     """The recipe's training images, read and changed as it says."""
-    return TrainLoader(
-        job.train_set,
+    batches = BatchSampler(
         seed=job.recipe.train.seed,
         global_batch_size=job.batch.global_batch_size,
         micro_batch_size=job.batch.micro_batch_size,
@@ -239,9 +241,8 @@ def train_loader(job: Training) -> TrainLoader:
         start_step=job.progress.step,
         num_steps=job.progress.total_steps,
         skipped=job.progress.skipped,
-        bad=job.bad,
-        **job.loader_options,
     )
+    return TrainLoader(job.train_set, batches, train_transforms(job.recipe), job.loader_settings, bad=job.bad)
 
 
 def _validate(job: Training) -> bool:
@@ -250,16 +251,8 @@ def _validate(job: Training) -> bool:
     When a rank is asked to stop, it is given up on all of them, and `progress.evaluation_due` stays.
     """
     start = time.perf_counter()
-    options = {key: job.loader_options[key] for key in ("num_threads", "device_id", "decode", "seconds_to_read")}
-    loader = EvalLoader(
-        job.val_set,
-        **preparation_of(job.recipe).options(),
-        batch_size=job.recipe.evaluate.batch_size,
-        rank=job.world.rank,
-        world_size=job.world.size,
-        bad=job.bad,
-        **options,
-    )
+    share = share_in_batches(len(job.val_set), job.recipe.evaluate.batch_size, job.world.rank, job.world.size)
+    loader = EvalLoader(job.val_set, share, preparation_of(job.recipe), job.loader_settings, bad=job.bad)
     try:
         with job.heartbeat.doing("validates"):
             batches = itertools.takewhile(lambda _: _goes_on(job), loader)

@@ -21,7 +21,6 @@ from inceptionctl import console
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import Augmentation
 from inceptionctl.errors import DataError, EnvironmentFault, InceptionctlError, ResumeLater
 from inceptionctl.launch.local import NO_GPU_IN_SPITE_OF_DRIVER, has_driver
 from inceptionctl.launch.milestones import passed
@@ -50,6 +49,7 @@ from inceptionctl.train.health import HealthWatch
 from inceptionctl.train.heartbeat import Heartbeat
 from inceptionctl.train.images import open_images
 from inceptionctl.train.inheritance import as_expected, refuse_another_function
+from inceptionctl.train.loading import loader_settings
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import Training, train, train_loader
 from inceptionctl.train.optim import build_optimizer
@@ -272,7 +272,7 @@ def _prepared(
         progress=progress,
         log=log,
         writer=checkpoint_writer(recipe, start.run, log),
-        loader_options=loader_options(recipe, machine),
+        loader_settings=loader_settings(recipe, machine.device, machine.num_threads),
         bad=bad,
         stop=Stop(signals, world.size, statistics.votes),
         heartbeat=heartbeat,
@@ -320,28 +320,6 @@ def check_same_data(progress: Progress, train_set: ImageSet, checkpoint: Path) -
             f"{checkpoint} was trained on {counted(progress.num_train_images, 'image')}, {train_set.folder} has {len(train_set)}",
             "go on with the same images, or start a new run with --resume never",
         )
-
-
-def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
-    """Arguments that every loader of this rank shares."""
-    on_gpu = machine.device.type == "cuda"
-    if recipe.data.decodes_on_gpu and not on_gpu:
-        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
-    decode = "mixed" if on_gpu and recipe.data.decode != "cpu" else "cpu"
-    half = not on_gpu and resolve_precision(recipe.train.precision, machine.device) == "bf16"
-    return {
-        "input_px": recipe.model.input_px,
-        "augmentation": Augmentation(**recipe.data.augment.model_dump()),
-        "mean": recipe.data.mean,
-        "std": recipe.data.std,
-        "exif_orientation": recipe.data.exif_orientation,
-        "num_threads": recipe.data.num_threads or machine.num_threads,
-        "device_id": machine.device.index if on_gpu else None,
-        "decode": decode,
-        "decode_roi": decode == "cpu" or recipe.data.decode == "mixed_roi",
-        "dtype": torch.bfloat16 if half else torch.float32,
-        "seconds_to_read": recipe.data.read_timeout_seconds,
-    }
 
 
 def _seed_everything(seed: int) -> None:
