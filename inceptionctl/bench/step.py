@@ -63,7 +63,7 @@ class BareLoop:
         self.network: nn.Module = build_model(**recipe.model.network()).to(job.device).train()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-        self.optimizer = build_optimizer(self.network, recipe.optim.model_dump(), recipe.schedule.base_lr)
+        self.optimizer = build_optimizer(self.network, recipe.optim, recipe.schedule.base_lr)
         compile_network(self.network, *compiled)
         self._marks = compiled[1] == "cuda-graphs"
         self._model = nn.parallel.DistributedDataParallel(self.network) if job.world.size > 1 else self.network
@@ -206,7 +206,7 @@ def _loader(job: Training, images: ImageSet) -> TrainLoader:
 
 def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:
     """Again with the gradients that the turn before has left."""
-    average, clipping = WeightAverage(bare.network, recipe.train.ema_decay), build_clipping(recipe.optim.model_dump())
+    average, clipping = WeightAverage(bare.network, recipe.train.ema_decay), build_clipping(recipe.optim)
     weights = [*bare.network.parameters()]
     return [
         Contestant(OPTIMIZER, lambda: _discard(bare.optimizer.step()), 1),

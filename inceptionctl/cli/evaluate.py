@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.imagenet import Subset
     from inceptionctl.evaluate.machine import Machine
+    from inceptionctl.evaluate.results import Confused, RealErrors, ResultWithReal
     from inceptionctl.evaluate.running import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.recipe.schema import Recipe
@@ -194,7 +195,7 @@ def _of_subset(work: Work, subset: Subset, blacklist: Path | None) -> Work:
     return dataclasses.replace(work, images=subset_of(work.images, subset, blacklist), subset=subset)
 
 
-def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, as_json: bool) -> dict[str, Any] | None:
+def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, as_json: bool) -> ResultWithReal | None:
     """Evaluate, write and print; rank 0 gets the result."""
     from inceptionctl.evaluate.evaluation import write_probabilities, write_result
     from inceptionctl.evaluate.running import run_evaluation
@@ -209,20 +210,20 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None, 
             done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
         if done is None:
             return None
-        if real_labels:
-            done.result.update(_real_errors(work, done, real_labels))
+        real: RealErrors = _real_errors(work, done, real_labels) if real_labels else {}
+        result: ResultWithReal = {**done.result, **real}
         if file:
-            write_result(done.result, file)
-            write_probabilities(work, done.probabilities, done.result, file.with_suffix(".parquet"))
+            write_result(result, file)
+            write_probabilities(work, done.probabilities, result, file.with_suffix(".parquet"))
         done.parts.remove()
     if not as_json:
-        _print_evaluation(done.result, work.subject.choice)
+        _print_evaluation(result, work.subject.choice)
     if file:
         console.say(f"wrote {file} and {file.with_suffix('.parquet').name}")
-    return done.result
+    return result
 
 
-def _real_errors(work: Work, done: Done, file: Path) -> dict[str, float]:
+def _real_errors(work: Work, done: Done, file: Path) -> RealErrors:
     import torch
 
     from inceptionctl.evaluate.imagenet import real_errors
@@ -248,28 +249,29 @@ def _draw(source: Path, name: ProtocolName, sides: list[int] | None, image: Path
     console.say(f"wrote {file}")
 
 
-def _real_row(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _real_row(result: ResultWithReal) -> list[tuple[str, str]]:
     if "real_top1_error" not in result:
         return []
     found = f"{error_and_accuracy(result['real_top1_error'])}, of {counted(result['real_num_images'], 'image')}"
     return [("ReaL top-1 error", found)]
 
 
-def _with_interval(result: dict[str, Any], key: str) -> str:
-    low, high = result[f"{key}_interval"]
-    return f"{result[key]:.2f}% (95%: {low:.2f} to {high:.2f}), accuracy {100.0 - result[key]:.2f}%"
+def _with_interval(error: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{error:.2f}% (95%: {low:.2f} to {high:.2f}), accuracy {100.0 - error:.2f}%"
 
 
-def _print_evaluation(result: dict[str, Any], choice: Choice | None) -> None:
+def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
     chosen = choice.in_words() if choice else ""
+    top5 = _with_interval(result["top5_error"], result["top5_error_interval"])
     pairs = (
         ("checkpoint", result["checkpoint"]),
         *([("chosen", chosen)] if chosen else []),
         ("weights", f"{result['weights']} at step {result['step']}"),
         ("images", f"{result['num_images']} of {result['data_root']}, {result['subset']}"),
         ("protocol", result["preparation"]),
-        ("top-1 error", _with_interval(result, "top1_error")),
-        *([("top-5 error", _with_interval(result, "top5_error"))] if has_top5(len(result["classes"])) else []),
+        ("top-1 error", _with_interval(result["top1_error"], result["top1_error_interval"])),
+        *([("top-5 error", top5)] if has_top5(len(result["classes"])) else []),
         *_real_row(result),
         ("loss", f"{result['loss']:.4f}"),
         ("calibration", f"expected error {result['calibration_error']:.2f}%"),
@@ -280,11 +282,17 @@ def _print_evaluation(result: dict[str, Any], choice: Choice | None) -> None:
     )
     console.print_pairs("Evaluation", pairs)
     console.out.print()
-    classes: list[str] = result["classes"]
-    if len(classes) <= MOST_TABLE_CLASSES and _matrix_fits(classes, result["confusion"]):
-        _print_matrix(result)
+    classes, matrix = result["classes"], _matrix(result)
+    if matrix and len(classes) <= MOST_TABLE_CLASSES and _matrix_fits(classes, matrix):
+        _print_matrix(result, matrix)
     else:
-        _print_confused(result)
+        _print_confused(result, matrix)
+
+
+def _matrix(result: ResultWithReal) -> list[list[int]] | None:
+    """None where the result has pairs of classes instead."""
+    confusion = result["confusion"]
+    return confusion if confusion and isinstance(confusion[0], list) else None
 
 
 def _short_names(classes: Sequence[str]) -> list[str]:
@@ -299,26 +307,26 @@ def _matrix_fits(classes: Sequence[str], matrix: list[list[int]]) -> bool:
     return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("error %") + 4 <= console.out.width
 
 
-def _print_matrix(result: dict[str, Any]) -> None:
-    classes: list[str] = result["classes"]
+def _print_matrix(result: ResultWithReal, matrix: list[list[int]]) -> None:
+    classes = result["classes"]
     heads = _short_names(classes)
     numbered = heads != classes
     rows = [
         (f"{i} {name}" if numbered else name, *row, "-" if sum(row) == 0 else f"{result['per_class'][name]['top1_error']:.1f}")
-        for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
+        for i, (name, row) in enumerate(zip(classes, matrix, strict=True))
     ]
     title = "Confusion: rows are the true class, columns the prediction"
     console.print_table(title, ("true class", *heads, "error %"), rows, right=(*heads, "error %"))
 
 
-def _print_confused(result: dict[str, Any]) -> None:
-    pairs = result["confusion"]
-    if pairs and isinstance(pairs[0], list):
+def _print_confused(result: ResultWithReal, matrix: list[list[int]] | None) -> None:
+    pairs = cast("list[Confused]", result["confusion"])
+    if matrix:
         from torch import tensor
 
         from inceptionctl.evaluate.evaluation import most_confused
 
-        pairs = most_confused(tensor(pairs), result["classes"])
+        pairs = most_confused(tensor(matrix), result["classes"])
     if not pairs:
         typer.echo("No image was taken for another class.")
         return

@@ -127,6 +127,7 @@ def _submit(work: Work, names: list[str], ids: list[int], ranks: Ranks, file: Pa
 
     from inceptionctl.evaluate.evaluation import how_answered
     from inceptionctl.evaluate.records import write_answers
+    from inceptionctl.evaluate.results import HowUnlabelled
     from inceptionctl.evaluate.submission import submission
     from inceptionctl.run import write_atomically
 
@@ -135,14 +136,8 @@ def _submit(work: Work, names: list[str], ids: list[int], ranks: Ranks, file: Pa
         if answers is None:
             return
         record = file.with_suffix(".parquet")
-        write_answers(
-            record,
-            names,
-            None,
-            work.subject.classes,
-            answers.probabilities,
-            {**how_answered(work), "classes": [*work.subject.classes]},
-        )
+        about: HowUnlabelled = {**how_answered(work), "classes": [*work.subject.classes]}
+        write_answers(record, names, None, work.subject.classes, answers.probabilities, about)
         write_atomically(file, submission(from_numpy(answers.probabilities), ids))
         answers.parts.remove()
     shown = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.class_lists import some
-from inceptionctl.data.dataset import ImageSet, check_num_classes, open_split, same_classes
+from inceptionctl.data.dataset import ImageSet, Sources, check_num_classes, open_split, same_classes
 from inceptionctl.data.duplicates import DIGEST, Duplicates, find_duplicates
 from inceptionctl.data.exclusions import check_used, escaped, name_below, read_exclusions
 from inceptionctl.data.findings import BAD, KINDS, Finding
@@ -116,7 +116,7 @@ def check(
     num_threads: int,
     on_progress: Progress = lambda done, total: None,
     *,
-    sources: dict[str, Any] | None = None,
+    sources: Sources | None = None,
     exif_orientation: bool = True,
 ) -> DataReport:
     """Decode every image of both splits once; calls `on_progress(done, total)` every few files.
@@ -126,8 +126,8 @@ def check(
     """
     sources = sources or {}
     splits, refused = open_what_is_there(root, sources)
-    if sources.get("exclusions"):
-        check_used(read_exclusions(sources["exclusions"], root), *splits)
+    if exclusions := sources.get("exclusions"):
+        check_used(read_exclusions(exclusions, root), *splits)
     total, done = sum(map(len, splits)), 0
     tallies = [_Tally(split) for split in splits]
     on_progress(0, total)
@@ -142,7 +142,7 @@ def check(
     return DataReport(str(root), tuple(tally.report() for tally in tallies), duplicates, problems, tuple(refused))
 
 
-def open_what_is_there(root: Path, sources: dict[str, Any]) -> tuple[list[ImageSet], list[tuple[str, str | None]]]:
+def open_what_is_there(root: Path, sources: Sources) -> tuple[list[ImageSet], list[tuple[str, str | None]]]:
     """The splits that can be opened, and why a training would refuse the data set: messages with hints. Raises DataError when none can be."""
     splits, faults = list[ImageSet](), list[DataError]()
     for split in ("train", "val"):

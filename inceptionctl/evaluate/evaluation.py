@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from inceptionctl.evaluate.metrics import figures
 from inceptionctl.evaluate.parts import Parts
 from inceptionctl.evaluate.protocols import Protocol
 from inceptionctl.evaluate.records import name_below_root, write_record
+from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
 from inceptionctl.evaluate.scoring import confusion_matrix
 from inceptionctl.evaluate.subject import Subject
 from inceptionctl.evaluate.workers import in_order
@@ -70,7 +71,7 @@ class Work:
         return self.loading.num_threads if self.subject.in_threads else 0
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What makes two evaluations the same to the bit on one machine."""
         names = hashlib.sha256()
         for i in range(len(self.images)):
@@ -174,12 +175,10 @@ def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.devic
     return normalise
 
 
-def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: float) -> dict[str, Any]:
+def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: float) -> Result:
     """The result as JSON values, from the probabilities of every image.
 
-    Errors are in percent. `confusion` is the matrix (row: true class, column: predicted, in the order of `classes`) up to 100 classes,
-    else the 50 most confused pairs. See metrics.py for the figures. `num_answered` images took `seconds`; the others were answered by an
-    evaluation that was interrupted.
+    `num_answered` images took `seconds`; the others were answered by an evaluation that was interrupted.
     """
     subject, classes = work.subject, work.subject.classes
     answers, labels = torch.from_numpy(probabilities), torch.from_numpy(work.images.labels.astype(np.int64))
@@ -199,16 +198,21 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
     }
 
 
-def how_answered(work: Work) -> dict[str, Any]:
+def how_answered(work: Work) -> HowAnswered:
     """What was asked, about what, and how the images were shown, as JSON values."""
     subject, preparation = work.subject, work.subject.preparation
     return {
         "protocol": work.protocol.name if work.protocol else "single",
         "preparation": work.protocol.in_words() if work.protocol else preparation.in_words(),
         "scales": list(work.protocol.shorter_sides) if work.protocol else None,
-        **asdict(preparation),
+        "input_px": preparation.input_px,
+        "central_fraction": preparation.central_fraction,
+        "keep_aspect": preparation.keep_aspect,
+        "interpolation": preparation.interpolation,
+        "antialias": preparation.antialias,
         "mean": list(preparation.mean),
         "std": list(preparation.std),
+        "exif_orientation": preparation.exif_orientation,
         "network": subject.network,
         "weights": subject.weights,
         "step": subject.step,
@@ -238,7 +242,7 @@ def check_classes(images: ImageSet, classes: tuple[str, ...], source: Path) -> N
     )
 
 
-def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, ClassErrors]:
     totals, correct = matrix.sum(1).tolist(), matrix.diagonal().tolist()
     return {
         name: {"num_images": total, "top1_error": percent(total - right, total) if total else None}
@@ -246,7 +250,7 @@ def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, fl
     }
 
 
-def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS) -> list[dict[str, Any]]:
+def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS) -> list[Confused]:
     """The pairs of different classes that were confused most often, as true, predicted and count; none that never were."""
     wrong = matrix.clone().fill_diagonal_(0).flatten()
     counts, places = wrong.sort(descending=True, stable=True)
@@ -257,18 +261,19 @@ def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS
     ]
 
 
-def write_result(result: dict[str, Any], path: Path) -> None:
+def write_result(result: Result | EnsembleResult, path: Path) -> None:
     """Write a result whole or not at all. Raises EnvironmentFault when the disk refuses."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_probabilities(work: Work, probabilities: Floats, result: dict[str, Any], path: Path) -> None:
+def write_probabilities(work: Work, probabilities: Floats, result: Result, path: Path) -> None:
     """Write them with what they are of beside the result."""
     write_record(path, work.images, probabilities, without_tables(result))
 
 
-def without_tables(result: dict[str, Any]) -> dict[str, Any]:
+def without_tables(result: Result | EnsembleResult) -> About:
     """What a file of probabilities keeps of a result."""
-    return {key: value for key, value in result.items() if key not in ("per_class", "confusion", "calibration")}
+    kept = {key: value for key, value in result.items() if key not in ("per_class", "confusion", "calibration")}
+    return cast(About, kept)

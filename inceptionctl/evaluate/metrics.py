@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inceptionctl.evaluate.results import Metrics
 from inceptionctl.words import percent
 
 NUM_RESAMPLES = 10_000
@@ -16,7 +15,7 @@ NUM_BINS = 15
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
+def figures(probabilities: Tensor, labels: Tensor) -> Metrics:
     """Errors in percent, mean cross entropy, calibration, of float32 [N, classes] and int64 [N]; the same bits whenever they are equal.
 
     `interval`: the middle 95% of 10,000 bootstrap resamples of the images (fixed seed).

@@ -77,7 +77,7 @@ def write_card(
         "recipe": trained.recipe,
         "preparation": preparation_of(trained.recipe),
         "pillow": _pillow(trained.recipe),
-        "schedule": schedule_in_words(trained.recipe.schedule.model_dump(), trained.recipe.train.epochs),
+        "schedule": schedule_in_words(trained.recipe.schedule, trained.recipe.train.epochs),
         "whole_recipe": _dumped(_public(trained.recipe.resolved())),
         "trained": trained,
         "imported": _json(trained.checkpoint / "import.json"),

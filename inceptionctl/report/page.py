@@ -21,6 +21,7 @@ from inceptionctl.evaluate.drawing import crops_png
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
+from inceptionctl.evaluate.results import About
 from inceptionctl.evaluate.scoring import confusion_matrix
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import MOST_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
@@ -219,10 +220,11 @@ def _crops(one: Reported) -> dict[str, Any] | None:
     return {"name": one.name, "png": None, "why": why}
 
 
-def _data_root(one: Reported, about: dict[str, Any]) -> Path:
+def _data_root(one: Reported, about: About) -> Path:
     """Where the images of an evaluation lie: as it was told, as that was meant then, or from where the run was started."""
     told = about["data_root"]
-    places = (told, about.get("data_root_absolute", told), *(place / told for place in directories(one.contents.run)))
+    places: list[str | Path] = [told, about.get("data_root_absolute", told)]
+    places += [place / told for place in directories(one.contents.run)]
     return next((place for place in map(Path, places) if place.exists()), Path(places[1]))
 
 

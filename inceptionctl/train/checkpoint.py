@@ -199,7 +199,10 @@ def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch
     kept = progress.recipe.get("optim")
     if not kept:
         return
-    theirs = (kept["name"], set(state_names(kept)))
+    theirs = (
+        kept["name"],
+        set(state_names(kept["name"], momentum=kept.get("momentum", 0.0), centered=kept.get("centered", False))),
+    )
     ours = described_optimizer(optimizer)
     if ours != theirs:
         raise CheckpointError(

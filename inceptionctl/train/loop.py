@@ -226,8 +226,7 @@ def _is_due(job: Training, step: int, every_epochs: float | None, every_steps: i
 
 
 def _rate(job: Training, step: int) -> float:
-    values = job.recipe.schedule.model_dump()
-    return learning_rate(values, step=step, steps_per_epoch=job.steps_per_epoch, epochs=job.recipe.train.epochs)
+    return learning_rate(job.recipe.schedule, step=step, steps_per_epoch=job.steps_per_epoch, epochs=job.recipe.train.epochs)
 
 
 def train_loader(job: Training) -> TrainLoader:

@@ -287,9 +287,9 @@ def make_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> distribut
     allow_tf32(recipe.train.tf32)
     return distributed.Engine(
         model,
-        build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),
+        build_optimizer(model, recipe.optim, recipe.schedule.base_lr),
         distributed.deepspeed_config(batch, recipe.train.zero_stage),
-        clipping=build_clipping(recipe.optim.model_dump()),
+        clipping=build_clipping(recipe.optim),
         channels_last=recipe.train.channels_last,
     )
 

@@ -81,7 +81,7 @@ def save_as_checkpoint(folder: Path, model: nn.Module, name: str, **section: obj
     """A checkpoint folder as training writes it."""
     recipe = recipe_from_dict({"model": {"name": name, "num_classes": NUM_CLASSES, "input_px": INPUT_PX, **section}}, "test")
     average = WeightAverage(model, 0.99)
-    optimizer = build_optimizer(model, recipe.optim.model_dump(), 0.01)
+    optimizer = build_optimizer(model, recipe.optim, 0.01)
     progress = Progress(step=3, total_steps=3, classes=CLASSES, recipe=recipe.resolved())
     folder.mkdir(parents=True, exist_ok=True)
     return save_checkpoint(folder, model, average, optimizer, progress)
