@@ -122,6 +122,24 @@ def test_imports_follow_the_table(path: Path) -> None:
             assert target in MAY_IMPORT[part], f"{part} imports {name}"
 
 
+# Subpackages of data/, and what of data/ each may import; the modules beside them import nothing of the audit.
+SUBPACKAGES_OF_DATA = {
+    "sources": {"sources", "imageset", "reasons"},
+    "audit": {"audit", "sources", "dataset", "imageset", "reasons", "graphs", "machine_faults"},
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "inceptionctl/data").rglob("*.py")), ids=lambda path: path.stem)
+def test_subpackages_of_data_make_no_circle(path: Path) -> None:
+    room = path.parent.name
+    for name in imports(path):
+        if name.startswith("inceptionctl.data."):
+            target = name.split(".")[2]
+            assert target in SUBPACKAGES_OF_DATA[room] if room in SUBPACKAGES_OF_DATA else target != "audit", (
+                f"{path} imports {name}"
+            )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_command_line_imports_nothing_heavy_at_module_level(path: Path) -> None:
     if part_of(path) in {"cli", "cores", "errors", "console", "__init__", "__main__"}:

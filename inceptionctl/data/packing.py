@@ -25,7 +25,7 @@ from typing import IO, TypedDict
 from inceptionctl.data.dataset import UNFINISHED, open_split
 from inceptionctl.data.imageset import ImageSet, is_image_name
 from inceptionctl.data.reasons import kind_of
-from inceptionctl.data.shards import CLASSES_FILE
+from inceptionctl.data.sources.shards import CLASSES_FILE
 from inceptionctl.errors import DataError, EnvironmentFault
 
 MANIFEST = "manifest.json"

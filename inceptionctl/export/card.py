@@ -15,8 +15,8 @@ import yaml
 
 from inceptionctl import __version__
 from inceptionctl.console import size
-from inceptionctl.data.class_lists import imagenet_ids
 from inceptionctl.data.elpv import license_of
+from inceptionctl.data.sources.class_lists import imagenet_ids
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.exporting import Exported

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from inceptionctl.cores import usable_cores
-from inceptionctl.data import passed_over
+from inceptionctl.data.audit import passed_over
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
 from inceptionctl.train import engine as distributed

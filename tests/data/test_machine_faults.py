@@ -16,11 +16,11 @@ from nvidia.dali import Pipeline
 from PIL import Image
 
 from inceptionctl.data import trial
+from inceptionctl.data.audit.probing import FileProbe
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.base_loader import BaseLoader
 from inceptionctl.data.imageset import Span
 from inceptionctl.data.machine_faults import machine_fault
-from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import EnvironmentFault
 from tests.data.conftest import fill
 from tests.data.test_train_loader import damaged, loader

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from inceptionctl.data import reading
-from inceptionctl.data.check import check
+from inceptionctl.data.audit.check import check
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loaders import EvalLoader
 from inceptionctl.data.packing import pack

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.class_lists import some
+from inceptionctl.data.audit.duplicates import DIGEST, Duplicates, find_duplicates
+from inceptionctl.data.audit.findings import BAD, KINDS, Finding
+from inceptionctl.data.audit.passed_over import PassedOver, passed_over
+from inceptionctl.data.audit.probing import FileProbe
 from inceptionctl.data.dataset import ImageSet, Sources, check_num_classes, open_split, same_classes
-from inceptionctl.data.duplicates import DIGEST, Duplicates, find_duplicates
-from inceptionctl.data.exclusions import check_used, escaped, name_below, read_exclusions
-from inceptionctl.data.findings import BAD, KINDS, Finding
-from inceptionctl.data.passed_over import PassedOver, passed_over
-from inceptionctl.data.probing import FileProbe
+from inceptionctl.data.sources.class_lists import some
+from inceptionctl.data.sources.exclusions import check_used, escaped, name_below, read_exclusions
 from inceptionctl.errors import DataError
 
 _FILES_AT_ONCE = 128

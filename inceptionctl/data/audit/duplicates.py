@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.exclusions import escaped, name_below
 from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.sources.exclusions import escaped, name_below
 
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])  # 128 bits of a hash; zeros where there is none
 

@@ -1,6 +1,6 @@
 """The child process of `probing`: a line with a JSON list of places comes in, a line with a JSON list of answers goes out.
 
-    python -m inceptionctl.data.probe_process NUM_THREADS EXIF_ORIENTATION
+    python -m inceptionctl.data.audit.probe_process NUM_THREADS EXIF_ORIENTATION
 
 A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer holds the
 fields of `findings.Finding` of one image. When the machine fails, the line is an object with the `message` and `hint` of an
@@ -23,11 +23,11 @@ import numpy as np
 from nvidia.dali import Pipeline
 
 from inceptionctl.data import reasons
-from inceptionctl.data.findings import Answer
+from inceptionctl.data.audit.findings import Answer
+from inceptionctl.data.audit.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
-from inceptionctl.data.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.errors import DataError, EnvironmentFault
 
 _GRAPHS = {"headers": headers, "images": images}

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import inceptionctl
-from inceptionctl.data.findings import Answer, Finding
+from inceptionctl.data.audit.findings import Answer, Finding
 from inceptionctl.data.imageset import Span
 from inceptionctl.errors import EnvironmentFault
 
 __all__ = ["FileProbe", "Finding"]
 
-_PROGRAM = ("-m", "inceptionctl.data.probe_process")
+_PROGRAM = ("-m", "inceptionctl.data.audit.probe_process")
 
 
 class FileProbe:
