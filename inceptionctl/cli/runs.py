@@ -17,7 +17,7 @@ from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.run import Run
-    from inceptionctl.run_contents import RunContents
+    from inceptionctl.run_contents import Row, RunContents
 
 app = typer.Typer(help="List runs, show one.", no_args_is_help=True, cls=Group)
 
@@ -248,7 +248,7 @@ def _print_run(result: dict[str, Any], state: str, has_top5: bool) -> None:
     _print_lines([f"next: {command}" for command in result["next"]])
 
 
-def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
+def _start_row(entry: Row) -> tuple[Any, ...]:
     gpus = entry.get("gpus")
     versions = entry.get("versions")
     known = versions if isinstance(versions, dict) else {}
@@ -275,7 +275,7 @@ def _quantity(key: str, value: Any) -> tuple[str, str]:
     return key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _images(row: dict[str, Any]) -> str:
+def _images(row: Row) -> str:
     subset = row.get("subset", "all")
     return f"{row.get('num_images', '')}{'' if subset == 'all' else f' {subset}'}"
 
@@ -284,7 +284,7 @@ def _cores(number: Any) -> str:
     return counted(number, "core") if isinstance(number, int) else "? cores"
 
 
-def _batches(entry: dict[str, Any]) -> str:
+def _batches(entry: Row) -> str:
     return f"{entry.get('first_batch', '?')} to {entry.get('last_batch', '?')}"
 
 

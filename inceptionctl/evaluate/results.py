@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.protocols import Name
 
 
 class Metrics(TypedDict):
@@ -28,7 +31,7 @@ class RealErrors(TypedDict, total=False):
 class HowAnswered(TypedDict):
     """What was asked, about what, and how the images were shown."""
 
-    protocol: str
+    protocol: Name
     preparation: str
     """In words."""
     scales: list[int] | None

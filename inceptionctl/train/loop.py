@@ -30,7 +30,7 @@ from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.batch_norm import SharedStatistics
-from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.checkpoint import Best, Progress
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine, on_rank_zero
@@ -264,7 +264,7 @@ def _validate(job: Training) -> bool:
     job.progress.evaluation_due = False
     seconds = time.perf_counter() - start
     subset = job.recipe.evaluate.subset
-    result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
+    result: Best = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
     images = {"num_images": scores.num_images, "subset": subset}
     job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, **images})
     top5 = f", top-5 error {scores.top5_error:.2f}%" if has_top5(len(job.progress.classes)) else ""
