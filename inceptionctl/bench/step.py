@@ -16,7 +16,8 @@ from inceptionctl.bench import timm_step
 from inceptionctl.bench.loop import Turns, make_job, run_loop
 from inceptionctl.bench.measuring import Contestant, Figure, Taken
 from inceptionctl.bench.profile import StepProfile, profiled
-from inceptionctl.bench.waits import counted_waits
+from inceptionctl.bench.timm_step import TimmFacts
+from inceptionctl.bench.waits import Waits, counted_waits
 from inceptionctl.bench.ways import COMPILED, FORMATS, GRAPHS, PARTS, PRODUCTS, compiles, has_timm
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loaders import Batch, TrainLoader
@@ -128,11 +129,11 @@ def bench_step(
     others += _variants(job, steps) if FORMATS in ways else []
     others += _products(job.device) if PRODUCTS in ways else []
     others += _compiled(job, steps, ways)
-    theirs: dict[str, Any] = {}
+    theirs: TimmFacts | None = None
     if has_timm(ways):
         found, theirs = timm_step.contestants(job, random_batch(job), passes=steps, ways=ways)
         others += found
-    waits: dict[str, Any] = {}
+    waits: Waits = {}
     sources: dict[str, Iterator[Batch]] = {ENGINE: itertools.repeat(random_batch(job))}
     with closing(_loader(job, live)) if live else nullcontext() as loader:
         if loader:
@@ -153,7 +154,7 @@ def bench_step(
         )
         with compile_errors("network" if compiles(ways) else recipe.train.compile):
             run_loop(job, turns)
-    images = job.batch.global_batch_size
+    images, multiplications = job.batch.global_batch_size, _multiply_adds(recipe)
     figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
     about = {
         "precision": job.precision,
@@ -165,14 +166,16 @@ def bench_step(
         "threads": torch.get_num_threads(),
         "images": images,
         "input_px": recipe.model.input_px,
-        "multiply_adds": _multiply_adds(recipe),
+        "multiply_adds": multiplications,
         "ways": list(ways),
         **({"timm": theirs} if theirs else {}),
         **({"host_waits": waits} if waits else {}),
         **({"profile": profile.to_json()} if profile else {}),
         **(job.memory.numbers() if job.device.type == "cuda" else {"peak_memory_bytes": None}),
     }
-    return [*figures, *_ratios(figures, own, about), *timm_step.ratios(figures, ENGINE)], about
+    # Backward is twice forward: a product for the gradient of the inputs and one for that of the weights.
+    ratios = _ratios(figures, own, job.precision, images, 3 * 2 * multiplications / 1e9)
+    return [*figures, *ratios, *timm_step.ratios(figures, ENGINE)], about
 
 
 def _multiply_adds(recipe: Recipe) -> int:
@@ -279,8 +282,8 @@ def _figures(taken: dict[str, list[Taken]], amounts: dict[str, int], images: int
     return figures
 
 
-def _ratios(figures: Sequence[Figure], own: str, about: dict[str, Any]) -> list[Figure]:
-    """What the goals are about, round by round."""
+def _ratios(figures: Sequence[Figure], own: str, own_precision: str, images: int, flop: float) -> list[Figure]:
+    """What the goals are about, round by round; `flop` are the GFLOP of a step of one image."""
     values = {(figure.name, figure.unit): figure.values for figure in figures}
     found = []
     for unit in ("s/step", "CPU s/step"):
@@ -293,13 +296,11 @@ def _ratios(figures: Sequence[Figure], own: str, about: dict[str, Any]) -> list[
             parts = zip(*(values[name] for name in names), strict=True)
             shares = [100.0 * (a + b) / step for a, b, step in parts]
             found.append(Figure("optimizer and averages, share of a step", f"% of {unit}", shares))
-    # Backward is twice forward: a product for the gradient of the inputs and one for that of the weights.
-    flop = 3 * 2 * about["multiply_adds"] / 1e9
     for (name, unit), costs in values.items():
-        precision = "fp32" if "fp32" in name else about["precision"]
+        precision = "fp32" if "fp32" in name else own_precision
         peak = values.get((f"matrix product, {precision}", "GFLOP/" + unit.removesuffix("/step")))
         if peak and (name, "images/s") in values:
-            done = about["images"] * flop
+            done = images * flop
             shares = [100.0 * done / cost / best for cost, best in zip(costs, peak, strict=True)]
             found.append(Figure(f"{name}, share of the {precision} product", f"% by {unit.removesuffix('/step')}", shares))
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -111,8 +111,21 @@ class TimmStep:
             reduce_tensor(loss.new_tensor([value]), self._ranks).item()
 
 
-def contestants(job: Training, batch: Batch, *, passes: int, ways: Sequence[str]) -> tuple[list[Contestant], dict[str, Any]]:
-    """timm's step, as it is, compiled or both, as `ways` say; and what timm does otherwise, for people who read the figures."""
+class TimmFacts(TypedDict):
+    """What timm's step is of, for people who read the figures."""
+
+    version: str
+    network: str
+    parameters: int
+    multiply_adds: int
+    flags: str
+    """timm's train.py with this network."""
+    differences: list[str]
+    """What it does otherwise."""
+
+
+def contestants(job: Training, batch: Batch, *, passes: int, ways: Sequence[str]) -> tuple[list[Contestant], TimmFacts]:
+    """timm's step, as it is, compiled or both, as `ways` say, and what it is."""
     kinds = ((TIMM, EAGER, None), (TIMM_COMPILED, COMPILED, INDUCTOR))
     steps = {name: TimmStep(job, batch, passes=passes, backend=backend) for way, name, backend in kinds if way in ways}
     network, recipe = next(iter(steps.values())).network, job.recipe

@@ -303,7 +303,7 @@ def _measure_steps(
             tell_of_waits(kinds["host_waits"])
         if profile and trace:
             if not as_json:
-                tell_of_profile(kinds["profile"])
+                tell_of_profile(profile)
             profile.write(trace)
             console.say(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing")
 

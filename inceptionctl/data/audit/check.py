@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +105,7 @@ class DataReport:
         more = self.duplicates.superfluous() if "duplicate" in also else []
         return list(dict(reversed([*found, *more])).items())[::-1]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The report as dictionaries, lists, strings and numbers."""
         return asdict(self)
 
