@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "distributed", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
     "scaling": {"errors", "words", "recipe", "models", "train"},
-    "trials": {"errors", "distributed", "train", "data", "pipelines"},
+    "trials": {"errors", "distributed", "train", "data", "pipelines", "recipe", "evaluate"},
     "doctor": {"errors", "distributed", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "words", "recipe", "run", "train"},
     # Every stage may take part in another; whatever they stand on knows nothing of them.
@@ -125,6 +125,24 @@ def test_imports_follow_the_table(path: Path) -> None:
         target = first if first == "pipelines" else rest[0] if first == "inceptionctl" and rest else None
         if target in MAY_IMPORT and part in MAY_IMPORT and target != part:
             assert target in MAY_IMPORT[part], f"{part} imports {name}"
+
+
+# Subpackages of data/, and what of data/ each may import; the modules beside them import nothing of the audit.
+SUBPACKAGES_OF_DATA = {
+    "sources": {"sources", "imageset", "reasons"},
+    "audit": {"audit", "sources", "dataset", "imageset", "reasons", "graphs", "machine_faults"},
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "inceptionctl/data").rglob("*.py")), ids=lambda path: path.stem)
+def test_subpackages_of_data_make_no_circle(path: Path) -> None:
+    room = path.parent.name
+    for name in imports(path):
+        if name.startswith("inceptionctl.data."):
+            target = name.split(".")[2]
+            assert target in SUBPACKAGES_OF_DATA[room] if room in SUBPACKAGES_OF_DATA else target != "audit", (
+                f"{path} imports {name}"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

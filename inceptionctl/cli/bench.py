@@ -70,25 +70,27 @@ def data(
 
     from inceptionctl.bench.data import bench_data
     from inceptionctl.bench.machine import facts
-    from inceptionctl.train.build import loader_options
+    from inceptionctl.train.loading import loader_settings, train_transforms
 
-    options = loader_options(loaded, _machine(threads))
+    machine = _machine(threads)
+    loading = loader_settings(loaded, machine.device, machine.num_threads)
     about = facts(_PACKAGES)
     with progress_of("measuring") as progress:
         figures, left_out = bench_data(
             found,
-            options,
+            train_transforms(loaded),
+            loading,
             seed=loaded.train.seed,
             batch_size=min(loaded.train.micro_batch_size, loaded.train.global_batch_size),
             num_images=images,
             repeats=repeats,
             progress=progress,
         )
-    measured = {"recipe": recipe, "settings": settings or [], "images": images, "threads": options["num_threads"]}
+    measured = {"recipe": recipe, "settings": settings or [], "images": images, "threads": loading.num_threads}
     kinds = {
-        "decode": options["decode"],
-        "decode_roi": options["decode_roi"],
-        "values": str(options["dtype"]).removeprefix("torch."),
+        "decode": loading.decode,
+        "decode_roi": loading.decode_roi,
+        "values": str(loading.dtype).removeprefix("torch."),
     }
     result = {"bench": "data", **about, **measured, **kinds, "left_out": left_out}
     tell(result, figures, output, as_json)

@@ -85,7 +85,7 @@ def evaluate(
 
     from inceptionctl.bench.evaluate import bench_evaluate, pictures_by_kind
     from inceptionctl.bench.machine import facts
-    from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.evaluate.machine import claim_machine, loading_of
     from inceptionctl.evaluate.subject import subject_of, untrained_subject
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.train.precision import resolve_precision
@@ -106,8 +106,7 @@ def evaluate(
             protocols,
             batch_sizes=sizes,
             repeats=repeats,
-            num_threads=machine.num_threads,
-            decode=machine.decode(recipe.data.decode),
+            loading=loading_of(machine, recipe.data, machine.device),
             progress=progress,
         )
     measured = {"source": source, "settings": settings or [], "network": subject.network}
@@ -299,7 +298,7 @@ def _measure_steps(
             tell_of_waits(kinds["host_waits"])
         if profile and trace:
             if not as_json:
-                tell_of_profile(kinds["profile"])
+                tell_of_profile(profile)
             profile.write(trace)
             console.say(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.records import Record
+    from inceptionctl.evaluate.results import EnsembleResult, MemberFigures
 
 
 def ensemble(
@@ -207,7 +208,7 @@ def _numbers(weights: str | None) -> list[float] | None:
         raise RecipeError(f"--weights {weights}: not numbers", "for example --weights 2,1,1") from None
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: EnsembleResult) -> None:
     top5 = has_top5(len(result["classes"]))
     rows = [(member["name"], f"{member['weight']:.3g}", *_errors(member, top5)) for member in result["members"]]
     rows.append(("ensemble", "", *_errors(result, top5)))
@@ -220,7 +221,7 @@ def _print(result: dict[str, Any]) -> None:
     console.out.print(f"all name the same class for {result['agree']:.1f}% of the images; two differ: {', '.join(pairs)}")
 
 
-def _errors(figures: dict[str, Any], top5: bool) -> tuple[str, ...]:
+def _errors(figures: EnsembleResult | MemberFigures, top5: bool) -> tuple[str, ...]:
     taken, error = figures["seconds_per_image"], figures["top1_error"]
     errors = f"{error:.2f}", f"{100.0 - error:.2f}", *([f"{figures['top5_error']:.2f}"] if top5 else [])
     return *errors, f"{figures['loss']:.4f}", "" if taken is None else f"{1000.0 * taken:,.1f}"

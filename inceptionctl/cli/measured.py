@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,7 +17,11 @@ from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
+    from inceptionctl.bench.machine import Facts
     from inceptionctl.bench.measuring import Figure
+    from inceptionctl.bench.profile import StepProfile
+    from inceptionctl.bench.timm_step import TimmFacts
+    from inceptionctl.bench.waits import Waits
 
 Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON into this file.")]
 Gpus = Annotated[
@@ -69,37 +73,38 @@ def refuse_as_trace(file: Path | None) -> None:
         raise EnvironmentFault(f"cannot write {file}", "name a file in a folder that you may write to")
 
 
-def tell_of_timm(theirs: dict[str, Any]) -> None:
+def tell_of_timm(theirs: TimmFacts) -> None:
     """What timm's step was, and what it does otherwise."""
     console.say(f"timm {theirs['version']}: train.py {theirs['flags']}")
     for difference in theirs["differences"]:
         console.say(f"- {difference}")
 
 
-def tell_of_waits(found: dict[str, Any]) -> None:
+def tell_of_waits(found: Waits) -> None:
     """How often the host waited for the GPU, and where."""
     console.say(f"the host waited for the GPU {found['per_step']:.3g} times a step, in {counted(found['steps'], 'step')}")
     for place, count in found["places"].items():
         console.say(f"- {count:.3g} at {place}")
 
 
-def tell_of_profile(found: dict[str, Any]) -> None:
+def tell_of_profile(found: StepProfile) -> None:
     """Where a step goes, by group and by operator, on stdout."""
-    what = "device time" if found["of"] == "device" else "time of the loop's thread"
-    for title, key, last in (
-        ("where a step goes", "groups", "mostly"),
-        (f"the {MOST_OPERATORS} dearest operators, without those that they call", "operators", ""),
+    what = "device time" if found.on_device else "time of the loop's thread"
+    for title, costs, last in (
+        ("where a step goes", found.groups, "mostly"),
+        (
+            f"the {MOST_OPERATORS} dearest operators, without those that they call",
+            found.operators[:MOST_OPERATORS],
+            "",
+        ),
     ):
-        costs = found[key] if key == "groups" else found[key][:MOST_OPERATORS]
         rows = [
-            (cost["name"], f"{1e3 * cost['seconds']:.2f}", f"{cost['share']:.1f}", f"{cost['calls']:.0f}", cost["operator"])
-            for cost in costs
+            (cost.name, f"{1e3 * cost.seconds:.2f}", f"{cost.share:.1f}", f"{cost.calls:.0f}", cost.operator) for cost in costs
         ]
         columns = ("what", "ms/step", "%", "calls/step", *((last,) if last else ()))
         console.print_table(title, columns, [row[: len(columns)] for row in rows], right=columns[1:4], whole=columns[1:4])
-    seconds = found["seconds_per_step"]
     console.say(
-        f"{what} of {counted(found['steps'], 'step')} under torch.profiler, which slows them: {1e3 * seconds:.1f} ms a step"
+        f"{what} of {counted(found.steps, 'step')} under torch.profiler, which slows them: {1e3 * found.seconds:.1f} ms a step"
     )
 
 
@@ -116,7 +121,7 @@ def tell(result: dict[str, Any], figures: Sequence[Figure], output: Path | None,
     _print_figures(f"bench {result['bench']}", figures)
     for name, reason in result.get("left_out", {}).items():
         console.say(f"{name} is left out: {reason}")
-    console.say(in_words(result))
+    console.say(in_words(cast("Facts", result)))
 
 
 def _print_figures(title: str, figures: Iterable[Figure]) -> None:

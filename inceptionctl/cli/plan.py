@@ -185,7 +185,7 @@ def _between(interconnect: str, cards: int, bandwidth: float | None, allreduce: 
     return Link(card.bandwidth * cards, card.latency), f"{cards} x {interconnect}"
 
 
-def _link(name: str, link: Link) -> dict[str, Any]:
+def _link(name: str, link: Link) -> dict[str, str | float]:
     return {"name": name, "bytes_per_second": link.bandwidth, "hop_seconds": link.latency}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.errors import DataError
+from inceptionctl.evaluate.results import RealErrors
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import percent
 
@@ -63,7 +64,7 @@ def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
     return images.without(np.array(sorted({places[number] for number in listed if number in places}), dtype=np.int64))
 
 
-def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> dict[str, float]:
+def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> RealErrors:
     """Top-1 error in percent by the labels of ImageNet ReaL (arXiv 2006.07159), any of an image's being right, and of how many images.
 
     `file` is its real.json: a list of labels for each image in the order of their numbers, empty lists being left out. `predicted` is

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.data.class_lists import imagenet_ids, read_class_ids
+from inceptionctl.data.sources.class_lists import imagenet_ids, read_class_ids
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.submission import ids_of, lines_lacking, numeric_order, submission
 from inceptionctl.run import Run

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.data import elpv
-from inceptionctl.data.class_lists import imagenet_ids
+from inceptionctl.data.sources.class_lists import imagenet_ids
 from inceptionctl.evaluate.images import load_images
 from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained, load_trained

@@ -13,6 +13,7 @@ from torch import nn
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.recipe import load_recipe
+from inceptionctl.recipe.variants import AdamWSection
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint, load_weights, progress_of, save_checkpoint
@@ -86,8 +87,8 @@ def test_a_checkpoint_of_before_rollbacks_comes_back(tmp_path: Path) -> None:
 def test_the_state_of_adamw_comes_back_with_its_counters(tmp_path: Path) -> None:
     def job_with_adamw(seed: int) -> Job:
         job = Job(seed=seed)
-        values = {"name": "adamw", "betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.1}
-        job.optimizer = build_optimizer(job.model, values, 0.1)
+        adamw = AdamWSection(name="adamw", betas=(0.9, 0.99), weight_decay=0.1)
+        job.optimizer = build_optimizer(job.model, adamw, 0.1)
         return job
 
     job, other = job_with_adamw(0), job_with_adamw(9)

@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from inceptionctl.data import order
-from inceptionctl.data.order import MOST_UNIFORMS, SampleOrder, batch_at, permutation, uniforms
+from inceptionctl.data import sampler
+from inceptionctl.data.sampler import MOST_UNIFORMS, Sampler, batch_at, permutation, uniforms
 
 
 def test_permutation_values_never_change() -> None:
@@ -35,14 +35,14 @@ def test_an_order_does_not_depend_on_how_it_is_worked_out(
 ) -> None:
     draws = np.random.Philox(key=np.array([4, 2], dtype=np.uint64)).random_raw(3000)
     expected = np.argsort(draws, kind="stable")
-    monkeypatch.setattr(order, "_PLACE_BITS", place_bits)
-    monkeypatch.setattr(order, "_DRAWS_AT_ONCE", at_once)
+    monkeypatch.setattr(sampler, "_PLACE_BITS", place_bits)
+    monkeypatch.setattr(sampler, "_DRAWS_AT_ONCE", at_once)
     assert np.array_equal(permutation(4, 2, 3000), expected)
 
 
 def test_equal_draws_keep_their_order() -> None:
     draws = np.array([7, 1 << 60, 7, 3, 1 << 60, 7], dtype=np.uint64)
-    assert order._ranks(draws).tolist() == [3, 0, 2, 5, 1, 4]
+    assert sampler._ranks(draws).tolist() == [3, 0, 2, 5, 1, 4]
 
 
 def test_each_epoch_is_a_permutation_of_its_own() -> None:
@@ -62,8 +62,8 @@ def test_negative_seeds_and_large_seeds_are_their_own() -> None:
 @pytest.mark.parametrize("start_step", [0, 1, 5])
 def test_the_stream_is_the_same_for_any_number_of_ranks_and_any_start(ranks: int, start_step: int) -> None:
     batch, num_samples, end_step = 12, 31, 9
-    whole = SampleOrder(3, num_samples).at(0, batch * end_step)
-    orders = [SampleOrder(3, num_samples) for _ in range(ranks)]
+    whole = Sampler(3, num_samples).at(0, batch * end_step)
+    orders = [Sampler(3, num_samples) for _ in range(ranks)]
     share = batch // ranks
     parts = [orders[r].at(step * batch + r * share, share) for step in range(start_step, end_step) for r in range(ranks)]
     for column in (0, 1):
@@ -71,21 +71,21 @@ def test_the_stream_is_the_same_for_any_number_of_ranks_and_any_start(ranks: int
 
 
 def test_every_sample_comes_once_an_epoch() -> None:
-    epochs, index = SampleOrder(0, 31).at(0, 31 * 3)
+    epochs, index = Sampler(0, 31).at(0, 31 * 3)
     for epoch in range(3):
         assert sorted(index[epochs == epoch]) == list(range(31))
 
 
 def test_one_range_may_span_many_epochs() -> None:
     # Fewer samples than a batch: 4 epochs in one range.
-    epochs, index = SampleOrder(0, 3).at(2, 10)
+    epochs, index = Sampler(0, 3).at(2, 10)
     assert epochs.tolist() == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert index[1:4].tolist() == permutation(0, 1, 3).tolist()
     assert index[7:].tolist() == permutation(0, 3, 3).tolist()
 
 
 def test_going_back_gives_the_same_again() -> None:
-    samples = SampleOrder(9, 20)
+    samples = Sampler(9, 20)
     first = samples.at(0, 20)[1].tolist()
     samples.at(20, 100)
     assert samples.at(0, 20)[1].tolist() == first
@@ -136,4 +136,4 @@ def test_too_many_uniforms_are_refused() -> None:
 
 def test_an_order_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
-        SampleOrder(0, 0)
+        Sampler(0, 0)

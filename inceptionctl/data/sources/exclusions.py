@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data import index_cache
-from inceptionctl.data.class_lists import some
 from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.sources import index_cache
+from inceptionctl.data.sources.class_lists import some
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import counted

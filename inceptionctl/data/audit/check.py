@@ -9,18 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.class_lists import some
-from inceptionctl.data.dataset import ImageSet, check_num_classes, open_split, same_classes
-from inceptionctl.data.duplicates import DIGEST, Duplicates, find_duplicates
-from inceptionctl.data.exclusions import check_used, escaped, name_below, read_exclusions
-from inceptionctl.data.findings import BAD, KINDS, Finding
-from inceptionctl.data.passed_over import PassedOver, passed_over
-from inceptionctl.data.probing import FileProbe
+from inceptionctl.data.audit.duplicates import DIGEST, Duplicates, find_duplicates
+from inceptionctl.data.audit.findings import BAD, KINDS, Finding
+from inceptionctl.data.audit.passed_over import PassedOver, passed_over
+from inceptionctl.data.audit.probing import FileProbe
+from inceptionctl.data.dataset import ImageSet, Sources, check_num_classes, open_split, same_classes
+from inceptionctl.data.sources.class_lists import some
+from inceptionctl.data.sources.exclusions import check_used, escaped, name_below, read_exclusions
 from inceptionctl.errors import DataError
 
 _FILES_AT_ONCE = 128
@@ -106,7 +105,7 @@ class DataReport:
         more = self.duplicates.superfluous() if "duplicate" in also else []
         return list(dict(reversed([*found, *more])).items())[::-1]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The report as dictionaries, lists, strings and numbers."""
         return asdict(self)
 
@@ -116,7 +115,7 @@ def check(
     num_threads: int,
     on_progress: Progress = lambda done, total: None,
     *,
-    sources: dict[str, Any] | None = None,
+    sources: Sources | None = None,
     exif_orientation: bool = True,
 ) -> DataReport:
     """Decode every image of both splits once; calls `on_progress(done, total)` every few files.
@@ -126,8 +125,8 @@ def check(
     """
     sources = sources or {}
     splits, refused = open_what_is_there(root, sources)
-    if sources.get("exclusions"):
-        check_used(read_exclusions(sources["exclusions"], root), *splits)
+    if exclusions := sources.get("exclusions"):
+        check_used(read_exclusions(exclusions, root), *splits)
     total, done = sum(map(len, splits)), 0
     tallies = [_Tally(split) for split in splits]
     on_progress(0, total)
@@ -142,7 +141,7 @@ def check(
     return DataReport(str(root), tuple(tally.report() for tally in tallies), duplicates, problems, tuple(refused))
 
 
-def open_what_is_there(root: Path, sources: dict[str, Any]) -> tuple[list[ImageSet], list[tuple[str, str | None]]]:
+def open_what_is_there(root: Path, sources: Sources) -> tuple[list[ImageSet], list[tuple[str, str | None]]]:
     """The splits that can be opened, and why a training would refuse the data set: messages with hints. Raises DataError when none can be."""
     splits, faults = list[ImageSet](), list[DataError]()
     for split in ("train", "val"):

@@ -159,7 +159,7 @@ def read_labels(file: Path) -> list[str]:
 
 def imagenet_ids() -> dict[str, int]:
     """Synset -> ILSVRC2012_ID, 1 to 1000, of ImageNet's 1,000 classes. The numbers of the challenge do not count sorted names."""
-    folder = files("inceptionctl.data")
+    folder = files("inceptionctl.data.sources")
     synsets, numbers = (folder.joinpath(f"imagenet_{kind}.txt").read_text(encoding="ascii") for kind in ("wnids", "ids"))
     return dict(zip(synsets.split(), map(int, numbers.split()), strict=True))
 

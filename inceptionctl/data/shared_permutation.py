@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.order import SampleOrder, permutation
+from inceptionctl.data.sampler import Sampler, permutation
 
 WORTH_SHARING = 4_000_000  # samples; the order of fewer takes less than a second and 16 MB
 _SECONDS_TO_KEEP = 7 * 24 * 3600.0
 
 
-def sample_order(seed: int, num_samples: int) -> SampleOrder:
-    """The order of a data set; that of a large one is shared."""
-    return SampleOrder(seed, num_samples, shared_permutation if num_samples >= WORTH_SHARING else permutation)
+def make_sampler(seed: int, num_samples: int) -> Sampler:
+    """The sampler of a data set; the permutations of a large one are shared."""
+    return Sampler(seed, num_samples, shared_permutation if num_samples >= WORTH_SHARING else permutation)
 
 
 def shared_permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int32]:
-    """As `order.permutation`. The file lies in the directory for temporary files (TMPDIR), in a folder that only this user can read.
+    """As `sampler.permutation`. The file lies in the directory for temporary files (TMPDIR), in a folder that only this user can read.
 
     Where there is no room for it, or no right, every rank works the order out for itself: that is the same order.
     """

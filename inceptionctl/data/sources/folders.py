@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data import index_cache
-from inceptionctl.data.class_lists import ClassList, find_label_file, read_labels, some
 from inceptionctl.data.imageset import BESIDE, NESTED, SUFFIXES, ImageSet, Names, Split, is_image_name, picture_suffix
+from inceptionctl.data.sources import index_cache
+from inceptionctl.data.sources.class_lists import ClassList, find_label_file, read_labels, some
 from inceptionctl.errors import DataError
 from inceptionctl.words import counted
 

@@ -6,13 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from inceptionctl.data.augment import NUM_CANDIDATES, NUM_UNIFORMS, Augmentation, chosen_filters, chosen_flips, crop_candidates
 from inceptionctl.data.colour import CHANGES, ORDERS, drawn_changes, drawn_orders
-from inceptionctl.data.order import MOST_UNIFORMS, uniforms
+from inceptionctl.data.sampler import MOST_UNIFORMS, uniforms
+from inceptionctl.data.transforms import (
+    NUM_CANDIDATES,
+    NUM_UNIFORMS,
+    chosen_filters,
+    chosen_flips,
+    crop_candidates,
+)
+from tests.defaults import transforms
 
 DRAWN = uniforms(4, 0, 5000, NUM_UNIFORMS)
 FILTERS = ("bilinear", "nearest", "bicubic")
-ALL = Augmentation(
+ALL = transforms(
     resize_filters=FILTERS, vertical_flip=0.25, brightness=0.125, contrast=0.3, hue_degrees=20.0, color_order="random"
 )
 
@@ -22,7 +29,7 @@ def test_a_place_has_draws_enough() -> None:
 
 
 def test_crop_candidates_fill_their_bounds() -> None:
-    candidates = crop_candidates(Augmentation(crop_area=(0.2, 0.9), crop_aspect=(0.5, 2.0)), DRAWN)
+    candidates = crop_candidates(transforms(crop_area=(0.2, 0.9), crop_aspect=(0.5, 2.0)), DRAWN)
     assert candidates.shape == (5000, NUM_CANDIDATES, 4)
     assert candidates.dtype == np.float32
     area, aspect = candidates[..., 0], candidates[..., 1]
@@ -42,8 +49,8 @@ def test_flips_come_as_often_as_they_should() -> None:
 
 
 def test_certain_flips_are_certain_and_unwanted_ones_never_come() -> None:
-    assert chosen_flips(Augmentation(horizontal_flip=1.0), DRAWN)[:, 0].all()
-    assert not chosen_flips(Augmentation(horizontal_flip=0.0), DRAWN).any()
+    assert chosen_flips(transforms(horizontal_flip=1.0), DRAWN)[:, 0].all()
+    assert not chosen_flips(transforms(horizontal_flip=0.0), DRAWN).any()
 
 
 def test_colours_fill_their_ranges() -> None:
@@ -66,8 +73,8 @@ def test_filters_and_orders_come_equally_often() -> None:
 
 
 def test_without_a_choice_nothing_is_chosen() -> None:
-    assert chosen_filters(Augmentation(resize_filters=["area"]), DRAWN) == []
-    assert not drawn_orders(Augmentation(), DRAWN).any()
+    assert chosen_filters(transforms(resize_filters=["area"]), DRAWN) == []
+    assert not drawn_orders(transforms(), DRAWN).any()
 
 
 def test_one_setting_leaves_the_draws_of_the_others() -> None:
@@ -93,6 +100,6 @@ def test_no_two_things_are_drawn_from_one_number() -> None:
 
 
 def test_no_colour_is_no_colour() -> None:
-    assert not Augmentation(brightness=0.0, saturation=0.0).has_colours
+    assert not transforms(brightness=0.0, saturation=0.0).has_colours
     for one in ({"brightness": 0.1}, {"contrast": 0.1}, {"saturation": 0.1}, {"hue_degrees": 1.0}):
-        assert replace(Augmentation(brightness=0.0, saturation=0.0), **one).has_colours
+        assert replace(transforms(brightness=0.0, saturation=0.0), **one).has_colours

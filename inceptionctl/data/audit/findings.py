@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from inceptionctl.data.imageset import Span
 
@@ -33,6 +34,19 @@ ODD = {
     "gray": "one channel, repeated three times",
 }
 KINDS = BAD | ODD
+
+
+class Answer(TypedDict, total=False):
+    """The fields of a Finding less its span, as the process that decodes gives them; those that are not there are as by default."""
+
+    num_bytes: int
+    kind: str
+    height: int
+    width: int
+    reason: str | None
+    fault: str | None
+    remarks: dict[str, str]
+    digest: str
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data import index_cache
-from inceptionctl.data.class_lists import ClassList, read_class_names
 from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, picture_suffix, smallest
-from inceptionctl.data.tars import Member, is_header, members, size_in
+from inceptionctl.data.sources import index_cache
+from inceptionctl.data.sources.class_lists import ClassList, read_class_names
+from inceptionctl.data.sources.tars import Member, is_header, members, size_in
 from inceptionctl.errors import DataError
 
 NAMES_OF = {"train": ("train",), "val": ("val", "validation")}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.exclusions import escaped, name_below
 from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.sources.exclusions import escaped, name_below
 
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])  # 128 bits of a hash; zeros where there is none
 
@@ -32,11 +32,6 @@ class Duplicates:
     """All groups of images with the same bytes, each at least two."""
 
     groups: tuple[tuple[Copy, ...], ...]
-
-    @property
-    def superfluous_images(self) -> int:
-        """How many images could go without any picture getting lost."""
-        return sum(len(group) - 1 for group in self.groups)
 
     def in_both_splits(self) -> list[tuple[Copy, ...]]:
         """Groups of which some are for training and some for validation."""

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data import index_cache
-from inceptionctl.data.class_lists import LABEL_FILES, ClassList, find_label_file, read_labels
-from inceptionctl.data.folders import check_same_number, classes_of_labels, label_numbers
 from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, picture_suffix, smallest
-from inceptionctl.data.shards import opened
-from inceptionctl.data.tars import Member, members
+from inceptionctl.data.sources import index_cache
+from inceptionctl.data.sources.class_lists import LABEL_FILES, ClassList, find_label_file, read_labels
+from inceptionctl.data.sources.folders import check_same_number, classes_of_labels, label_numbers
+from inceptionctl.data.sources.shards import opened
+from inceptionctl.data.sources.tars import Member, members
 from inceptionctl.errors import DataError
 
 TARS: dict[Split, str] = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}

@@ -8,10 +8,10 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from inceptionctl.data import index_cache
-from inceptionctl.data.class_lists import ClassList
-from inceptionctl.data.folders import label_numbers
 from inceptionctl.data.imageset import ImageSet, Names, Split
+from inceptionctl.data.sources import index_cache
+from inceptionctl.data.sources.class_lists import ClassList
+from inceptionctl.data.sources.folders import label_numbers
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean
 

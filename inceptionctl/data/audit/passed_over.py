@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inceptionctl.data import reasons
-from inceptionctl.data.folders import in_words
 from inceptionctl.data.imageset import BESIDE, ImageSet, is_image_name, picture_suffix
+from inceptionctl.data.sources.folders import in_words
 
 IN_NESTED = "images in folders inside class folders"
 UNNAMED = "images by their content, under another suffix"

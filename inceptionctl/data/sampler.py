@@ -10,7 +10,8 @@ same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ def _key(seed: int, stream: int) -> NDArray[np.uint64]:
     return np.array([seed & _MASK_64, stream & _MASK_64], dtype=np.uint64)
 
 
-class SampleOrder:
+class Sampler:
     """The endless stream of samples: `at` tells what stands at any range of places.
 
     Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places. `make` works one
@@ -127,3 +128,37 @@ class SampleOrder:
             self._kept = None  # freed before the next one is made
             self._kept = (epoch, self._make(self.seed, epoch, self.num_samples))
         return self._kept[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSampler:
+    """The places of the micro batches of one rank from `start_step` up to `num_steps` (exclusive).
+
+    Step s takes the places [s * B, (s + 1) * B) of the endless stream, with B the global batch; where batches are `skipped`, those of
+    batch `batch_at(s, skipped)`. Rank r of R takes the r-th of R equal slices of them, cut into micro batches in order. Raises ValueError
+    when the batch does not split.
+    """
+
+    seed: int
+    global_batch_size: int
+    micro_batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    start_step: int = 0
+    num_steps: int
+    skipped: Sequence[tuple[int, int]] = ()
+
+    def __post_init__(self) -> None:
+        share, rest = divmod(self.global_batch_size, self.world_size)
+        if rest or share % self.micro_batch_size:
+            raise ValueError(
+                f"a batch of {self.global_batch_size} does not split into {self.world_size} ranks of micro batches of"
+                f" {self.micro_batch_size}"
+            )
+
+    def __iter__(self) -> Iterator[int]:
+        """The first place of each micro batch."""
+        share = self.global_batch_size // self.world_size
+        for step in range(self.start_step, self.num_steps):
+            start = batch_at(step, self.skipped) * self.global_batch_size + self.rank * share
+            yield from range(start, start + share, self.micro_batch_size)

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data import index_cache
-from inceptionctl.data.class_lists import ClassList, check_order
 from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, smallest
-from inceptionctl.data.shards import NAMES_OF, opened
+from inceptionctl.data.sources import index_cache
+from inceptionctl.data.sources.class_lists import ClassList, check_order
+from inceptionctl.data.sources.shards import NAMES_OF, opened
 from inceptionctl.errors import DataError
 
 _FILES_AT_ONCE = 8

@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,19 @@ _VERSION = 2
 _FOLDER = ".inceptionctl"
 
 Arrays = dict[str, NDArray[Any]]
+
+
+class _About(TypedDict):
+    """What a list holds besides arrays."""
+
+    made_of: str
+    folder: str
+    classes: Sequence[str]
+    class_folders: bool
+    left_out: Sequence[str]
+    passed_over: dict[str, int]
+    files: NotRequired[Sequence[str]]
+    """Of images in pieces of files alone."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -75,7 +88,7 @@ def _save(file: Path, images: ImageSet, made_of: str) -> None:
     from safetensors.numpy import save_file
 
     arrays: Arrays = {"labels": images.labels, "name_block": images.names.block, "name_ends": images.names.ends}
-    about: dict[str, Any] = {
+    about: _About = {
         "made_of": made_of,
         "folder": os.path.relpath(images.folder, images.root),
         "classes": images.classes,
@@ -113,14 +126,14 @@ def _load(file: Path, root: Path, split: Split, made_of: str) -> ImageSet | None
         return None
 
 
-def _mapped(file: Path) -> tuple[Arrays, dict[str, Any]]:
+def _mapped(file: Path) -> tuple[Arrays, _About]:
     """The arrays of a safetensors file, mapped, and its JSON. The package's own reader copies them into every process."""
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         if size > file.stat().st_size:
             raise ValueError("not a safetensors file")
         header = json.loads(opened.read(size))
-    about = json.loads(header.pop("__metadata__")["index"])
+    about: _About = json.loads(header.pop("__metadata__")["index"])
     block = np.asarray(np.memmap(file, dtype=np.uint8, mode="r", offset=8 + size))
     kinds = {"I32": np.int32, "I64": np.int64, "U8": np.uint8, "U32": np.uint32, "U64": np.uint64}
     arrays: Arrays = {}

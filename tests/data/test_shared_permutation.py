@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inceptionctl.data import shared_order
+from inceptionctl.data import shared_permutation as sharing
 from inceptionctl.data.dataset import open_split
-from inceptionctl.data.order import SampleOrder, permutation
-from inceptionctl.data.shared_order import shared_permutation
+from inceptionctl.data.sampler import Sampler, permutation
+from inceptionctl.data.shared_permutation import shared_permutation
 from tests.data.test_train_loader import stream
 
 RANK = """
 import sys
-from inceptionctl.data.shared_order import shared_permutation
+from inceptionctl.data.shared_permutation import shared_permutation
 print(hash(shared_permutation(3, 5, 300_000).tobytes()))
 """
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(shared_order.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(sharing.tempfile, "gettempdir", lambda: str(tmp_path))
     return tmp_path / f"inceptionctl-{os.getuid()}"
 
 
@@ -36,7 +36,7 @@ def test_it_is_the_permutation_and_worked_out_once(folder: Path, monkeypatch: py
     expected = permutation(3, 2, 1000)
     assert np.array_equal(shared_permutation(3, 2, 1000), expected)
     assert folder.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(shared_order, "permutation", refused)
+    monkeypatch.setattr(sharing, "permutation", refused)
     again = shared_permutation(3, 2, 1000)
     assert np.array_equal(again, expected) and not again.flags.writeable
     with pytest.raises(AssertionError, match="worked out again"):
@@ -91,8 +91,8 @@ def test_a_folder_of_somebody_else_is_not_trusted(folder: Path, monkeypatch: pyt
 def test_a_loader_of_many_images_takes_it(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = open_split(root, "train")
     expected = stream(images)
-    monkeypatch.setattr(shared_order, "WORTH_SHARING", 13)
+    monkeypatch.setattr(sharing, "WORTH_SHARING", 13)
     found = stream(images, 2, micro_batch_size=3)
     assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
     assert list(folder.glob("order-*"))
-    assert SampleOrder(5, 13, shared_permutation).at(0, 13)[1].tolist() == SampleOrder(5, 13).at(0, 13)[1].tolist()
+    assert Sampler(5, 13, shared_permutation).at(0, 13)[1].tolist() == Sampler(5, 13).at(0, 13)[1].tolist()

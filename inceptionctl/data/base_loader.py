@@ -1,4 +1,4 @@
-"""One pipeline with what is fed to it and what is inside it; it goes on past images that cannot be used."""
+"""What every loader is: one pipeline with what is fed to it and what is inside it; it goes on past images that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from torch.utils.dlpack import from_dlpack
 from inceptionctl.data import reasons
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.graphs import PipelineSettings
 from inceptionctl.data.jpeg import may_be_cut
+from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.data.reading import Encoded, ReadAhead
 from inceptionctl.data.trial import Trial
@@ -25,6 +27,9 @@ from inceptionctl.errors import DataError, EnvironmentFault
 
 Inputs = tuple[Any, ...]
 Indices = NDArray[np.int64]
+Graph = Callable[[Callable[[], Inputs], PipelineSettings], Any]
+"""Makes a pipeline from what feeds it."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,50 +57,53 @@ class _Fed:
         return [encoded], label, *(values[k : k + 1] for values in self.inputs)
 
 
-class Build(Protocol):
-    """Makes a pipeline from what feeds it, the size of a batch and the number of threads; on the CPU where it is told to."""
-
-    def __call__(self, source: Callable[[], Inputs], size: int, threads: int, *, on_cpu: bool = False) -> Any:
-        """The pipeline."""
-
-
-class Stream:
-    """Feeds one pipeline from an iterator of (indices, inputs after image and label) and knows which images are inside it.
+class BaseLoader(Iterator[T]):
+    """One pipeline over a data set, fed by an iterator of (indices, inputs of the graph after image and label); used up once.
 
     When the pipeline raises, the images inside it are tried one by one, and a new pipeline goes on from there without the bad ones;
-    unless it is the machine that failed, for which no image is blamed: that is an EnvironmentFault.
+    unless it is the machine that failed, for which no image is blamed: that is an EnvironmentFault. Where a GPU decodes, an image that
+    the CPU's decoder refuses is bad too: what is bad does not depend on the machine.
 
-    Where a GPU decodes, an image that the CPU's decoder refuses is bad too: what is bad does not depend on the machine.
+    Bad images are noted in `bad`, and left out; with `fill` the first image after it in the data set that can be used takes the place
+    (label and all, with the place's own inputs). Raises DataError that names the files when more are bad than `bad` bears (none by
+    default). Subclasses say in `__next__` what they make of the pipeline's outputs.
     """
 
     def __init__(
         self,
         dataset: ImageSet,
         inputs: Iterator[tuple[Indices, Inputs]],
-        build: Build,
+        graph: Graph,
+        settings: LoaderSettings,
         *,
         batch_size: int,
-        num_threads: int,
-        device_id: int | None,
-        decodes_on_gpu: bool,
-        bad: BadImages,
-        fill: bool,
-        seconds_to_read: float,
-        limits: Sequence[tuple[float, float]] | None = None,
+        exif_orientation: bool,
+        bad: BadImages | None = None,
+        fill: bool = False,
     ) -> None:
         self._dataset = dataset
-        self._ahead = ReadAhead(dataset, inputs, seconds=seconds_to_read)
-        self._limits = limits
-        self._device_id = device_id
-        self._bad = bad
+        self._ahead = ReadAhead(dataset, inputs, seconds=settings.seconds_to_read)
+        self._device_id = settings.device_id
+        self._bad = BadImages() if bad is None else bad
         self._fill = fill
         self._in_flight: deque[_Fed] = deque()
         self._again: deque[_Fed] = deque()
         self._failed_for_no_reason = False
-        self._build = partial(build, self._feed, batch_size, num_threads)
-        self._trials = [Trial(lambda source: build(source, 1, 1))]
-        if decodes_on_gpu:
-            self._trials.insert(0, Trial(lambda source: build(source, 1, 1, on_cpu=True)))
+        whole = PipelineSettings(
+            batch_size=batch_size,
+            num_threads=settings.num_threads,
+            device_id=settings.device_id,
+            decode=settings.decode,
+            decode_roi=settings.decode_roi,
+            prefetch=settings.prefetch if batch_size > 1 else 1,
+            most_pixels=reasons.MOST_PIXELS,
+            exif_orientation=exif_orientation,
+        )
+        single = replace(whole, batch_size=1, num_threads=1, prefetch=1)
+        on_cpu = replace(single, device_id=None, decode="cpu", decode_roi=True)
+        self._build = partial(graph, self._feed, whole)
+        tried = [on_cpu, single] if settings.decode == "mixed" else [single]
+        self._trials = [_trial(graph, one) for one in tried]
         self._pipe: Any = self._build()
 
     def _feed(self) -> Inputs:
@@ -121,19 +129,12 @@ class Stream:
             return True
         return len(self._trials) > 1 and may_be_cut(image)
 
-    def __next__(self) -> Batch:
-        images, labels = self._run()
-        # Not copied: under DALI's dynamic executor an output belongs to whoever holds it. HWC seen as CHW is channels_last.
-        pixels = from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
-        if self._limits:
-            _clamp(pixels, self._limits)
-        return Batch(pixels, from_dlpack(labels.as_tensor()))
-
     def lists(self) -> Iterator[tuple[Any, ...]]:
         """The batches as DALI gives them: lists of images, which may differ in size, and last of labels."""
-        return iter(self._run, None)  # StopIteration of the pipeline ends it
+        return iter(self.outputs, None)  # StopIteration of the pipeline ends it
 
-    def _run(self) -> tuple[Any, ...]:
+    def outputs(self) -> tuple[Any, ...]:
+        """The next of them."""
         try:
             while self._pipe is not None:
                 try:
@@ -146,7 +147,7 @@ class Stream:
                     self._recover(fault)
             raise StopIteration
         except BaseException:  # the end, too many bad images, or the machine's fault
-            self.close()
+            self._stop()
             raise
 
     def _recover(self, fault: Exception) -> None:
@@ -207,15 +208,19 @@ class Stream:
         return None if self._device_id is None else torch.cuda.current_stream(self._device_id)
 
     def close(self) -> None:
-        """Stop reading and decoding."""
+        """Stop decoding and free DALI's threads and memory; batches already handed out stay valid."""
+        self._stop()
+
+    def _stop(self) -> None:
         self._pipe = None
         self._ahead.close()
 
 
-def _clamp(pixels: Tensor, limits: Sequence[tuple[float, float]]) -> None:
-    """Keep each channel of [N, 3, px, px] within its limits, in place; in one go where they are all the same."""
-    if len(set(limits)) == 1:
-        pixels.clamp_(*limits[0])
-        return
-    for channel, bounds in enumerate(limits):
-        pixels[:, channel].clamp_(*bounds)
+def _trial(graph: Graph, pipeline: PipelineSettings) -> Trial:
+    return Trial(lambda source: graph(source, pipeline))
+
+
+def batch_of(images: Any, labels: Any) -> Batch:
+    """DALI's lists of images of one size and of labels as tensors, which are not copied."""
+    # Under DALI's dynamic executor an output belongs to whoever holds it. HWC seen as CHW is channels_last.
+    return Batch(from_dlpack(images.as_tensor()).permute(0, 3, 1, 2), from_dlpack(labels.as_tensor()))

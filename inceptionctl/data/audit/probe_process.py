@@ -1,6 +1,6 @@
 """The child process of `probing`: a line with a JSON list of places comes in, a line with a JSON list of answers goes out.
 
-    python -m inceptionctl.data.probe_process NUM_THREADS EXIF_ORIENTATION
+    python -m inceptionctl.data.audit.probe_process NUM_THREADS EXIF_ORIENTATION
 
 A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer holds the
 fields of `findings.Finding` of one image. When the machine fails, the line is an object with the `message` and `hint` of an
@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from nvidia.dali import Pipeline
 
 from inceptionctl.data import reasons
+from inceptionctl.data.audit.findings import Answer
+from inceptionctl.data.audit.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
-from inceptionctl.data.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.errors import DataError, EnvironmentFault
 
 _GRAPHS = {"headers": headers, "images": images}
@@ -53,10 +55,18 @@ class Image:
         """It cannot be decoded."""
         self.fault, self.reason, self.remarks = fault, reason, {}
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> Answer:
         """What goes out."""
-        names = ("num_bytes", "kind", "height", "width", "reason", "fault", "remarks", "digest")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "num_bytes": self.num_bytes,
+            "kind": self.kind,
+            "height": self.height,
+            "width": self.width,
+            "reason": self.reason,
+            "fault": self.fault,
+            "remarks": self.remarks,
+            "digest": self.digest,
+        }
 
 
 class Decoder:
@@ -64,12 +74,12 @@ class Decoder:
 
     def __init__(self, num_threads: int, exif_orientation: bool, stderr: int) -> None:
         """`stderr` is the file that descriptor 2 leads to: C libraries write their complaints there by themselves."""
-        self._options: dict[str, Any] = {"num_threads": num_threads, "exif_orientation": exif_orientation}
+        self._num_threads, self._exif_orientation = num_threads, exif_orientation
         self._stderr = stderr
-        self._pipes: dict[str, Any] = {}
+        self._pipes: dict[str, Pipeline] = {}
         self._pool = ThreadPoolExecutor(num_threads)
 
-    def answers(self, spans: Sequence[Span]) -> list[dict[str, Any]]:
+    def answers(self, spans: Sequence[Span]) -> list[Answer]:
         """One answer a place. Only a few images at a time are held in memory."""
         looked = list(self._pool.map(_look, spans))
         for batch in _batches(looked, [image.num_bytes for image in looked], _MOST_BYTES_AT_ONCE):
@@ -120,7 +130,9 @@ class Decoder:
     def _run(self, graph: str, batch: Sequence[Image]) -> tuple[list[list[int]] | None, str]:
         """([height, width] of each image, what was said), the former None when it failed."""
         if graph not in self._pipes:
-            self._pipes[graph] = _GRAPHS[graph](batch_size=_MOST_FILES_AT_ONCE, **self._options)
+            self._pipes[graph] = _GRAPHS[graph](
+                batch_size=_MOST_FILES_AT_ONCE, num_threads=self._num_threads, exif_orientation=self._exif_orientation
+            )
         self._silence()
         try:
             (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])

@@ -12,18 +12,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import inceptionctl
-from inceptionctl.data.findings import Finding
+from inceptionctl.data.audit.findings import Answer, Finding
 from inceptionctl.data.imageset import Span
 from inceptionctl.errors import EnvironmentFault
 
 __all__ = ["FileProbe", "Finding"]
 
-_PROGRAM = ("-m", "inceptionctl.data.probe_process")
-
-Answer = dict[str, Any]
+_PROGRAM = ("-m", "inceptionctl.data.audit.probe_process")
 
 
 class FileProbe:
