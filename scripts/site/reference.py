@@ -135,19 +135,16 @@ def _default(option: Any) -> str:
 
 def _table(rows: Any, titles: tuple[str, ...] = ("key", "type", "default", "meaning")) -> str:
     lines = [titles, ("---",) * len(titles), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(_linked(text).replace("|", "\\|").split())
+    table = "\n".join("| " + " | ".join(_linked(" ".join(cell.split())) for cell in line) + " |" for line in lines)
+    return f'<div class="stacked" markdown>\n\n{table}\n\n</div>\n'  # on a phone a row becomes a paragraph (docs/site.css)
 
 
 def _linked(text: str) -> str:
-    """Plain words of the code as Markdown: no tag where `<class>` is meant, and pages of docs/ as links."""
+    """Plain words of the code as Markdown: no tag where `<class>` is meant, no column at a `|`, and pages of docs/ as links."""
     parts = re.split(r"(`[^`]*`)", text)
-    parts[::2] = [
-        re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", part.replace("<", "&lt;").replace("*", "\\*")) for part in parts[::2]
-    ]
+    for index in range(0, len(parts), 2):
+        plain = parts[index].replace("<", "&lt;").replace("*", "\\*").replace("|", "&#124;")
+        parts[index] = re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", plain)
     return "".join(parts)
 
 
