@@ -93,8 +93,8 @@ def dali_once() -> str:
     from inceptionctl.data.dataset import open_split
     from inceptionctl.data.loader_settings import LoaderSettings
     from inceptionctl.data.loaders import EvalLoader
-    from inceptionctl.evaluate.preparation import preparation_of
     from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.train.loading import preparation_of
 
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "val", "two-colours", "image.jpg")

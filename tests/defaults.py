@@ -7,9 +7,8 @@ from typing import Any
 
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.transforms import TrainTransforms
-from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.loading import train_transforms
+from inceptionctl.train.loading import preparation_of, train_transforms
 
 
 def preparation(input_px: int, **changes: Any) -> Preparation:

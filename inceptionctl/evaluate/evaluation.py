@@ -21,12 +21,11 @@ from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.crops import crop_probabilities
-from inceptionctl.evaluate.metrics import figures
+from inceptionctl.evaluate.metrics import confusion_matrix, figures
 from inceptionctl.evaluate.parts import Parts
 from inceptionctl.evaluate.protocols import Protocol
 from inceptionctl.evaluate.records import name_below_root, write_record
 from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
-from inceptionctl.evaluate.scoring import confusion_matrix
 from inceptionctl.evaluate.subject import Subject
 from inceptionctl.evaluate.workers import in_order
 from inceptionctl.run import disk_errors, write_atomically

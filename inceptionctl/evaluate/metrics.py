@@ -60,3 +60,10 @@ def calibration(confidence: Tensor, correct: Tensor) -> tuple[list[dict[str, flo
         if count
     ]
     return bins, 100.0 * float((sums - right).abs().sum() / counts.sum())
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Images of class row that were taken for class column: int64, classes x classes."""
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes).reshape(
+        num_classes, num_classes
+    )

@@ -17,7 +17,6 @@ from inceptionctl import __version__
 from inceptionctl.console import size
 from inceptionctl.data.elpv import license_of
 from inceptionctl.data.sources.class_lists import imagenet_ids
-from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.results import Result
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.exporting import Exported
@@ -25,6 +24,7 @@ from inceptionctl.models import MODELS
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, disk_errors, visible, write_atomically
+from inceptionctl.train.loading import preparation_of
 from inceptionctl.train.schedule import schedule_in_words
 from inceptionctl.words import counted, counted_epochs, has_top5
 

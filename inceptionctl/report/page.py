@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from inceptionctl import __version__
 from inceptionctl.errors import DataError, InceptionctlError
 from inceptionctl.evaluate.drawing import crops_png
-from inceptionctl.evaluate.preparation import preparation_of
+from inceptionctl.evaluate.metrics import confusion_matrix
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
 from inceptionctl.evaluate.results import About, EnsembleResult, ResultWithReal
-from inceptionctl.evaluate.scoring import confusion_matrix
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import MOST_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
 from inceptionctl.report.training_loss import training_loss_in_words
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
 from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
+from inceptionctl.train.loading import preparation_of
 from inceptionctl.words import has_top5
 
 MOST_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96

@@ -111,10 +111,10 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
     import torch
 
     from inceptionctl.evaluate.drawing import draw_crops
-    from inceptionctl.evaluate.preparation import preparation_of
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.export.opening import subject_of_export
+    from inceptionctl.train.loading import preparation_of
 
     source, file = request.source, request.output or Path("crops.png")
     of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
@@ -134,7 +134,7 @@ def _checkpoints(source: Path) -> list[Path]:
 
 
 def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> Evaluated | None:
-    from inceptionctl.evaluate.imagenet import subset_of
+    from inceptionctl.data.sources.blacklist import subset_of
 
     subject, recipe, stem = _open(request, source, machine)
     work = _work(request, subject, recipe, machine)
@@ -222,6 +222,6 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
 def _real_errors(work: Work, done: Done, file: Path) -> RealErrors:
     import torch
 
-    from inceptionctl.evaluate.imagenet import real_errors
+    from inceptionctl.evaluate.real_labels import real_errors
 
     return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)

@@ -1,10 +1,11 @@
-"""From a recipe to how its training images are read and transformed."""
+"""From a recipe to how its images are read, transformed for training and prepared for everything else."""
 
 from __future__ import annotations
 
 import torch
 
 from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.transforms import TrainTransforms
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe.schema import Recipe
@@ -36,4 +37,19 @@ def train_transforms(recipe: Recipe) -> TrainTransforms:
         std=recipe.data.std,
         exif_orientation=recipe.data.exif_orientation,
         **recipe.data.augment.model_dump(),
+    )
+
+
+def preparation_of(recipe: Recipe) -> Preparation:
+    """How validation images of a recipe are prepared; exports and predictions prepare theirs likewise."""
+    section = recipe.evaluate
+    return Preparation(
+        input_px=recipe.model.input_px,
+        central_fraction=section.central_fraction,
+        keep_aspect=section.keep_aspect,
+        interpolation=section.interpolation,
+        antialias=section.antialias,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        exif_orientation=recipe.data.exif_orientation,
     )

@@ -8,10 +8,10 @@ import time
 
 from inceptionctl.data.loaders import EvalLoader, share_in_batches
 from inceptionctl.distributed.heartbeat import State
-from inceptionctl.evaluate.preparation import preparation_of
-from inceptionctl.evaluate.scoring import score
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.checkpoint import Best
+from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.scoring import score
 from inceptionctl.train.training import Training
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 

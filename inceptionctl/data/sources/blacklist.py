@@ -1,22 +1,16 @@
-"""Lists that come with ImageNet's validation images: the blacklisted ones, and the labels of ImageNet ReaL."""
+"""The validation images that ImageNet's development kit lists as bad, and the numbers of its images."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.results import RealErrors
 from inceptionctl.nearby import did_you_mean
-from inceptionctl.words import percent
-
-if TYPE_CHECKING:  # the command that starts ranks looks at the images without torch
-    from torch import Tensor
 
 Subset = Literal["all", "non-blacklisted"]
 
@@ -50,7 +44,7 @@ def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
     """
     places = {number: i for i, number in enumerate(image_numbers(images))}
     listed: list[int] = []
-    for line, text in enumerate(_text(file).splitlines(), start=1):
+    for line, text in enumerate(text_of(file).splitlines(), start=1):
         if not text.strip():
             continue
         if not text.strip().isdecimal():
@@ -62,31 +56,6 @@ def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
         what = f"lists image {missing[0]}, which is not among the {len(images)} in {images.folder}" if missing else "is empty"
         raise DataError(f"{file} {what}", "its numbers start at 1, and all images must be there")
     return images.without(np.array(sorted({places[number] for number in listed if number in places}), dtype=np.int64))
-
-
-def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> RealErrors:
-    """Top-1 error in percent by the labels of ImageNet ReaL (arXiv 2006.07159), any of an image's being right, and of how many images.
-
-    `file` is its real.json: a list of labels for each image in the order of their numbers, empty lists being left out. `predicted` is
-    int64 [N]. Raises DataError when it does not fit the images.
-    """
-    try:
-        labels = json.loads(_text(file))
-        sets = [frozenset(map(int, one)) for one in labels]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file} holds no lists of labels: {error}", "name real.json of ImageNet ReaL") from None
-    numbers = image_numbers(images)
-    if max(numbers) > len(sets):
-        raise DataError(
-            f"{file} has labels for {len(sets)} images, but there is a number {max(numbers)}", "name real.json whole"
-        )
-    highest = max((label for one in sets for label in one), default=-1)
-    if highest >= len(images.classes):
-        raise DataError(f"{file} names class {highest}, the data has {len(images.classes)}", "evaluate all 1,000 classes")
-    hits = [guess in sets[number - 1] for number, guess in zip(numbers, predicted.tolist(), strict=True) if sets[number - 1]]
-    if not hits:
-        raise DataError(f"{file} has no labels for these images", "name real.json of ImageNet ReaL")
-    return {"real_top1_error": percent(hits.count(False), len(hits)), "real_num_images": len(hits)}
 
 
 def image_numbers(images: ImageSet) -> list[int]:
@@ -105,7 +74,8 @@ def image_numbers(images: ImageSet) -> list[int]:
     return numbers
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Of a list. Raises DataError when it cannot be read."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

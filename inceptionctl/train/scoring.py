@@ -77,10 +77,3 @@ def score(
         torch.cat(predicted).cpu() if predicted else empty,
         torch.cat(labels).cpu() if labels else empty,
     )
-
-
-def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Images of class row that were taken for class column: int64, classes x classes."""
-    return torch.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes).reshape(
-        num_classes, num_classes
-    )
