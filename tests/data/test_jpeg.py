@@ -47,7 +47,9 @@ def pixels(data: bytes) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("subsampling", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"exif": oriented(6)}], ids=", ".join)
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"exif": oriented(6)}], ids=", ".join
+)
 def test_a_gray_jpegs_sampling_factors_become_one_and_its_pixels_stay(subsampling: int, options: dict[str, Any]) -> None:
     data = encoded(GRAY, "JPEG", quality=90, subsampling=subsampling, **options)
     changed = [k for k, (one, other) in enumerate(zip(data, mended(data), strict=True)) if one != other]
