@@ -148,7 +148,7 @@ class RunContents:
         if self.state == "running":
             return f"running: {self.holder}"
         if self.state == "failed" and not self.ended:
-            return f"failed: {self.holder or 'the last start'} was killed or left at once"
+            return f"failed: {self.holder or 'the last start'} was killed or exited without saving"
         message = str(self.ended.get("message") or "")
         if self.state not in ("failed", "diverged") or not message:
             return self.state

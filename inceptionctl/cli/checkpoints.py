@@ -144,7 +144,7 @@ def _refuse_damage(path: Path, rows: list[ListedCheckpoint]) -> None:
     if damaged:
         raise CheckpointError(
             f"damaged: {', '.join(damaged)}",
-            "`inceptionctl train` goes on from the newest whole one; damaged ones may be deleted",
+            "`inceptionctl train` resumes from the newest intact one; damaged ones may be deleted",
         )
 
 

@@ -97,7 +97,7 @@ def run_step(name: str, words: Sequence[str]) -> None:
     from inceptionctl.distributed.stage import run_stage
 
     code = run_stage(words)
-    again = f"go on with: {shlex.join(['inceptionctl', *sys.argv[1:]])}"
+    again = f"resume with: {shlex.join(['inceptionctl', *sys.argv[1:]])}"
     if code == ResumeLater.exit_code:
         raise ResumeLater(f"stopped in `{words[0]}` of {name}", again)
     if code:

@@ -219,7 +219,7 @@ def _speed(link: dict[str, Any]) -> str:
 def _row(point: Point, price: float | None) -> list[str]:
     step, batch, hours = point.step, point.batch, point.gpu_hours
     if step is None or batch is None:
-        return [f"{point.gpus:,}", *["-"] * 7, "no shares"]
+        return [f"{point.gpus:,}", *["-"] * 7, "batch not divisible"]
     return [
         f"{point.gpus:,}",
         f"{batch.global_batch_size:,}",

@@ -77,7 +77,7 @@ def list_runs(
         whole=("run", "model", "state"),
     )
     _print_lines([f"{item['name']}: {problem}" for item in found for problem in item["problems"]])
-    console.say("`inceptionctl runs show RUN` shows one and how it goes on")
+    console.say("`inceptionctl runs show RUN` shows one and how to resume it")
 
 
 def _runs_under(root: Path) -> list[Run]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inceptionctl.run import Run
     from inceptionctl.train.images import Opened
 
-app = typer.Typer(help="Train as a Slurm job that saves, is requeued and goes on by itself.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="Train as a Slurm job that saves, is requeued and resumes by itself.", no_args_is_help=True, cls=Group)
 
 
 @app.command()
@@ -319,7 +319,7 @@ def cancel(run: RunArgument, as_json: Json = False) -> None:
     if not alive:
         console.say(f"no job of {opened.path} is in the queue: nothing to cancel")
         return
-    console.say(f"cancelled job {', '.join(alive)}; the run goes on with another `inceptionctl slurm submit`")
+    console.say(f"cancelled job {', '.join(alive)}; resume the run with another `inceptionctl slurm submit`")
 
 
 @app.command()

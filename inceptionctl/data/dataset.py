@@ -102,7 +102,7 @@ def _refuse_missing(root: Path) -> None:
         )
     if (root / UNFINISHED).exists():
         raise DataError(
-            f"{root} is not packed to its end", "run the same `inceptionctl data pack` again: it goes on where it stopped"
+            f"{root} is not packed to its end", "run the same `inceptionctl data pack` again: it resumes where it stopped"
         )
 
 

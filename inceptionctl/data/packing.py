@@ -257,7 +257,7 @@ def _worded(dest: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         hint = (
-            "free some space, then run the same command again: it goes on where it stopped"
+            "free some space, then run the same command again: it resumes where it stopped"
             if fault.errno == errno.ENOSPC
             else None
         )

@@ -78,7 +78,7 @@ def answer_all(
     if begun["goes_on"]:
         number = len(work.images)
         were = "was" if number == 1 else "were"
-        say(f"goes on: {number - left:,} of {counted(number, 'image')} {were} answered before")
+        say(f"resuming: {number - left:,} of {counted(number, 'image')} {were} answered before")
     answer(work, parts, share, on_progress)
     if ranks.rank != 0:
         return None

@@ -188,5 +188,5 @@ def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
         except DataError as error:
             raise DataError(
                 error.message,
-                "a submission has a line for every image: mend these, then give the same command again, which goes on",
+                "a submission has a line for every image: mend these, then rerun the same command to resume",
             ) from None

@@ -237,7 +237,7 @@ def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch
     if ours != theirs:
         raise CheckpointError(
             f"{checkpoint} holds the state of {_in_words(*theirs)}, the recipe asks for {_in_words(*ours)}",
-            "go on with the same optim section, or start from these weights alone with model.init_from",
+            "resume with the same optim section, or start from these weights alone with model.init_from",
         )
 
 

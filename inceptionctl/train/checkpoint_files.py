@@ -111,7 +111,7 @@ def strangers_in(checkpoint: Path, known: Iterable[str]) -> list[str]:
 def _damaged(checkpoint: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"checkpoint {checkpoint} is damaged: {what}",
-        "`train` goes on from the newest whole one by itself; `evaluate`, `export` and `predict` take another by --checkpoint STEP",
+        "`train` resumes from the newest intact one by itself; `evaluate`, `export` and `predict` take another by --checkpoint STEP",
     )
 
 

@@ -55,7 +55,7 @@ def greet(job: Training, start: Start) -> None:
         log.say("the first step compiles, which takes minutes unless torch finds it compiled (TORCHINDUCTOR_CACHE_DIR)")
     log.say(f"learning rate {schedule_in_words(recipe.schedule, recipe.train.epochs)}")
     if start.checkpoint:
-        log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
+        log.say(f"resuming from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
     if progress.best and not progress.best_on(subset):
         log.say(f"validates on other images than before ({subset}): the first of these validations counts as the best so far")
     for first, last in progress.skipped:

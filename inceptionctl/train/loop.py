@@ -212,7 +212,7 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
     last = files.pointed(job.run.checkpoints, "latest")
     job.log.say(
         f"stopped by a signal after step {job.progress.step};"
-        f" the same command goes on {f'from {last}' if last else 'from the beginning'}"
+        f" rerun the same command to resume {f'from {last}' if last else 'from the beginning'}"
     )
     raise ResumeLater("")
 

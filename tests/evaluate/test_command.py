@@ -128,5 +128,5 @@ def test_a_signal_keeps_what_was_answered(run: Run, tmp_path: Path) -> None:
     assert "stopped by SIGTERM" in log.read_text() and "is kept" in log.read_text()
     assert not file.exists()
     done = inceptionctl(*words)
-    assert done.returncode == 0 and "goes on:" in done.stderr, done.stderr
+    assert done.returncode == 0 and "resuming:" in done.stderr, done.stderr
     assert json.loads(file.read_text())["num_images"] == 120 and not parts.exists()

@@ -265,7 +265,7 @@ def test_a_bad_image_is_named_and_the_command_goes_on_when_it_is_mended(
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
     # How many were answered when the bad one was met depends on the threads.
-    assert re.search(r"goes on: [1-9]\d* of 24 images were answered before", answer.stderr)
+    assert re.search(r"resuming: [1-9]\d* of 24 images were answered before", answer.stderr)
     assert len(rows(file)) == 24
 
 

@@ -205,18 +205,14 @@ def test_a_run_directory_is_held_by_one_training(tmp_path: Path) -> None:
     held.close()  # as the kernel does for a process that dies
     again, remarks = take_lock(Run(tmp_path))
     again.close()
-    assert remarks == [
-        f"{tmp_path} was held by process {os.getpid()} on {socket.gethostname()}, which was killed or left at once"
-    ]
+    assert remarks == [f"{tmp_path}: stale lock of process {os.getpid()} on {socket.gethostname()}"]
 
 
 def test_a_lock_left_by_another_host_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("process 17 on gpu07\n")
     held, remarks = take_lock(Run(tmp_path))
     held.close()
-    assert remarks[0].endswith(
-        "held by process 17 on gpu07, which was killed or left at once; make sure that it no longer runs"
-    )
+    assert remarks[0].endswith("stale lock of process 17 on gpu07; make sure that it no longer runs")
 
 
 def test_pruning_keeps_the_last_the_best_and_those_for_good(tmp_path: Path) -> None:
