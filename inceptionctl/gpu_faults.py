@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inceptionctl.errors import EnvironmentFault
 
-_GO_ON = "the same command goes on from the last checkpoint"
+_GO_ON = "rerun the same command to resume from the last checkpoint"
 # Signs in a message, what they mean, what helps. The first row with a sign that is there counts.
 _FAULTS = (
     (

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from inceptionctl.errors import DivergedError, RecipeError, ResumeLater
 from inceptionctl.recipe.schema import Recipe
@@ -33,6 +33,24 @@ SECONDS_OF_SILENCE = 600.0
 Row = dict[str, Any]
 
 
+class CheckpointRow(TypedDict):
+    """A checkpoint as far as names and sizes tell."""
+
+    name: str
+    step: int
+    epoch: float | None
+    bytes: int
+    pointers: list[str]
+    """latest, best, kept."""
+    problem: str | None
+
+
+class ListedCheckpoint(CheckpointRow):
+    """With where it lies."""
+
+    path: str
+
+
 @dataclass
 class RunContents:
     """What could be read of a run directory; `problems` says what could not."""
@@ -45,7 +63,7 @@ class RunContents:
     evaluate_rows: list[Row] = field(default_factory=list)
     rollbacks: list[Row] = field(default_factory=list)
     """Oldest first: where it diverged, where it went back to, which batches it skips since."""
-    checkpoints: list[Row] = field(default_factory=list)
+    checkpoints: list[CheckpointRow] = field(default_factory=list)
     """Oldest first, as read_checkpoints gives them."""
     progress: Row = field(default_factory=dict)
     """progress.json of the newest checkpoint that is whole, as far as names and sizes tell."""
@@ -130,7 +148,7 @@ class RunContents:
         if self.state == "running":
             return f"running: {self.holder}"
         if self.state == "failed" and not self.ended:
-            return f"failed: {self.holder or 'the last start'} was killed or left at once"
+            return f"failed: {self.holder or 'the last start'} was killed or exited without saving"
         message = str(self.ended.get("message") or "")
         if self.state not in ("failed", "diverged") or not message:
             return self.state
@@ -291,14 +309,11 @@ def _read_checkpoints(found: RunContents) -> None:
     found.problems += problems
 
 
-def read_checkpoints(folder: Path) -> tuple[list[Row], Row, list[str]]:
-    """Rows of the checkpoints in a folder, oldest first, the progress of the newest good one, and what is wrong with them.
-
-    A row holds name, step, epoch, bytes, pointers (latest, best, kept) and problem, as far as names and sizes tell.
-    """
+def read_checkpoints(folder: Path) -> tuple[list[CheckpointRow], Row, list[str]]:
+    """Rows of the checkpoints in a folder, oldest first, the progress of the newest good one, and what is wrong with them."""
     problems: list[str] = []
     pointers = {name: _pointed(folder, name, problems) for name in ("latest", "best")}
-    rows: list[Row] = []
+    rows: list[CheckpointRow] = []
     newest: Row = {}
     for checkpoint in files.list_checkpoints(folder):
         row, progress = read_checkpoint(checkpoint)
@@ -313,10 +328,10 @@ def read_checkpoints(folder: Path) -> tuple[list[Row], Row, list[str]]:
     return rows, newest, problems
 
 
-def read_checkpoint(checkpoint: Path) -> tuple[Row, Row]:
+def read_checkpoint(checkpoint: Path) -> tuple[CheckpointRow, Row]:
     """The row of a checkpoint by itself, and its progress where it is good."""
     problem, progress = _look_through(checkpoint)
-    row: Row = {
+    row: CheckpointRow = {
         "name": checkpoint.name,
         "step": progress["step"] if progress else files.step_of(checkpoint),
         "epoch": finite(progress.get("epoch")),

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,18 @@ def dali_once() -> str:
     Raises EnvironmentFault when it does not decode, or to other colours.
     """
     from inceptionctl.data.dataset import open_split
+    from inceptionctl.data.loader_settings import LoaderSettings
     from inceptionctl.data.loaders import EvalLoader
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.train.loading import preparation_of
 
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "val", "two-colours", "image.jpg")
         image.parent.mkdir(parents=True)
         image.write_bytes(JPEG)
-        options: dict[str, Any] = {"batch_size": 1, "rank": 0, "world_size": 1, "num_threads": 1, "device_id": None}
-        loader = EvalLoader(open_split(Path(folder), "val"), input_px=16, central_fraction=1.0, decode="cpu", **options)
+        whole = replace(preparation_of(Recipe()), input_px=16, central_fraction=1.0)
+        settings = LoaderSettings(num_threads=1, seconds_to_read=SECONDS)
+        loader = EvalLoader(open_split(Path(folder), "val"), [range(1)], whole, settings)
         try:
             pixels = ((next(loader).images[0] + 1.0) * 127.5).round().int()
         except InceptionctlError as error:
@@ -124,20 +128,24 @@ def decoding_once(decode: str, way: str) -> str:
     """
     import torch
 
-    from inceptionctl.data.augment import Augmentation
     from inceptionctl.data.dataset import open_split
+    from inceptionctl.data.loader_settings import LoaderSettings
     from inceptionctl.data.loaders import TrainLoader
+    from inceptionctl.data.sampler import BatchSampler
+    from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.train.loading import train_transforms
 
-    plain = Augmentation(horizontal_flip=0.0, brightness=0.0, saturation=0.0)
-    sizes = {"global_batch_size": BATCH, "micro_batch_size": BATCH, "start_step": 0, "num_steps": STEPS, "input_px": 96}
-    options: dict[str, Any] = {"seed": 1, "augmentation": plain, "rank": 0, "world_size": 1, "num_threads": 2, **sizes}
+    usual = train_transforms(Recipe())
+    plain = replace(usual, input_px=96, horizontal_flip=0.0, brightness=0.0, saturation=0.0)
+    batches = BatchSampler(seed=1, global_batch_size=BATCH, micro_batch_size=BATCH, num_steps=STEPS)
+    on_cpu = LoaderSettings(num_threads=2, seconds_to_read=SECONDS, decode_roi=way == "roi")
     on_gpu = decode == "mixed"
     work = torch.ones(4096, 4096, device="cuda") if on_gpu else None
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         _write_photographs(Path(folder, "train", "a"))
         split = open_split(Path(folder), "train")
-        places: tuple[tuple[Any, int | None], ...] = (("cpu", None), (decode, 0 if on_gpu else None))
-        loaders = [TrainLoader(split, decode=by, decode_roi=way == "roi", device_id=gpu, **options) for by, gpu in places]
+        asked = replace(on_cpu, device_id=0, decode="mixed") if on_gpu else on_cpu
+        loaders = [TrainLoader(split, batches, plain, settings) for settings in (on_cpu, asked)]
         for loader in loaders:
             stack.callback(loader.close)
         here, there = (_under_load(loader, work) for loader in loaders)

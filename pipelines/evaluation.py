@@ -9,11 +9,13 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, math, types
 
 from pipelines.filters import FILTERS
+from pipelines.settings import PipelineSettings
 from pipelines.whole import whole_images
 
 
 def evaluation(
     source: Callable[[], tuple[Any, ...]],
+    settings: PipelineSettings,
     *,
     input_px: int,
     central_fraction: float,
@@ -22,34 +24,22 @@ def evaluation(
     antialias: bool,
     mean: Sequence[float],
     std: Sequence[float],
-    batch_size: int,
-    num_threads: int,
-    device_id: int | None,
-    decode: str,
-    prefetch: int,
-    most_pixels: int,
-    exif_orientation: bool = True,
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
 
     Images are (value in [0, 1] - mean) / std. `source` returns (encoded images as uint8 arrays, labels int64) of one batch a
-    call, the last one as short as it comes, and raises StopIteration at the end. An image whose header claims more than `most_pixels`
-    makes the run fail before it is decoded.
+    call, the last one as short as it comes, and raises StopIteration at the end.
 
     Without `keep_aspect` the crop keeps `central_fraction` of each side and is squashed to the square, as in tf-slim's
     `inception_preprocessing.preprocess_for_eval`; pixel centres lie at halves, unlike in TensorFlow 1's resize. With it the
     shorter side becomes floor(input_px / central_fraction) and the square in the middle is taken, as in timm.
 
-    `exif_orientation` turns photographs upright as their EXIF data say. `interpolation` is a name in FILTERS; `antialias` widens it
-    where the image shrinks. `decode` is 'cpu', or 'mixed' for the GPU's decoder; with a `device_id` everything after it runs on
-    that GPU.
+    `interpolation` is a name in FILTERS; `antialias` widens it where the image shrinks.
     """
-    pipe = Pipeline(
-        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
-    )
+    pipe = settings.empty_pipeline()
     options = {"size": [input_px, input_px], "interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
-        image, sides, label = whole_images(source, most_pixels, decode, device_id, exif_orientation)
+        image, sides, label = whole_images(source, settings)
         if keep_aspect:
             # Only the window is computed, from the whole image: at its edges the filter sees what lies beyond them.
             start, end = middle_window(sides, input_px, python_math.floor(input_px / central_fraction))

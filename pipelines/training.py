@@ -13,6 +13,7 @@ from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 from pipelines.decoding import part_of_image, whole_image
 from pipelines.filters import resize_by_choice
 from pipelines.limits import refused_above
+from pipelines.settings import PipelineSettings
 
 # A batch of 32 takes 160 MB as it is preallocated (4:4:4, 0.65 of it in hardware). Larger images make the buffers grow once.
 EXPECTED_PX = 1600
@@ -20,14 +21,10 @@ EXPECTED_PX = 1600
 
 def training(
     source: Callable[[], tuple[Any, ...]],
+    settings: PipelineSettings,
     *,
     input_px: int,
     num_candidates: int,
-    batch_size: int,
-    num_threads: int,
-    device_id: int | None,
-    decode: str,
-    decode_roi: bool,
     resize_filters: Sequence[str],
     horizontal_flip: bool,
     vertical_flip: bool,
@@ -35,9 +32,6 @@ def training(
     contrast: bool,
     mean: Sequence[float],
     std: Sequence[float],
-    prefetch: int,
-    most_pixels: int,
-    exif_orientation: bool = True,
     until: str = "all",
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
@@ -55,11 +49,6 @@ def training(
 
     `until` ends the graph early: after 'read' the images are the encoded files; after 'decode' the crops, uint8 HWC of any size,
     and after 'resize' the squares, uint8, both flipped but not coloured; `colours` is off then.
-
-    `exif_orientation` turns photographs upright as their EXIF data say, before anything else.
-    An image whose header claims more than `most_pixels` makes the run fail before it is decoded. `decode` is 'cpu', or 'mixed' for
-    the GPU's decoder. With `decode_roi` only the crop of an image is decoded, else all of it, and the crop is copied out: the same
-    pixels on a CPU. With a `device_id` everything after decoding runs on that GPU.
     """
     filters = list(resize_filters)
     num_ints = (len(filters) > 1) + horizontal_flip + vertical_flip
@@ -79,24 +68,25 @@ def training(
         def flipped(image: Any) -> Any:
             return fn.flip(image, horizontal=mirror, vertical=upside_down) if horizontal_flip or vertical_flip else image
 
-        size = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=exif_orientation)
+        size = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=settings.exif_orientation)
         anchor, shape = crop_window(size, candidates, num_candidates)
-        encoded = refused_above(most_pixels, encoded, size)
-        options: dict[str, Any] = {"device": decode, "exif_orientation": exif_orientation}
-        if decode_roi:
-            image = part_of_image(encoded, anchor, shape, **options)
+        encoded = refused_above(settings.most_pixels, encoded, size)
+        decode, upright = settings.decode, settings.exif_orientation
+        if settings.decode_roi:
+            image = part_of_image(encoded, anchor, shape, device=decode, exif_orientation=upright)
         else:
             # Copied, though a resize could take a region: its filter would see pixels beyond the crop's edge, unlike on a CPU.
-            image = fn.slice(whole_image(encoded, expected_px=EXPECTED_PX, **options), anchor, shape, axes=[0, 1])
+            whole = whole_image(encoded, device=decode, exif_orientation=upright, expected_px=EXPECTED_PX)
+            image = fn.slice(whole, anchor, shape, axes=[0, 1])
         if until == "decode":
             return flipped(image), label
-        if device_id is not None:
+        if settings.device_id is not None:
             image, label = image.gpu(), label.gpu()
         image = resize_by_choice(image, input_px, filters, place)
         if until == "resize":
             return flipped(image), label
         if colours:
-            return recoloured(flipped(image), *rest, on_gpu=device_id is not None), label
+            return recoloured(flipped(image), *rest, on_gpu=settings.device_id is not None), label
         if vertical_flip:
             image = fn.flip(image, horizontal=0, vertical=upside_down)
         image = fn.crop_mirror_normalize(
@@ -112,7 +102,11 @@ def training(
     # Conditionals let a part of a batch go through one operator and the rest through another.
     build = pipeline_def(graph, enable_conditionals=True)
     return build(
-        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
+        batch_size=settings.batch_size,
+        num_threads=settings.num_threads,
+        device_id=settings.device_id,
+        prefetch_queue_depth=settings.prefetch,
+        exec_dynamic=True,
     )
 
 

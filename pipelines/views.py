@@ -8,38 +8,31 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, types
 
 from pipelines.filters import FILTERS
+from pipelines.settings import PipelineSettings
 from pipelines.whole import whole_images
 
 
 def views(
     source: Callable[[], tuple[Any, ...]],
+    settings: PipelineSettings,
     *,
     shorter_sides: Sequence[int],
     squares: Sequence[str],
     input_px: int,
     interpolation: str,
     antialias: bool,
-    batch_size: int,
-    num_threads: int,
-    device_id: int | None,
-    decode: str,
-    prefetch: int,
-    most_pixels: int,
-    exif_orientation: bool = True,
 ) -> Pipeline:
     """Build the pipeline; it gives one list of images a shorter side, one a square (uint8 HWC, RGB), their (height, width) as decoded
     (int32), and labels (N int64).
 
     An image resized to a shorter side s has floor(s x longer / shorter) px on the other, as torchvision rounds. `squares` are 'first'
     (left or top), 'middle' and 'last' (right or bottom) of the image's own pixels, as wide as its shorter side, resized to
-    input_px x input_px. `source`, the filters, `decode` and the refusal of huge images are those of `evaluation`.
+    input_px x input_px. `source` and the filters are those of `evaluation`.
     """
-    pipe = Pipeline(
-        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=prefetch, exec_dynamic=True
-    )
+    pipe = settings.empty_pipeline()
     options = {"interp_type": FILTERS[interpolation], "antialias": antialias}
     with pipe:
-        image, sides, label = whole_images(source, most_pixels, decode, device_id, exif_orientation)
+        image, sides, label = whole_images(source, settings)
         shorter = fn.reductions.min(sides)
         resized = [
             fn.resize(image, size=fn.cast(side * sides // shorter, dtype=types.FLOAT), **options) for side in shorter_sides

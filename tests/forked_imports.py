@@ -36,21 +36,28 @@ with warnings.catch_warnings():
 from inceptionctl.data import recolouring  # noqa: E402
 from inceptionctl.data.reasons import MOST_PIXELS  # noqa: E402
 from inceptionctl.train import one_pass  # noqa: E402
+from pipelines.settings import PipelineSettings  # noqa: E402
 from pipelines.training import training  # noqa: E402
 
 recolouring.compiled()
 one_pass.compiled(one_pass.rmsprop_kernel(0.9, centered=False))
 # DALI translates the Python of a graph with conditions when it is first called.
+_settings = PipelineSettings(
+    batch_size=2,
+    num_threads=1,
+    device_id=None,
+    decode="cpu",
+    decode_roi=True,
+    prefetch=1,
+    most_pixels=MOST_PIXELS,
+    exif_orientation=True,
+)
 for _until in ("decode", "resize"):
     training(
         lambda: (),
+        _settings,
         input_px=75,
         num_candidates=2,
-        batch_size=2,
-        num_threads=1,
-        device_id=None,
-        decode="cpu",
-        decode_roi=True,
         resize_filters=("bilinear", "bicubic"),
         horizontal_flip=True,
         vertical_flip=True,
@@ -58,7 +65,5 @@ for _until in ("decode", "resize"):
         contrast=False,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        prefetch=1,
-        most_pixels=MOST_PIXELS,
         until=_until,
     )

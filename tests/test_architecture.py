@@ -1,6 +1,7 @@
 """The import table of docs/architecture.md, held: who may import whom, and what must not be imported before it is needed."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distributed": {"errors", "cores", "console", "gpu_faults"},
     "data": {"errors", "nearby", "words", "pipelines", "cores", "overhearing", "machine_code"},
     "train": {
-        *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data", "evaluate"),
+        *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
         *("cores", "machine_code", "gpu_faults"),
     },
     "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "distributed", "cores"},
@@ -49,12 +50,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         )
     },
     "weights": {"errors", "nearby", "models", "recipe", "run", "train"},
-    "report": {"errors", "words", "run", "run_contents", "evaluate", "models", "recipe"},
+    "report": {"errors", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "distributed", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
     "scaling": {"errors", "words", "recipe", "models", "train"},
-    "trials": {"errors", "distributed", "train", "data", "pipelines"},
+    "trials": {"errors", "distributed", "train", "data", "pipelines", "recipe", "evaluate"},
     "doctor": {"errors", "distributed", "train", "data", "console", "run", "cores", "trials", "pipelines"},
     "run_contents": {"errors", "words", "recipe", "run", "train"},
     "pipelines": set(),
@@ -124,6 +125,29 @@ def test_imports_follow_the_table(path: Path) -> None:
         target = first if first == "pipelines" else rest[0] if first == "inceptionctl" and rest else None
         if target in MAY_IMPORT and part in MAY_IMPORT and target != part:
             assert target in MAY_IMPORT[part], f"{part} imports {name}"
+
+
+# Subpackages of data/, and what of data/ each may import; the modules beside them import nothing of the audit.
+SUBPACKAGES_OF_DATA = {
+    "sources": {"sources", "imageset", "reasons"},
+    "audit": {"audit", "sources", "dataset", "imageset", "reasons", "graphs", "machine_faults"},
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "inceptionctl/data").rglob("*.py")), ids=lambda path: path.stem)
+def test_subpackages_of_data_make_no_circle(path: Path) -> None:
+    room = path.parent.name
+    for name in imports(path):
+        if name.startswith("inceptionctl.data."):
+            target = name.split(".")[2]
+            assert target in SUBPACKAGES_OF_DATA[room] if room in SUBPACKAGES_OF_DATA else target != "audit", (
+                f"{path} imports {name}"
+            )
+
+
+def test_no_two_parts_import_each_other_however_long_the_way() -> None:
+    order = list(graphlib.TopologicalSorter(MAY_IMPORT).static_order())  # raises CycleError, which names the circle
+    assert order.index("errors") < order.index("train") < order.index("evaluate") < order.index("export")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

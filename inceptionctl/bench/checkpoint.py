@@ -32,7 +32,7 @@ class _Job:
         self.model.to(device=device)
         if recipe.train.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-        self.optimizer = build_optimizer(self.model, recipe.optim.model_dump(), 1e-6)
+        self.optimizer = build_optimizer(self.model, recipe.optim, 1e-6)
         self.average = WeightAverage(self.model, recipe.train.ema_decay)
         px = recipe.model.input_px
         self.images = torch.randn(batch_size, 3, px, px, device=device).to(memory_format=torch.channels_last)

@@ -5,11 +5,28 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from inceptionctl.errors import DataError
 
 _NUMBERS = ("median", "low", "high")
+
+
+class FigureRow(TypedDict):
+    """One figure as a bench has written it, of which these are compared."""
+
+    name: str
+    unit: str
+    median: float
+    low: float
+    high: float
+
+
+class BenchResult(TypedDict):
+    """What a bench has written; beside these, what its figures were made with."""
+
+    bench: str
+    figures: list[FigureRow]
 
 
 @dataclass(frozen=True)
@@ -18,8 +35,8 @@ class Pair:
 
     name: str
     unit: str
-    one: dict[str, Any]
-    other: dict[str, Any]
+    one: FigureRow
+    other: FigureRow
 
     @property
     def ratio(self) -> float | None:
@@ -31,7 +48,7 @@ class Pair:
         """Whether the ranges from lowest to highest meet: where they do, the difference may be the machine's."""
         return bool(self.one["low"] <= self.other["high"] and self.other["low"] <= self.one["high"])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """name, unit, both figures, ratio and overlap."""
         return {
             "name": self.name,
@@ -43,7 +60,7 @@ class Pair:
         }
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> BenchResult:
     """What a `bench` command wrote. Raises DataError when it is something else."""
     wrong = DataError(f"{path} is no result of `inceptionctl bench`", "a file that a bench command wrote with --output")
     try:
@@ -56,10 +73,10 @@ def read_result(path: Path) -> dict[str, Any]:
         named = isinstance(figure, dict) and {"name", "unit"} <= figure.keys()
         if not named or not all(isinstance(figure.get(key), int | float) for key in _NUMBERS):
             raise wrong
-    return result
+    return cast(BenchResult, result)
 
 
-def compare(one: dict[str, Any], other: dict[str, Any]) -> tuple[list[Pair], list[str], list[str]]:
+def compare(one: BenchResult, other: BenchResult) -> tuple[list[Pair], list[str], list[str]]:
     """(figures of the same name and unit, in the order of the first; what the two were made with that differs; figures of one alone).
 
     Raises DataError when they are of different benches: their figures of the same name would not mean the same.

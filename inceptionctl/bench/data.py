@@ -12,8 +12,10 @@ import torch
 from inceptionctl.bench.measuring import Contestant, Figure, interleaved, rates, ratio
 from inceptionctl.bench.peers import PREFETCH_FACTOR, PillowImages, is_jpeg, pillow_batches, turbo_round
 from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import TrainLoader
-from inceptionctl.data.order import SampleOrder
+from inceptionctl.data.sampler import BatchSampler, Sampler
+from inceptionctl.data.transforms import TrainTransforms
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.words import counted
 
@@ -21,17 +23,25 @@ STAGES = ("read", "decode", "resize", "colour", "all")
 PILLOW, TURBO = "Pillow loader", "libjpeg-turbo"
 # What they are read for: the cost of colour, of order and draws, of everything around libjpeg-turbo, and the usual way beside ours.
 RATIOS = (("all", "resize"), ("all", "colour"), ("decode", TURBO), ("all", PILLOW))
-_PREFETCH = 2
 
 
 class Repeated(TrainLoader):
     """A training's pipeline without its order and draws: the inputs of the first `num_kept` micro batches again and again."""
 
-    def __init__(self, images: ImageSet, num_kept: int, *, until: str = "all", **options: Any) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        batches: BatchSampler,
+        transforms: TrainTransforms,
+        settings: LoaderSettings,
+        *,
+        num_kept: int,
+        until: str = "all",
+    ) -> None:
         self._num_kept, self._until = num_kept, until
         self._kept: dict[int, Any] = {}
         self._kept_changes: dict[int, Any] = {}
-        super().__init__(images, until=until, **options)
+        super().__init__(images, batches, transforms, settings, until=until)
         for place in range(num_kept):
             self._inputs(place * self._micro)
             self._changes(place * self._micro)
@@ -52,7 +62,8 @@ class Repeated(TrainLoader):
 
 def bench_data(
     images: ImageSet,
-    loader_options: dict[str, Any],
+    transforms: TrainTransforms,
+    settings: LoaderSettings,
     *,
     seed: int,
     batch_size: int,
@@ -62,8 +73,8 @@ def bench_data(
 ) -> tuple[list[Figure], dict[str, str]]:
     """Figures of every stage and peer, and name -> reason for each peer that is left out.
 
-    A round takes `num_images` images, in whole micro batches of `batch_size`. `loader_options` are TrainLoader's. Raises DataError
-    when there are fewer images, or when one does not decode, and RecipeError when they do not fill a batch.
+    A round takes `num_images` images, in whole micro batches of `batch_size`. Raises DataError when there are fewer images, or when one
+    does not decode, and RecipeError when they do not fill a batch.
     """
     if num_images < batch_size:
         raise RecipeError(
@@ -76,13 +87,13 @@ def bench_data(
             f"`--images {len(images)}`, or more photographs: `inceptionctl bench photographs` makes them from yours",
         )
     rounds = num_images // batch_size
-    chosen = images.picked(SampleOrder(seed, len(images)).at(0, rounds * batch_size)[1].tolist())
+    chosen = images.picked(Sampler(seed, len(images)).at(0, rounds * batch_size)[1].tolist())
     encoded = [chosen.read(i) for i in range(len(chosen))]  # from here on every file lies in the memory of the system
-    options = {**loader_options, "seed": seed, "global_batch_size": batch_size, "micro_batch_size": batch_size}
+    batches = BatchSampler(seed=seed, global_batch_size=batch_size, micro_batch_size=batch_size, num_steps=2**40)
     with ExitStack() as stack:
-        contestants = [_stage(name, chosen, rounds, options, stack) for name in STAGES]
-        contestants.append(_pillow(chosen, rounds, options))
-        turbo = _turbo(encoded, options["num_threads"], stack)
+        contestants = [_stage(name, chosen, batches, transforms, settings, stack) for name in STAGES]
+        contestants.append(_pillow(PillowImages(chosen, transforms), rounds, batch_size, settings.num_threads))
+        turbo = _turbo(encoded, settings.num_threads, stack)
         if isinstance(turbo, Contestant):
             contestants.append(turbo)
         figures = rates(contestants, interleaved(contestants, repeats, progress), "images")
@@ -92,34 +103,37 @@ def bench_data(
     return [*figures, *ratios], left_out
 
 
-def _stage(name: str, images: ImageSet, rounds: int, options: dict[str, Any], stack: ExitStack) -> Contestant:
+def _stage(
+    name: str,
+    images: ImageSet,
+    batches: BatchSampler,
+    transforms: TrainTransforms,
+    settings: LoaderSettings,
+    stack: ExitStack,
+) -> Contestant:
     """One stage with all before it. All but the last have their inputs worked out beforehand."""
-    options = {**options, "rank": 0, "world_size": 1, "start_step": 0, "num_steps": 2**40, "prefetch": _PREFETCH}
+    rounds, lead = len(images) // batches.micro_batch_size, settings.prefetch + 1
     if name == "all":
-        loader = TrainLoader(images, **options)
+        loader = TrainLoader(images, batches, transforms, settings)
     elif name == "colour":
-        loader = Repeated(images, rounds, **options)
+        loader = Repeated(images, batches, transforms, settings, num_kept=rounds)
     else:
-        loader = Repeated(images, rounds, until=name, **{**options, "augmentation": options["augmentation"].of_crop_alone()})
-    batches = loader.lists() if name in ("read", "decode") else loader
+        loader = Repeated(images, batches, transforms.of_crop_alone(), settings, num_kept=rounds, until=name)
+    source = loader.lists() if name in ("read", "decode") else loader
     stack.callback(loader.close)
-    on_gpu, lead = options["device_id"] is not None, _PREFETCH + 1
 
     def take(count: int) -> None:
-        _take(batches, count)
-        if on_gpu:
+        _take(source, count)
+        if settings.device_id is not None:
             torch.cuda.synchronize()
 
-    return Contestant(name, lambda: take(rounds), len(images), lambda: take(lead), lead * options["micro_batch_size"])
+    return Contestant(name, lambda: take(rounds), len(images), lambda: take(lead), lead * batches.micro_batch_size)
 
 
-def _pillow(images: ImageSet, rounds: int, options: dict[str, Any]) -> Contestant:
-    keys = ("augmentation", "input_px", "mean", "std")
-    workers, batch_size = options["num_threads"], options["micro_batch_size"]
-    lead = PREFETCH_FACTOR * workers
-    source = PillowImages(images, **{key: options[key] for key in keys})
-    batches = pillow_batches(source, len(images), batch_size, workers)
-    return Contestant(PILLOW, lambda: _take(batches, rounds), len(images), lambda: _take(batches, lead), lead * batch_size)
+def _pillow(images: PillowImages, rounds: int, batch_size: int, workers: int) -> Contestant:
+    count, lead = rounds * batch_size, PREFETCH_FACTOR * workers
+    batches = pillow_batches(images, count, batch_size, workers)
+    return Contestant(PILLOW, lambda: _take(batches, rounds), count, lambda: _take(batches, lead), lead * batch_size)
 
 
 def _turbo(encoded: Sequence[bytes], num_threads: int, stack: ExitStack) -> Contestant | str:

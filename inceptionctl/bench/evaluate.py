@@ -15,8 +15,8 @@ from torch import Tensor
 
 from inceptionctl.bench.measuring import Contestant, Figure, costs, interleaved, ratio
 from inceptionctl.data.imageset import ImageSet
-from inceptionctl.data.loaders import Decode, in_batches
-from inceptionctl.data.view_loader import Picture
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import Picture, in_batches
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.crops import cut_out
 from inceptionctl.evaluate.evaluation import Work, answering, answers, view_loader
@@ -37,8 +37,7 @@ def bench_evaluate(
     *,
     batch_sizes: Sequence[int],
     repeats: int,
-    num_threads: int,
-    decode: Decode,
+    loading: LoaderSettings,
     progress: Callable[[str, int, int], None],
 ) -> tuple[list[Figure], dict[str, int], float]:
     """Figures, the batch size that was best for each contestant, and the largest difference of a probability between the two ways.
@@ -58,7 +57,7 @@ def bench_evaluate(
     given: dict[str, Tensor] = {}
     for name in protocols:
         protocol = None if name == "single" else make_protocol(name, subject.preparation.input_px)
-        base = Work(subject, next(iter(kinds.values())), protocol, batch_sizes[0], num_threads, decode)
+        base = Work(subject, next(iter(kinds.values())), protocol, batch_sizes[0], loading)
         for way, run in _ways(name).items():
             chosen[way] = _best_batch(way, run, base, batch_sizes, progress)
             for kind, images in kinds.items():

@@ -12,14 +12,34 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import inceptionctl
 from inceptionctl.cores import usable_cores
 from inceptionctl.words import counted
 
 
-def facts(packages: Sequence[str]) -> dict[str, Any]:
+class Hardware(TypedDict):
+    """The machine of a measurement."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+
+
+class Facts(TypedDict):
+    """What the JSON of a measurement tells besides its figures."""
+
+    made: str
+    command: list[str]
+    commit: str | None
+    hardware: Hardware
+    load_average: float
+    versions: dict[str, str]
+
+
+def facts(packages: Sequence[str]) -> Facts:
     """For the JSON of a measurement; packages that are not installed are left out."""
     return {
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -36,7 +56,7 @@ def facts(packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def in_words(found: dict[str, Any]) -> str:
+def in_words(found: Facts) -> str:
     """One line for people."""
     hardware = found["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())

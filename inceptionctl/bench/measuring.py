@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _POLL_SECONDS, _LONGEST_WAIT_SECONDS = 0.03, 10.0
@@ -56,7 +55,7 @@ class Figure:
         """The median of the values."""
         return statistics.median(self.values)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """name, unit, median, low, high, n and the values themselves."""
         return {
             "name": self.name,

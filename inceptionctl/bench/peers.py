@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from inceptionctl.data.augment import Augmentation
 from inceptionctl.data.colour import ORDERS
 from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.transforms import TrainTransforms
 
 PREFETCH_FACTOR = 2  # batches ahead a worker: torch's own default
 
@@ -38,12 +38,10 @@ class PillowImages(Dataset[tuple[NDArray[np.float32], int]]):
     contrast (about the mean of the gray image), the H of HSV for hue; each change is rounded and clipped. Its filters antialias.
     """
 
-    def __init__(
-        self, images: ImageSet, augmentation: Augmentation, input_px: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        self._images, self._augmentation, self._input_px = images, augmentation, input_px
-        self._scale = (1.0 / (255.0 * np.asarray(std))).astype(np.float32)
-        self._offset = (np.asarray(mean) / np.asarray(std)).astype(np.float32)
+    def __init__(self, images: ImageSet, transforms: TrainTransforms) -> None:
+        self._images, self._transforms = images, transforms
+        self._scale = (1.0 / (255.0 * np.asarray(transforms.std))).astype(np.float32)
+        self._offset = (np.asarray(transforms.mean) / np.asarray(transforms.std)).astype(np.float32)
         self._rng: np.random.Generator | None = None
 
     def __getitem__(self, i: int) -> tuple[NDArray[np.float32], int]:
@@ -56,19 +54,19 @@ class PillowImages(Dataset[tuple[NDArray[np.float32], int]]):
         return np.asarray(image) * self._scale - self._offset, int(self._images.labels[i])
 
     def _cropped(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        names = self._augmentation.resize_filters
-        size, kind = (self._input_px, self._input_px), _FILTERS[names[int(rng.integers(len(names)))]]
-        return image.crop(_window(image.width, image.height, self._augmentation, rng)).resize(size, kind)
+        names = self._transforms.resize_filters
+        size, kind = (self._transforms.input_px,) * 2, _FILTERS[names[int(rng.integers(len(names)))]]
+        return image.crop(_window(image.width, image.height, self._transforms, rng)).resize(size, kind)
 
     def _flipped(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        if rng.random() < self._augmentation.horizontal_flip:
+        if rng.random() < self._transforms.horizontal_flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if rng.random() < self._augmentation.vertical_flip:
+        if rng.random() < self._transforms.vertical_flip:
             image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
         return image
 
     def _coloured(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        wanted = self._augmentation
+        wanted = self._transforms
         ranges = {"contrast": wanted.contrast, "saturation": wanted.saturation}
         for change in ORDERS[0 if wanted.color_order == "fixed" else int(rng.integers(len(ORDERS)))]:
             if change == "brightness" and wanted.brightness:
@@ -84,7 +82,7 @@ class PillowImages(Dataset[tuple[NDArray[np.float32], int]]):
         return image
 
 
-def _window(width: int, height: int, wanted: Augmentation, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _window(width: int, height: int, wanted: TrainTransforms, rng: np.random.Generator) -> tuple[int, int, int, int]:
     low, high = map(math.log, wanted.crop_aspect)
     for _ in range(_CROP_TRIES):
         area, aspect = width * height * rng.uniform(*wanted.crop_area), math.exp(rng.uniform(low, high))

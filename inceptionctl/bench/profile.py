@@ -83,7 +83,7 @@ class StepProfile:
     operators: list[Cost] = field(default_factory=list)
     _save: Callable[[str], None] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Everything but the trace."""
         return {
             "steps": self.steps,

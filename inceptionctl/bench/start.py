@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from inceptionctl.bench.measuring import Figure
 from inceptionctl.distributed.milestones import FILE
@@ -90,11 +90,17 @@ def _started(arguments: Sequence[str], images: int) -> Values:
         return _phases(notes.read_text(encoding="utf-8"), began, row, images)
 
 
-def _first_row(file: Path, process: subprocess.Popen[bytes], said: str) -> dict[str, Any]:
+class _FirstRow(TypedDict):
+    time: float
+    data_wait: float
+    images_per_second: float
+
+
+def _first_row(file: Path, process: subprocess.Popen[bytes], said: str) -> _FirstRow:
     deadline = time.monotonic() + SECONDS_TO_START
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(OSError, StopIteration, ValueError):
-            row: dict[str, Any] = json.loads(next(iter(file.read_text(encoding="utf-8").splitlines())))
+            row: _FirstRow = json.loads(next(iter(file.read_text(encoding="utf-8").splitlines())))
             return row
         time.sleep(0.02)
     words = Path(said).read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -103,7 +109,7 @@ def _first_row(file: Path, process: subprocess.Popen[bytes], said: str) -> dict[
     )
 
 
-def _phases(notes: str, began: float, row: dict[str, Any], images: int) -> Values:
+def _phases(notes: str, began: float, row: _FirstRow, images: int) -> Values:
     """From the milestones and the first row, of a step of `images` images. The phases follow each other without gaps."""
     passed = {(rank, name): (float(at), float(cpu)) for rank, name, at, cpu in map(str.split, notes.splitlines())}
     found: Values = {}

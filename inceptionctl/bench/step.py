@@ -16,10 +16,12 @@ from inceptionctl.bench import timm_step
 from inceptionctl.bench.loop import Turns, make_job, run_loop
 from inceptionctl.bench.measuring import Contestant, Figure, Taken
 from inceptionctl.bench.profile import StepProfile, profiled
-from inceptionctl.bench.waits import counted_waits
+from inceptionctl.bench.timm_step import TimmFacts
+from inceptionctl.bench.waits import Waits, counted_waits
 from inceptionctl.bench.ways import COMPILED, FORMATS, GRAPHS, PARTS, PRODUCTS, compiles, has_timm
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.data.sampler import BatchSampler
 from inceptionctl.distributed.session import Session
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.errors import RecipeError
@@ -29,6 +31,7 @@ from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
 from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.loading import train_transforms
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.precision import Precision, autocast, native_bf16
@@ -40,7 +43,6 @@ OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm an
 MATRIX = {"cpu": 2048, "cuda": 8192}
 PRODUCTS_A_TURN = {"cpu": 4, "cuda": 50}
 VARIANTS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("fp32", True), ("bf16", True))
-_PREFETCH = 2
 
 
 class BareLoop:
@@ -60,7 +62,7 @@ class BareLoop:
         self.network: nn.Module = build_model(**recipe.model.network()).to(job.device).train()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-        self.optimizer = build_optimizer(self.network, recipe.optim.model_dump(), recipe.schedule.base_lr)
+        self.optimizer = build_optimizer(self.network, recipe.optim, recipe.schedule.base_lr)
         compile_network(self.network, *compiled)
         self._marks = compiled[1] == "cuda-graphs"
         self._model = nn.parallel.DistributedDataParallel(self.network) if job.world.size > 1 else self.network
@@ -88,7 +90,7 @@ def random_batch(job: Training) -> Batch:
     """Noise in the form in which the loader gives images, and labels."""
     px, size = job.recipe.model.input_px, job.batch.micro_batch_size
     noise = torch.Generator().manual_seed(job.world.rank)
-    images = torch.randn(size, px, px, 3, generator=noise).to(job.device, job.loader_options["dtype"]).permute(0, 3, 1, 2)
+    images = torch.randn(size, px, px, 3, generator=noise).to(job.device, job.loader_settings.dtype).permute(0, 3, 1, 2)
     return Batch(images, torch.randint(job.recipe.model.num_classes, (size,), generator=noise).to(job.device))
 
 
@@ -123,11 +125,11 @@ def bench_step(
     others += _variants(job, steps) if FORMATS in ways else []
     others += _products(job.device) if PRODUCTS in ways else []
     others += _compiled(job, steps, ways)
-    theirs: dict[str, Any] = {}
+    theirs: TimmFacts | None = None
     if has_timm(ways):
         found, theirs = timm_step.contestants(job, random_batch(job), passes=steps, ways=ways)
         others += found
-    waits: dict[str, Any] = {}
+    waits: Waits = {}
     sources: dict[str, Iterator[Batch]] = {ENGINE: itertools.repeat(random_batch(job))}
     with closing(_loader(job, live)) if live else nullcontext() as loader:
         if loader:
@@ -148,7 +150,7 @@ def bench_step(
         )
         with compile_errors("network" if compiles(ways) else recipe.train.compile):
             run_loop(job, turns)
-    images = job.batch.global_batch_size
+    images, multiplications = job.batch.global_batch_size, _multiply_adds(recipe)
     figures = _figures(turns.counted(), {**dict.fromkeys(sources, steps), **{one.name: one.amount for one in others}}, images)
     about = {
         "precision": job.precision,
@@ -160,14 +162,16 @@ def bench_step(
         "threads": torch.get_num_threads(),
         "images": images,
         "input_px": recipe.model.input_px,
-        "multiply_adds": _multiply_adds(recipe),
+        "multiply_adds": multiplications,
         "ways": list(ways),
         **({"timm": theirs} if theirs else {}),
         **({"host_waits": waits} if waits else {}),
         **({"profile": profile.to_json()} if profile else {}),
         **(job.memory.numbers() if job.device.type == "cuda" else {"peak_memory_bytes": None}),
     }
-    return [*figures, *_ratios(figures, own, about), *timm_step.ratios(figures, ENGINE)], about
+    # Backward is twice forward: a product for the gradient of the inputs and one for that of the weights.
+    ratios = _ratios(figures, own, job.precision, images, 3 * 2 * multiplications / 1e9)
+    return [*figures, *ratios, *timm_step.ratios(figures, ENGINE)], about
 
 
 def _multiply_adds(recipe: Recipe) -> int:
@@ -188,23 +192,20 @@ def _meeting(job: Training) -> Callable[[], None]:
 
 
 def _loader(job: Training, images: ImageSet) -> TrainLoader:
-    return TrainLoader(
-        images,
+    batches = BatchSampler(
         seed=job.recipe.train.seed,
         global_batch_size=job.batch.global_batch_size,
         micro_batch_size=job.batch.micro_batch_size,
         rank=job.world.rank,
         world_size=job.world.size,
-        start_step=0,
         num_steps=1 << 40,
-        prefetch=_PREFETCH,
-        **job.loader_options,
     )
+    return TrainLoader(images, batches, train_transforms(job.recipe), job.loader_settings)
 
 
 def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:
     """Again with the gradients that the turn before has left."""
-    average, clipping = WeightAverage(bare.network, recipe.train.ema_decay), build_clipping(recipe.optim.model_dump())
+    average, clipping = WeightAverage(bare.network, recipe.train.ema_decay), build_clipping(recipe.optim)
     weights = [*bare.network.parameters()]
     return [
         Contestant(OPTIMIZER, lambda: _discard(bare.optimizer.step()), 1),
@@ -277,8 +278,8 @@ def _figures(taken: dict[str, list[Taken]], amounts: dict[str, int], images: int
     return figures
 
 
-def _ratios(figures: Sequence[Figure], own: str, about: dict[str, Any]) -> list[Figure]:
-    """What the goals are about, round by round."""
+def _ratios(figures: Sequence[Figure], own: str, own_precision: str, images: int, flop: float) -> list[Figure]:
+    """What the goals are about, round by round; `flop` are the GFLOP of a step of one image."""
     values = {(figure.name, figure.unit): figure.values for figure in figures}
     found = []
     for unit in ("s/step", "CPU s/step"):
@@ -291,13 +292,11 @@ def _ratios(figures: Sequence[Figure], own: str, about: dict[str, Any]) -> list[
             parts = zip(*(values[name] for name in names), strict=True)
             shares = [100.0 * (a + b) / step for a, b, step in parts]
             found.append(Figure("optimizer and averages, share of a step", f"% of {unit}", shares))
-    # Backward is twice forward: a product for the gradient of the inputs and one for that of the weights.
-    flop = 3 * 2 * about["multiply_adds"] / 1e9
     for (name, unit), costs in values.items():
-        precision = "fp32" if "fp32" in name else about["precision"]
+        precision = "fp32" if "fp32" in name else own_precision
         peak = values.get((f"matrix product, {precision}", "GFLOP/" + unit.removesuffix("/step")))
         if peak and (name, "images/s") in values:
-            done = about["images"] * flop
+            done = images * flop
             shares = [100.0 * done / cost / best for cost, best in zip(costs, peak, strict=True)]
             found.append(Figure(f"{name}, share of the {precision} product", f"% by {unit.removesuffix('/step')}", shares))
     return found

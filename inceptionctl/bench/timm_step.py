@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from inceptionctl.models import TIMM_PREFIX, find_spec, is_timm
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.models.timm_network import build_timm_network, import_timm
 from inceptionctl.recipe.schema import Recipe
+from inceptionctl.recipe.variants import Optim, RmsPropSection, SgdSection
 from inceptionctl.train.precision import autocast
 from inceptionctl.train.training import Training
 from inceptionctl.weights.forms import timm_network_as_large
@@ -65,7 +66,7 @@ class TimmStep:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self._loss = LabelSmoothingCrossEntropy(train.label_smoothing) if train.label_smoothing else nn.CrossEntropyLoss()
         self.optimizer = create_optimizer_v2(
-            self.network, lr=job.recipe.schedule.base_lr, **optimizer_options(job.recipe.optim.model_dump())
+            self.network, lr=job.recipe.schedule.base_lr, **optimizer_options(job.recipe.optim)
         )
         self.average = ModelEmaV3(self.network, decay=train.ema_decay)
         self._model = self.network
@@ -110,8 +111,21 @@ class TimmStep:
             reduce_tensor(loss.new_tensor([value]), self._ranks).item()
 
 
-def contestants(job: Training, batch: Batch, *, passes: int, ways: Sequence[str]) -> tuple[list[Contestant], dict[str, Any]]:
-    """timm's step, as it is, compiled or both, as `ways` say; and what timm does otherwise, for people who read the figures."""
+class TimmFacts(TypedDict):
+    """What timm's step is of, for people who read the figures."""
+
+    version: str
+    network: str
+    parameters: int
+    multiply_adds: int
+    flags: str
+    """timm's train.py with this network."""
+    differences: list[str]
+    """What it does otherwise."""
+
+
+def contestants(job: Training, batch: Batch, *, passes: int, ways: Sequence[str]) -> tuple[list[Contestant], TimmFacts]:
+    """timm's step, as it is, compiled or both, as `ways` say, and what it is."""
     kinds = ((TIMM, EAGER, None), (TIMM_COMPILED, COMPILED, INDUCTOR))
     steps = {name: TimmStep(job, batch, passes=passes, backend=backend) for way, name, backend in kinds if way in ways}
     network, recipe = next(iter(steps.values())).network, job.recipe
@@ -147,18 +161,21 @@ def _in_ddp(model: nn.Module, device: torch.device) -> nn.Module:
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
-def optimizer_options(values: dict[str, Any]) -> dict[str, Any]:
+def optimizer_options(optim: Optim) -> dict[str, Any]:
     """timm's optimizer for a recipe's optim section; whether it takes many tensors at once is left to timm."""
-    name, decay = values["name"], values["weight_decay"]
-    if name == "rmsprop":
-        kept = {"eps": values["epsilon"], "alpha": values["decay"], "centered": values["centered"]}
-        return {"opt": "rmsproptf", "weight_decay": decay, "momentum": values["momentum"], **kept}
-    if name == "sgd":
-        # timm's `sgd` is Nesterov's.
-        return {"opt": "sgd" if values["nesterov"] else "momentum", "weight_decay": decay, "momentum": values["momentum"]}
-    # What clips is dispatch_clip_grad: LAMB's own would come on top.
-    own = {"max_grad_norm": None} if name == "lamb" else {}
-    return {"opt": name, "weight_decay": decay, "betas": tuple(values["betas"]), "eps": values["epsilon"], **own}
+    match optim:
+        case RmsPropSection():
+            own = {"momentum": optim.momentum, "eps": optim.epsilon, "alpha": optim.decay, "centered": optim.centered}
+            return {"opt": "rmsproptf", "weight_decay": optim.weight_decay, **own}
+        case SgdSection():
+            # timm's `sgd` is Nesterov's.
+            name = "sgd" if optim.nesterov else "momentum"
+            return {"opt": name, "weight_decay": optim.weight_decay, "momentum": optim.momentum}
+        case _:
+            # What clips is dispatch_clip_grad: LAMB's own would come on top.
+            clips = {"max_grad_norm": None} if optim.name == "lamb" else {}
+            kept = {"betas": optim.betas, "eps": optim.epsilon, **clips}
+            return {"opt": optim.name, "weight_decay": optim.weight_decay, **kept}
 
 
 def clip_grad(recipe: Recipe) -> float:
@@ -169,7 +186,7 @@ def clip_grad(recipe: Recipe) -> float:
 
 def flags(recipe: Recipe, *, bf16: bool, compiled: bool, ranks: int) -> str:
     """timm's train.py with this network, these settings and the flags that make it fastest."""
-    options, train = optimizer_options(recipe.optim.model_dump()), recipe.train
+    options, train = optimizer_options(recipe.optim), recipe.train
     words = [f"--model {timm_network_as_large(recipe.model.name)}", "--channels-last"]
     words += ["--amp --amp-dtype bfloat16"] if bf16 else []
     words += [f"--opt {options['opt']}", f"--weight-decay {options['weight_decay']:g}"]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict
 
 import torch
 
@@ -18,6 +18,15 @@ STEPS = 5
 _TORCH = str(Path(torch.__file__).parent)
 _MESSAGE = "synchronizing CUDA operation"
 _MOST_PLACES = 8
+
+
+class Waits(TypedDict, total=False):
+    """What `counted_waits` finds out; nothing before."""
+
+    steps: int
+    per_step: float
+    places: dict[str, float]
+    """Waits in a step by where in the code, most first."""
 
 
 @contextmanager
@@ -65,17 +74,15 @@ def host_waits() -> Iterator[Counter[str]]:
                 torch.cuda.set_sync_debug_mode(before)
 
 
-def counted_waits(source: Iterator[Batch], together: Callable[[], None], found: dict[str, Any]) -> Iterator[Batch]:
+def counted_waits(source: Iterator[Batch], together: Callable[[], None], found: Waits) -> Iterator[Batch]:
     """Batches for STEPS steps of the loop; `found` then has how often the host waited in each of them, and where most."""
     together()
     with host_waits() as places:
         for _ in range(STEPS):
             yield next(source)
-    found |= {
-        "steps": STEPS,
-        "per_step": places.total() / STEPS,
-        "places": {place: count / STEPS for place, count in places.most_common(_MOST_PLACES)},
-    }
+    found["steps"] = STEPS
+    found["per_step"] = places.total() / STEPS
+    found["places"] = {place: count / STEPS for place, count in places.most_common(_MOST_PLACES)}
 
 
 def _place() -> str:

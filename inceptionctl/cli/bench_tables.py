@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from inceptionctl import console
 from inceptionctl.words import counted
+
+if TYPE_CHECKING:
+    from inceptionctl.bench.machine import Facts
 
 MAX_OPERATORS = 10
 
@@ -42,7 +45,7 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     console.print_table(f"bench {result['bench']}", columns, rows, right=("median", "n"))
     for name, reason in result.get("left_out", {}).items():
         console.say(f"{name} is left out: {reason}")
-    console.say(in_words(result))
+    console.say(in_words(cast("Facts", result)))
 
 
 def say_timm(result: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,18 @@ from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, run_named
 from inceptionctl.errors import CheckpointError
 from inceptionctl.words import best_in_words, counted, has_top5, with_top5_where
+
+if TYPE_CHECKING:
+    from inceptionctl.run_contents import CheckpointRow, ListedCheckpoint, Row
+    from inceptionctl.train.checkpoint import Rollback
+    from inceptionctl.train.checkpoint_files import ManifestEntry
+
+    class CheckpointFile(ManifestEntry):
+        """With its name and, of safetensors, the number of its tensors."""
+
+        name: str
+        tensors: int | None
+
 
 app = typer.Typer(help="List, verify and show checkpoints.", no_args_is_help=True, cls=Group)
 
@@ -76,7 +88,7 @@ def show(path: PathOf, as_json: Json = False) -> None:
         console.say(f"`inceptionctl checkpoints verify {shlex.quote(str(path))}` says more about the damage")
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[ListedCheckpoint]:
     from inceptionctl.run import is_run
     from inceptionctl.run_contents import read_checkpoint, read_checkpoints
     from inceptionctl.train import checkpoint_files as files
@@ -88,10 +100,14 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         for problem in problems:
             if problem.startswith("checkpoints/"):  # a pointer; the others stand in the rows
                 console.warn(problem)
-        return [{"path": str(folder / row["name"]), **row} for row in rows]
+        return [_listed(folder / row["name"], row) for row in rows]
     if not any((path / name).exists() for name in (*files.FILES, files.MANIFEST)):
         raise CheckpointError(f"{path} is neither a run directory nor a checkpoint", "name a run, or a folder step-... in one")
-    return [{"path": str(path), **read_checkpoint(path)[0]}]
+    return [_listed(path, read_checkpoint(path)[0])]
+
+
+def _listed(path: Path, row: CheckpointRow) -> ListedCheckpoint:
+    return {"path": str(path), **row}
 
 
 def _check_exists(path: Path) -> None:
@@ -109,7 +125,7 @@ def _damage(checkpoint: Path) -> str | None:
     return None
 
 
-def _report(path: Path, title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def _report(path: Path, title: str, rows: list[ListedCheckpoint], as_json: bool) -> None:
     if as_json:
         console.print_json(rows)
     else:
@@ -117,7 +133,7 @@ def _report(path: Path, title: str, rows: list[dict[str, Any]], as_json: bool) -
     _refuse_damage(path, rows)
 
 
-def _refuse_damage(path: Path, rows: list[dict[str, Any]]) -> None:
+def _refuse_damage(path: Path, rows: list[ListedCheckpoint]) -> None:
     if not rows:
         raise CheckpointError(f"{path} has no checkpoint yet", "a training saves one as the recipe's `checkpoint` section says")
     damaged = [row["name"] for row in rows if row["problem"]]
@@ -128,11 +144,11 @@ def _refuse_damage(path: Path, rows: list[dict[str, Any]]) -> None:
     if damaged:
         raise CheckpointError(
             f"damaged: {', '.join(damaged)}",
-            "`inceptionctl train` goes on from the newest whole one; damaged ones may be deleted",
+            "`inceptionctl train` resumes from the newest intact one; damaged ones may be deleted",
         )
 
 
-def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+def _print_rows(title: str, rows: list[ListedCheckpoint]) -> None:
     console.print_table(
         title,
         ("checkpoint", "step", "epoch", "size", "is", "damage"),
@@ -152,12 +168,12 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _files(checkpoint: Path) -> list[dict[str, Any]]:
+def _files(checkpoint: Path) -> list[CheckpointFile]:
     from safetensors import safe_open
 
     from inceptionctl.train import checkpoint_files as files
 
-    found = []
+    found: list[CheckpointFile] = []
     for name, entry in files.read_manifest(checkpoint).items():
         tensors = None
         if name.endswith(".safetensors"):
@@ -167,11 +183,11 @@ def _files(checkpoint: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _skipped(rollbacks: Sequence[dict[str, Any]]) -> str:
+def _skipped(rollbacks: Sequence[Rollback]) -> str:
     return ", ".join(f"{each['first_batch']} to {each['last_batch']}" for each in rollbacks)
 
 
-def _print_checkpoint(result: dict[str, Any]) -> None:
+def _print_checkpoint(result: Row) -> None:
     best = result.get("best") or {}
     pairs = [
         ("step", f"{result['step']} of {result['total_steps']}, epoch {result['epoch']:.2f}"),

@@ -47,9 +47,9 @@ def check(
     Exit code 3 if there are bad images, or a training would refuse the data set.
     """
     from inceptionctl.cli.data_report import print_report
-    from inceptionctl.data.check import check as check_data
-    from inceptionctl.data.exclusions import listing
-    from inceptionctl.data.findings import ODD
+    from inceptionctl.data.audit.check import check as check_data
+    from inceptionctl.data.audit.findings import ODD
+    from inceptionctl.data.sources.exclusions import listing
     from inceptionctl.run import write_atomically
 
     unknown = [kind for kind in also or () if kind not in ODD]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from inceptionctl.errors import RecipeError
 from inceptionctl.stages.ensemble import Combined, EnsembleRequest, Planned
 from inceptionctl.stages.ensemble import ensemble as run_ensemble
 from inceptionctl.words import counted, has_top5
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.results import EnsembleResult, MemberFigures
 
 
 def ensemble(
@@ -104,7 +107,7 @@ def _print_plan(plan: Planned) -> None:
     console.print_table(title, columns, cells, right=("seed", "epochs"), whole=("member",))
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: EnsembleResult) -> None:
     top5 = has_top5(len(result["classes"]))
     rows = [(member["name"], f"{member['weight']:.3g}", *_errors(member, top5)) for member in result["members"]]
     rows.append(("ensemble", "", *_errors(result, top5)))
@@ -117,7 +120,7 @@ def _print(result: dict[str, Any]) -> None:
     console.out.print(f"all name the same class for {result['agree']:.1f}% of the images; two differ: {', '.join(pairs)}")
 
 
-def _errors(figures: dict[str, Any], top5: bool) -> tuple[str, ...]:
+def _errors(figures: EnsembleResult | MemberFigures, top5: bool) -> tuple[str, ...]:
     taken, error = figures["seconds_per_image"], figures["top1_error"]
     errors = f"{error:.2f}", f"{100.0 - error:.2f}", *([f"{figures['top5_error']:.2f}"] if top5 else [])
     return *errors, f"{figures['loss']:.4f}", "" if taken is None else f"{1000.0 * taken:,.1f}"

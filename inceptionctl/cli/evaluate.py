@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption, run_named
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
-from inceptionctl.words import counted, error_and_accuracy, has_top5
+from inceptionctl.words import counted, error_and_accuracy
 
 if TYPE_CHECKING:
+    from inceptionctl.evaluate.results import Confused, ResultWithReal
     from inceptionctl.train.checkpoint_choice import Choice
 
 MOST_TABLE_CLASSES = 20
@@ -99,28 +100,29 @@ def evaluate(
         console.print_json(results if every else results[0])
 
 
-def _real_row(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _real_row(result: ResultWithReal) -> list[tuple[str, str]]:
     if "real_top1_error" not in result:
         return []
     found = f"{error_and_accuracy(result['real_top1_error'])}, of {counted(result['real_num_images'], 'image')}"
     return [("ReaL top-1 error", found)]
 
 
-def _with_interval(result: dict[str, Any], key: str) -> str:
-    low, high = result[f"{key}_interval"]
-    return f"{result[key]:.2f}% (95%: {low:.2f} to {high:.2f}), accuracy {100.0 - result[key]:.2f}%"
+def _with_interval(error: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{error:.2f}% (95%: {low:.2f} to {high:.2f}), accuracy {100.0 - error:.2f}%"
 
 
-def _print_evaluation(result: dict[str, Any], choice: Choice | None) -> None:
+def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
     chosen = choice.in_words() if choice else ""
+    top5, interval = result["top5_error"], result["top5_error_interval"]
     pairs = (
         ("checkpoint", result["checkpoint"]),
         *([("chosen", chosen)] if chosen else []),
         ("weights", f"{result['weights']} at step {result['step']}"),
         ("images", f"{result['num_images']} of {result['data_root']}, {result['subset']}"),
         ("protocol", result["preparation"]),
-        ("top-1 error", _with_interval(result, "top1_error")),
-        *([("top-5 error", _with_interval(result, "top5_error"))] if has_top5(len(result["classes"])) else []),
+        ("top-1 error", _with_interval(result["top1_error"], result["top1_error_interval"])),
+        *([("top-5 error", _with_interval(top5, interval))] if top5 is not None and interval else []),
         *_real_row(result),
         ("loss", f"{result['loss']:.4f}"),
         ("calibration", f"expected error {result['calibration_error']:.2f}%"),
@@ -131,11 +133,17 @@ def _print_evaluation(result: dict[str, Any], choice: Choice | None) -> None:
     )
     console.print_pairs("Evaluation", pairs)
     console.out.print()
-    classes: list[str] = result["classes"]
-    if len(classes) <= MOST_TABLE_CLASSES and _matrix_fits(classes, result["confusion"]):
-        _print_matrix(result)
+    classes, matrix = result["classes"], _matrix(result)
+    if matrix and len(classes) <= MOST_TABLE_CLASSES and _matrix_fits(classes, matrix):
+        _print_matrix(result, matrix)
     else:
-        _print_confused(result)
+        _print_confused(result, matrix)
+
+
+def _matrix(result: ResultWithReal) -> list[list[int]] | None:
+    """None where the result has pairs of classes instead."""
+    confusion = result["confusion"]
+    return confusion if confusion and isinstance(confusion[0], list) else None
 
 
 def _short_names(classes: Sequence[str]) -> list[str]:
@@ -150,13 +158,13 @@ def _matrix_fits(classes: Sequence[str], matrix: list[list[int]]) -> bool:
     return sum(widths) + max(map(len, classes)) + len(str(len(classes))) + len("".join(RATES)) + 6 <= console.out.width
 
 
-def _print_matrix(result: dict[str, Any]) -> None:
-    classes: list[str] = result["classes"]
+def _print_matrix(result: ResultWithReal, matrix: list[list[int]]) -> None:
+    classes = result["classes"]
     heads = _short_names(classes)
     numbered = heads != classes
     rows = [
         (f"{i} {name}" if numbered else name, *row, *_rates(result["per_class"][name]["top1_error"]))
-        for i, (name, row) in enumerate(zip(classes, result["confusion"], strict=True))
+        for i, (name, row) in enumerate(zip(classes, matrix, strict=True))
     ]
     title = "Confusion: rows are the true class, columns the prediction"
     console.print_table(title, ("true class", *heads, *RATES), rows, right=(*heads, *RATES))
@@ -167,14 +175,14 @@ def _rates(error: float | None) -> tuple[str, str]:
     return ("-", "-") if error is None else (f"{error:.1f}", f"{100.0 - error:.1f}")
 
 
-def _print_confused(result: dict[str, Any]) -> None:
-    pairs = result["confusion"]
-    if pairs and isinstance(pairs[0], list):
+def _print_confused(result: ResultWithReal, matrix: list[list[int]] | None) -> None:
+    pairs = cast("list[Confused]", result["confusion"])
+    if matrix:
         from torch import tensor
 
         from inceptionctl.evaluate.evaluation import most_confused
 
-        pairs = most_confused(tensor(pairs), result["classes"])
+        pairs = most_confused(tensor(matrix), result["classes"])
     if not pairs:
         typer.echo("No image was taken for another class.")
         return

@@ -14,9 +14,12 @@ from inceptionctl.cli.options import Json
 from inceptionctl.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from inceptionctl.models import ModelSpec
+    from inceptionctl.models.summary import Endpoint
     from inceptionctl.recipe.schema import ModelSection
 
 app = typer.Typer(help="List the networks, show one.", no_args_is_help=True, cls=Group)
@@ -36,11 +39,11 @@ def list_models(as_json: Json = False) -> None:
             item["name"],
             item["input_px"],
             f"{item['parameters']:,}",
-            _percent(item["paper_top1_error_percent"]),
-            _percent(item["paper_top5_error_percent"]),
-            _arxiv(item["source"]),
+            _percent(spec.paper_top1_error_percent),
+            _percent(spec.paper_top5_error_percent),
+            _arxiv(spec.source),
         )
-        for item in found
+        for item, spec in zip(found, MODELS.values(), strict=True)
     ]
     columns = ("name", "px", "parameters", "top-1 %", "top-5 %", "paper")
     title = "Networks, with the Inception-v4 paper's single-crop errors"
@@ -50,7 +53,7 @@ def list_models(as_json: Json = False) -> None:
     )
 
 
-def _listed(name: str, spec: ModelSpec) -> dict[str, Any]:
+def _listed(name: str, spec: ModelSpec) -> dict[str, object]:
     from inceptionctl.recipe.schema import ModelSection
 
     return {
@@ -133,6 +136,7 @@ def show(
         "paper_top1_error_percent": spec["paper_top1_error_percent"],
         "paper_top5_error_percent": spec["paper_top5_error_percent"],
     }
+    found = endpoints(network, section.input_px)
     stages = [
         {
             "name": stage.name,
@@ -141,12 +145,12 @@ def show(
             "parameters": stage.parameters,
             "multiply_adds": stage.multiply_adds,
         }
-        for stage in endpoints(network, section.input_px)
+        for stage in found
     ]
     if as_json:
         console.print_json({**about, "endpoints": stages})
     else:
-        _print_network(about, stages)
+        _print_network(about, found)
 
 
 def _numbers(text: str | None) -> Any:
@@ -200,7 +204,7 @@ def _of_option(problem: Problem) -> Problem:
     return Problem(where, message.removeprefix(f"{key[1]}: ") if key else message, problem.hint)
 
 
-def _print_network(about: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+def _print_network(about: dict[str, Any], stages: Sequence[Endpoint]) -> None:
     smallest, of_head = about["min_input_px"], about["aux_head_parameters"]
     top1, top5 = about["paper_top1_error_percent"], about["paper_top5_error_percent"]
     scale = about["residual_scale"]
@@ -222,11 +226,11 @@ def _print_network(about: dict[str, Any], stages: list[dict[str, Any]]) -> None:
     console.print_pairs(about["name"], pairs)
     rows = [
         (
-            stage["name"],
-            " x ".join(str(side) for side in stage["shape"]),
-            f"{stage['parameters']:,}",
-            f"{stage['multiply_adds'] / 1e6:,.1f}",
-            stage["source"],
+            stage.name,
+            " x ".join(map(str, stage.shape)),
+            f"{stage.parameters:,}",
+            f"{stage.multiply_adds / 1e6:,.1f}",
+            stage.source,
         )
         for stage in stages
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -131,7 +131,7 @@ def _say_source(taken: Path, choice: Choice | None) -> None:
     console.say(f"by {taken}" + (f", {words}" if words else ""))
 
 
-def _prediction_json(item: Prediction) -> dict[str, Any]:
+def _prediction_json(item: Prediction) -> dict[str, object]:
     classes = [{"class": name, "probability": value} for name, value in item.classes]
     return {"image": str(item.image), "classes": classes, "error": item.reason}
 

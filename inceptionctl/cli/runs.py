@@ -17,7 +17,7 @@ from inceptionctl.words import counted, with_top5_where
 
 if TYPE_CHECKING:
     from inceptionctl.run import Run
-    from inceptionctl.run_contents import RunContents
+    from inceptionctl.run_contents import Row, RunContents
 
 app = typer.Typer(help="List runs, show one.", no_args_is_help=True, cls=Group)
 
@@ -77,7 +77,7 @@ def list_runs(
         whole=("run", "model", "state"),
     )
     _print_lines([f"{item['name']}: {problem}" for item in found for problem in item["problems"]])
-    console.say("`inceptionctl runs show RUN` shows one and how it goes on")
+    console.say("`inceptionctl runs show RUN` shows one and how to resume it")
 
 
 def _runs_under(root: Path) -> list[Run]:
@@ -102,7 +102,7 @@ def _age(run: Run) -> tuple[float, str]:
     return file.stat().st_mtime, run.path.name
 
 
-def _summary(found: RunContents) -> dict[str, Any]:
+def _summary(found: RunContents) -> Row:
     from inceptionctl.run_contents import bytes_below
 
     loss = found.train_rows[-1].get("loss") if found.train_rows else None
@@ -123,12 +123,12 @@ def _summary(found: RunContents) -> dict[str, Any]:
     }
 
 
-def summary_of(run: Run) -> dict[str, Any]:
+def summary_of(run: Run) -> Row:
     """What `runs list --json` tells of a run, and the commands that go on from it."""
     from inceptionctl.run_contents import read_run
 
     found = read_run(run)
-    told: dict[str, Any] = _strict({**_summary(found), "next": found.next_commands()})
+    told: Row = _strict({**_summary(found), "next": found.next_commands()})
     return told
 
 
@@ -175,7 +175,7 @@ def opened(path: Path) -> Run:
     return Run(path) if looks_like_run(path) else open_run(path)  # which says what is there instead
 
 
-def _main_keys(found: RunContents) -> dict[str, Any] | None:
+def _main_keys(found: RunContents) -> dict[str, object] | None:
     from inceptionctl.recipe.schema import flatten
 
     if found.recipe is None:
@@ -195,7 +195,7 @@ def _strict(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def _print_run(result: dict[str, Any], state: str, has_top5: bool) -> None:
+def _print_run(result: Row, state: str, has_top5: bool) -> None:
     total = "?" if result["total_steps"] is None else result["total_steps"]
     epoch = "" if result["epoch"] is None else f", epoch {result['epoch']:.2f}"
     pairs = [
@@ -248,7 +248,7 @@ def _print_run(result: dict[str, Any], state: str, has_top5: bool) -> None:
     _print_lines([f"next: {command}" for command in result["next"]])
 
 
-def _start_row(entry: dict[str, Any]) -> tuple[Any, ...]:
+def _start_row(entry: Row) -> tuple[Any, ...]:
     gpus = entry.get("gpus")
     versions = entry.get("versions")
     known = versions if isinstance(versions, dict) else {}
@@ -275,12 +275,12 @@ def _quantity(key: str, value: Any) -> tuple[str, str]:
     return key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _with_accuracy(row: dict[str, Any]) -> dict[str, Any]:
+def _with_accuracy(row: Row) -> Row:
     error = row.get("top1_error")
     return row | {"accuracy": 100.0 - error} if isinstance(error, int | float) else row
 
 
-def _images(row: dict[str, Any]) -> str:
+def _images(row: Row) -> str:
     subset = row.get("subset", "all")
     return f"{row.get('num_images', '')}{'' if subset == 'all' else f' {subset}'}"
 
@@ -289,7 +289,7 @@ def _cores(number: Any) -> str:
     return counted(number, "core") if isinstance(number, int) else "? cores"
 
 
-def _batches(entry: dict[str, Any]) -> str:
+def _batches(entry: Row) -> str:
     return f"{entry.get('first_batch', '?')} to {entry.get('last_batch', '?')}"
 
 

@@ -128,7 +128,7 @@ def cancel(run: RunArgument, as_json: Json = False) -> None:
     if not found["cancelled"]:
         console.say(f"no job of {found['run']} is in the queue: nothing to cancel")
         return
-    console.say(f"cancelled job {', '.join(found['cancelled'])}; another `inceptionctl slurm submit` resumes the run")
+    console.say(f"cancelled job {', '.join(found['cancelled'])}; resume the run with another `inceptionctl slurm submit`")
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.augment import COLOUR_ORDER, COLOURS, Augmentation, Floats
+from inceptionctl.data.transforms import COLOUR_ORDER, COLOURS, Floats, TrainTransforms
 
 Doubles = NDArray[np.float64]
 Change = Literal["brightness", "contrast", "saturation", "hue"]
@@ -46,27 +46,27 @@ class ColourMaps:
     """[N, 3]."""
 
 
-def drawn_changes(augmentation: Augmentation, uniforms: Floats) -> dict[Change, Doubles]:
+def drawn_changes(transforms: TrainTransforms, uniforms: Floats) -> dict[Change, Doubles]:
     """float64 [N] each: brightness shifts (of the full range), contrast and saturation factors, hue degrees."""
     centred = {name: 2.0 * uniforms[:, COLOURS + i].astype(np.float64) - 1.0 for i, name in enumerate(CHANGES)}
     return {
-        "brightness": augmentation.brightness * centred["brightness"],
-        "contrast": 1.0 + augmentation.contrast * centred["contrast"],
-        "saturation": 1.0 + augmentation.saturation * centred["saturation"],
-        "hue": augmentation.hue_degrees * centred["hue"],
+        "brightness": transforms.brightness * centred["brightness"],
+        "contrast": 1.0 + transforms.contrast * centred["contrast"],
+        "saturation": 1.0 + transforms.saturation * centred["saturation"],
+        "hue": transforms.hue_degrees * centred["hue"],
     }
 
 
-def drawn_orders(augmentation: Augmentation, uniforms: Floats) -> NDArray[np.int64]:
+def drawn_orders(transforms: TrainTransforms, uniforms: Floats) -> NDArray[np.int64]:
     """Places in ORDERS, int64 [N]; all 0 where the order is fixed."""
-    if augmentation.color_order == "fixed":
+    if transforms.color_order == "fixed":
         return np.zeros(len(uniforms), dtype=np.int64)
     return (uniforms[:, COLOUR_ORDER] * np.float32(len(ORDERS))).astype(np.int64)
 
 
-def colour_maps(augmentation: Augmentation, uniforms: Floats) -> ColourMaps:
+def colour_maps(transforms: TrainTransforms, uniforms: Floats) -> ColourMaps:
     """The maps of RGB values in [0, 1] for uniforms [N, NUM_UNIFORMS]."""
-    changes, orders = drawn_changes(augmentation, uniforms), drawn_orders(augmentation, uniforms)
+    changes, orders = drawn_changes(transforms, uniforms), drawn_orders(transforms, uniforms)
     count = len(uniforms)
     maps = ColourMaps(np.empty((count, 3, 3)), np.empty((count, 3, 3)), np.empty((count, 3)))
     for place in np.unique(orders):

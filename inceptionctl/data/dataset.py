@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-from inceptionctl.data.class_lists import ClassList, ClassOrder, check_names, some
-from inceptionctl.data.csv_lists import open_csv
-from inceptionctl.data.exclusions import check_used, leave_out, read_exclusions
-from inceptionctl.data.folders import open_folder
-from inceptionctl.data.imagenet_tars import TARS, open_tar
 from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
-from inceptionctl.data.shards import NAMES_OF, find_shards, open_shards
-from inceptionctl.data.tfrecords import find_records, open_records
+from inceptionctl.data.sources.class_lists import ClassList, ClassOrder, check_names, some
+from inceptionctl.data.sources.csv_lists import open_csv
+from inceptionctl.data.sources.exclusions import check_used, leave_out, read_exclusions
+from inceptionctl.data.sources.folders import open_folder
+from inceptionctl.data.sources.imagenet_tars import TARS, open_tar
+from inceptionctl.data.sources.shards import NAMES_OF, find_shards, open_shards
+from inceptionctl.data.sources.tfrecords import find_records, open_records
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import counted
@@ -102,7 +102,7 @@ def _refuse_missing(root: Path) -> None:
         )
     if (root / UNFINISHED).exists():
         raise DataError(
-            f"{root} is not packed to its end", "run the same `inceptionctl data pack` again: it goes on where it stopped"
+            f"{root} is not packed to its end", "run the same `inceptionctl data pack` again: it resumes where it stopped"
         )
 
 

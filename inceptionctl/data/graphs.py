@@ -25,8 +25,9 @@ _refuse_shadow()
 
 from pipelines.evaluation import evaluation  # noqa: E402  (only once they are known to be ours)
 from pipelines.probe import headers, images  # noqa: E402
+from pipelines.settings import PipelineSettings  # noqa: E402
 from pipelines.training import training  # noqa: E402
 from pipelines.views import views  # noqa: E402
 from pipelines.whole import decoded  # noqa: E402
 
-__all__ = ["decoded", "evaluation", "headers", "images", "training", "views"]
+__all__ = ["PipelineSettings", "decoded", "evaluation", "headers", "images", "training", "views"]

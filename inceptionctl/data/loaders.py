@@ -2,199 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
-from inceptionctl.data import reasons
-from inceptionctl.data.augment import (
+from inceptionctl.data.bad_images import BadImages
+from inceptionctl.data.base_loader import BaseLoader, Batch, Indices, Inputs, batch_of
+from inceptionctl.data.colour import colour_maps, limits, normalised
+from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.finishing import Finished
+from inceptionctl.data.graphs import PipelineSettings, decoded, evaluation, training, views
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.recolouring import Changes
+from inceptionctl.data.sampler import BatchSampler, uniforms
+from inceptionctl.data.shared_permutation import make_sampler
+from inceptionctl.data.transforms import (
     COLOUR_ORDER,
     NUM_CANDIDATES,
     NUM_UNIFORMS,
-    Augmentation,
+    TrainTransforms,
     chosen_filters,
     chosen_flips,
     crop_candidates,
 )
-from inceptionctl.data.bad_images import BadImages
-from inceptionctl.data.colour import colour_maps, limits, normalised
-from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.finishing import Finished
-from inceptionctl.data.graphs import evaluation, training
-from inceptionctl.data.order import batch_at, uniforms
-from inceptionctl.data.reading import SECONDS_TO_READ
-from inceptionctl.data.recolouring import Changes
-from inceptionctl.data.shared_order import sample_order
-from inceptionctl.data.stream import Batch, Indices, Inputs, Stream
 
-__all__ = ["Augmentation", "Batch", "EvalLoader", "TrainLoader"]
-
-Decode = Literal["cpu", "mixed"]
+__all__ = ["Batch", "EvalLoader", "Picture", "PictureLoader", "TrainLoader", "ViewLoader"]
 
 
-class TrainLoader:
-    """The micro batches of one rank from `start_step` up to `num_steps` (exclusive), then it stops.
+class TrainLoader(BaseLoader[Batch]):
+    """The micro batches of one rank, those of `batches`. An image is a pure function of (seed, place): its pixels are the same to the bit
+    for any number of ranks and threads, any micro batch, and any step that the loader was started at.
 
-    Step s takes the places [s * B, (s + 1) * B) of the endless stream, with B the global batch; where batches are `skipped`, those of
-    batch `batch_at(s, skipped)`. Rank r of R takes the r-th of R equal slices of them, cut into micro batches in order. An image is a
-    pure function of (seed, place): its pixels are the same to the bit for any number of ranks and threads, any micro batch, and any
-    step that the loader was started at.
+    The place of an image that cannot be read in time or not decoded is filled, the same for everyone who gets to the place.
 
-    An image that cannot be read within `seconds_to_read`, or not decoded, is noted in `bad`, and its place is filled with the first
-    image after it in the data set that can (label and all, with the place's own draws): the same for everyone who gets to the place.
-
-    `device_id` None keeps everything on the CPU, where data/finishing.py takes the last steps. Raises ValueError when the batch
-    does not split, and, while iterating, DataError that names the files when more are bad than `bad` bears (none by default), and
-    EnvironmentFault when the machine fails: its GPU, or its memory.
-
-    With `decode_roi` only the crop of an image is decoded, else all of it: the same pixels on a CPU, where the first is faster.
-
-    `dtype` float32, or on a CPU bfloat16: what a network under autocast makes of its input anyway, in half the memory.
-
-    `until` stops early, to measure a part: after 'read' or 'decode', when there are only `lists`, or after 'resize', when the values
-    of a batch mean nothing yet.
+    On a CPU data/finishing.py takes the last steps. `until` stops early, to measure a part: after 'read' or 'decode', when there are only
+    `lists`, or after 'resize', when the values of a batch mean nothing yet.
     """
 
     def __init__(
         self,
         dataset: ImageSet,
+        batches: BatchSampler,
+        transforms: TrainTransforms,
+        settings: LoaderSettings,
         *,
-        seed: int,
-        input_px: int,
-        augmentation: Augmentation,
-        global_batch_size: int,
-        micro_batch_size: int,
-        rank: int,
-        world_size: int,
-        start_step: int,
-        num_steps: int,
-        num_threads: int,
-        device_id: int | None,
-        decode: Decode,
-        decode_roi: bool,
-        skipped: Sequence[tuple[int, int]] = (),
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
-        prefetch: int = 2,
         bad: BadImages | None = None,
-        seconds_to_read: float = SECONDS_TO_READ,
-        exif_orientation: bool = True,
-        dtype: torch.dtype = torch.float32,
         until: str = "all",
     ) -> None:
-        share, rest = divmod(global_batch_size, world_size)
-        if rest or share % micro_batch_size:
-            raise ValueError(
-                f"a batch of {global_batch_size} does not split into {world_size} ranks of micro batches of {micro_batch_size}"
-            )
-        self._dataset = dataset
-        self._order = sample_order(seed, len(dataset))
-        self._augmentation = augmentation
-        self._mean, self._std = mean, std
-        self._micro = micro_batch_size
-        on_gpu = device_id is not None
+        self._sampler = make_sampler(batches.seed, len(dataset))
+        self._transforms = transforms
+        self._micro = batches.micro_batch_size
+        self._limits = limits(transforms.mean, transforms.std)
+        on_gpu = settings.device_id is not None
         # torch's 8-bit kernel has no other filter that is DALI's.
-        resized_by_torch = not on_gpu and list(augmentation.resize_filters) == ["bilinear"]
+        resized_by_torch = not on_gpu and list(transforms.resize_filters) == ["bilinear"]
         end = until if on_gpu or until in ("read", "decode") else "decode" if resized_by_torch else "resize"
-        self._in_graph = augmentation if on_gpu else augmentation.of_crop_alone()
+        self._in_graph = in_graph = transforms if on_gpu else transforms.of_crop_alone()
 
-        def starts() -> Iterator[int]:
-            batches = (batch_at(step, skipped) for step in range(start_step, num_steps))
-            slices = (batch * global_batch_size + rank * share for batch in batches)
-            return (start + offset for start in slices for offset in range(0, share, micro_batch_size))
-
-        def graph(source: Any, size: int, threads: int, *, on_cpu: bool = False) -> Any:
+        def graph(source: Callable[[], Inputs], pipeline: PipelineSettings) -> Any:
             return training(
                 source,
-                input_px=input_px,
+                pipeline,
+                input_px=transforms.input_px,
                 num_candidates=NUM_CANDIDATES,
-                batch_size=size,
-                num_threads=threads,
-                device_id=None if on_cpu else device_id,
-                decode="cpu" if on_cpu else decode,
-                decode_roi=decode_roi or on_cpu,
-                resize_filters=augmentation.resize_filters,
-                horizontal_flip=self._in_graph.horizontal_flip > 0.0,
-                vertical_flip=self._in_graph.vertical_flip > 0.0,
-                colours=self._in_graph.has_colours,
-                contrast=self._in_graph.contrast > 0.0,
-                mean=mean,
-                std=std,
-                prefetch=prefetch if size > 1 else 1,
-                most_pixels=reasons.MOST_PIXELS,
+                resize_filters=transforms.resize_filters,
+                horizontal_flip=in_graph.horizontal_flip > 0.0,
+                vertical_flip=in_graph.vertical_flip > 0.0,
+                colours=in_graph.has_colours,
+                contrast=in_graph.contrast > 0.0,
+                mean=transforms.mean,
+                std=transforms.std,
                 until=end,
-                exif_orientation=exif_orientation,
             )
 
-        self._stream = Stream(
+        super().__init__(
             dataset,
-            (self._inputs(start) for start in starts()),
+            (self._inputs(start) for start in batches),
             graph,
-            batch_size=micro_batch_size,
-            num_threads=num_threads,
-            device_id=device_id,
-            decodes_on_gpu=decode == "mixed",
-            bad=BadImages() if bad is None else bad,
+            settings,
+            batch_size=self._micro,
+            exif_orientation=transforms.exif_orientation,
+            bad=bad,
             fill=True,
-            seconds_to_read=seconds_to_read,
-            limits=limits(mean, std) if self._in_graph.has_colours else None,
         )
         self._finished: Finished | None = None
         if not on_gpu and until not in ("read", "decode"):
             self._finished = Finished(
-                self._stream.lists(),
-                (self._changes(start) for start in starts()) if until == "all" else None,
-                input_px=input_px,
+                self.lists(),
+                (self._changes(start) for start in batches) if until == "all" else None,
+                input_px=transforms.input_px,
                 resize=resized_by_torch,
-                limits=limits(mean, std),
-                num_threads=num_threads,
-                dtype=dtype,
+                limits=self._limits,
+                num_threads=settings.num_threads,
+                dtype=settings.dtype,
             )
 
     def _inputs(self, start: int) -> tuple[Indices, Inputs]:
         # Drawn for the whole batch at once: sample by sample in Python costs a quarter of the throughput of two cores.
-        _, index = self._order.at(start, self._micro)
-        drawn = uniforms(self._order.seed, start, self._micro, NUM_UNIFORMS)
-        candidates = crop_candidates(self._augmentation, drawn)
+        _, index = self._sampler.at(start, self._micro)
+        drawn = uniforms(self._sampler.seed, start, self._micro, NUM_UNIFORMS)
+        candidates = crop_candidates(self._transforms, drawn)
         wanted = [self._in_graph.horizontal_flip > 0.0, self._in_graph.vertical_flip > 0.0]
-        flips = chosen_flips(self._augmentation, drawn).astype(np.int32).T[wanted]
-        return index, (candidates, *chosen_filters(self._augmentation, drawn), *flips, *self._colours(drawn))
+        flips = chosen_flips(self._transforms, drawn).astype(np.int32).T[wanted]
+        return index, (candidates, *chosen_filters(self._transforms, drawn), *flips, *self._colours(drawn))
 
     def _colours(self, drawn: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         if not self._in_graph.has_colours:
             return ()
-        maps = normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
-        return maps if self._augmentation.contrast > 0.0 else maps[:2]
+        maps = normalised(colour_maps(self._transforms, drawn), self._transforms.mean, self._transforms.std)
+        return maps if self._transforms.contrast > 0.0 else maps[:2]
 
     def _changes(self, start: int) -> Changes:
         # Of the place alone, and so in step with the images whatever has become of those before them.
-        drawn = uniforms(self._order.seed, start, self._micro, COLOUR_ORDER + 1)
-        maps = normalised(colour_maps(self._augmentation, drawn), self._mean, self._std)
-        return Changes(chosen_flips(self._augmentation, drawn), *maps)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself: a loader is used up once."""
-        return self
+        drawn = uniforms(self._sampler.seed, start, self._micro, COLOUR_ORDER + 1)
+        maps = normalised(colour_maps(self._transforms, drawn), self._transforms.mean, self._transforms.std)
+        return Changes(chosen_flips(self._transforms, drawn), *maps)
 
     def __next__(self) -> Batch:
         """The next micro batch."""
-        if self._finished is None:
-            return next(self._stream)
-        pixels, labels = next(self._finished)
-        return Batch(pixels.permute(0, 3, 1, 2), labels)  # HWC seen as CHW is channels_last
-
-    def lists(self) -> Iterator[tuple[Any, ...]]:
-        """The micro batches as the pipeline gives them, unfinished: lists of images and of labels."""
-        return self._stream.lists()
+        if self._finished is not None:
+            pixels, labels = next(self._finished)
+            return Batch(pixels.permute(0, 3, 1, 2), labels)  # HWC seen as CHW is channels_last
+        batch = batch_of(*self.outputs())
+        if self._in_graph.has_colours:
+            _clamp(batch.images, self._limits)
+        return batch
 
     def close(self) -> None:
         """Stop decoding and free DALI's threads and memory; batches already handed out stay valid."""
-        self._stream.close()
+        super().close()
         if self._finished is not None:
             self._finished.close()
+
+
+def _clamp(pixels: Tensor, limits: Sequence[tuple[float, float]]) -> None:
+    """Keep each channel of [N, 3, px, px] within its limits, in place; in one go where they are all the same."""
+    if len(set(limits)) == 1:
+        pixels.clamp_(*limits[0])
+        return
+    for channel, bounds in enumerate(limits):
+        pixels[:, channel].clamp_(*bounds)
 
 
 def in_batches(indices: range, size: int) -> list[range]:
@@ -202,84 +155,138 @@ def in_batches(indices: range, size: int) -> list[range]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
-class EvalLoader:
-    """Every image of a split exactly once over all ranks, in order: rank r has the r-th of `world_size` contiguous ranges.
+def share_in_batches(num_images: int, batch_size: int, rank: int, world_size: int) -> list[range]:
+    """A rank's share of a split in batches, so that all ranks have every image exactly once, in order: contiguous ranges.
 
-    The ranges differ by at most one image, so ranks may differ by one in their number of batches (`len`): no collective
-    operation belongs into the loop. The last batch is as short as it comes. `batches`, ranges of at most batch_size indices, are loaded
-    instead where they are given, whatever the rank. Raises DataError that names the files when more are bad
-    than `bad` bears (none by default); those are left out, so that batches are shorter, or fewer.
+    The shares differ by at most one image, so ranks may differ by one in their number of batches: no collective operation belongs into
+    a loop over them.
+    """
+    return in_batches(range(rank * num_images // world_size, (rank + 1) * num_images // world_size), batch_size)
+
+
+def _indices(batches: Sequence[range]) -> Iterator[tuple[Indices, Inputs]]:
+    return ((np.arange(batch.start, batch.stop), ()) for batch in batches)
+
+
+def _longest(batches: Sequence[range]) -> int:
+    return max(map(len, batches), default=1)
+
+
+class EvalLoader(BaseLoader[Batch]):
+    """The images of `batches` (ranges of indices of the data set), in order; without the bad ones, so that batches are shorter, or fewer."""
+
+    def __init__(
+        self,
+        dataset: ImageSet,
+        batches: Sequence[range],
+        preparation: Preparation,
+        settings: LoaderSettings,
+        *,
+        bad: BadImages | None = None,
+    ) -> None:
+        def graph(source: Callable[[], Inputs], pipeline: PipelineSettings) -> Any:
+            return evaluation(
+                source,
+                pipeline,
+                input_px=preparation.input_px,
+                central_fraction=preparation.central_fraction,
+                keep_aspect=preparation.keep_aspect,
+                interpolation=preparation.interpolation,
+                antialias=preparation.antialias,
+                mean=preparation.mean,
+                std=preparation.std,
+            )
+
+        size, upright = _longest(batches), preparation.exif_orientation
+        super().__init__(dataset, _indices(batches), graph, settings, batch_size=size, exif_orientation=upright, bad=bad)
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        return batch_of(*self.outputs())
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image in all sizes: uint8 [height, width, 3], RGB, on the loader's device; valid for as long as it is referred to."""
+
+    height: int
+    """In px, as decoded."""
+    width: int
+    resized: list[Tensor]
+    """In the order of the shorter sides."""
+    squares: dict[tuple[int, int], Tensor]
+    """By the (top, left) px where they begin in the image: its squares, resized to the input."""
+    label: int
+
+
+class ViewLoader(BaseLoader[list[Picture]]):
+    """The images of `batches` in several sizes, for evaluations by many crops: each is read and decoded once.
+
+    Of the preparation the filter counts, and the input's size for `squares`; see pipelines/views.py for the sizes.
     """
 
     def __init__(
         self,
         dataset: ImageSet,
+        batches: Sequence[range],
+        preparation: Preparation,
+        settings: LoaderSettings,
         *,
-        input_px: int,
-        central_fraction: float = 0.875,
-        keep_aspect: bool = False,
-        interpolation: str = "bilinear",
-        antialias: bool = False,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
-        batch_size: int,
-        rank: int,
-        world_size: int,
-        num_threads: int,
-        device_id: int | None,
-        decode: Decode,
-        prefetch: int = 2,
-        bad: BadImages | None = None,
-        seconds_to_read: float = SECONDS_TO_READ,
-        exif_orientation: bool = True,
-        batches: Sequence[range] | None = None,
+        shorter_sides: Sequence[int],
+        squares: Sequence[str],
     ) -> None:
-        self.first = rank * len(dataset) // world_size
-        """Index in the data set of this rank's first image; its images follow one another."""
-        self.end = (rank + 1) * len(dataset) // world_size
-        self._batches = batches if batches is not None else in_batches(range(self.first, self.end), batch_size)
-        indices = (np.arange(batch.start, batch.stop) for batch in self._batches)
-        self._stream = Stream(
-            dataset,
-            ((index, ()) for index in indices),
-            lambda source, size, threads, *, on_cpu=False: evaluation(
+        self._squares, self._num_sides = tuple(squares), len(shorter_sides)
+
+        def graph(source: Callable[[], Inputs], pipeline: PipelineSettings) -> Any:
+            return views(
                 source,
-                input_px=input_px,
-                central_fraction=central_fraction,
-                keep_aspect=keep_aspect,
-                interpolation=interpolation,
-                antialias=antialias,
-                mean=mean,
-                std=std,
-                batch_size=size,
-                num_threads=threads,
-                device_id=None if on_cpu else device_id,
-                decode="cpu" if on_cpu else decode,
-                prefetch=prefetch if size > 1 else 1,
-                most_pixels=reasons.MOST_PIXELS,
-                exif_orientation=exif_orientation,
-            ),
-            batch_size=batch_size,
-            num_threads=num_threads,
-            device_id=device_id,
-            decodes_on_gpu=decode == "mixed",
-            bad=BadImages() if bad is None else bad,
-            fill=False,
-            seconds_to_read=seconds_to_read,
-        )
+                pipeline,
+                shorter_sides=shorter_sides,
+                squares=squares,
+                input_px=preparation.input_px,
+                interpolation=preparation.interpolation,
+                antialias=preparation.antialias,
+            )
 
-    def __len__(self) -> int:
-        """Number of batches of this rank."""
-        return len(self._batches)
+        size, upright = _longest(batches), preparation.exif_orientation
+        super().__init__(dataset, _indices(batches), graph, settings, batch_size=size, exif_orientation=upright)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself: a loader is used up once."""
-        return self
+    def __next__(self) -> list[Picture]:
+        """The pictures of the next batch."""
+        *images, sides, labels = self.outputs()
+        numbers = from_dlpack(labels.as_tensor()).tolist()
+        return [self._picture(images, from_dlpack(sides[k]).tolist(), k, label) for k, label in enumerate(numbers)]
 
-    def __next__(self) -> Batch:
-        """The next batch."""
-        return next(self._stream)
+    def _picture(self, images: Sequence[Any], sides: Sequence[int], k: int, label: int) -> Picture:
+        height, width = sides
+        sizes = [from_dlpack(one[k]) for one in images]
+        # Equal squares of a square image share one place.
+        places = [square_start(name, height, width) for name in self._squares]
+        squares = dict(zip(places, sizes[self._num_sides :], strict=True))
+        return Picture(height, width, sizes[: self._num_sides], squares, label)
 
-    def close(self) -> None:
-        """Stop decoding and free DALI's threads and memory; batches already handed out stay valid."""
-        self._stream.close()
+
+def square_start(name: str, height: int, width: int) -> tuple[int, int]:
+    """(top, left) of the 'first' (left or top), 'middle' or 'last' square of an image, as wide as its shorter side, in px."""
+    shorter = min(height, width)
+    down, across = (_start(name, side - shorter) for side in (height, width))
+    return down, across
+
+
+def _start(name: str, room: int) -> int:
+    return {"first": 0, "middle": room // 2, "last": room}[name]
+
+
+class PictureLoader(BaseLoader[list[Tensor]]):
+    """The images of `batches` as they are decoded, on the CPU, for networks that prepare them by themselves: uint8 [height, width, 3], RGB."""
+
+    def __init__(
+        self, dataset: ImageSet, batches: Sequence[range], settings: LoaderSettings, *, exif_orientation: bool
+    ) -> None:
+        size, on_cpu = _longest(batches), replace(settings, device_id=None, decode="cpu")
+        super().__init__(dataset, _indices(batches), decoded, on_cpu, batch_size=size, exif_orientation=exif_orientation)
+
+    def __next__(self) -> list[Tensor]:
+        """The images of the next batch; valid for as long as they are referred to."""
+        images, labels = self.outputs()
+        return [from_dlpack(images[k]) for k in range(len(labels))]

@@ -20,19 +20,42 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict
 
 from inceptionctl.data.dataset import UNFINISHED, open_split
 from inceptionctl.data.imageset import ImageSet, is_image_name
 from inceptionctl.data.reasons import kind_of
-from inceptionctl.data.shards import CLASSES_FILE
+from inceptionctl.data.sources.shards import CLASSES_FILE
 from inceptionctl.errors import DataError, EnvironmentFault
 
 MANIFEST = "manifest.json"
 _FORM = 1
 _BLOCK = 512
 
-Manifest = dict[str, Any]
+
+class PackedShard(TypedDict):
+    """What the manifest says of a shard."""
+
+    name: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+class Plan(TypedDict):
+    """What makes two packings the same."""
+
+    form: int
+    shard_bytes: int
+    source: str
+
+
+class Manifest(Plan):
+    """The file of that name."""
+
+    splits: dict[str, list[PackedShard]]
+
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -55,7 +78,7 @@ def pack(train: ImageSet, val: ImageSet, dest: Path, shard_bytes: int, on_progre
     something else is at `dest`, and EnvironmentFault when it cannot be written.
     """
     tell = on_progress or (lambda what, done, total: None)
-    plan = {"form": _FORM, "shard_bytes": shard_bytes, "source": _digest(train, val)}
+    plan: Plan = {"form": _FORM, "shard_bytes": shard_bytes, "source": _digest(train, val)}
     total, before, kept = len(train) + len(val), 0, 0
     spaced = next((name for name in train.classes if name != name.strip()), None)
     if spaced is not None:
@@ -94,7 +117,7 @@ def _digest(*splits: ImageSet) -> str:
     return found.hexdigest()
 
 
-def _begun(dest: Path, plan: Manifest) -> Manifest:
+def _begun(dest: Path, plan: Plan) -> Manifest:
     """The manifest of an earlier call, or a new one. Raises DataError when something else lies at `dest`."""
     dest.mkdir(parents=True, exist_ok=True)
     file = next((dest / name for name in (UNFINISHED, MANIFEST) if (dest / name).exists()), None)
@@ -116,7 +139,7 @@ def _begun(dest: Path, plan: Manifest) -> Manifest:
     return manifest
 
 
-def _whole(dest: Path, shards: list[Manifest]) -> list[Manifest]:
+def _whole(dest: Path, shards: list[PackedShard]) -> list[PackedShard]:
     """The shards up to the first that is missing or has another checksum than when it was written."""
     for place, shard in enumerate(shards):
         file = dest / shard["name"]
@@ -130,7 +153,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _write_shard(dest: Path, images: ImageSet, first: int, number: int, shard_bytes: int) -> Manifest:
+def _write_shard(dest: Path, images: ImageSet, first: int, number: int, shard_bytes: int) -> PackedShard:
     """Write one shard whole or not at all; tells what the manifest says of it."""
     file = dest / images.split / f"{images.split}-{number:06d}.tar"
     file.parent.mkdir(exist_ok=True)
@@ -234,7 +257,7 @@ def _worded(dest: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         hint = (
-            "free some space, then run the same command again: it goes on where it stopped"
+            "free some space, then run the same command again: it resumes where it stopped"
             if fault.errno == errno.ENOSPC
             else None
         )

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 Triple = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """The recipe's evaluation keys with the network's input; the fields are the keyword arguments of EvalLoader."""
+    """The recipe's evaluation keys with the network's input."""
 
     input_px: int
     """Side of the square input in pixels."""
-    central_fraction: float = 0.875
+    central_fraction: float
     """Share of each side that the central crop keeps; with `keep_aspect` the shorter side becomes input_px over this."""
-    keep_aspect: bool = False
+    keep_aspect: bool
     """False: squashed to the square, as tf-slim. True: the aspect ratio is kept and the middle square taken, as timm."""
-    interpolation: str = "bilinear"
+    interpolation: str
     """Resize filter."""
-    antialias: bool = False
+    antialias: bool
     """Whether the filter widens where the image shrinks, as Pillow's do."""
-    mean: Triple = (0.5, 0.5, 0.5)
+    mean: Triple
     """Subtracted from the R, G, B values in [0, 1]."""
-    std: Triple = (0.5, 0.5, 0.5)
+    std: Triple
     """Divisor after that."""
-    exif_orientation: bool = True
+    exif_orientation: bool
     """Whether a photograph is first turned upright as its EXIF data say."""
-
-    def options(self) -> dict[str, Any]:
-        """As keyword arguments."""
-        return asdict(self)
 
     def in_words(self) -> str:
         """One line for people: the crop and the filter."""

@@ -27,7 +27,6 @@ Encoded = NDArray[np.uint8]
 
 NUM_THREADS = 4  # reading frees Python's lock and waits for the disk; more of them only help where the disk is far away
 BATCHES_AHEAD = 4
-SECONDS_TO_READ = 60.0
 SECONDS_TO_CLOSE = 1.0
 
 
@@ -43,9 +42,9 @@ class ReadAhead:
         images: ImageSet,
         inputs: Iterator[tuple[Indices, Any]],
         *,
+        seconds: float,
         num_threads: int = NUM_THREADS,
         batches_ahead: int = BATCHES_AHEAD,
-        seconds: float = SECONDS_TO_READ,
     ) -> None:
         self._images = images
         self._inputs = inputs

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.augment import Floats
+from inceptionctl.data.transforms import Floats
 from inceptionctl.machine_code import COMPILING, OPTIONS, import_numba
 
 Bytes = NDArray[np.uint8]

@@ -118,7 +118,7 @@ class Heartbeat:
         """The error of a rank that has waited for longer than it may."""
         return HungRankError(
             self._waits(),
-            "look at that rank's host and process; the same command goes on from the last checkpoint"
+            "look at that rank's host and process; rerun the same command to resume from the last checkpoint"
             f" (train.collective_timeout_seconds is {self._timeout:g})",
         )
 

@@ -30,7 +30,7 @@ CPU_ALLOCATOR = {
 
 # What NVIDIA's driver shows; WSL has the last.
 DRIVER_NODES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
-NO_GPU_IN_SPITE_OF_DRIVER = "there is an NVIDIA driver here, but torch finds no GPU: this goes on on the CPU"
+NO_GPU_IN_SPITE_OF_DRIVER = "there is an NVIDIA driver here, but torch finds no GPU: continuing on the CPU"
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_SAVE = 30.0
@@ -131,19 +131,19 @@ def launch(ranks: LocalRanks, arguments: Sequence[str], port: int | None) -> int
     if code < 0:
         raise EnvironmentFault(
             f"DeepSpeed's launcher was ended by {signal.Signals(-code).name}, so the ranks have saved and left",
-            "the same command goes on where it was",
+            "rerun the same command to resume",
         )
     if code == 256 - signal.SIGABRT:
         raise EnvironmentFault(
             "a rank was ended by SIGABRT: NCCL ends one so that has waited in vain for others, and says it above",
-            "the same command goes on where it was; train.collective_timeout_seconds says how long a rank waits",
+            "rerun the same command to resume; train.collective_timeout_seconds says how long a rank waits",
         )
     if code > 128:
         number = 256 - code if code > 160 else code - 128
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         raise EnvironmentFault(
             f"a rank was ended by {name}",
-            "the kernel kills for memory with SIGKILL (`dmesg`); the same command goes on where it was",
+            "the kernel kills for memory with SIGKILL (`dmesg`); rerun the same command to resume",
         )
     return code
 

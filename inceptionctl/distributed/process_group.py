@@ -168,7 +168,7 @@ def collective_errors(world: World, heartbeat: Heartbeat) -> Iterator[None]:
                 raise heartbeat.fault() from None
             raise LostRankError(
                 f"rank {world.rank} lost another rank: {text.splitlines()[0][:160]}",
-                "the message of the rank that failed first stands above; the same command goes on from the last checkpoint",
+                "the message of the rank that failed first stands above; rerun the same command to resume from the last checkpoint",
             ) from None
         fault = gpu_fault(error, _named(world))
         if fault:

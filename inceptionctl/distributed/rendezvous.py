@@ -78,7 +78,7 @@ def _check_devices(store: Store, world: World) -> None:
         more = f" and {len(without) - 4} more" if len(without) > 4 else ""
         raise EnvironmentFault(
             f"no GPU for {', '.join(without[:4])}{more}, while the other ranks have one",
-            "`inceptionctl doctor` on that host says why; without that host, or with DS_ACCELERATOR=cpu everywhere, the run goes on",
+            "`inceptionctl doctor` on that host says why; without that host, or with DS_ACCELERATOR=cpu everywhere, the run can continue",
         )
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -30,10 +30,6 @@ class Machine:
 
     device: torch.device
     num_threads: int
-
-    def decode(self, wanted: str) -> Literal["cpu", "mixed"]:
-        """Where images are decoded, for a recipe's `data.decode`. A run from a GPU can be evaluated where there is none."""
-        return "cpu" if wanted == "cpu" or self.device.type == "cpu" else "mixed"
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class RankSignals:
         if self._speaks and code == ResumeLater.exit_code and not second:
             _say("stopped by a signal before the training began: nothing is lost")
         elif self._speaks and second:
-            _say("asked twice: left without a save; the same command goes on from the last checkpoint")
+            _say("second signal: exiting without saving; rerun the same command to resume from the last checkpoint")
         # Not sys.exit: the main thread may be in a call that does not come back.
         os._exit(code)
 

@@ -47,7 +47,7 @@ def run_stage(arguments: Sequence[str]) -> int:
     if code < 0:
         raise EnvironmentFault(
             f"`inceptionctl {arguments[0]}` was ended by {signal.Signals(-code).name}",
-            "the kernel kills for memory with SIGKILL (`dmesg`); the same command goes on where it was",
+            "the kernel kills for memory with SIGKILL (`dmesg`); rerun the same command to resume",
         )
     if asked and code == 0:
         raise ResumeLater(f"stopped by {asked[0]} when `inceptionctl {arguments[0]}` was done: nothing is lost")

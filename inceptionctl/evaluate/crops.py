@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from inceptionctl.data.view_loader import Picture
+from inceptionctl.data.loaders import Picture
 from inceptionctl.evaluate.protocols import Cut, Protocol
 from inceptionctl.evaluate.workers import in_order
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.evaluation import without_tables, write_result
 from inceptionctl.evaluate.metrics import figures
 from inceptionctl.evaluate.records import Record, write_answers
+from inceptionctl.evaluate.results import EnsembleResult, Images
 from inceptionctl.words import counted, percent
 
 # What must be the same in all members for their mean to be one evaluation, in words for messages.
@@ -22,7 +22,7 @@ SHARED = {"protocol": "protocols", "classes": "classes, or another order of them
 
 def combine(
     records: Sequence[Record], names: Sequence[str], weights: Sequence[float] | None = None
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[Tensor, EnsembleResult]:
     """(mean probabilities float32 [N, classes], result as JSON values) of members that answered the same images.
 
     `weights` are relative; equal by default. `members` are the figures of each, `differ` the share of images in percent of which two
@@ -36,8 +36,13 @@ def combine(
             f"{names[0]} has no labels, so there are no errors to give", "--submission FILE writes what the ensemble answers"
         )
     seconds = [seconds_per_image(record) for record in records]
+    each = [figures(record.probabilities, record.labels) for record in records]
     predicted = [record.probabilities.argmax(1) for record in records]
-    return probabilities, {
+    images: Images = {}
+    for key in ("data_root", "subset"):
+        if key in records[0].about:
+            images[key] = records[0].about[key]
+    result: EnsembleResult = {
         "protocol": records[0].about["protocol"],
         **figures(probabilities, labels),
         "members": [
@@ -47,9 +52,12 @@ def combine(
                 "checkpoint": record.about.get("checkpoint"),
                 "network": record.about.get("network"),
                 "seconds_per_image": taken,
-                **_own_figures(record),
+                "top1_error": own["top1_error"],
+                "top5_error": own["top5_error"],
+                "loss": own["loss"],
+                "calibration_error": own["calibration_error"],
             }
-            for name, share, taken, record in zip(names, shares, seconds, records, strict=True)
+            for name, share, taken, record, own in zip(names, shares, seconds, records, each, strict=True)
         ],
         "seconds_per_image": None if None in seconds else sum(taken for taken in seconds if taken),
         "differ": [
@@ -58,8 +66,9 @@ def combine(
         ],
         "agree": percent(int(torch.stack([other == predicted[0] for other in predicted[1:]]).all(0).sum()), len(labels)),
         "classes": records[0].about["classes"],
-        **{key: records[0].about[key] for key in ("data_root", "subset") if key in records[0].about},
+        **images,
     }
+    return probabilities, result
 
 
 def mean_answer(
@@ -81,7 +90,7 @@ def seconds_per_image(record: Record) -> float | None:
     return 1.0 / rate if isinstance(rate, int | float) and rate > 0 else record.about.get("seconds_per_image")
 
 
-def write_ensemble(path: Path, result: dict[str, Any], record: Record, probabilities: Tensor) -> None:
+def write_ensemble(path: Path, result: EnsembleResult, record: Record, probabilities: Tensor) -> None:
     """The result of `combine` as JSON, and beside it the mean probabilities of the images of `record`, as of one network.
 
     Raises EnvironmentFault when the disk refuses.
@@ -91,11 +100,6 @@ def write_ensemble(path: Path, result: dict[str, Any], record: Record, probabili
     write_answers(
         path.with_suffix(".parquet"), record.images, record.labels.numpy(), result["classes"], probabilities.numpy(), about
     )
-
-
-def _own_figures(record: Record) -> dict[str, Any]:
-    found = figures(record.probabilities, record.labels)
-    return {key: found[key] for key in ("top1_error", "top5_error", "loss", "calibration_error")}
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -7,9 +7,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,17 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import Decode, EvalLoader, in_batches
-from inceptionctl.data.picture_loader import PictureLoader
-from inceptionctl.data.reading import SECONDS_TO_READ
-from inceptionctl.data.view_loader import ViewLoader
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.crops import crop_probabilities
-from inceptionctl.evaluate.metrics import figures
+from inceptionctl.evaluate.metrics import confusion_matrix, figures
 from inceptionctl.evaluate.parts import Parts
 from inceptionctl.evaluate.protocols import Protocol
 from inceptionctl.evaluate.records import name_below_root, write_record
-from inceptionctl.evaluate.scoring import confusion_matrix
+from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
 from inceptionctl.evaluate.subject import Subject
 from inceptionctl.evaluate.workers import in_order
 from inceptionctl.run import disk_errors, write_atomically
@@ -53,12 +51,9 @@ class Work:
     """None is the single crop of the recipe."""
     batch_size: int
     """Most crops that the network sees at once."""
-    num_threads: int
-    decode: Decode
+    loading: LoaderSettings
     subset: str = "all"
     """How `images` are called among those of the data set."""
-    seconds_to_read: float = SECONDS_TO_READ
-    """How long a file may take to be read; after that it is one that cannot be."""
 
     @property
     def batches(self) -> list[range]:
@@ -72,10 +67,10 @@ class Work:
     @property
     def num_workers(self) -> int:
         """Threads that ask the network side by side; 0 where it uses the cores by itself."""
-        return self.num_threads if self.subject.in_threads else 0
+        return self.loading.num_threads if self.subject.in_threads else 0
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What makes two evaluations the same to the bit on one machine."""
         names = hashlib.sha256()
         for i in range(len(self.images)):
@@ -87,7 +82,7 @@ class Work:
             "tf32": self.subject.tf32,
             "device": self.subject.device.type,
             "torch": torch.__version__,
-            "preparation": self.subject.preparation.options(),
+            "preparation": asdict(self.subject.preparation),
             "protocol": None if self.protocol is None else [self.protocol.name, *self.protocol.shorter_sides],
             "batch_size": self.batch_size,
             "images": names.hexdigest(),
@@ -128,27 +123,14 @@ def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
     if not batches:
         return
     if work.subject.takes_pictures:
-        pictures = PictureLoader(
-            work.images,
-            batches,
-            exif_orientation=work.subject.preparation.exif_orientation,
-            num_threads=work.num_threads,
-            seconds_to_read=work.seconds_to_read,
-        )
+        upright = work.subject.preparation.exif_orientation
+        pictures = PictureLoader(work.images, batches, work.loading, exif_orientation=upright)
         with closing(pictures):
             for batch in pictures:
                 yield torch.cat([_answer(work, picture[None]) for picture in batch])
         return
     if work.protocol is None:
-        loader = EvalLoader(
-            work.images,
-            **work.subject.preparation.options(),
-            batch_size=work.batch_size,
-            rank=0,
-            world_size=1,
-            batches=batches,
-            **_loading(work),
-        )
+        loader = EvalLoader(work.images, batches, work.subject.preparation, work.loading)
         with closing(loader):
             yield from in_order(lambda batch: _answer(work, batch.images), loader, work.num_workers)
         return
@@ -165,17 +147,8 @@ def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
 
 def view_loader(work: Work, batches: Sequence[range], shorter_sides: Sequence[int], squares: Sequence[str]) -> ViewLoader:
     """The images of `batches` in these sizes, prepared as the network wants them."""
-    preparation = work.subject.preparation
     return ViewLoader(
-        work.images,
-        batches,
-        shorter_sides=shorter_sides,
-        squares=squares,
-        input_px=preparation.input_px,
-        interpolation=preparation.interpolation,
-        antialias=preparation.antialias,
-        exif_orientation=preparation.exif_orientation,
-        **_loading(work),
+        work.images, batches, work.subject.preparation, work.loading, shorter_sides=shorter_sides, squares=squares
     )
 
 
@@ -190,16 +163,6 @@ def _answer(work: Work, images: Tensor) -> Tensor:
     return work.subject.logits(images).float().softmax(1).cpu()
 
 
-def _loading(work: Work) -> dict[str, Any]:
-    device = work.subject.device
-    return {
-        "num_threads": work.num_threads,
-        "device_id": device.index if device.type == "cuda" else None,
-        "decode": work.decode,
-        "seconds_to_read": work.seconds_to_read,
-    }
-
-
 def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
     shift = torch.tensor([255.0 * value for value in mean], device=device)
     scale = torch.tensor([255.0 * value for value in std], device=device)
@@ -211,12 +174,10 @@ def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.devic
     return normalise
 
 
-def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: float) -> dict[str, Any]:
+def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: float) -> Result:
     """The result as JSON values, from the probabilities of every image.
 
-    Errors are in percent. `confusion` is the matrix (row: true class, column: predicted, in the order of `classes`) up to 100 classes,
-    else the 50 most confused pairs. See metrics.py for the figures. `num_answered` images took `seconds`; the others were answered by an
-    evaluation that was interrupted.
+    `num_answered` images took `seconds`; the others were answered by an evaluation that was interrupted.
     """
     subject, classes = work.subject, work.subject.classes
     answers, labels = torch.from_numpy(probabilities), torch.from_numpy(work.images.labels.astype(np.int64))
@@ -236,16 +197,21 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
     }
 
 
-def how_answered(work: Work) -> dict[str, Any]:
+def how_answered(work: Work) -> HowAnswered:
     """What was asked, about what, and how the images were shown, as JSON values."""
     subject, preparation = work.subject, work.subject.preparation
     return {
         "protocol": work.protocol.name if work.protocol else "single",
         "preparation": work.protocol.in_words() if work.protocol else preparation.in_words(),
         "scales": list(work.protocol.shorter_sides) if work.protocol else None,
-        **preparation.options(),
+        "input_px": preparation.input_px,
+        "central_fraction": preparation.central_fraction,
+        "keep_aspect": preparation.keep_aspect,
+        "interpolation": preparation.interpolation,
+        "antialias": preparation.antialias,
         "mean": list(preparation.mean),
         "std": list(preparation.std),
+        "exif_orientation": preparation.exif_orientation,
         "network": subject.network,
         "weights": subject.weights,
         "step": subject.step,
@@ -275,7 +241,7 @@ def check_classes(images: ImageSet, classes: tuple[str, ...], source: Path) -> N
     )
 
 
-def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, ClassErrors]:
     totals, correct = matrix.sum(1).tolist(), matrix.diagonal().tolist()
     return {
         name: {"num_images": total, "top1_error": percent(total - right, total) if total else None}
@@ -283,7 +249,7 @@ def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, fl
     }
 
 
-def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS) -> list[dict[str, Any]]:
+def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS) -> list[Confused]:
     """The pairs of different classes that were confused most often, as true, predicted and count; none that never were."""
     wrong = matrix.clone().fill_diagonal_(0).flatten()
     counts, places = wrong.sort(descending=True, stable=True)
@@ -294,18 +260,19 @@ def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS
     ]
 
 
-def write_result(result: dict[str, Any], path: Path) -> None:
+def write_result(result: Result | EnsembleResult, path: Path) -> None:
     """Write a result whole or not at all. Raises EnvironmentFault when the disk refuses."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_probabilities(work: Work, probabilities: Floats, result: dict[str, Any], path: Path) -> None:
+def write_probabilities(work: Work, probabilities: Floats, result: Result, path: Path) -> None:
     """Write them with what they are of beside the result."""
     write_record(path, work.images, probabilities, without_tables(result))
 
 
-def without_tables(result: dict[str, Any]) -> dict[str, Any]:
+def without_tables(result: Result | EnsembleResult) -> About:
     """What a file of probabilities keeps of a result."""
-    return {key: value for key, value in result.items() if key not in ("per_class", "confusion", "calibration")}
+    kept = {key: value for key, value in result.items() if key not in ("per_class", "confusion", "calibration")}
+    return cast(About, kept)

@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from inceptionctl.data.imageset import ImageSet, Names
-from inceptionctl.data.loaders import EvalLoader, in_batches
-from inceptionctl.data.picture_loader import PictureLoader
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import EvalLoader, PictureLoader, in_batches
 from inceptionctl.data.preparation import Preparation
+from inceptionctl.recipe.data_section import DataSection
 
 
 def folder_of(paths: Sequence[Path]) -> ImageSet:
@@ -37,16 +38,8 @@ def load_set(images: ImageSet, preparation: Preparation, *, batch_size: int, num
     Decoded on the CPU on every machine, so that one file gives the same numbers everywhere. Raises DataError naming the files
     that cannot be decoded.
     """
-    loader = EvalLoader(
-        images,
-        **preparation.options(),
-        batch_size=batch_size,
-        rank=0,
-        world_size=1,
-        num_threads=num_threads,
-        device_id=None,
-        decode="cpu",
-    )
+    batches = in_batches(range(len(images)), batch_size)
+    loader = EvalLoader(images, batches, preparation, _on_the_cpu(num_threads))
     with closing(loader):
         for batch in loader:
             yield batch.images
@@ -63,8 +56,12 @@ def load_pictures(images: ImageSet, preparation: Preparation, *, batch_size: int
     says so; `batch_size` are decoded at once. Raises DataError naming the files that cannot be decoded.
     """
     batches = in_batches(range(len(images)), batch_size)
-    loader = PictureLoader(images, batches, exif_orientation=preparation.exif_orientation, num_threads=num_threads)
+    loader = PictureLoader(images, batches, _on_the_cpu(num_threads), exif_orientation=preparation.exif_orientation)
     with closing(loader):
         for batch in loader:
             for picture in batch:
                 yield picture[None]
+
+
+def _on_the_cpu(num_threads: int) -> LoaderSettings:
+    return LoaderSettings(num_threads=num_threads, seconds_to_read=DataSection().read_timeout_seconds)

@@ -5,10 +5,23 @@ from __future__ import annotations
 import torch
 
 from inceptionctl.cores import usable_cores
+from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.distributed.session import Machine
+from inceptionctl.recipe.data_section import DataSection
 from inceptionctl.train.precision import allow_tf32
 
-__all__ = ["Machine", "claim_machine"]
+__all__ = ["Machine", "claim_machine", "loading_of"]
+
+
+def loading_of(machine: Machine, data: DataSection, device: torch.device) -> LoaderSettings:
+    """How images are read and decoded for a network on `device`. A run from a GPU can be evaluated where there is none."""
+    on_gpu = device.type == "cuda"
+    return LoaderSettings(
+        num_threads=data.num_threads or machine.num_threads,
+        seconds_to_read=data.read_timeout_seconds,
+        device_id=device.index if on_gpu else None,
+        decode="mixed" if on_gpu and data.decode != "cpu" else "cpu",
+    )
 
 
 def claim_machine() -> Machine:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import CheckpointError, DataError
@@ -107,7 +106,7 @@ def check_same_images(members: Sequence[Member]) -> None:
                 )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, object]:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

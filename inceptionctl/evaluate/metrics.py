@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inceptionctl.words import has_top5, percent, with_top5_where
+from inceptionctl.evaluate.results import Metrics
+from inceptionctl.words import has_top5, percent
 
 NUM_RESAMPLES = 10_000
 NUM_BINS = 15
 SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
+def figures(probabilities: Tensor, labels: Tensor) -> Metrics:
     """Errors in percent, mean cross entropy, calibration, of float32 [N, classes] and int64 [N]; the same bits whenever they are equal.
 
     `interval`: the middle 95% of 10,000 bootstrap resamples of the images (fixed seed).
@@ -28,17 +27,17 @@ def figures(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
     top1, top5 = hits[:, 0], hits.any(1)
     own = probabilities.gather(1, labels[:, None])[:, 0].clamp_min(SMALLEST)
     bins, error = calibration(best.values[:, 0], top1)
-    found = {
+    says = has_top5(probabilities.shape[1])
+    return {
         "num_images": len(labels),
         "top1_error": percent(int((~top1).sum()), len(labels)),
-        "top5_error": percent(int((~top5).sum()), len(labels)),
+        "top5_error": percent(int((~top5).sum()), len(labels)) if says else None,
         "top1_error_interval": bootstrap_interval(int(top1.sum()), len(labels)),
-        "top5_error_interval": bootstrap_interval(int(top5.sum()), len(labels)),
+        "top5_error_interval": bootstrap_interval(int(top5.sum()), len(labels)) if says else None,
         "loss": -float(own.double().log().mean()),
         "calibration_error": error,
         "calibration": bins,
     }
-    return with_top5_where(has_top5(probabilities.shape[1]), found)
 
 
 def bootstrap_interval(num_correct: int, num_images: int) -> list[float]:
@@ -61,3 +60,10 @@ def calibration(confidence: Tensor, correct: Tensor) -> tuple[list[dict[str, flo
         if count
     ]
     return bins, 100.0 * float((sums - right).abs().sum() / counts.sum())
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Images of class row that were taken for class column: int64, classes x classes."""
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes).reshape(
+        num_classes, num_classes
+    )

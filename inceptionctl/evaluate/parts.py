@@ -6,8 +6,8 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Parts:
     def __init__(self, folder: Path, batches: list[range]) -> None:
         self.folder, self._batches = folder, batches
 
-    def begin(self, identity: dict[str, Any]) -> bool:
+    def begin(self, identity: Mapping[str, object]) -> bool:
         """Make the folder, or go on in it; anew where it is of something else. Whether it held anything of use."""
         file = self.folder / "identity.json"
         text = json.dumps(identity, sort_keys=True)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from inceptionctl.data.loaders import square_start
 from inceptionctl.data.preparation import Preparation
-from inceptionctl.data.view_loader import square_start
 from inceptionctl.errors import RecipeError
 
 Name = Literal["single", "10crop", "12crop", "144crop", "dense"]

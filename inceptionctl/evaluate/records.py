@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.errors import DataError
+from inceptionctl.evaluate.results import About, HowAnswered
 from inceptionctl.run import write_atomically
 
 ABOUT = b"inceptionctl"
@@ -33,11 +34,11 @@ class Record:
     """int64 [N]; [0] where nobody knows them, as of a challenge's test images."""
     probabilities: Tensor
     """float32 [N, classes]."""
-    about: dict[str, Any]
+    about: About
     """protocol, classes, checkpoint and the rest of the result, without its tables."""
 
 
-def write_record(path: Path, images: ImageSet, probabilities: NDArray[np.float32], about: dict[str, Any]) -> None:
+def write_record(path: Path, images: ImageSet, probabilities: NDArray[np.float32], about: About | HowAnswered) -> None:
     """Columns: image, label, class, predicted, confidence, and probabilities (a list of one float32 a class).
 
     `about` is kept as JSON in the file's metadata. Raises EnvironmentFault when the disk refuses.
@@ -51,7 +52,7 @@ def write_answers(
     labels: NDArray[Any] | None,
     classes: Sequence[str],
     probabilities: NDArray[np.float32],
-    about: dict[str, Any],
+    about: About | HowAnswered,
 ) -> None:
     """The same of images by their names below the data root and integer labels [N]; without those no columns label and class."""
     names = np.array(classes, dtype=object)

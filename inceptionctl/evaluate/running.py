@@ -6,16 +6,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.evaluate.evaluation import OnProgress, Work, answer, result_of
 from inceptionctl.evaluate.parts import Parts
+from inceptionctl.evaluate.results import Result
 from inceptionctl.words import counted
 
 SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class _Begun(TypedDict):
+    goes_on: bool
+    """Whether an interrupted evaluation has left something."""
+    missing: list[int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Answers:
 class Done:
     """What rank 0 has in the end."""
 
-    result: dict[str, Any]
+    result: Result
     probabilities: NDArray[np.float32]
     parts: Parts
 
@@ -61,17 +68,17 @@ def answer_all(
     batches = work.batches
     parts = Parts(folder, batches)
 
-    def begin() -> dict[str, Any]:
+    def begin() -> _Begun:
         return {"goes_on": parts.begin(work.identity), "missing": parts.missing()}
 
-    begun = ranks.on_rank_zero(begin)
-    missing: list[int] = begun["missing"]
+    begun: _Begun = ranks.on_rank_zero(begin)
+    missing = begun["missing"]
     share = missing[ranks.rank * len(missing) // ranks.size : (ranks.rank + 1) * len(missing) // ranks.size]
     left = sum(len(batches[number]) for number in missing)
     if begun["goes_on"]:
         number = len(work.images)
         were = "was" if number == 1 else "were"
-        say(f"goes on: {number - left:,} of {counted(number, 'image')} {were} answered before")
+        say(f"resuming: {number - left:,} of {counted(number, 'image')} {were} answered before")
     answer(work, parts, share, on_progress)
     if ranks.rank != 0:
         return None

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import RecipeError
-from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained, Weights
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.checkpoint_choice import Choice
+from inceptionctl.train.loading import preparation_of
 from inceptionctl.train.precision import Precision, allow_tf32, autocast
 
 

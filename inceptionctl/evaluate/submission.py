@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from inceptionctl.data.class_lists import imagenet_ids, read_class_ids, some
+from inceptionctl.data.sources.class_lists import imagenet_ids, read_class_ids, some
 from inceptionctl.errors import DataError
 
 NUM_LABELS = 5

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from inceptionctl.errors import CheckpointError, RecipeError
-from inceptionctl.models import build_model
+from inceptionctl.models import NetworkArguments, build_model
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, is_run, located
@@ -85,7 +84,7 @@ def load_trained(path: Path, weights: Weights, device: torch.device, which: str 
     return replace(trained, recipe=located(recipe, trained.run))
 
 
-def empty_network(arguments: Mapping[str, Any]) -> nn.Module:
+def empty_network(arguments: NetworkArguments) -> nn.Module:
     """A network on the CPU in evaluation mode whose weights are yet to be loaded, all of them: they need not be initialised.
 
     `arguments` are those of `build_model`; the auxiliary head is among the weights where it was trained with.

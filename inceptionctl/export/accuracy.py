@@ -18,10 +18,10 @@ from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.evaluation import check_classes
 from inceptionctl.evaluate.images import load_pictures, load_set
-from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Accuracy
 from inceptionctl.export.forms import Logits
+from inceptionctl.train.loading import preparation_of
 from inceptionctl.words import percent
 
 BATCH_SIZE = 16

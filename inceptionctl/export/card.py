@@ -9,21 +9,22 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from inceptionctl import __version__
 from inceptionctl.console import size
-from inceptionctl.data.class_lists import imagenet_ids
 from inceptionctl.data.elpv import license_of
-from inceptionctl.evaluate.preparation import preparation_of
+from inceptionctl.data.sources.class_lists import imagenet_ids
+from inceptionctl.evaluate.results import Result
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.exporting import Exported
 from inceptionctl.models import MODELS
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, disk_errors, visible, write_atomically
+from inceptionctl.train.loading import preparation_of
 from inceptionctl.train.schedule import schedule_in_words
 from inceptionctl.words import counted, counted_epochs, has_top5
 
@@ -39,6 +40,30 @@ ENTRY = ("format", "file", "bytes", "largest_difference", "compared_on")
 START = ("started", "ranks", "gpus", "cores", "precision", "from_step", "python", "versions")
 EVALUATION = ("step", "weights", "checkpoint", "protocol", "preparation", "subset", "num_images", "precision", "classes")
 ERRORS = ("top1_error", "top1_error_interval", "top5_error", "top5_error_interval")
+
+
+Json = dict[str, Any]
+"""An object of a JSON or YAML file, or what a template is given."""
+
+
+class FileEntry(TypedDict):
+    """What a card says of an export."""
+
+    format: str
+    file: str
+    bytes: int
+    beside: dict[str, int]
+    """Bytes of other files that belong to it."""
+    largest_difference: float
+    compared_on: str
+
+
+class Evaluated(Result):
+    """A result with what it is of: the checkpoint or an export, and the data's name where they are not the recipe's."""
+
+    of: str
+    file: str
+    elsewhere: str | None
 
 
 def write_card(
@@ -77,7 +102,7 @@ def write_card(
         "recipe": trained.recipe,
         "preparation": preparation_of(trained.recipe),
         "pillow": _pillow(trained.recipe),
-        "schedule": schedule_in_words(trained.recipe.schedule.model_dump(), trained.recipe.train.epochs),
+        "schedule": schedule_in_words(trained.recipe.schedule, trained.recipe.train.epochs),
         "whole_recipe": _dumped(_public(trained.recipe.resolved())),
         "trained": trained,
         "imported": _json(trained.checkpoint / "import.json"),
@@ -112,10 +137,10 @@ def _compared_on(item: Exported, compared_on: str) -> str:
     return images if item.of == "logit" else f"{images} (of a probability)"
 
 
-def _kept_files(ours: dict[str, Any], sha256: str) -> dict[str, dict[str, Any]]:
+def _kept_files(ours: Json, sha256: str) -> dict[str, FileEntry]:
     """What an earlier card says of exports of the same checkpoint, by file."""
     entries = ours.get("files") if ours.get("checkpoint_sha256") == sha256 else None
-    known = [entry for entry in entries if _has(entry, ENTRY)] if isinstance(entries, list) else []
+    known: list[FileEntry] = [entry for entry in entries if _has(entry, ENTRY)] if isinstance(entries, list) else []
     return {str(entry["file"]): entry for entry in known}
 
 
@@ -123,7 +148,7 @@ def _has(values: object, keys: Collection[str]) -> bool:
     return isinstance(values, dict) and values.keys() >= set(keys)
 
 
-def _render(facts: dict[str, Any]) -> str:
+def _render(facts: Json) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Markdown, not HTML: nothing is escaped.
@@ -153,11 +178,11 @@ def _is_imagenet(trained: Trained) -> bool:
     return list(trained.classes) == list(imagenet_ids())
 
 
-def evaluations_of(trained: Trained) -> list[dict[str, Any]]:
+def evaluations_of(trained: Trained) -> list[Evaluated]:
     """Results that `evaluate` has left in the run, of these very weights or of exports of them; sorted by file name."""
     if trained.run is None:
         return []
-    found = []
+    found: list[Evaluated] = []
     for file in sorted(path for path in visible(trained.run.evaluations) if path.suffix == ".json"):
         result = _json(file)
         if _has(result, (*EVALUATION, *ERRORS)) and (result["step"], result["weights"]) == (trained.step, trained.weights):
@@ -165,11 +190,12 @@ def evaluations_of(trained: Trained) -> list[dict[str, Any]]:
             data = Path(str(result.get("data_root", trained.recipe.data.root))).name
             elsewhere = data if data != trained.recipe.data.root_path.name else None
             of = place.name if place.suffix else "checkpoint"
-            found.append({**result, "of": of, "file": file.name, "elsewhere": elsewhere})
+            known: Result = result
+            found.append({**known, "of": of, "file": file.name, "elsewhere": elsewhere})
     return found
 
 
-def _validation(trained: Trained) -> dict[str, Any] | None:
+def _validation(trained: Trained) -> Json | None:
     """The validation of this step while it was trained; those are of the averaged weights."""
     if trained.run is None or trained.weights != "ema":
         return None
@@ -179,10 +205,10 @@ def _validation(trained: Trained) -> dict[str, Any] | None:
 
 def _metadata(
     trained: Trained,
-    files: Sequence[dict[str, Any]],
-    evaluations: Sequence[dict[str, Any]],
+    files: Sequence[FileEntry],
+    evaluations: Sequence[Evaluated],
     license: str | None,
-) -> dict[str, Any]:
+) -> Json:
     section = trained.recipe.model
     papers = re.findall(r"arXiv (\d{4}\.\d{5})", MODELS[section.name].source) if section.name in MODELS else []
     license = license or trained.recipe.export.license
@@ -200,18 +226,21 @@ def _metadata(
     }
 
 
-def _results(trained: Trained, evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _results(trained: Trained, evaluations: Sequence[Evaluated]) -> Json:
     index = {"name": name_of(trained), "results": [_result(trained, one) for one in evaluations]}
     return {"metrics": ["accuracy"], "model-index": [index]}
 
 
-def _result(trained: Trained, one: dict[str, Any]) -> dict[str, Any]:
+def _result(trained: Trained, one: Evaluated) -> Json:
     name = one["elsewhere"] or dataset_name(trained)
     kind = HUB_IMAGENET if _is_imagenet(trained) and not one["elsewhere"] else name
     made = {"protocol": one["protocol"], "subset": one["subset"], "num_images": one["num_images"], "of": one["of"]}
+    errors = {1: one["top1_error"]}
+    if has_top5(len(one["classes"])) and one["top5_error"] is not None:
+        errors[5] = one["top5_error"]
     metrics = [
-        {"type": "accuracy", "name": f"top-{k} accuracy in percent", "value": round(100.0 - one[f"top{k}_error"], 4)}
-        for k in _shown_ranks(one)
+        {"type": "accuracy", "name": f"top-{k} accuracy in percent", "value": round(100.0 - error, 4)}
+        for k, error in errors.items()
     ]
     return {
         "task": {"type": "image-classification"},
@@ -220,11 +249,7 @@ def _result(trained: Trained, one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shown_ranks(one: dict[str, Any]) -> list[int]:
-    return [1, 5] if has_top5(len(one["classes"])) else [1]
-
-
-def _network(trained: Trained) -> dict[str, Any]:
+def _network(trained: Trained) -> Json:
     section = trained.recipe.model
     spec = MODELS.get(section.name)
     return {
@@ -239,7 +264,7 @@ def _changed(width: float, paper_px: int, input_px: int) -> list[str]:
     return parts + ([f"{input_px} px instead of {paper_px}"] if input_px != paper_px else [])
 
 
-def _pillow(recipe: Recipe) -> dict[str, Any]:
+def _pillow(recipe: Recipe) -> dict[str, bool | str]:
     """How a user prepares an image with Pillow: its `resize` widens the filter where an image shrinks, its `transform` never does."""
     section = recipe.evaluate
     plain = not section.antialias and section.interpolation in ("bilinear", "nearest")
@@ -248,13 +273,13 @@ def _pillow(recipe: Recipe) -> dict[str, Any]:
     return {"transform": plain, "exact": exact, "filter": section.interpolation.upper()}
 
 
-def _starts(run: Run | None) -> list[dict[str, Any]]:
+def _starts(run: Run | None) -> list[Json]:
     """Environments of the starts of a run, less the host's name and the command."""
     found = _json(run.environment_file) if run else None
     return [start for start in found if _has(start, START)] if isinstance(found, list) else []
 
 
-def _public(values: dict[str, Any]) -> dict[str, Any]:
+def _public(values: Json) -> Json:
     """A recipe without the folders of the machine that it was trained on."""
     return {
         key: _public(value)
@@ -270,7 +295,7 @@ def _without_folders(text: str) -> str:
     return re.sub(r"(?<!\S)\S*/([^/\s]+)", r"\1", text)
 
 
-def _front_matter(file: Path) -> dict[str, Any]:
+def _front_matter(file: Path) -> Json:
     """What stands between the first two lines of dashes; empty where that is not YAML."""
     try:
         found = re.match(r"---\n(.*?)\n---\n", file.read_text(encoding="utf-8"), re.S)
@@ -288,6 +313,6 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _dumped(values: dict[str, Any]) -> str:
+def _dumped(values: Json) -> str:
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
     return text.rstrip()

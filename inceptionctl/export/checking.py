@@ -14,9 +14,9 @@ from torch.nn import functional
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.images import load_pictures, load_set
-from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.forms import Logits
+from inceptionctl.train.loading import preparation_of
 from inceptionctl.words import counted
 
 NUM_IMAGES = 8

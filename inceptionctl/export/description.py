@@ -7,14 +7,14 @@ config.json in model.pt2.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.models import MODELS, is_timm, option_problem
+from inceptionctl.models import MODELS, NetworkArguments, is_timm, option_problem
 from inceptionctl.recipe.data_section import Filter, Positive
 
 # The fields that `to_properties` gives as they are.
@@ -137,10 +137,10 @@ class Description(BaseModel):
             raise ValueError(problem[0])
         return self
 
-    def model_arguments(self) -> dict[str, Any]:
+    def model_arguments(self) -> NetworkArguments:
         """Arguments of `build_model` for this network. Dropout and the momentum of the statistics matter in training alone."""
         names = ("num_classes", "width", "batch_norm_eps", "input_px", "aux_head", "residual_scale", "residual_unit")
-        return {"name": self.architecture, **{name: getattr(self, name) for name in names}}
+        return cast(NetworkArguments, {"name": self.architecture, **{name: getattr(self, name) for name in names}})
 
     def to_json(self) -> str:
         """The text of a config.json."""

@@ -6,6 +6,7 @@ Source: NVIDIA's docs/user_guide/model_repository.md and model_configuration.md.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,17 @@ def write(trained: Trained, description: Description) -> dict[str, bytes]:
     }
 
 
-def tensors(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class TritonTensor:
+    """An input or output as Triton describes it."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+    """Without the batch; -1 is any size."""
+
+
+def tensors(content: bytes) -> tuple[list[TritonTensor], list[TritonTensor]]:
     """(inputs, outputs) of an ONNX file as Triton names them, without the batch. Raises CheckpointError where the batch is not free."""
     import onnx
 
@@ -49,20 +60,16 @@ def tensors(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
     return [_tensor(onnx, value) for value in graph.input], [_tensor(onnx, value) for value in graph.output]
 
 
-def _tensor(onnx: Any, value: Any) -> dict[str, Any]:
+def _tensor(onnx: Any, value: Any) -> TritonTensor:
     kind = value.type.tensor_type
     batch, *rest = kind.shape.dim
     if not batch.dim_param:
         raise CheckpointError(f"{value.name} of the ONNX file has a fixed batch, which Triton cannot batch", "report this")
-    return {
-        "name": value.name,
-        "data_type": TYPES[onnx.TensorProto.DataType.Name(kind.elem_type)],
-        # Without a number: any size.
-        "dims": [dim.dim_value or -1 for dim in rest],
-    }
+    kind_of_numbers = TYPES[onnx.TensorProto.DataType.Name(kind.elem_type)]
+    return TritonTensor(value.name, kind_of_numbers, [dim.dim_value or -1 for dim in rest])
 
 
-def _config(name: str, max_batch_size: int, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> str:
+def _config(name: str, max_batch_size: int, inputs: list[TritonTensor], outputs: list[TritonTensor]) -> str:
     """The text of config.pbtxt. The batch is the one that was evaluated with, so it is known to fit."""
     lines = [
         f'name: "{name}"',
@@ -70,7 +77,7 @@ def _config(name: str, max_batch_size: int, inputs: list[dict[str, Any]], output
         'backend: "onnxruntime"',
         f"max_batch_size: {max_batch_size}",
         *(_block("input", tensor) for tensor in inputs),
-        *(_block("output", {**tensor, "label_filename": LABELS}) for tensor in outputs),
+        *(_block("output", tensor, LABELS) for tensor in outputs),
         "# Requests that wait at the same time are answered together.",
         "dynamic_batching { max_queue_delay_microseconds: 1000 }",
         "# On every GPU, or else on the CPU.",
@@ -79,9 +86,9 @@ def _config(name: str, max_batch_size: int, inputs: list[dict[str, Any]], output
     return "\n".join(lines) + "\n"
 
 
-def _block(kind: str, tensor: dict[str, Any]) -> str:
-    label = f", label_filename: {json.dumps(tensor['label_filename'])}" if "label_filename" in tensor else ""
-    return f'{kind} [ {{ name: "{tensor["name"]}", data_type: {tensor["data_type"]}, dims: {tensor["dims"]}{label} }} ]'
+def _block(kind: str, tensor: TritonTensor, labels: str | None = None) -> str:
+    label = f", label_filename: {json.dumps(labels)}" if labels else ""
+    return f'{kind} [ {{ name: "{tensor.name}", data_type: {tensor.data_type}, dims: {tensor.dims}{label} }} ]'
 
 
 def ask_triton(path: Path) -> tuple[str, Logits]:
@@ -110,8 +117,7 @@ def _read_by_client(config: Path, model: Path) -> str:
             ) from None
     types = model_config_pb2.DataType
     said = [
-        [{"name": one.name, "data_type": types.Name(one.data_type), "dims": [*one.dims]} for one in side]
-        for side in (read.input, read.output)
+        [TritonTensor(one.name, types.Name(one.data_type), [*one.dims]) for one in side] for side in (read.input, read.output)
     ]
     if said != [*tensors(model.read_bytes())]:
         raise CheckpointError(f"{CONFIG} says {said}, and the ONNX file has other tensors; it was not written", "report this")

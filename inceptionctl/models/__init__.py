@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 from inceptionctl.errors import RecipeError
 
@@ -22,6 +22,21 @@ ResidualUnit = Literal["original", "bottleneck"]
 
 # `timm/resnet50` is timm's resnet50, where timm is installed.
 TIMM_PREFIX = "timm/"
+
+
+class NetworkArguments(TypedDict, total=False):
+    """The keyword arguments of `build_model`."""
+
+    name: Required[str]
+    num_classes: int
+    width: float
+    dropout: float
+    batch_norm_momentum: float
+    batch_norm_eps: float
+    input_px: int
+    aux_head: bool | None
+    residual_scale: float | tuple[float, float, float] | None
+    residual_unit: ResidualUnit | None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self, TypedDict
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,20 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
 Positive = Annotated[float, Field(gt=0.0)]
 Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
+Format = Literal["auto", "folder", "webdataset", "tfrecord", "csv", "imagenet"]
+ClassOrder = Literal["sorted", "listed"]
+
+
+class Sources(TypedDict, total=False):
+    """How to open a data set: arguments of `data.dataset.open_split`."""
+
+    format: Format
+    class_names: Path | None
+    class_order: ClassOrder
+    val_labels: Path | None
+    train_csv: Path | None
+    val_csv: Path | None
+    exclusions: Path | None
 
 
 class AugmentSection(Section):
@@ -63,11 +77,11 @@ class DataSection(Section):
 
     root: str = "data/imagenet"
     """Folder with the images, as train/<class>/* and val/<class>/* or otherwise; relative to the working directory."""
-    format: Literal["auto", "folder", "webdataset", "tfrecord", "csv", "imagenet"] = "auto"
+    format: Format = "auto"
     """What the images lie in; `auto` looks (docs/data.md has the forms)."""
     class_names: str | None = None
     """File with a class name a line, in the order of the labels; null takes the names from the data, sorted."""
-    class_order: Literal["sorted", "listed"] = "sorted"
+    class_order: ClassOrder = "sorted"
     """`listed` says that an order of class names that is not sorted is meant; else it is refused."""
     val_labels: str | None = None
     """File with the class of each validation image that lies in no class folder; null looks for the usual names in `root`."""
@@ -107,15 +121,21 @@ class DataSection(Section):
     @property
     def exclusions_path(self) -> Path | None:
         """`exclusions`, with ~ for the home directory."""
-        return expanded(self.exclusions) if self.exclusions else None
+        return _file(self.exclusions)
 
-    def sources(self, root: Path) -> dict[str, Any]:
-        """How to open the data set at `root` (arguments of `data.dataset.open_data`); of another one, only its class names are told."""
-        named = {"class_names": self.class_names and expanded(self.class_names), "class_order": self.class_order}
+    def sources(self, root: Path) -> Sources:
+        """How to open the data set at `root`; of another one than the recipe's, only its class names are told."""
+        named: Sources = {"class_names": _file(self.class_names), "class_order": self.class_order}
         if root != self.root_path:
             return named
-        lists = {key: getattr(self, key) for key in ("val_labels", "train_csv", "val_csv", "exclusions")}
-        return {"format": self.format, **named, **{key: file and expanded(file) for key, file in lists.items()}}
+        return {
+            **named,
+            "format": self.format,
+            "val_labels": _file(self.val_labels),
+            "train_csv": _file(self.train_csv),
+            "val_csv": _file(self.val_csv),
+            "exclusions": _file(self.exclusions),
+        }
 
     @model_validator(mode="after")
     def _lists_have_a_use(self) -> Self:
@@ -123,6 +143,10 @@ class DataSection(Section):
             if getattr(self, key) and self.format not in ("auto", "csv"):
                 raise ValueError(f"{key} '{getattr(self, key)}' is read with the format csv or auto, not {self.format}")
         return self
+
+
+def _file(path: str | None) -> Path | None:
+    return expanded(path) if path else None
 
 
 def expanded(path: str) -> Path:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -34,7 +34,7 @@ from inceptionctl.recipe.load import (
     with_base,
 )
 from inceptionctl.recipe.schema import Recipe, binding
-from inceptionctl.recipe.section import Section
+from inceptionctl.recipe.section import Section, Tree
 from inceptionctl.recipe.yaml_source import Source
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -67,7 +67,7 @@ class Ensemble(Section):
         """The weight of each member, in their order."""
         return [self.weights.get(name, 1.0) for name in self.members]
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> Tree:
         """All keys, defaults included, as plain JSON values in reading order."""
         return self.model_dump(mode="json")
 

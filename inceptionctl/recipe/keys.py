@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.recipe.section import Section
+from inceptionctl.recipe.section import Section, Tree
 from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.yaml_source import KeyPath
 
@@ -32,7 +32,7 @@ def sections_in(annotation: Any) -> list[type[Section]]:
     return [option for option in options if isinstance(option, type) and issubclass(option, Section)]
 
 
-def section_class(path: KeyPath, data: dict[str, Any]) -> type[BaseModel]:
+def section_class(path: KeyPath, data: Tree) -> type[BaseModel]:
     """The section at a path of a recipe that holds `data`."""
     kind: type[BaseModel] = Recipe
     for depth, key in enumerate(path):

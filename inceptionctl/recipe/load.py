@@ -15,6 +15,7 @@ from inceptionctl.errors import Problem, RecipeError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.keys import MEMBERS, is_text
 from inceptionctl.recipe.schema import Recipe
+from inceptionctl.recipe.section import Tree
 from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.wording import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
@@ -233,7 +234,7 @@ def _root(source: Source) -> Any:
     return data.get("root") if isinstance(data, dict) else None
 
 
-def _deep_merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def _deep_merge(base: Tree, top: Tree) -> Tree:
     merged = dict(base)
     for key, value in top.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

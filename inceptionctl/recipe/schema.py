@@ -6,14 +6,14 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inceptionctl.models import MODELS, hint_of_name, is_timm, option_problem
+from inceptionctl.models import MODELS, NetworkArguments, hint_of_name, is_timm, option_problem
 from inceptionctl.recipe.data_section import DataSection, Filter, expanded
-from inceptionctl.recipe.section import Section
+from inceptionctl.recipe.section import Section, Tree
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
 
 
@@ -78,9 +78,9 @@ class ModelSection(Section):
             raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
         return self
 
-    def network(self) -> dict[str, Any]:
+    def network(self) -> NetworkArguments:
         """Arguments of `models.build_model`: this section less what is done to a network once it is built."""
-        return self.model_dump(exclude={"init_from", "freeze"})
+        return cast(NetworkArguments, self.model_dump(exclude={"init_from", "freeze"}))
 
 
 class TrainSection(Section):
@@ -252,7 +252,7 @@ class Recipe(Section):
             raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
         return self
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> Tree:
         """All keys, defaults included, as plain JSON values in reading order."""
         return self.model_dump(mode="json")
 
@@ -286,16 +286,16 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Tree, prefix: str = "") -> Tree:
     """Nested sections as dotted keys: {'optim': {'name': 'sgd'}} -> {'optim.name': 'sgd'}."""
-    flat: dict[str, Any] = {}
+    flat: Tree = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return flat
 
 
-def binding(tree: dict[str, Any]) -> dict[str, Any]:
+def binding(tree: Tree) -> Tree:
     """The dotted keys of a resolved recipe that a continued run must share with its beginning."""
     return {
         key: value

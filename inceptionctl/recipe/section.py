@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
+
+Tree = dict[str, Any]
+"""Sections as YAML and JSON hold them: plain values by key, and trees of them."""
 
 
 class Section(BaseModel):

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from inceptionctl.errors import Problem
 from inceptionctl.recipe.keys import all_keys, is_free_text, section_class, takes_null
 from inceptionctl.recipe.schema import Recipe
+from inceptionctl.recipe.section import Tree
 from inceptionctl.recipe.synonyms import known_elsewhere
 from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.yaml_source import KeyPath, Source
@@ -113,7 +114,7 @@ def _where(path: KeyPath, source: Source) -> str:
     return next(iter(source.lines.values()), "recipe")
 
 
-def _nearest_key(path: KeyPath, data: dict[str, Any], root: type[BaseModel]) -> str:
+def _nearest_key(path: KeyPath, data: Tree, root: type[BaseModel]) -> str:
     section, name = path[:-1], path[-1]
     fields = list(section_class(section, data).model_fields if section else {**root.model_fields, **Recipe.model_fields})
     if section and section[0] in VARIANTS:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from inceptionctl.errors import Problem
+from inceptionctl.recipe.section import Tree
 
 KeyPath = tuple[str, ...]
 MERGE_KEY = "<<"
@@ -40,7 +41,7 @@ CoreLoader.add_constructor("tag:yaml.org,2002:int", lambda _loader, node: int(no
 class Source:
     """A parsed mapping: `data` is plain Python, `lines` gives `where` (file:line) of each key path, `problems` what was wrong."""
 
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Tree = field(default_factory=dict)
     lines: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -86,8 +87,8 @@ def parse_value(text: str) -> Any:
         loader.dispose()
 
 
-def _mapping(loader: CoreLoader, node: yaml.MappingNode, path: KeyPath, name: str, source: Source) -> dict[str, Any]:
-    data: dict[str, Any] = {}
+def _mapping(loader: CoreLoader, node: yaml.MappingNode, path: KeyPath, name: str, source: Source) -> Tree:
+    data: Tree = {}
     for key_node, value_node in node.value:
         where = f"{name}:{key_node.start_mark.line + 1}"
         key = str(loader.construct_object(key_node, deep=True))

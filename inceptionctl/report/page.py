@@ -7,7 +7,7 @@ import datetime
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,36 @@ from numpy.typing import NDArray
 from inceptionctl import __version__
 from inceptionctl.errors import DataError, InceptionctlError
 from inceptionctl.evaluate.drawing import crops_png
-from inceptionctl.evaluate.preparation import preparation_of
+from inceptionctl.evaluate.metrics import confusion_matrix
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
-from inceptionctl.evaluate.scoring import confusion_matrix
+from inceptionctl.evaluate.results import About, EnsembleResult, ResultWithReal
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import MOST_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
 from inceptionctl.report.training_loss import training_loss_in_words
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
-from inceptionctl.run_contents import RunContents, by_subset, read_run
+from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
+from inceptionctl.train.loading import preparation_of
 from inceptionctl.words import has_top5
 
 MOST_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
 IMAGENET_CLASSES = 1000
+
+
+class Shown(ResultWithReal):
+    """An evaluation of a run, and what the page needs of it besides."""
+
+    file: Path
+    num_classes: int
+    error: float
+
+
+class ShownEnsemble(EnsembleResult):
+    """The same of an ensemble; `network` are those of its members."""
+
+    network: str
+    name: str
+    num_classes: int
 
 
 @dataclass
@@ -39,12 +56,12 @@ class Reported:
 
     name: str
     contents: RunContents
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[Shown] = field(default_factory=list)
     record: Record | None = None
     """Probabilities of the evaluation that is shown, where they are kept."""
 
     @property
-    def shown(self) -> dict[str, Any] | None:
+    def shown(self) -> Shown | None:
         """The newest evaluation of the best checkpoint, which `evaluate` and `export` take too, else the newest of all."""
         best = {row["step"] for row in self.contents.checkpoints if "best" in row["pointers"]}
         of_best = [one for one in self.evaluations if one["step"] in best]
@@ -93,10 +110,10 @@ def named(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def _reported(run: Run, name: str) -> Reported:
-    found = []
+    found = list[Shown]()
     for file in sorted(path for path in visible(run.evaluations) if path.suffix == ".json"):
         try:
-            result = json.loads(file.read_text(encoding="utf-8"))
+            result: ResultWithReal = json.loads(file.read_text(encoding="utf-8"))
             found.append({**result, "file": file, "num_classes": len(result["classes"]), "error": result["top1_error"]})
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not one of ours, or one of another version; the page says how many it shows
@@ -106,9 +123,9 @@ def _reported(run: Run, name: str) -> Reported:
     return reported
 
 
-def _ensemble(file: Path) -> dict[str, Any]:
+def _ensemble(file: Path) -> ShownEnsemble:
     try:
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        result: EnsembleResult = json.loads(file.read_text(encoding="utf-8"))
         key = ensemble_key(str(member["network"]) for member in result["members"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -142,7 +159,7 @@ def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
             yield confusion(one.name, _matrix(one.record), one.record.about["classes"])
 
 
-def _render(reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> str:
+def _render(reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble], pictures: Sequence[Picture]) -> str:
     from jinja2 import Environment, PackageLoader
 
     templates = Environment(
@@ -172,13 +189,13 @@ def _render(reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]], p
     )
 
 
-def _comparable(result: dict[str, Any]) -> bool:
+def _comparable(result: Mapping[str, Any]) -> bool:
     return bool(result["num_classes"] == IMAGENET_CLASSES)
 
 
 def _tables(
-    reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]]
-) -> list[tuple[PaperTable, list[tuple[PaperRow, list[dict[str, Any]]]]]]:
+    reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble]
+) -> list[tuple[PaperTable, list[tuple[PaperRow, list[Row]]]]]:
     """The paper's tables with what was measured here; none where nothing is of ImageNet's classes, since errors of others do not compare."""
     if not (any(one.is_of_imagenet for one in reported) or any(map(_comparable, ensembles))):
         return []
@@ -186,20 +203,22 @@ def _tables(
 
 
 def _beside(
-    table: PaperTable, row: PaperRow, reported: Sequence[Reported], ensembles: Sequence[dict[str, Any]]
-) -> tuple[PaperRow, list[dict[str, Any]]]:
+    table: PaperTable, row: PaperRow, reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble]
+) -> tuple[PaperRow, list[Row]]:
     """A row of the paper with what was measured here for it: on ImageNet's classes, by its protocol and on its subset."""
-    measured = [{**result, "name": one.name, "network": one.network} for one in reported for result in one.evaluations]
+    measured: list[Row] = [
+        {**result, "name": one.name, "network": one.network} for one in reported for result in one.evaluations
+    ]
     wanted = (row.protocol or table.protocol, table.subset)
     own = [
         one
-        for one in (*measured, *ensembles)
+        for one in (*measured, *map(dict, ensembles))
         if one["network"] in row.networks and (one["protocol"], one.get("subset", "all")) == wanted and _comparable(one)
     ]
     return row, own
 
 
-def _crops(one: Reported) -> dict[str, Any] | None:
+def _crops(one: Reported) -> Row | None:
     """The shown evaluation's crops on its first image that can be opened, or why there is none."""
     result = one.shown
     if result is None or one.contents.recipe is None or one.record is None:
@@ -219,14 +238,15 @@ def _crops(one: Reported) -> dict[str, Any] | None:
     return {"name": one.name, "png": None, "why": why}
 
 
-def _data_root(one: Reported, about: dict[str, Any]) -> Path:
+def _data_root(one: Reported, about: About) -> Path:
     """Where the images of an evaluation lie: as it was told, as that was meant then, or from where the run was started."""
     told = about["data_root"]
-    places = (told, about.get("data_root_absolute", told), *(place / told for place in directories(one.contents.run)))
+    places: list[str | Path] = [told, about.get("data_root_absolute", told)]
+    places += [place / told for place in directories(one.contents.run)]
     return next((place for place in map(Path, places) if place.exists()), Path(places[1]))
 
 
-def _record(result: dict[str, Any]) -> Record | None:
+def _record(result: Shown) -> Record | None:
     try:
         return read_record(result["file"].with_suffix(".parquet"))
     except DataError:
@@ -238,7 +258,7 @@ def _matrix(record: Record) -> NDArray[np.int64]:
     return confusion_matrix(predicted, record.labels, record.probabilities.shape[1]).numpy()
 
 
-def _confused(one: Reported) -> dict[str, Any] | None:
+def _confused(one: Reported) -> Row | None:
     """The pairs of classes that the shown evaluation confused most, with the images it was surest of, and why some are not shown."""
     record = one.record
     if record is None:
@@ -307,8 +327,8 @@ def _differences(reported: Sequence[Reported]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(values: Row, before: str = "") -> Row:
+    flat: Row = {}
     for key, value in values.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
     return flat

@@ -66,7 +66,7 @@ class Point:
         """Of the whole training."""
         return None if self.seconds is None else self.gpus * self.seconds / 3600
 
-    def to_json(self, price: float | None) -> dict[str, Any]:
+    def to_json(self, price: float | None) -> dict[str, object]:
         """Everything about it, seconds and images; null where nothing can be said."""
         found: dict[str, Any] = {"gpus": self.gpus, "nodes": self.nodes, "problem": self.problem}
         if self.batch and self.step:

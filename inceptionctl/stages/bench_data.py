@@ -68,14 +68,16 @@ def data(request: BenchDataRequest) -> dict[str, Any]:
 
     from inceptionctl.bench.data import bench_data
     from inceptionctl.bench.machine import facts
-    from inceptionctl.train.build import loader_options
+    from inceptionctl.train.loading import loader_settings, train_transforms
 
-    options = loader_options(recipe, this_machine(request.threads))
+    machine = this_machine(request.threads)
+    loading = loader_settings(recipe, machine.device, machine.num_threads)
     about = facts(_PACKAGES)
     with progress_bar("measuring") as progress:
         figures, left_out = bench_data(
             images,
-            options,
+            train_transforms(recipe),
+            loading,
             seed=recipe.train.seed,
             batch_size=min(recipe.train.micro_batch_size, recipe.train.global_batch_size),
             num_images=request.images,
@@ -88,10 +90,10 @@ def data(request: BenchDataRequest) -> dict[str, Any]:
         "recipe": request.recipe,
         "settings": list(request.settings),
         "images": request.images,
-        "threads": options["num_threads"],
-        "decode": options["decode"],
-        "decode_roi": options["decode_roi"],
-        "values": str(options["dtype"]).removeprefix("torch."),
+        "threads": loading.num_threads,
+        "decode": loading.decode,
+        "decode_roi": loading.decode_roi,
+        "values": str(loading.dtype).removeprefix("torch."),
         "left_out": left_out,
     }
     return written(with_figures(result, figures), request.output)

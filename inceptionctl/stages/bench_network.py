@@ -62,7 +62,7 @@ def evaluate(request: BenchEvaluateRequest) -> dict[str, Any]:
 
     from inceptionctl.bench.evaluate import bench_evaluate, pictures_by_kind
     from inceptionctl.bench.machine import facts
-    from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.evaluate.machine import claim_machine, loading_of
 
     machine = claim_machine()
     recipe, subject = _subject(source, request, machine)
@@ -75,8 +75,7 @@ def evaluate(request: BenchEvaluateRequest) -> dict[str, Any]:
             request.protocol,
             batch_sizes=request.batch_sizes,
             repeats=request.repeats,
-            num_threads=machine.num_threads,
-            decode=machine.decode(recipe.data.decode),
+            loading=loading_of(machine, recipe.data, machine.device),
             progress=progress,
         )
     result = {

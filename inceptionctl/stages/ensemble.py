@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from inceptionctl.evaluate.members import Member, State
     from inceptionctl.evaluate.protocols import Name as Protocol
     from inceptionctl.evaluate.records import Record
+    from inceptionctl.evaluate.results import EnsembleResult
     from inceptionctl.recipe import Ensemble
 
 
@@ -82,12 +83,12 @@ class Combined:
     members: Sequence[str]
     images: Sequence[str]
     """Names of what was answered."""
-    result: dict[str, Any] | None
+    result: EnsembleResult | None
     """Errors, shares and differences of the members (evaluate/ensemble.py: `combine`); None for a submission of images without labels."""
     output: Path | None
     submission: Path | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Any:
         """What `--json` prints."""
         told = {"submission": str(self.submission), "images": len(self.images), "members": list(self.members)}
         return told if self.result is None else self.result
@@ -318,7 +319,7 @@ def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None
     from inceptionctl.distributed.stage import run_stage
 
     code = run_stage(words)
-    again = f"go on with: {shlex.join(['inceptionctl', *request.words])}"
+    again = f"resume with: {shlex.join(['inceptionctl', *request.words])}"
     if code == ResumeLater.exit_code:
         raise ResumeLater(f"stopped in `{words[0]}` of {name}", again)
     if code:

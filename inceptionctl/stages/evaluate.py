@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
@@ -16,6 +16,7 @@ from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_file
 if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
+    from inceptionctl.evaluate.results import RealErrors, ResultWithReal
     from inceptionctl.evaluate.running import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.recipe.schema import Recipe
@@ -56,7 +57,7 @@ class EvaluateRequest:
 class Evaluated:
     """One network's result."""
 
-    result: dict[str, Any]
+    result: ResultWithReal
     """As `evaluate --json` prints it."""
     choice: Choice | None
     """Which checkpoint of the run was taken, and why."""
@@ -110,10 +111,10 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
     import torch
 
     from inceptionctl.evaluate.drawing import draw_crops
-    from inceptionctl.evaluate.preparation import preparation_of
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.export.opening import subject_of_export
+    from inceptionctl.train.loading import preparation_of
 
     source, file = request.source, request.output or Path("crops.png")
     of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
@@ -133,7 +134,7 @@ def _checkpoints(source: Path) -> list[Path]:
 
 
 def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> Evaluated | None:
-    from inceptionctl.evaluate.imagenet import subset_of
+    from inceptionctl.data.sources.blacklist import subset_of
 
     subject, recipe, stem = _open(request, source, machine)
     work = _work(request, subject, recipe, machine)
@@ -170,10 +171,11 @@ def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Sub
 
 def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, machine: Machine) -> Work:
     from inceptionctl.data.dataset import open_split
-    from inceptionctl.data.reading import SECONDS_TO_READ
     from inceptionctl.evaluate.evaluation import Work, check_classes
+    from inceptionctl.evaluate.machine import loading_of
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.subject import check_protocol
+    from inceptionctl.recipe.data_section import DataSection
 
     if recipe is None and request.data is None:
         raise RecipeError(
@@ -189,13 +191,11 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
         images,
         None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
         request.batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
-        (recipe and recipe.data.num_threads) or machine.num_threads,
-        machine.decode(recipe.data.decode if recipe else "auto") if subject.device.type == "cuda" else "cpu",
-        seconds_to_read=recipe.data.read_timeout_seconds if recipe else SECONDS_TO_READ,
+        loading_of(machine, recipe.data if recipe else DataSection(), subject.device),
     )
 
 
-def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) -> dict[str, Any] | None:
+def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) -> ResultWithReal | None:
     """Evaluate and write; rank 0 gets the result."""
     from inceptionctl.evaluate.evaluation import write_probabilities, write_result
     from inceptionctl.evaluate.running import run_evaluation
@@ -210,18 +210,18 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
             done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
         if done is None:
             return None
-        if real_labels:
-            done.result.update(_real_errors(work, done, real_labels))
+        real: RealErrors = _real_errors(work, done, real_labels) if real_labels else {}
+        result: ResultWithReal = {**done.result, **real}
         if file:
-            write_result(done.result, file)
-            write_probabilities(work, done.probabilities, done.result, file.with_suffix(".parquet"))
+            write_result(result, file)
+            write_probabilities(work, done.probabilities, result, file.with_suffix(".parquet"))
         done.parts.remove()
-    return done.result
+    return result
 
 
-def _real_errors(work: Work, done: Done, file: Path) -> dict[str, float]:
+def _real_errors(work: Work, done: Done, file: Path) -> RealErrors:
     import torch
 
-    from inceptionctl.evaluate.imagenet import real_errors
+    from inceptionctl.evaluate.real_labels import real_errors
 
     return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)

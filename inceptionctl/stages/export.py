@@ -138,10 +138,10 @@ def _export(
 
 def _onnx_options(request: ExportRequest, trained: Trained, formats: Sequence[str]) -> list[OnnxOptions]:
     """What the ONNX files are to be. Raises what keeps them from being made, before minutes of tracing."""
-    from inceptionctl.evaluate.preparation import preparation_of
     from inceptionctl.export.onnx_options import OPSET, OnnxOptions, check_opset
     from inceptionctl.export.openvino_check import import_openvino
     from inceptionctl.export.preprocessing import preparation_graph
+    from inceptionctl.train.loading import preparation_of
 
     _refuse_without_onnx(request, formats)
     if request.opset is not None:

@@ -132,11 +132,13 @@ def _work(request: SubmitRequest, machine: Machine) -> tuple[Work, list[str], li
     """What is to be answered, the images' names, and the label of each class."""
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.images import folder_of
+    from inceptionctl.evaluate.machine import loading_of
     from inceptionctl.evaluate.predict import images_of
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.subject import check_protocol
     from inceptionctl.evaluate.submission import ids_of, numeric_order
     from inceptionctl.export.opening import subject_of_any
+    from inceptionctl.recipe.data_section import DataSection
 
     files, name = images_of(request.images), request.protocol
     ordered = [files[place] for place in numeric_order([file.name for file in files])]
@@ -148,8 +150,7 @@ def _work(request: SubmitRequest, machine: Machine) -> tuple[Work, list[str], li
         folder_of(ordered),
         None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
         request.batch_size or DEFAULT_BATCH_SIZE,
-        machine.num_threads,
-        machine.decode("auto") if subject.device.type == "cuda" else "cpu",
+        loading_of(machine, DataSection(), subject.device),
     )
     return work, [file.name for file in ordered], ids
 
@@ -159,6 +160,7 @@ def _submit(request: SubmitRequest, work: Work, names: list[str], ids: list[int]
 
     from inceptionctl.evaluate.evaluation import how_answered
     from inceptionctl.evaluate.records import write_answers
+    from inceptionctl.evaluate.results import HowUnlabelled
     from inceptionctl.evaluate.submission import submission
     from inceptionctl.run import write_atomically
 
@@ -168,7 +170,7 @@ def _submit(request: SubmitRequest, work: Work, names: list[str], ids: list[int]
         if answers is None:
             return None
         classes = work.subject.classes
-        about = {**how_answered(work), "classes": [*classes]}
+        about: HowUnlabelled = {**how_answered(work), "classes": [*classes]}
         write_answers(record, names, None, classes, answers.probabilities, about)
         write_atomically(request.file, submission(from_numpy(answers.probabilities), ids))
         answers.parts.remove()
@@ -186,5 +188,5 @@ def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
         except DataError as error:
             raise DataError(
                 error.message,
-                "a submission has a line for every image: mend these, then give the same command again, which goes on",
+                "a submission has a line for every image: mend these, then rerun the same command to resume",
             ) from None

@@ -107,7 +107,7 @@ def _train_on_this_machine(request: TrainRequest, recipe: Recipe) -> Run:
     start = decide_start(recipe, request.output, request.resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
-        console.say("hint: another --output trains anew; a larger train.epochs goes on in it")
+        console.say("hint: use another --output to train again, or a larger train.epochs to continue this run")
     else:
         if not start.is_new:
             check_free(start.run)
@@ -194,4 +194,4 @@ def _may_go_on(code: int) -> bool:
 def _go_on(request: TrainRequest, start: Start, told: Sequence[str]) -> str:
     words = [] if request.gpus is None else ["--gpus", str(request.gpus)]
     words += [] if request.cpu_ranks is None else ["--cpu-ranks", str(request.cpu_ranks)]
-    return f"go on with: {shlex.join(['inceptionctl', 'train', *told, '--output', str(start.run.path), *words])}"
+    return f"resume with: {shlex.join(['inceptionctl', 'train', *told, '--output', str(start.run.path), *words])}"

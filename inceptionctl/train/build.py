@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from torch import nn
 
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.loaders import Augmentation
-from inceptionctl.distributed.session import Machine, Session
+from inceptionctl.distributed.session import Session
 from inceptionctl.distributed.signals import RankSignals
-from inceptionctl.errors import EnvironmentFault
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run
@@ -29,6 +26,7 @@ from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine, deepspeed_config
 from inceptionctl.train.fine_tuning import freeze
 from inceptionctl.train.health import HealthWatch
+from inceptionctl.train.loading import loader_settings
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.precision import allow_tf32, resolve_precision
 from inceptionctl.train.runlog import RunLog
@@ -53,7 +51,7 @@ def build_training(
     `prepare` gets the network on the CPU, before anything is around it; `restore` puts engine and averages where the training begins, and
     says where that is; `open_log` is called last, when everything else is there. `loader` opens the batches when the loop begins.
     """
-    options = loader_options(recipe, session.machine)
+    loading = loader_settings(recipe, session.machine.device, session.machine.num_threads)
     batch = plan_batch(recipe.train.global_batch_size, session.world.size, recipe.train.micro_batch_size)
     _seed_everything(recipe.train.seed)
     model = build_model(**recipe.model.network())
@@ -83,7 +81,7 @@ def build_training(
         progress=progress,
         log=log,
         writer=_checkpoint_writer(recipe, run, log),
-        loader_options=options,
+        loader_settings=loading,
         bad=BadImages(recipe.data.max_bad_images),
         stop=Stop(signals, session.world.size, statistics.votes),
         loader=loader,
@@ -96,33 +94,11 @@ def build_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> Engine:
     allow_tf32(recipe.train.tf32)
     return Engine(
         model,
-        build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr),
+        build_optimizer(model, recipe.optim, recipe.schedule.base_lr),
         deepspeed_config(batch, recipe.train.zero_stage),
-        clipping=build_clipping(recipe.optim.model_dump()),
+        clipping=build_clipping(recipe.optim),
         channels_last=recipe.train.channels_last,
     )
-
-
-def loader_options(recipe: Recipe, machine: Machine) -> dict[str, Any]:
-    """Arguments that every loader of this rank shares."""
-    on_gpu = machine.device.type == "cuda"
-    if recipe.data.decodes_on_gpu and not on_gpu:
-        raise EnvironmentFault(f"data.decode is `{recipe.data.decode}`, but there is no GPU", "set data.decode to auto or cpu")
-    decode = machine.decode(recipe.data.decode)
-    half = not on_gpu and resolve_precision(recipe.train.precision, machine.device) == "bf16"
-    return {
-        "input_px": recipe.model.input_px,
-        "augmentation": Augmentation(**recipe.data.augment.model_dump()),
-        "mean": recipe.data.mean,
-        "std": recipe.data.std,
-        "exif_orientation": recipe.data.exif_orientation,
-        "num_threads": recipe.data.num_threads or machine.num_threads,
-        "device_id": machine.device.index if on_gpu else None,
-        "decode": decode,
-        "decode_roi": decode == "cpu" or recipe.data.decode == "mixed_roi",
-        "dtype": torch.bfloat16 if half else torch.float32,
-        "seconds_to_read": recipe.data.read_timeout_seconds,
-    }
 
 
 def _checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter:

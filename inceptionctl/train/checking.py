@@ -129,4 +129,4 @@ def _freeze(recipe: Recipe, model: nn.Module) -> None:
 def _optimizer(recipe: Recipe, model: nn.Module) -> None:
     from inceptionctl.train.optim import build_optimizer
 
-    build_optimizer(model, recipe.optim.model_dump(), recipe.schedule.base_lr)
+    build_optimizer(model, recipe.optim, recipe.schedule.base_lr)

@@ -8,20 +8,50 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from inceptionctl.data.order import batch_at
+from inceptionctl.data.sampler import batch_at
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import described_optimizer, state_names
 from inceptionctl.train.optimizer_state import OptimizerState, WholeState
+
+
+class Best(TypedDict, total=False):
+    """A validation; nothing before the first."""
+
+    step: int
+    top1_error: float
+    top5_error: float
+    loss: float
+    subset: str
+
+
+class Rollback(TypedDict):
+    """What one has done (train/rollback.py); all batches from the first to the last are skipped from then on."""
+
+    step: int
+    to_step: int
+    first_batch: int
+    last_batch: int
+    reason: str
+
+
+class WindowSums(TypedDict, total=False):
+    """A log window that a signal has interrupted (train/window.py); nothing between windows."""
+
+    passes: int
+    accumulation: int
+    loss_sums: list[float]
+    """Of each rank."""
+    clipped: float
 
 
 @dataclass
@@ -32,8 +62,8 @@ class Progress:
     total_steps: int = 0
     epoch: float = 0.0
     ema_updates: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    """The best validation so far: its step, errors, loss and subset."""
+    best: Best = field(default_factory=Best)
+    """The best validation so far."""
     kept: list[int] = field(default_factory=list)
     """Steps whose checkpoints are kept for good, this one's among them."""
     classes: list[str] = field(default_factory=list)
@@ -43,12 +73,12 @@ class Progress:
     ranks: int = 1
     evaluation_due: bool = False
     """A signal came before the validation that was due after this step."""
-    window: dict[str, Any] = field(default_factory=dict)
+    window: WindowSums = field(default_factory=WindowSums)
     """What the log window had summed up when a signal came (train/window.py)."""
-    rollbacks: list[dict[str, Any]] = field(default_factory=list)
-    """Oldest first: step, to_step, first_batch, last_batch (all skipped from then on) and reason (train/rollback.py)."""
+    rollbacks: list[Rollback] = field(default_factory=list)
+    """Oldest first."""
 
-    def best_on(self, subset: str) -> dict[str, Any]:
+    def best_on(self, subset: str) -> Best:
         """The best so far; empty where that was on another subset of the validation images, which compares with nothing."""
         return self.best if self.best.get("subset", "all") == subset else {}
 
@@ -199,12 +229,15 @@ def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch
     kept = progress.recipe.get("optim")
     if not kept:
         return
-    theirs = (kept["name"], set(state_names(kept)))
+    theirs = (
+        kept["name"],
+        set(state_names(kept["name"], momentum=kept.get("momentum", 0.0), centered=kept.get("centered", False))),
+    )
     ours = described_optimizer(optimizer)
     if ours != theirs:
         raise CheckpointError(
             f"{checkpoint} holds the state of {_in_words(*theirs)}, the recipe asks for {_in_words(*ours)}",
-            "go on with the same optim section, or start from these weights alone with model.init_from",
+            "resume with the same optim section, or start from these weights alone with model.init_from",
         )
 
 

@@ -73,7 +73,7 @@ class Choice:
         others += [f"the newest is {self.latest.in_words()}"] if latest != self.taken.step else []
         return "; ".join([told, *others, *([] if self.best else ["no best one is kept"])])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As JSON values."""
         known = {"best": self.best, "latest": self.latest}
         return {"which": self.which, "best_by": self.by} | {key: value and asdict(value) for key, value in known.items()}
@@ -122,7 +122,7 @@ def _of_step(path: Path, wish: str, found: list[Path]) -> Path:
 
 def _with_figures(path: Path, taken: Path, which: Which, best: Path | None, latest: Path) -> Choice:
     rows = {row["step"]: row for row in Run(path).metrics() if row.get("kind") == "evaluate"}
-    progress: dict[str, Any] = {}
+    progress: Mapping[str, Any] = {}
     with contextlib.suppress(CheckpointError):  # a damaged one is refused where it is opened
         progress = files.read_progress(latest)
     told = progress.get("best")
@@ -141,7 +141,7 @@ def _with_figures(path: Path, taken: Path, which: Which, best: Path | None, late
     )
 
 
-def _validated(checkpoint: Path, rows: Mapping[int, dict[str, Any]]) -> Validated:
+def _validated(checkpoint: Path, rows: Mapping[int, Mapping[str, Any]]) -> Validated:
     step = files.step_of(checkpoint)
     row = rows.get(step)
     if row is None:

@@ -20,7 +20,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from inceptionctl.errors import CheckpointError
 from inceptionctl.nearby import did_you_mean
@@ -66,9 +66,16 @@ def verify(checkpoint: Path) -> None:
         raise _damaged(checkpoint, f"it cannot be compared with manifest.json: {type(error).__name__}: {error}") from None
 
 
-def read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of each file, by name, of a checkpoint that verifies."""
-    entries: dict[str, dict[str, Any]] = _read_json(checkpoint / MANIFEST)["files"]
+class ManifestEntry(TypedDict):
+    """What the manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def read_manifest(checkpoint: Path) -> dict[str, ManifestEntry]:
+    """The entries by file of a checkpoint that verifies."""
+    entries: dict[str, ManifestEntry] = _read_json(checkpoint / MANIFEST)["files"]
     return entries
 
 
@@ -104,7 +111,7 @@ def strangers_in(checkpoint: Path, known: Iterable[str]) -> list[str]:
 def _damaged(checkpoint: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"checkpoint {checkpoint} is damaged: {what}",
-        "`train` goes on from the newest whole one by itself; `evaluate`, `export` and `predict` take another by --checkpoint STEP",
+        "`train` resumes from the newest intact one by itself; `evaluate`, `export` and `predict` take another by --checkpoint STEP",
     )
 
 

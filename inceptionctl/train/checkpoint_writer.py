@@ -91,13 +91,13 @@ class CheckpointWriter:
         try:
             saved = write_snapshot(self._checkpoints, snapshot)
             files.prune(self._checkpoints, snapshot.step, self._keep_last, self._keep_best, snapshot.progress["kept"])
-            self._say(f"saved {saved} (held up for {held_up:.2f} s, written in {time.perf_counter() - start:.1f} s)")
+            self._say(f"saved {saved} (training blocked for {held_up:.2f} s, written in {time.perf_counter() - start:.1f} s)")
         except Exception as error:  # whatever it is, the training must hear of it
             self._failure = error
             if self._goes_on and isinstance(error, EnvironmentFault):
                 self.num_failed += 1
                 last = files.pointed(self._checkpoints, "latest")
                 self._say(
-                    f"THE CHECKPOINT OF STEP {snapshot.step} WAS NOT SAVED: {error.message}; training goes on, with"
+                    f"THE CHECKPOINT OF STEP {snapshot.step} WAS NOT SAVED: {error.message}; training continues, with"
                     f" {last or 'no checkpoint'} to go back to, and tries again at the next save (checkpoint.on_write_error)"
                 )

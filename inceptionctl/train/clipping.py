@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+from inceptionctl.recipe.variants import Optim
 
 # A weight tensor of a smaller norm counts as one of this, else weights that start at zero would stay there.
 SMALLEST_NORM = 1e-3
@@ -88,6 +89,6 @@ def norms_of(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(list(tensors)))
 
 
-def build_clipping(values: Mapping[str, Any]) -> Clipping:
-    """The clipping that the recipe's optim section (`values`) describes."""
-    return Clipping(values["clip_global_norm"], values["clip_agc"])
+def build_clipping(optim: Optim) -> Clipping:
+    """The clipping that a recipe's optim section describes."""
+    return Clipping(optim.clip_global_norm, optim.clip_agc)

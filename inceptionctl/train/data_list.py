@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,28 @@ MOST_SHOWN = 3
 _ESCAPES = ((b"%2E", b"."), (b"%2F", b"/"), (b"%25", b"%"))  # what data/packing.py writes into the keys of shards
 
 Key = tuple[str, bytes]
+
+
+class ValImages(TypedDict):
+    """What is kept of the validation images."""
+
+    subset: str
+    num_images: int
+    sha256: str
+
+
+class Head(TypedDict):
+    """The line of JSON."""
+
+    format: int
+    folder: str
+    classes: list[str]
+    num_images: int
+    in_shards: bool
+    train: str
+    """Digest of names and labels."""
+    sizes: list[int]
+    val: ValImages
 
 
 def check_same_images(run: Run, checkpoint: Path, train_set: ImageSet, val_set: ImageSet, subset: str) -> list[str]:
@@ -64,7 +86,7 @@ def check_same_images(run: Run, checkpoint: Path, train_set: ImageSet, val_set: 
 
 def keep_list(run: Run, train_set: ImageSet, val_set: ImageSet, subset: str) -> None:
     """Write the list of a start, unless the run has the same one."""
-    head: dict[str, Any] = {
+    head: Head = {
         "format": FORMAT,
         "folder": str(train_set.folder.absolute()),
         "classes": list(train_set.classes),
@@ -84,7 +106,7 @@ def keep_list(run: Run, train_set: ImageSet, val_set: ImageSet, subset: str) -> 
     write_atomically(run.data_list_file, content.getvalue())
 
 
-def _about_val(images: ImageSet, subset: str) -> dict[str, Any]:
+def _about_val(images: ImageSet, subset: str) -> ValImages:
     found = hashlib.sha256()
     for name, stem in _keys_of(images):  # tens of thousands
         found.update(name.encode(errors="surrogateescape") + b"/" + stem + b"\0")
@@ -114,21 +136,21 @@ def _size(path: bytes) -> int:
         return -1
 
 
-def _same_sizes(head: dict[str, Any], images: ImageSet) -> bool:
+def _same_sizes(head: Head, images: ImageSet) -> bool:
     return all(then == now or -1 in (then, now) for then, now in zip(head["sizes"], _sizes(images), strict=False))
 
 
-def _head(run: Run) -> dict[str, Any] | None:
+def _head(run: Run) -> Head | None:
     """What a list begins with; None where there is none, or it is of another version or damaged, and so will be written anew."""
     try:
         with gzip.open(run.data_list_file) as file:
             head = json.loads(file.readline())
     except (OSError, EOFError, ValueError):
         return None
-    return head if isinstance(head, dict) and head.get("format") == FORMAT else None
+    return cast(Head, head) if isinstance(head, dict) and head.get("format") == FORMAT else None
 
 
-def _kept(run: Run, head: dict[str, Any]) -> tuple[NDArray[np.int32], Names]:
+def _kept(run: Run, head: Head) -> tuple[NDArray[np.int32], Names]:
     """Labels and names of a list. Raises OSError, EOFError or ValueError when it is damaged."""
     with gzip.open(run.data_list_file) as file:
         file.readline()
@@ -154,7 +176,7 @@ def _keys(classes: Sequence[str], labels: NDArray[np.int32], names: Names, in_sh
         yield classes[label], stem
 
 
-def _differences(run: Run, head: dict[str, Any], images: ImageSet) -> list[str]:
+def _differences(run: Run, head: Head, images: ImageSet) -> list[str]:
     """What is not as it was, a line each; nothing where only places or forms are others."""
     try:
         labels, names = _kept(run, head)
@@ -203,9 +225,7 @@ def _some(keys: set[Key]) -> str:
     return ", ".join(names) + (", ..." if len(keys) > MOST_SHOWN else "")
 
 
-def _refusal(
-    run: Run, checkpoint: Path, head: dict[str, Any] | None, images: ImageSet, differences: Sequence[str]
-) -> DataError:
+def _refusal(run: Run, checkpoint: Path, head: Head | None, images: ImageSet, differences: Sequence[str]) -> DataError:
     where = here = str(images.folder.absolute())
     if head and here != head["folder"]:
         where = f"{here} (then {head['folder']})"

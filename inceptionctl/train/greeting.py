@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from inceptionctl.cores import usable_cores
-from inceptionctl.data import passed_over
+from inceptionctl.data.audit import passed_over
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
 from inceptionctl.train.batch import too_few_images
@@ -53,9 +53,9 @@ def greet(job: Training, start: Start) -> None:
     log.say(f"batch {job.batch.in_words()} on {where}{zero}")
     if recipe.train.compile != "none":
         log.say("the first step compiles, which takes minutes unless torch finds it compiled (TORCHINDUCTOR_CACHE_DIR)")
-    log.say(f"learning rate {schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs)}")
+    log.say(f"learning rate {schedule_in_words(recipe.schedule, recipe.train.epochs)}")
     if start.checkpoint:
-        log.say(f"goes on from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
+        log.say(f"resuming from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
     if progress.best and not progress.best_on(subset):
         log.say(f"validates on other images than before ({subset}): the first of these validations counts as the best so far")
     for first, last in progress.skipped:
@@ -69,7 +69,7 @@ def changes_in_words(start: Start, recipe: Recipe, step: int, steps_per_epoch: f
         return []
     words = [f"changed since the last start: {change}" for change in changes]
     then, now = (
-        learning_rate(each.schedule.model_dump(), step=step, steps_per_epoch=steps_per_epoch, epochs=each.train.epochs)
+        learning_rate(each.schedule, step=step, steps_per_epoch=steps_per_epoch, epochs=each.train.epochs)
         for each in (start.recipe_before, recipe)
     )
     if start.checkpoint and then != now:

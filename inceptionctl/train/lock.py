@@ -35,7 +35,7 @@ def take_lock(run: Run) -> tuple[IO[str], list[str]]:
         return file, []
     # Some network file systems keep locks within a host; a process of another one may live, and nobody here can tell.
     elsewhere = "" if left.endswith(f" on {socket.gethostname()}") else "; make sure that it no longer runs"
-    return file, [f"{run.path} was held by {left}, which was killed or left at once{elsewhere}"]
+    return file, [f"{run.path}: stale lock of {left}{elsewhere}"]
 
 
 def _is_locked_by_us(file: IO[str]) -> bool:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from inceptionctl.data.loaders import TrainLoader
+from inceptionctl.data.sampler import BatchSampler
 from inceptionctl.distributed.heartbeat import State
 from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.train import checkpoint_files as files
+from inceptionctl.train.loading import train_transforms
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import compile_beside
 from inceptionctl.train.precision import autocast
@@ -163,14 +165,12 @@ def _is_due(job: Training, step: int, every_epochs: float | None, every_steps: i
 
 
 def _rate(job: Training, step: int) -> float:
-    values = job.recipe.schedule.model_dump()
-    return learning_rate(values, step=step, steps_per_epoch=job.steps_per_epoch, epochs=job.recipe.train.epochs)
+    return learning_rate(job.recipe.schedule, step=step, steps_per_epoch=job.steps_per_epoch, epochs=job.recipe.train.epochs)
 
 
 def train_loader(job: Training) -> TrainLoader:
     """The recipe's training images, read and changed as it says."""
-    return TrainLoader(
-        job.train_set,
+    batches = BatchSampler(
         seed=job.recipe.train.seed,
         global_batch_size=job.batch.global_batch_size,
         micro_batch_size=job.batch.micro_batch_size,
@@ -179,9 +179,8 @@ def train_loader(job: Training) -> TrainLoader:
         start_step=job.progress.step,
         num_steps=job.progress.total_steps,
         skipped=job.progress.skipped,
-        bad=job.bad,
-        **job.loader_options,
     )
+    return TrainLoader(job.train_set, batches, train_transforms(job.recipe), job.loader_settings, bad=job.bad)
 
 
 def _catch_up(job: Training, window: Window) -> None:
@@ -213,7 +212,7 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
     last = files.pointed(job.run.checkpoints, "latest")
     job.log.say(
         f"stopped by a signal after step {job.progress.step};"
-        f" the same command goes on {f'from {last}' if last else 'from the beginning'}"
+        f" rerun the same command to resume {f'from {last}' if last else 'from the beginning'}"
     )
     raise ResumeLater("")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault, RecipeError
+from inceptionctl.recipe.variants import AdamWSection, LambSection, Optim, RmsPropSection, SgdSection
 from inceptionctl.train import one_pass
 
 
@@ -123,7 +124,10 @@ def _update_foreach(
         torch._foreach_addcdiv_(weights, gradients, roots, value=-lr)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+Groups = list[dict[str, Any]]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
     """Two groups: convolution and dense weights with weight decay, norms and biases (one-dimensional) without.
 
     Frozen parameters are left out. Raises RecipeError when all are frozen.
@@ -144,32 +148,30 @@ def compile_beside(optimizer: torch.optim.Optimizer) -> None:
         one_pass.compile_beside({one_pass.rmsprop_kernel(group["momentum"], group["centered"]) for group in groups})
 
 
-def build_optimizer(model: nn.Module, values: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
-    """The optimizer that the recipe's optim section (`values`) describes, over a model's trained parameters.
+def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Optimizer:
+    """The optimizer that a recipe's optim section describes, over a model's trained parameters.
 
     Raises RecipeError when nothing is to be trained, EnvironmentFault when the library of an optimizer is not installed.
     """
-    groups = parameter_groups(model, values["weight_decay"])
-    return OPTIMIZERS[values["name"]](groups, lr, values, next(model.parameters()).device.type)
+    groups, device = parameter_groups(model, optim.weight_decay), next(model.parameters()).device.type
+    match optim:
+        case RmsPropSection():
+            return TensorFlowRMSProp(
+                groups, lr, decay=optim.decay, momentum=optim.momentum, epsilon=optim.epsilon, centered=optim.centered
+            )
+        case SgdSection():
+            # One call for many tensors is faster on GPUs. On CPUs torch's one pass gains too little for its faults (next).
+            foreach = device == "cuda"
+            return torch.optim.SGD(groups, lr, momentum=optim.momentum, nesterov=optim.nesterov, foreach=foreach)
+        case AdamWSection():
+            return _adamw(groups, lr, optim, device)
+        case LambSection():
+            return _lamb(groups, lr, optim)
 
 
-Groups = list[dict[str, Any]]
-
-
-def _rmsprop(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
-    names = ("decay", "momentum", "epsilon", "centered")
-    return TensorFlowRMSProp(groups, lr, **{name: values[name] for name in names})
-
-
-def _sgd(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
-    # One call for many tensors is faster on GPUs. On CPUs torch's one pass gains too little for its faults (next).
-    foreach = device == "cuda"
-    return torch.optim.SGD(groups, lr, momentum=values["momentum"], nesterov=values["nesterov"], foreach=foreach)
-
-
-def _adamw(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
+def _adamw(groups: Groups, lr: float, optim: AdamWSection, device: str) -> torch.optim.Optimizer:
     form = {"fused": True} if device == "cpu" else {"foreach": device == "cuda"}
-    optimizer = torch.optim.AdamW(groups, lr, betas=tuple(values["betas"]), eps=values["epsilon"], **form)
+    optimizer = torch.optim.AdamW(groups, lr, betas=optim.betas, eps=optim.epsilon, **form)
     if device == "cpu":
         # torch's one pass goes by memory, and takes a gradient in another order without a word.
         optimizer.register_step_pre_hook(_lay_gradients_as_weights)
@@ -183,7 +185,7 @@ def _lay_gradients_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None
                 weight.grad = as_it_lies(weight.grad, weight)
 
 
-def _lamb(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> torch.optim.Optimizer:
+def _lamb(groups: Groups, lr: float, optim: LambSection) -> torch.optim.Optimizer:
     try:
         from timm.optim.lamb import Lamb
     except ImportError as error:
@@ -191,28 +193,30 @@ def _lamb(groups: Groups, lr: float, values: Mapping[str, Any], device: str) -> 
             f"optim.name is lamb, which is timm's, and timm cannot be imported: {error}", "`pip install 'inceptionctl[timm]'`"
         ) from None
     # Clipping is the engine's, for every optimizer alike.
-    lamb: torch.optim.Optimizer = Lamb(groups, lr, betas=tuple(values["betas"]), eps=values["epsilon"], max_grad_norm=None)
+    lamb: torch.optim.Optimizer = Lamb(groups, lr, betas=optim.betas, eps=optim.epsilon, max_grad_norm=None)
     return lamb
 
 
-OPTIMIZERS: dict[str, Callable[[Groups, float, Mapping[str, Any], str], torch.optim.Optimizer]] = {
-    "rmsprop": _rmsprop,
-    "sgd": _sgd,
-    "adamw": _adamw,
-    "lamb": _lamb,
-}
-
-
-def state_names(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the tensors, each of a weight's shape, that the optimizer of an optim section keeps for every weight."""
-    momentum = values.get("momentum", 0.0) > 0
+def state_names(name: str, *, momentum: float = 0.0, centered: bool = False) -> tuple[str, ...]:
+    """Names of the tensors, each of a weight's shape, that the optimizer of this name in a recipe keeps for every weight."""
     names = {
-        "rmsprop": {"mean_square": True, "momentum": momentum, "mean_gradient": values.get("centered", False)},
-        "sgd": {"momentum_buffer": momentum},
+        "rmsprop": {"mean_square": True, "momentum": momentum > 0, "mean_gradient": centered},
+        "sgd": {"momentum_buffer": momentum > 0},
         "adamw": {"exp_avg": True, "exp_avg_sq": True},
         "lamb": {"exp_avg": True, "exp_avg_sq": True},
     }
-    return tuple(name for name, kept in names[values["name"]].items() if kept)
+    return tuple(state for state, kept in names[name].items() if kept)
+
+
+def state_names_of(optim: Optim) -> tuple[str, ...]:
+    """The same of the optimizer that a recipe's optim section describes."""
+    match optim:
+        case RmsPropSection():
+            return state_names(optim.name, momentum=optim.momentum, centered=optim.centered)
+        case SgdSection():
+            return state_names(optim.name, momentum=optim.momentum)
+        case _:
+            return state_names(optim.name)
 
 
 def first_value(state_name: str) -> float:
@@ -223,4 +227,5 @@ def first_value(state_name: str) -> float:
 def described_optimizer(optimizer: torch.optim.Optimizer) -> tuple[str, set[str]]:
     """(name in the recipe, `state_names`) of an optimizer that `build_optimizer` made."""
     name = {"TensorFlowRMSProp": "rmsprop", "SGD": "sgd", "AdamW": "adamw", "Lamb": "lamb"}[type(optimizer).__name__]
-    return name, set(state_names({"name": name, **optimizer.param_groups[0]}))
+    group = optimizer.param_groups[0]
+    return name, set(state_names(name, momentum=group.get("momentum", 0.0), centered=group.get("centered", False)))

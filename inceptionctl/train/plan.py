@@ -17,7 +17,7 @@ from inceptionctl.train.batch_norm import check_batch_norm
 from inceptionctl.train.clipping import build_clipping
 from inceptionctl.train.engine import deepspeed_config
 from inceptionctl.train.images import Opened, open_images
-from inceptionctl.train.optim import state_names
+from inceptionctl.train.optim import state_names_of
 from inceptionctl.train.schedule import schedule_in_words
 
 IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES = 1_281_167, 50_000
@@ -55,9 +55,9 @@ def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, d
         "epochs": recipe.train.epochs,
         "steps": steps,
         "steps_per_epoch": round(images / batch.global_batch_size, 3) if images else None,
-        "learning_rate": schedule_in_words(recipe.schedule.model_dump(), recipe.train.epochs),
-        "optimizer": recipe.optim.model_dump(),
-        "clipping": build_clipping(recipe.optim.model_dump()).in_words(),
+        "learning_rate": schedule_in_words(recipe.schedule, recipe.train.epochs),
+        "optimizer": recipe.optim,
+        "clipping": build_clipping(recipe.optim).in_words(),
         "deepspeed": deepspeed_config(batch, recipe.train.zero_stage),
         "disk_needed_bytes": disk_needed(parameters, recipe),
         "disk_needed": f"{size(disk_needed(parameters, recipe))} for checkpoints ({size(checkpoint_bytes(parameters, recipe))} each)",
@@ -83,7 +83,7 @@ def num_images(recipe: Recipe, opened: Opened | None = None, *, data: bool = Tru
 
 def checkpoint_bytes(num_parameters: int, recipe: Recipe) -> int:
     """Size of one checkpoint: weights, averages, and the optimizer's tensors for each weight, all in fp32."""
-    return num_parameters * 4 * (2 + len(state_names(recipe.optim.model_dump())))
+    return num_parameters * 4 * (2 + len(state_names_of(recipe.optim)))
 
 
 def disk_needed(num_parameters: int, recipe: Recipe) -> int:

@@ -11,7 +11,7 @@ from inceptionctl.errors import CheckpointError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, disk_errors, write_atomically
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.checkpoint import Progress, load_checkpoint
+from inceptionctl.train.checkpoint import Progress, Rollback, load_checkpoint
 from inceptionctl.train.start import newest_of
 from inceptionctl.train.training import Training
 
@@ -64,7 +64,7 @@ def roll_back(job: Training, found: DivergedError) -> None:
     job.log.go_back(job.progress.step, job.progress.evaluation_due)
 
 
-def known_rollbacks(run: Run, progress: Progress, recipe: Recipe) -> list[dict[str, Any]]:
+def known_rollbacks(run: Run, progress: Progress, recipe: Recipe) -> list[Rollback]:
     """The rollbacks of a training that goes on from `progress`: the run's own file knows of those after that checkpoint too.
 
     A new run from a checkpoint of another, with another seed or global batch, has none: its stream is another one.
@@ -85,12 +85,12 @@ def known_rollbacks(run: Run, progress: Progress, recipe: Recipe) -> list[dict[s
     return max(before, list(noted), key=len)
 
 
-def _entry(progress: Progress, to_step: int, reason: str) -> dict[str, Any]:
+def _entry(progress: Progress, to_step: int, reason: str) -> Rollback:
     first, last = (dataclasses.replace(progress, step=step).batch for step in (to_step, progress.step - 1))
     return {"step": progress.step, "to_step": to_step, "first_batch": first, "last_batch": last, "reason": reason}
 
 
-def _note(run: Run, rollbacks: list[dict[str, Any]]) -> None:
+def _note(run: Run, rollbacks: list[Rollback]) -> None:
     with disk_errors(run.rollbacks_file):
         write_atomically(run.rollbacks_file, json.dumps(rollbacks, indent=2) + "\n")
 

@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,7 +101,7 @@ class RunLog:
             console.say(message)
             self._note(message)
 
-    def row(self, kind: str, values: dict[str, Any]) -> None:
+    def row(self, kind: str, values: Mapping[str, Any]) -> None:
         """A row of numbers; `values` holds step and epoch."""
         if not self.enabled:
             return
@@ -113,7 +113,7 @@ class RunLog:
                 self._events.close()
             self._events = None
 
-    def _add_scalars(self, kind: str, values: dict[str, Any]) -> None:
+    def _add_scalars(self, kind: str, values: Mapping[str, Any]) -> None:
         step = values["step"]
         self._events = self._events or self._event_writer(step)
         if values.get("subset", "all") != "all":

@@ -105,7 +105,7 @@ def _from_path(recipe: Recipe, output: Path | None, path: Path) -> Start:
     if is_run(path):
         if output is not None and output.resolve() != path.resolve():
             raise CheckpointError(
-                f"--resume {path} goes on in that run, but --output {output} names another place",
+                f"--resume {path} resumes that run, but --output {output} names another place",
                 "leave --output out, or name one of the run's checkpoints in --resume to start a new run from it",
             )
         return _continue(Run(path), recipe)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import Batch
 from inceptionctl.distributed.heartbeat import Heartbeat
 from inceptionctl.distributed.session import Session
@@ -58,7 +59,7 @@ class Training:
     progress: Progress
     log: RunLog
     writer: CheckpointWriter
-    loader_options: dict[str, Any]
+    loader_settings: LoaderSettings
     bad: BadImages
     stop: Stop
     loader: Callable[[Training], Batches]

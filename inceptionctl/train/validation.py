@@ -6,11 +6,12 @@ import itertools
 import math
 import time
 
-from inceptionctl.data.loaders import EvalLoader
+from inceptionctl.data.loaders import EvalLoader, share_in_batches
 from inceptionctl.distributed.heartbeat import State
-from inceptionctl.evaluate.preparation import preparation_of
-from inceptionctl.evaluate.scoring import score
 from inceptionctl.train.bad_images import share_bad_images
+from inceptionctl.train.checkpoint import Best
+from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.scoring import score
 from inceptionctl.train.training import Training
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
@@ -21,16 +22,8 @@ def validate(job: Training) -> bool:
     When a rank is asked to stop, it is given up on all of them, and `progress.evaluation_due` stays.
     """
     start = time.perf_counter()
-    options = {key: job.loader_options[key] for key in ("num_threads", "device_id", "decode", "seconds_to_read")}
-    loader = EvalLoader(
-        job.val_set,
-        **preparation_of(job.recipe).options(),
-        batch_size=job.recipe.evaluate.batch_size,
-        rank=job.world.rank,
-        world_size=job.world.size,
-        bad=job.bad,
-        **options,
-    )
+    share = share_in_batches(len(job.val_set), job.recipe.evaluate.batch_size, job.world.rank, job.world.size)
+    loader = EvalLoader(job.val_set, share, preparation_of(job.recipe), job.loader_settings, bad=job.bad)
     try:
         with job.heartbeat.during(State.VALIDATES):
             batches = itertools.takewhile(lambda _: _continues(job), loader)
@@ -43,7 +36,7 @@ def validate(job: Training) -> bool:
     job.progress.evaluation_due = False
     seconds = time.perf_counter() - start
     subset = job.recipe.evaluate.subset
-    result = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
+    result: Best = {"top1_error": scores.top1_error, "top5_error": scores.top5_error, "loss": scores.loss}
     images = {"num_images": scores.num_images, "subset": subset}
     job.log.row("evaluate", {"step": job.progress.step, "epoch": job.progress.epoch, **result, **images})
     top5 = f", top-5 error {scores.top5_error:.2f}%" if has_top5(len(job.progress.classes)) else ""

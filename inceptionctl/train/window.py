@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +20,7 @@ from inceptionctl.errors import DivergedError
 from inceptionctl.run import Run
 from inceptionctl.train.bad_images import share_bad_images
 from inceptionctl.train.batch import BatchPlan
-from inceptionctl.train.checkpoint import Progress
+from inceptionctl.train.checkpoint import Progress, WindowSums
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.health import Health, HealthWatch, largest_value, remedy
@@ -79,7 +78,7 @@ class Window:
         self._sum += loss.detach()
         self._passes += 1
 
-    def kept(self) -> dict[str, Any]:
+    def kept(self) -> WindowSums:
         """What a checkpoint in the middle of a window must hold for its row to become what it would have been; a collective call."""
         share_bad_images(self.bad, self.data_root, self.world, self.run, self.log)
         if not self._passes:
@@ -94,7 +93,7 @@ class Window:
             "clipped": float(self.engine.clipping.clipped),
         }
 
-    def go_on(self, kept: dict[str, Any]) -> None:
+    def go_on(self, kept: WindowSums) -> None:
         """Begin in the middle of a window; with other ranks or micro batches than it was begun, from the mean over them."""
         if not kept:
             return
@@ -105,7 +104,7 @@ class Window:
         self._passes = self._passes_before = passes
         self.engine.clipping.clipped += kept.get("clipped", 0.0)
 
-    def is_sound(self, kept: dict[str, Any]) -> bool:
+    def is_sound(self, kept: WindowSums) -> bool:
         """Whether what `kept` gave, and the network as it is, are finite: whether it may be saved in the middle of a window."""
         return all(map(math.isfinite, kept.get("loss_sums", []))) and math.isfinite(float(largest_value(self.engine.model)))
 
@@ -159,8 +158,8 @@ class Window:
         self._largest = values.pop(0) if saves else None
         self._seen = self.health.health(values)
 
-    def _row(self, rate: float) -> dict[str, Any]:
-        row: dict[str, Any] = {
+    def _row(self, rate: float) -> dict[str, object]:
+        numbers: dict[str, float | None] = {
             "step": self.progress.step,
             "epoch": self.progress.epoch,
             "loss": self._loss,
@@ -176,8 +175,8 @@ class Window:
             "skipped_batches": self.progress.batch - self.progress.step,
         }
         if self._seen.zero_share is not None:
-            row["zero_share"] = self._seen.zero_share
-        row = {key: _as_json(value) for key, value in row.items()}
+            numbers["zero_share"] = self._seen.zero_share
+        row: dict[str, object] = {key: _as_json(value) for key, value in numbers.items()}
         if self._seen.activation_rms:
             row["activation_rms"] = {name: _as_json(value) for name, value in self._seen.activation_rms.items()}
         return row

@@ -10,7 +10,7 @@ from inceptionctl.errors import RecipeError
 
 def imagenet_wnids() -> list[str]:
     """The 1,000 synsets of ILSVRC 2012 in sorted order: the classes of torchvision, timm and (after a background) TF-slim."""
-    return files("inceptionctl.data").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
+    return files("inceptionctl.data.sources").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
 
 
 def read_class_names(path: Path) -> list[str]:

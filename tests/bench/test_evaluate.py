@@ -8,13 +8,14 @@ from PIL import Image
 from torch import Tensor
 
 from inceptionctl.bench.evaluate import bench_evaluate, passes, pictures_by_kind
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.evaluation import Work, answers
 from inceptionctl.evaluate.images import folder_of
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.subject import Subject
 from tests.data.conftest import photo
+from tests.defaults import preparation
 
 SIZES = ((90, 60), (60, 60), (40, 75), (64, 64), (55, 55))
 
@@ -26,9 +27,8 @@ def subject() -> Subject:
     def logits(images: Tensor) -> Tensor:
         return images.reshape(len(images), -1) @ weights
 
-    preparation = Preparation(32, 0.875, False, "bilinear", False, (0.5,) * 3, (0.5,) * 3, True)
     classes = tuple("abcde")
-    return Subject(logits, classes, preparation, torch.device("cpu"), "fp32", "raw", 0, Path(), "none", "", in_threads=True)
+    return Subject(logits, classes, preparation(32), torch.device("cpu"), "fp32", "raw", 0, Path(), "none", "", in_threads=True)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def files(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize(("name", "batch_size"), [("10crop", 2), ("12crop", 2), ("144crop", 5)])
 def test_single_passes_together_are_the_protocol(files: list[Path], name: str, batch_size: int) -> None:
     protocol = make_protocol(name, 32)  # type: ignore[arg-type]
-    work = Work(subject(), folder_of(files), protocol, batch_size, 2, "cpu")
+    work = Work(subject(), folder_of(files), protocol, batch_size, LoaderSettings(num_threads=2, seconds_to_read=60.0))
     alone = list(passes(work))
     assert len(alone) == int(name.removesuffix("crop")) and all(one.shape == (5, 5) for one in alone)
     assert max(float((one - alone[0]).abs().max()) for one in alone) > 0.05  # they see different crops
@@ -62,7 +62,8 @@ def test_pictures_are_told_apart(files: list[Path]) -> None:
 
 def test_figures_and_the_best_batch(files: list[Path]) -> None:
     kinds, _ = pictures_by_kind(folder_of(files), 2)
-    options = {"repeats": 2, "num_threads": 1, "decode": "cpu", "progress": lambda *_: None}
+    loading = LoaderSettings(num_threads=1, seconds_to_read=60.0)
+    options = {"repeats": 2, "loading": loading, "progress": lambda *_: None}
     figures, chosen, difference = bench_evaluate(subject(), kinds, ["single", "12crop"], batch_sizes=[1, 2], **options)  # type: ignore[arg-type]
     assert set(chosen) == {"single", "12crop", "12 single passes"} and set(chosen.values()) <= {1, 2}
     assert difference < 1e-5

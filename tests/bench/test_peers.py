@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from inceptionctl.bench.peers import PillowImages, pillow_batches, turbo_round
-from inceptionctl.data.augment import Augmentation
 from inceptionctl.data.dataset import open_split
 from tests.data.conftest import photo
+from tests.defaults import transforms
 
 PIXELS = photo(4, 64, 64)
-NOTHING = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), horizontal_flip=0.0, brightness=0.0, saturation=0.0)
+NOTHING = transforms(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), horizontal_flip=0.0, brightness=0.0, saturation=0.0)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -28,7 +28,7 @@ def one(tmp_path: Path) -> Path:
 def made(root: Path, *, input_px: int = 64, **changes: object) -> np.ndarray:
     """The image back in levels of 0 to 255."""
     mean, std = IMAGENET
-    images = PillowImages(open_split(root, "train"), replace(NOTHING, **changes), input_px, mean, std)  # type: ignore[arg-type]
+    images = PillowImages(open_split(root, "train"), replace(NOTHING, input_px=input_px, mean=mean, std=std, **changes))  # type: ignore[arg-type]
     pixels, label = images[0]
     assert label == 0 and pixels.dtype == np.float32
     return 255.0 * (pixels * np.array(std) + np.array(mean))
@@ -65,7 +65,7 @@ def test_batches_have_every_image_once_a_pass(tmp_path: Path) -> None:
     for i in range(5):
         (tmp_path / f"train/{i}").mkdir(parents=True)
         Image.fromarray(photo(i, 30, 20)).save(tmp_path / f"train/{i}/0.png")
-    images = PillowImages(open_split(tmp_path, "train"), NOTHING, 24, *IMAGENET)
+    images = PillowImages(open_split(tmp_path, "train"), replace(NOTHING, input_px=24, mean=IMAGENET[0], std=IMAGENET[1]))
     batches = pillow_batches(images, 5, 2, num_workers=1)
     taken = list(itertools.islice(batches, 6))
     assert [tuple(pixels.shape) for pixels, _ in taken] == [(2, 3, 24, 24), (2, 3, 24, 24), (1, 3, 24, 24)] * 2

@@ -53,7 +53,7 @@ def test_two_steps_are_those_of_our_own_parts(timm: ModuleType) -> None:
     ours = build_model("timm/resnet18", num_classes=5, dropout=0.0, input_px=64)
     ours.load_state_dict(theirs.network.state_dict())
     first = ours.conv1.weight.detach().clone()
-    optimizer = build_optimizer(ours, recipe.optim.model_dump(), recipe.schedule.base_lr)
+    optimizer = build_optimizer(ours, recipe.optim, recipe.schedule.base_lr)
     weights = []
     for _ in range(2):
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.data.exclusions import unescaped
+from inceptionctl.data.sources.exclusions import unescaped
 from tests.commands import TINY, inceptionctl, refused, sets
 
 ODD_NAMES = (b"line\nbreak.jpg", b"\xff\xfe.jpg", b"[bold]back\\slash.jpg")

@@ -311,7 +311,7 @@ def ended(run: Run, exit_code: int | None, message: str = "", **more: Any) -> No
         (6, "loss is nan at step 47\nand more", "diverged", "diverged: exit code 6, loss is nan at step 47"),
         (4, "no space left", "failed", "failed: exit code 4, no space left"),
         (1, "KeyError: 'x'", "failed", "failed: exit code 1, KeyError: 'x'"),
-        (None, "", "failed", "failed: process 7 on node7 was killed or left at once"),
+        (None, "", "failed", "failed: process 7 on node7 was killed or exited without saving"),
     ],
 )
 def test_the_end_of_the_last_start_is_the_state(tmp_path: Path, code: int | None, message: str, state: str, why: str) -> None:

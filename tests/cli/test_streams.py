@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from inceptionctl import home, streams
-from inceptionctl.data import index_cache
+from inceptionctl.data.sources import index_cache
 from inceptionctl.errors import EnvironmentFault
 from tests.commands import COMMAND, TINY, environment, sets
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from inceptionctl.data.augment import Augmentation
 from inceptionctl.data.dataset import open_split
+from inceptionctl.data.transforms import TrainTransforms
 from inceptionctl.trials import _under_load
 from tests.data.conftest import photo
 from tests.data.test_eval_loader import loader as eval_loader
@@ -55,7 +55,7 @@ def jpegs() -> dict[str, bytes]:
     }
 
 
-def made(root: Path, decode: str, roi: bool, changes: Augmentation, device_id: int | None = None) -> NDArray[np.float32]:
+def made(root: Path, decode: str, roi: bool, changes: TrainTransforms, device_id: int | None = None) -> NDArray[np.float32]:
     """Two epochs of batches of eight: [places, 3, 40, 40]. A GPU has other work between them, as in a training."""
     dataset = open_split(root, "train")
     num_steps = -(-2 * len(dataset) // 8)

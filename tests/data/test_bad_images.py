@@ -15,8 +15,8 @@ from PIL import Image
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.loaders import EvalLoader
-from inceptionctl.data.order import SampleOrder
 from inceptionctl.data.packing import pack
+from inceptionctl.data.sampler import Sampler
 from inceptionctl.errors import DataError
 from tests.data.conftest import fill, photo
 from tests.data.test_eval_loader import loader as eval_loader
@@ -139,7 +139,7 @@ def test_half_an_image_is_used_where_the_crop_lies_in_it(tmp_path: Path) -> None
         shutil.copy(tmp_path / f"train/a/{(i + 1) % 12:03d}.jpg", tmp_path / f"train/a/{i:03d}.jpg")
     filled = torch.cat([batch.images for batch in loader(images, **options)])
     as_filled = torch.tensor([torch.equal(one, other) for one, other in zip(parts[0], filled, strict=True)])
-    odd = torch.from_numpy(SampleOrder(5, 12).at(0, 72)[1] % 2 == 1)
+    odd = torch.from_numpy(Sampler(5, 12).at(0, 72)[1] % 2 == 1)
     assert as_filled[~odd].all()
     assert 0 < int(as_filled[odd].sum()) < 36
 
@@ -150,7 +150,7 @@ def test_a_file_that_vanishes_or_does_not_answer_while_training(whole: Path, tmp
     images, files = open_split(root, "train"), files_of(root)
     batches = loader(images, bad=(bad := BadImages(2)), num_steps=14, seconds_to_read=0.3)
     next(batches)
-    later = SampleOrder(5, 24).at(13 * 12, 12)[1]  # reading ahead has not come to the last batch
+    later = Sampler(5, 24).at(13 * 12, 12)[1]  # reading ahead has not come to the last batch
     gone, silent = files[int(later[0])], files[int(later[1])]
     gone.unlink()
     silent.unlink()
@@ -168,7 +168,7 @@ def test_an_image_that_has_stalled_is_not_waited_for_again(whole: Path, tmp_path
     os.mkfifo(silent)
     made = loader(images, bad=BadImages(1), num_steps=20, seconds_to_read=0.2)
     assert len(list(made)) == 20
-    assert list(made._stream._ahead._source.stalled) == [5]
+    assert list(made._ahead._source.stalled) == [5]
 
 
 def test_a_shard_cut_short_fills_like_any_other(whole: Path, by_hand: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_shard_cut_short_fills_like_any_other(whole: Path, by_hand: Path, tmp_
     for ranks in (1, 2):
         found, labels = stream(images, ranks, bad=BadImages(2), micro_batch_size=6)
         assert torch.equal(found, expected)
-    order = SampleOrder(5, 24).at(0, 36)[1]
+    order = Sampler(5, 24).at(0, 36)[1]
     assert labels.tolist() == [0 if i in (22, 23) else int(i >= 12) for i in order]
 
 

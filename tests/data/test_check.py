@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inceptionctl.data import probing
-from inceptionctl.data.check import check
+from inceptionctl.data.audit import probing
+from inceptionctl.data.audit.check import check
+from inceptionctl.data.audit.probing import FileProbe
 from inceptionctl.data.imageset import Span
-from inceptionctl.data.probing import FileProbe
 from inceptionctl.errors import EnvironmentFault
 from tests.data.conftest import SIZES, fill, photo
 

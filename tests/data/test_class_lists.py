@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inceptionctl.data.class_lists import LABEL_FILES, read_class_names, read_labels
 from inceptionctl.data.dataset import open_data, open_split
+from inceptionctl.data.sources.class_lists import LABEL_FILES, read_class_names, read_labels
 from inceptionctl.errors import DataError
 from tests.data.test_dataset import lay_out, names
 

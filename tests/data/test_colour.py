@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation
 from inceptionctl.data.colour import CHANGES, ORDERS, colour_maps, compose, drawn_changes, drawn_orders, limits, normalised
-from inceptionctl.data.order import uniforms
+from inceptionctl.data.sampler import uniforms
+from inceptionctl.data.transforms import NUM_UNIFORMS
 from tests.data import tensorflow_colours as tensorflow
 from tests.data.conftest import photo
+from tests.defaults import transforms
 
 Doubles = NDArray[np.float64]
 IMAGE = photo(11, 60, 50) / 255.0
 GRAY = np.repeat(IMAGE[..., :1], 3, axis=-1)
 NOTHING = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
-FULL = Augmentation(contrast=0.5, hue_degrees=72.0, color_order="random")
+FULL = transforms(contrast=0.5, hue_degrees=72.0, color_order="random")
 DRAWN = uniforms(8, 0, 64, NUM_UNIFORMS)
 
 

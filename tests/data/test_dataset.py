@@ -117,7 +117,9 @@ def test_classes_of_one_split_only_are_named(tmp_path: Path) -> None:
         open_data(tmp_path, 2)
 
 
-@pytest.mark.parametrize("module", ["dataset", "order", "augment", "check", "elpv", "probing", "packing", "reading"])
+@pytest.mark.parametrize(
+    "module", ["dataset", "sampler", "transforms", "audit.check", "elpv", "audit.probing", "packing", "reading"]
+)
 def test_listing_needs_neither_torch_nor_dali(module: str) -> None:
     program = f"import sys, inceptionctl.data.{module}; print([name for name in ('torch', 'nvidia.dali', 'rich') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

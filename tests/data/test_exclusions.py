@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inceptionctl.data import exclusions, index_cache
-from inceptionctl.data.class_lists import LABEL_FILES
 from inceptionctl.data.dataset import ImageSet, open_data, open_split
-from inceptionctl.data.exclusions import escaped, listing, name_below, read_exclusions, unescaped
 from inceptionctl.data.packing import pack
+from inceptionctl.data.sources import exclusions, index_cache
+from inceptionctl.data.sources.class_lists import LABEL_FILES
+from inceptionctl.data.sources.exclusions import escaped, listing, name_below, read_exclusions, unescaped
 from inceptionctl.errors import DataError
 from tests.data.conftest import fill
 from tests.data.test_tfrecords import ROWS, example, write

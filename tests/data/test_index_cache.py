@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inceptionctl.data import folders, index_cache
 from inceptionctl.data.dataset import ImageSet, open_split
+from inceptionctl.data.sources import folders, index_cache
 from inceptionctl.errors import DataError
 from tests.data.test_dataset import lay_out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from inceptionctl.data import reasons
-from inceptionctl.data.augment import NUM_CANDIDATES
 from inceptionctl.data.bad_images import BadImages
+from inceptionctl.data.base_loader import BaseLoader
 from inceptionctl.data.dataset import open_split
-from inceptionctl.data.graphs import evaluation, training
+from inceptionctl.data.graphs import PipelineSettings, evaluation, training
 from inceptionctl.data.jpeg import may_be_cut, mend_gray
-from inceptionctl.data.stream import Stream
+from inceptionctl.data.loader_settings import Decode, LoaderSettings
+from inceptionctl.data.transforms import NUM_CANDIDATES
 from tests.data.conftest import photo
 from tests.data.test_odd_images import encoded, oriented
 
@@ -46,7 +47,9 @@ def pixels(data: bytes) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("subsampling", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"exif": oriented(6)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"exif": oriented(6)}], ids=", ".join
+)
 def test_a_gray_jpegs_sampling_factors_become_one_and_its_pixels_stay(subsampling: int, options: dict[str, Any]) -> None:
     data = encoded(GRAY, "JPEG", quality=90, subsampling=subsampling, **options)
     changed = [k for k, (one, other) in enumerate(zip(data, mended(data), strict=True)) if one != other]
@@ -72,15 +75,15 @@ def test_the_loader_hands_on_what_is_mended(tmp_path: Path) -> None:
     root = laid_out(tmp_path, {f"val/a/{k}.jpg": encoded(GRAY, "JPEG", subsampling=k) for k in (0, 2)})
     given: list[bytes] = []
 
-    def graph(source: Any, size: int, threads: int, *, on_cpu: bool = False) -> Any:
+    def graph(source: Any, pipeline: PipelineSettings) -> Any:
         def watched() -> Any:
             batch = source()
             given.extend(image.tobytes() for image in batch[0])
             return batch
 
-        return evaluated(watched, size)
+        return evaluated(watched, pipeline)
 
-    list(stream(root, graph, "val"))
+    list(Lists(root, graph, "val"))
     assert [data.index(b"\x01\x11\x00", data.index(b"\xff\xc0")) > 0 for data in given] == [True, True]
 
 
@@ -92,9 +95,10 @@ def test_what_is_cut_short_is_told_by_its_end() -> None:
     assert not any(may_be_cut(as_array(other)) for other in (encoded(GRAY, "PNG"), b"", b"hello"))
 
 
-def evaluated(source: Any, size: int) -> Any:
+def evaluated(source: Any, pipeline: PipelineSettings) -> Any:
     return evaluation(
         source,
+        pipeline,
         input_px=40,
         central_fraction=1.0,
         keep_aspect=False,
@@ -102,21 +106,20 @@ def evaluated(source: Any, size: int) -> Any:
         antialias=False,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        batch_size=size,
-        num_threads=1,
-        device_id=None,
-        decode="cpu",
-        prefetch=1,
-        most_pixels=reasons.MOST_PIXELS,
-        exif_orientation=True,
     )
 
 
-def stream(root: Path, graph: Any, split: str, **options: Any) -> Any:
-    dataset = open_split(root, split)
-    inputs = iter([(np.arange(len(dataset)), ())])
-    common = {"batch_size": len(dataset), "num_threads": 1, "device_id": None, "bad": BadImages(), "fill": False}
-    return Stream(dataset, inputs, graph, **{**common, "decodes_on_gpu": False, "seconds_to_read": 60.0, **options}).lists()
+class Lists(BaseLoader[Any]):
+    """What any graph gives of a whole split as one batch."""
+
+    def __init__(self, root: Path, graph: Any, split: str, *, decode: Decode = "cpu", bad: BadImages | None = None) -> None:
+        dataset = open_split(root, split)
+        settings = LoaderSettings(num_threads=1, seconds_to_read=60.0, decode=decode)
+        inputs = iter([(np.arange(len(dataset)), ())])
+        super().__init__(dataset, inputs, graph, settings, batch_size=len(dataset), exif_orientation=True, bad=bad)
+
+    def __next__(self) -> Any:
+        return self.outputs()
 
 
 def test_an_image_that_only_the_cpus_decoder_refuses_is_bad_beside_a_gpus(tmp_path: Path) -> None:
@@ -125,26 +128,23 @@ def test_an_image_that_only_the_cpus_decoder_refuses_is_bad_beside_a_gpus(tmp_pa
     names = {"whole": data, "cut": data[: len(data) // 2], "followed": data + b"\0" * 9}
     root = laid_out(tmp_path, {f"train/a/{name}.jpg": content for name, content in names.items()})
 
-    def graph(source: Any, size: int, threads: int, *, on_cpu: bool = False) -> Any:
-        return evaluated(source, size) if on_cpu else accepts_all(source, size)
+    def graph(source: Any, pipeline: PipelineSettings) -> Any:
+        on_cpu = pipeline.decode == "cpu"
+        return evaluated(source, pipeline) if on_cpu and on_gpu else accepts_all(source, replace(pipeline, decode="cpu"))
 
     for on_gpu, kept in ((True, 2), (False, 3)):
         bad = BadImages(most=1)
-        (batch,) = stream(root, graph, "train", bad=bad, decodes_on_gpu=on_gpu)
+        (batch,) = Lists(root, graph, "train", bad=bad, decode="mixed" if on_gpu else "cpu")
         assert len(batch[1]) == kept and len(bad) == 3 - kept
         assert on_gpu is (str(root / "train/a/cut.jpg") in bad)
 
 
-def accepts_all(source: Any, size: int) -> Any:
+def accepts_all(source: Any, pipeline: PipelineSettings) -> Any:
     return training(
         source,
+        pipeline,
         input_px=40,
         num_candidates=NUM_CANDIDATES,
-        batch_size=size,
-        num_threads=1,
-        device_id=None,
-        decode="cpu",
-        decode_roi=False,
         resize_filters=("bilinear",),
         horizontal_flip=False,
         vertical_flip=False,
@@ -152,7 +152,5 @@ def accepts_all(source: Any, size: int) -> Any:
         contrast=False,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        prefetch=1,
-        most_pixels=reasons.MOST_PIXELS,
         until="read",
     )

@@ -16,11 +16,11 @@ from nvidia.dali import Pipeline
 from PIL import Image
 
 from inceptionctl.data import trial
+from inceptionctl.data.audit.probing import FileProbe
 from inceptionctl.data.bad_images import BadImages
+from inceptionctl.data.base_loader import BaseLoader
 from inceptionctl.data.imageset import Span
 from inceptionctl.data.machine_faults import machine_fault
-from inceptionctl.data.probing import FileProbe
-from inceptionctl.data.stream import Stream
 from inceptionctl.errors import EnvironmentFault
 from tests.data.conftest import fill
 from tests.data.test_train_loader import damaged, loader
@@ -150,10 +150,10 @@ class Noise:
 @pytest.mark.parametrize("when", ["in the batch", "in a trial"])
 def test_no_image_is_blamed_or_tried_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """The pipeline is real, and two bad images make it raise; only the texts are others."""
-    recover, fault, failed = Stream._recover, trial.machine_fault, []
+    recover, fault, failed = BaseLoader._recover, trial.machine_fault, []
     monkeypatch.setattr(trial, "machine_fault", lambda *said: failed.append(said) or fault(*said))
     if when == "in the batch":
-        monkeypatch.setattr(Stream, "_recover", lambda self, _: recover(self, raised("CUDA allocation failed")))
+        monkeypatch.setattr(BaseLoader, "_recover", lambda self, _: recover(self, raised("CUDA allocation failed")))
     else:
         monkeypatch.setattr(trial, "overheard", Noise)
     batches = loader(damaged(tmp_path, count=2), bad=(bad := BadImages(100)))
@@ -188,12 +188,14 @@ import resource, sys
 from pathlib import Path
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import open_split
-from inceptionctl.data.loaders import EvalLoader
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import EvalLoader, in_batches
 from inceptionctl.errors import InceptionctlError
+from tests.defaults import preparation
 
 bad = BadImages(5)
-options = {"batch_size": 1, "rank": 0, "world_size": 1, "num_threads": 1, "device_id": None, "decode": "cpu", "prefetch": 1, "bad": bad}
-loader = EvalLoader(open_split(Path(sys.argv[1]), "val"), input_px=32, **options)
+images, settings = open_split(Path(sys.argv[1]), "val"), LoaderSettings(num_threads=1, seconds_to_read=60.0, prefetch=1)
+loader = EvalLoader(images, in_batches(range(len(images)), 1), preparation(32), settings, bad=bad)
 next(loader)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)

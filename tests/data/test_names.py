@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.data import class_lists
-from inceptionctl.data.class_lists import check_names, escaped_name
 from inceptionctl.data.dataset import open_data, open_split
 from inceptionctl.data.packing import pack
+from inceptionctl.data.sources import class_lists
+from inceptionctl.data.sources.class_lists import check_names, escaped_name
 from inceptionctl.errors import DataError, EnvironmentFault, InceptionctlError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.run import write_atomically

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from inceptionctl.data.dataset import open_split
-from inceptionctl.data.loaders import Augmentation, EvalLoader, TrainLoader
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import EvalLoader, TrainLoader, in_batches
+from inceptionctl.data.sampler import BatchSampler
 from tests.data.conftest import Pixels, photo
+from tests.defaults import preparation, transforms
 
 # Of four components without Adobe's marker: nothing in it says whether they are stored inverted (docs/data.md).
 UNDECIDED = "rgba.u1.jpg"
@@ -44,42 +47,22 @@ def lay_out(root: Path, files: list[Path], *, upright: bool = True) -> tuple[Pat
     return odd, plain
 
 
+SETTINGS = LoaderSettings(num_threads=2, seconds_to_read=60.0)
+
+
 def evaluated(root: Path, **changes: Any) -> NDArray[np.float32]:
-    loader = EvalLoader(
-        open_split(root, "val"),
-        input_px=64,
-        central_fraction=1.0,
-        batch_size=8,
-        rank=0,
-        world_size=1,
-        num_threads=2,
-        device_id=None,
-        decode="cpu",
-        **changes,
-    )
+    dataset = open_split(root, "val")
+    prepared = preparation(64, central_fraction=1.0, **changes)
+    loader = EvalLoader(dataset, in_batches(range(len(dataset)), 8), prepared, SETTINGS)
     return torch.cat([batch.images for batch in loader]).numpy()
 
 
 def trained(root: Path, **changes: Any) -> NDArray[np.float32]:
     """One epoch of random crops without colour changes; the order and the crops depend on names' order and sizes alone."""
     dataset = open_split(root, "train")
-    loader = TrainLoader(
-        dataset,
-        seed=3,
-        input_px=64,
-        augmentation=Augmentation(brightness=0.0, saturation=0.0),
-        global_batch_size=1,
-        micro_batch_size=1,
-        rank=0,
-        world_size=1,
-        start_step=0,
-        num_steps=len(dataset),
-        num_threads=2,
-        device_id=None,
-        decode="cpu",
-        **{"decode_roi": True, **changes},
-    )
-    return torch.cat([batch.images for batch in loader]).numpy()
+    batches = BatchSampler(seed=3, global_batch_size=1, micro_batch_size=1, num_steps=len(dataset))
+    plain = transforms(input_px=64, brightness=0.0, saturation=0.0, **changes)
+    return torch.cat([batch.images for batch in TrainLoader(dataset, batches, plain, SETTINGS)]).numpy()
 
 
 def differences(files: list[Path], root: Path, *, upright: bool = True) -> dict[str, float]:

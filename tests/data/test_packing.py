@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.data import index_cache, packing
+from inceptionctl.data import packing
 from inceptionctl.data.dataset import ImageSet, open_data, open_split
 from inceptionctl.data.packing import pack
+from inceptionctl.data.sources import index_cache
 from inceptionctl.errors import DataError, EnvironmentFault
 from tests.commands import inceptionctl, refused
 from tests.data.test_class_lists import meta

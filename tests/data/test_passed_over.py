@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.data import index_cache
-from inceptionctl.data.check import open_what_is_there
+from inceptionctl.data.audit.check import open_what_is_there
+from inceptionctl.data.audit.passed_over import BESIDE, IN_NESTED, OTHER, UNNAMED, passed_over, remark
 from inceptionctl.data.dataset import open_data, open_split
-from inceptionctl.data.passed_over import BESIDE, IN_NESTED, OTHER, UNNAMED, passed_over, remark
+from inceptionctl.data.sources import index_cache
 from inceptionctl.errors import DataError
 
 

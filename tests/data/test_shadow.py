@@ -36,7 +36,7 @@ def test_a_shadow_is_named(tmp_path: Path, name: str) -> None:
 def test_the_process_that_probes_is_not_shadowed(tmp_path: Path, root: Path) -> None:
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines/__init__.py").write_text("raise RuntimeError('not ours')")
-    program = "import pathlib, sys, inceptionctl.data.check as c; print(len(c.check(pathlib.Path(sys.argv[1]), 1).bad))"
+    program = "import pathlib, sys, inceptionctl.data.audit.check as c; print(len(c.check(pathlib.Path(sys.argv[1]), 1).bad))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program, str(root)], capture_output=True, text=True, check=True, cwd=tmp_path
     )

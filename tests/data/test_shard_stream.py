@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from inceptionctl.data import reading
-from inceptionctl.data.check import check
+from inceptionctl.data.audit.check import check
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loaders import EvalLoader
 from inceptionctl.data.packing import pack
@@ -89,7 +89,7 @@ def indices(count: int, asked: list[int]) -> Iterator[tuple[np.ndarray[Any, np.d
 
 def test_reading_runs_ahead_by_a_few_batches_only(shards: Path) -> None:
     images, asked = open_split(shards, "train"), list[int]()
-    ahead = ReadAhead(images, indices(12, asked), num_threads=2, batches_ahead=3)
+    ahead = ReadAhead(images, indices(12, asked), seconds=60.0, num_threads=2, batches_ahead=3)
     index, encoded, batch = next(ahead)
     assert batch == 0 and asked == [0, 1, 2, 3]
     assert [np.asarray(one).tobytes() for one in encoded] == [images.read(int(i)) for i in index]
@@ -106,7 +106,7 @@ def test_files_stay_open_only_up_to_a_share_of_the_limit(shards: Path, monkeypat
     assert images.pieces is not None and len(images.pieces.files) > 2
     everything = iter([(np.arange(13), None)])
     monkeypatch.setattr(reading.resource, "getrlimit", lambda _: (8, 8))
-    ahead = ReadAhead(images, everything, num_threads=1)
+    ahead = ReadAhead(images, everything, seconds=60.0, num_threads=1)
     _, encoded, _ = next(ahead)
     assert [np.asarray(one).tobytes() for one in encoded] == [images.read(i) for i in range(13)]
     assert descriptors() == 2

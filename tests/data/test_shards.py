@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.data import index_cache, shards, tars
 from inceptionctl.data.dataset import open_data, open_split
+from inceptionctl.data.sources import index_cache, shards, tars
 from inceptionctl.errors import DataError
 
 Members = Iterable[tuple[str, bytes]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from inceptionctl.data.dataset import open_data, open_split
-from inceptionctl.data.tfrecords import masked_crc
+from inceptionctl.data.sources.tfrecords import masked_crc
 from inceptionctl.errors import DataError
 
 Row = tuple[bytes, int, str, str]  # image, label, synset, file name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,36 @@ from PIL import Image
 from torch import Tensor
 
 from inceptionctl.data import trial
+from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_split
-from inceptionctl.data.loaders import Augmentation, Batch, TrainLoader
-from inceptionctl.data.order import SampleOrder
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.data.sampler import BatchSampler, Sampler
+from inceptionctl.data.transforms import TrainTransforms
 from inceptionctl.errors import DataError, EnvironmentFault
 from tests.data.conftest import fill, photo
+from tests.defaults import transforms
 
 FILTERS = ("bilinear", "nearest", "bicubic", "area")
-EVERYTHING = Augmentation(resize_filters=FILTERS, vertical_flip=0.5, contrast=0.3, hue_degrees=30.0, color_order="random")
-NOTHING = Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), horizontal_flip=0.0, brightness=0.0, saturation=0.0)
+EVERYTHING = transforms(resize_filters=FILTERS, vertical_flip=0.5, contrast=0.3, hue_degrees=30.0, color_order="random")
+NOTHING = transforms(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), horizontal_flip=0.0, brightness=0.0, saturation=0.0)
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 MakeRoot = Callable[[dict[str, NDArray[np.uint8]]], Path]
 
 
-def loader(dataset: ImageSet, **changes: Any) -> TrainLoader:
-    options: dict[str, Any] = {
-        "seed": 5,
-        "input_px": 40,
-        "augmentation": EVERYTHING,
-        "global_batch_size": 12,
-        "micro_batch_size": 12,
-        "rank": 0,
-        "world_size": 1,
-        "start_step": 0,
-        "num_steps": 3,
-        "num_threads": 2,
-        "device_id": None,
-        "decode": "cpu",
-        "decode_roi": True,
-    }
-    return TrainLoader(dataset, **{**options, **changes})
+def loader(
+    dataset: ImageSet, *, augmentation: TrainTransforms = EVERYTHING, bad: BadImages | None = None, **changes: Any
+) -> TrainLoader:
+    """Of twelve places a step; `changes` are fields of the sampler, the transforms or the settings."""
+
+    def taken(kind: type, **values: Any) -> dict[str, Any]:
+        return values | {field.name: changes.pop(field.name) for field in fields(kind) if field.name in changes}
+
+    places = taken(BatchSampler, seed=5, global_batch_size=12, micro_batch_size=12, num_steps=3)
+    settings = taken(LoaderSettings, num_threads=2, seconds_to_read=60.0)
+    made = replace(augmentation, **taken(TrainTransforms))
+    assert not changes
+    return TrainLoader(dataset, BatchSampler(**places), made, LoaderSettings(**settings), bad=bad)
 
 
 def stream(dataset: ImageSet, ranks: int = 1, **changes: Any) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ def test_skipped_batches_are_left_out_and_the_rest_stays_as_it_was(train: ImageS
 
 
 def test_labels_and_images_belong_together(train: ImageSet, reference: tuple[Tensor, Tensor]) -> None:
-    index = SampleOrder(5, len(train)).at(0, 36)[1]
+    index = Sampler(5, len(train)).at(0, 36)[1]
     assert reference[1].tolist() == train.labels[index].tolist()
     whole, _ = stream(train, augmentation=NOTHING)
     for place in (0, 7, 20):
@@ -131,7 +131,7 @@ def test_values_stay_in_range_and_colour_is_clamped(make_root: MakeRoot) -> None
 
 
 def test_epochs_and_seeds_change_the_picture(train: ImageSet, reference: tuple[Tensor, Tensor]) -> None:
-    index = SampleOrder(5, len(train)).at(0, 36)[1]
+    index = Sampler(5, len(train)).at(0, 36)[1]
     first, again = np.flatnonzero(index == index[0])[:2]
     assert not torch.equal(reference[0][first], reference[0][again])
     assert not torch.equal(stream(train, seed=6)[0], reference[0])
@@ -155,7 +155,7 @@ def test_nothing_is_read_past_the_end(train: ImageSet, monkeypatch: pytest.Monke
     monkeypatch.setattr(ImageSet, "span", lambda self, i: fed.append(int(i)) or span(self, i))
     batches = loader(train, start_step=1, micro_batch_size=3, world_size=2, rank=1)
     assert len(list(batches)) == 4
-    assert sorted(fed) == sorted(int(i) for step in (1, 2) for i in SampleOrder(5, len(train)).at(step * 12 + 6, 6)[1])
+    assert sorted(fed) == sorted(int(i) for step in (1, 2) for i in Sampler(5, len(train)).at(step * 12 + 6, 6)[1])
     assert list(batches) == []
 
 
@@ -202,7 +202,7 @@ def test_several_bad_files_are_all_named(tmp_path: Path) -> None:
 
 def test_batches_before_the_bad_one_come_through(tmp_path: Path) -> None:
     dataset = damaged(tmp_path)
-    place = SampleOrder(5, 12).at(0, 12)[1].tolist().index(0)
+    place = Sampler(5, 12).at(0, 12)[1].tolist().index(0)
     batches = loader(dataset, micro_batch_size=1)
     for _ in range(place):
         next(batches)
@@ -240,7 +240,7 @@ def test_an_unused_class_of_bad_files_does_not_matter(tmp_path: Path, root: Path
     # Only the places of this run are read: the last step of this run comes before the bad file.
     shutil.copytree(root / "train", tmp_path / "train")
     dataset = open_split(tmp_path, "train")
-    last = int(SampleOrder(5, 13).at(0, 13)[1][-1])
+    last = int(Sampler(5, 13).at(0, 13)[1][-1])
     Path(dataset.path(last).decode()).write_bytes(b"")
     assert len(list(loader(dataset, num_steps=1))) == 1
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation, chosen_filters, chosen_flips, crop_candidates
 from inceptionctl.data.colour import CHANGES, ORDERS, Change, drawn_changes, drawn_orders
 from inceptionctl.data.dataset import ImageSet, open_split
-from inceptionctl.data.order import uniforms
+from inceptionctl.data.sampler import uniforms
+from inceptionctl.data.transforms import NUM_UNIFORMS, TrainTransforms, chosen_filters, chosen_flips, crop_candidates
 from tests.data.conftest import photo
 from tests.data.resampling import boxed, resampled
 from tests.data.test_colour import step
@@ -31,7 +31,7 @@ def square(make_root: MakeRoot) -> tuple[ImageSet, NDArray[np.float32]]:
     return open_split(make_root({"train/only/0.png": pixels}), "train"), pixels.astype(np.float32)
 
 
-def augmented(dataset: ImageSet, augmentation: Augmentation, **changes: Any) -> NDArray[np.float32]:
+def augmented(dataset: ImageSet, augmentation: TrainTransforms, **changes: Any) -> NDArray[np.float32]:
     """32 places, [32, 48, 48, 3], back in 0..255."""
     options = {"input_px": SIDE, "global_batch_size": 32, "micro_batch_size": 32, **changes}
     images = next(loader(dataset, augmentation=augmentation, **options)).images.permute(0, 2, 3, 1).numpy()
@@ -115,7 +115,7 @@ def test_crops_show_parts_of_the_picture(make_root: MakeRoot) -> None:
     assert seen[:, 0, 0, 0].std() > 20 and seen[:, 0, 0, 1].std() > 20
 
 
-def cropped(pixels: NDArray[np.uint8], part: Augmentation) -> list[NDArray[np.uint8]]:
+def cropped(pixels: NDArray[np.uint8], part: TrainTransforms) -> list[NDArray[np.uint8]]:
     """The drawn parts of a picture, at 32 places."""
     size = np.array(pixels.shape, dtype=np.int32)
     windows = [in_numpy(size, tried) for tried in crop_candidates(part, DRAWN)]

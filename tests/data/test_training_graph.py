@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
-from inceptionctl.data.augment import NUM_UNIFORMS, Augmentation, crop_candidates
-from inceptionctl.data.order import uniforms
+from inceptionctl.data.sampler import uniforms
+from inceptionctl.data.transforms import NUM_UNIFORMS, crop_candidates
 from pipelines.training import crop_window, recoloured
+from tests.defaults import transforms
 
 Ints = NDArray[np.int32]
 
@@ -39,7 +40,7 @@ def in_numpy(size: Ints, candidates: NDArray[np.float32]) -> tuple[list[int], li
 
 
 def drawn(count: int, **bounds: tuple[float, float]) -> NDArray[np.float32]:
-    return crop_candidates(Augmentation(**bounds), uniforms(1, 0, count, NUM_UNIFORMS))  # type: ignore[arg-type]
+    return crop_candidates(transforms(**bounds), uniforms(1, 0, count, NUM_UNIFORMS))  # type: ignore[arg-type]
 
 
 def sizes_of(count: int) -> Ints:

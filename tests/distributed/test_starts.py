@@ -100,7 +100,7 @@ def test_torchrun_and_its_sigterm(data: Path, whole: Path, tmp_path: Path) -> No
     assert "error: " not in said and not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
     assert 3 <= rows(tmp_path / "run")[-1]["step"] < STEPS
     code, said = end(start([*words, "-m", "inceptionctl", *training(data)], tmp_path))
-    assert code == 0 and "goes on from run/checkpoints/step-" in said, said
+    assert code == 0 and "resuming from run/checkpoints/step-" in said, said
     equal(tmp_path / "run", whole)
 
 
@@ -113,7 +113,7 @@ def test_srun_by_hand(slurm: dict[str, str], data: Path, whole: Path, tmp_path: 
     code, said = end(process)
     assert code == 75 and "stopped by a signal after step" in said, said
     code, said = end(start(srun, tmp_path, **slurm))
-    assert code == 0 and "goes on from run/checkpoints/step-" in said, said
+    assert code == 0 and "resuming from run/checkpoints/step-" in said, said
     equal(tmp_path / "run", whole)
 
 

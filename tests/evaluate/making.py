@@ -98,7 +98,7 @@ def make_run(path: Path, data: Path, best: int | None = None) -> Run:
     run = create_run(path, recipe)
     model = make_model()
     average = WeightAverage(model, 0.99)
-    optimizer = build_optimizer(model, recipe.optim.model_dump(), 0.01)
+    optimizer = build_optimizer(model, recipe.optim, 0.01)
     with torch.no_grad():
         model.get_submodule("classifier").bias.add_(torch.arange(len(CLASSES)) * 0.5)
     for step in (5, 10):

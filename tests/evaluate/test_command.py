@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.evaluate.drawing import crops_png
-from inceptionctl.evaluate.preparation import preparation_of
 from inceptionctl.evaluate.protocols import Name, make_protocol
 from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import Run
+from inceptionctl.train.loading import preparation_of
 from tests.commands import inceptionctl, started
 from tests.evaluate.making import make_data, make_run
 
@@ -128,5 +128,5 @@ def test_a_signal_keeps_what_was_answered(run: Run, tmp_path: Path) -> None:
     assert "stopped by SIGTERM" in log.read_text() and "is kept" in log.read_text()
     assert not file.exists()
     done = inceptionctl(*words)
-    assert done.returncode == 0 and "goes on:" in done.stderr, done.stderr
+    assert done.returncode == 0 and "resuming:" in done.stderr, done.stderr
     assert json.loads(file.read_text())["num_images"] == 120 and not parts.exists()

@@ -73,7 +73,7 @@ def test_stopped_and_killed_it_goes_on_with_what_is_missing(words: tuple[str, ..
     with started(*words, cwd=tmp_path, log=log) as process:
         assert interrupted(process, both / "b", 2, log, signal.SIGTERM) == 75
     said = log.read_text()
-    assert "stopped in `train` of b" in said and "go on with: inceptionctl ensemble two.yaml --set" in said
+    assert "stopped in `train` of b" in said and "resume with: inceptionctl ensemble two.yaml --set" in said
     assert "Traceback" not in said and "error:" not in said
     step = states(words)["b"]
     assert step.startswith("to be trained from step ")
@@ -165,4 +165,4 @@ def test_an_evaluation_that_is_stopped_is_gone_on_with(run: Run, tmp_path: Path)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=200) == 75, log.read_text()
         wait_for(lambda: not left_of(process), None, log)
-    assert f"go on with: inceptionctl ensemble {run.path}" in log.read_text() and "Traceback" not in log.read_text()
+    assert f"resume with: inceptionctl ensemble {run.path}" in log.read_text() and "Traceback" not in log.read_text()

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.data.dataset import open_split
+from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.evaluation import Work, check_classes, most_confused
 from inceptionctl.evaluate.running import Ranks, run_evaluation
@@ -55,7 +56,7 @@ def evaluated(run: Run, data: Path, batch_size: int = 10, on_progress=lambda don
 def evaluation_of(trained: Trained, data: Path, batch_size: int = 10, on_progress=lambda done, total: None):
     images = open_split(data, "val")
     check_classes(images, trained.classes, trained.checkpoint)
-    work = Work(subject_of(trained, "fp32", CPU), images, None, batch_size, 1, "cpu")
+    work = Work(subject_of(trained, "fp32", CPU), images, None, batch_size, LoaderSettings(num_threads=1, seconds_to_read=60.0))
     with tempfile.TemporaryDirectory() as folder:
         done = run_evaluation(work, Path(folder) / "parts", Ranks(), on_progress=on_progress)
     assert done is not None

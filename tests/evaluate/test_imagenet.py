@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.data.dataset import ImageSet, open_split
+from inceptionctl.data.sources.blacklist import find_blacklist, image_numbers, without_blacklisted
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.imagenet import find_blacklist, image_numbers, real_errors, without_blacklisted
+from inceptionctl.evaluate.real_labels import real_errors
 from inceptionctl.run import Run
 from tests.evaluate.making import CLASSES
 

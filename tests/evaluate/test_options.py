@@ -55,7 +55,7 @@ def test_options_survive_the_checkpoint_and_the_export(options, tmp_path: Path) 
             norm.bias.fill_(0.5)
     run = create_run(tmp_path / "run", recipe)
     progress = Progress(step=1, total_steps=1, classes=["a", "b", "c"], recipe=recipe.resolved())
-    optimizer = build_optimizer(model, recipe.optim.model_dump(), 0.01)
+    optimizer = build_optimizer(model, recipe.optim, 0.01)
     save_checkpoint(run.checkpoints, model, WeightAverage(model, 0.9), optimizer, progress)
 
     trained = load_trained(run.path, "raw", CPU)

@@ -9,16 +9,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.data.loaders import EvalLoader
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import EvalLoader, in_batches
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.images import folder_of, load_images
 from inceptionctl.evaluate.machine import claim_machine
 from inceptionctl.evaluate.predict import predict
+from inceptionctl.recipe.data_section import DataSection
 from inceptionctl.run import Run
+from tests.defaults import preparation
 from tests.evaluate.making import CLASSES, INPUT_PX, photo
 
-OPTIONS = {"preparation": Preparation(INPUT_PX), "num_threads": 1}
+OPTIONS = {"preparation": preparation(INPUT_PX), "num_threads": 1}
 
 
 def val_images(data: Path) -> list[Path]:
@@ -52,17 +54,8 @@ def test_pixels_are_those_of_an_evaluation(data: Path) -> None:
     from inceptionctl.data.dataset import open_split
 
     split = open_split(data, "val")
-    loader = EvalLoader(
-        split,
-        input_px=INPUT_PX,
-        central_fraction=0.875,
-        batch_size=7,
-        rank=0,
-        world_size=1,
-        num_threads=1,
-        device_id=None,
-        decode="cpu",
-    )
+    batches = in_batches(range(len(split)), 7)
+    loader = EvalLoader(split, batches, OPTIONS["preparation"], LoaderSettings(num_threads=1, seconds_to_read=60.0))  # type: ignore[arg-type]
     expected = torch.cat([batch.images.clone() for batch in loader])
     found = torch.cat([images.clone() for images in load_images(val_images(data), batch_size=5, **OPTIONS)])
     assert torch.equal(found, expected)
@@ -106,11 +99,13 @@ def test_the_machine_is_used_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = claim_machine()
     assert told == [machine.num_threads] == [len(os.sched_getaffinity(0))]
     assert machine.device == torch.device("cpu")
-    assert machine.decode("mixed") == machine.decode("auto") == "cpu"
+    here, gpu = machine.device, torch.device("cuda", 0)
+    assert {machine.loading(DataSection(decode=decode), here).decode for decode in ("auto", "mixed", "cpu")} == {"cpu"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     machine = claim_machine()
     assert machine.device == torch.device("cuda", 0)
-    assert (machine.decode("auto"), machine.decode("mixed"), machine.decode("cpu")) == ("mixed", "mixed", "cpu")
+    asked = [machine.loading(DataSection(decode=decode), gpu) for decode in ("auto", "mixed", "cpu")]
+    assert [(one.decode, one.device_id) for one in asked] == [("mixed", 0), ("mixed", 0), ("cpu", 0)]
 
 
 def test_command_agrees_with_the_evaluation(run: Run, data: Path) -> None:
@@ -192,12 +187,12 @@ def test_a_turned_photograph_is_predicted_as_the_network_was_trained(data: Path,
         image.save(tmp_path / "plain.png")
     images = [tmp_path / "turned.png", tmp_path / "plain.png"]
     for upright, same in ((True, False), (False, True)):
-        preparation = Preparation(INPUT_PX, exif_orientation=upright)
+        either = preparation(INPUT_PX, exif_orientation=upright)
         seen: list[torch.Tensor] = []
 
         def logits(batch: torch.Tensor, seen: list[torch.Tensor] = seen) -> torch.Tensor:
             seen.append(batch.clone())
             return batch.flatten(1)[:, : len(CLASSES)]
 
-        predict(logits, CLASSES, images, preparation, num_threads=1)
+        predict(logits, CLASSES, images, either, num_threads=1)
         assert torch.equal(*seen[0]) is same

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from inceptionctl.data.preparation import Preparation
-from inceptionctl.data.view_loader import Picture, ViewLoader
+from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.loaders import Picture, ViewLoader
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.crops import crop_probabilities, cut_out
 from inceptionctl.evaluate.images import folder_of
 from inceptionctl.evaluate.protocols import Cut, Protocol, make_protocol, scaled, single_region
 from tests.data.conftest import IMAGES
+from tests.defaults import preparation
 
 # Landscape, a portrait by its EXIF data, nearly square, square, and one that is smaller than every scale.
 PHOTOGRAPHS = (
@@ -44,15 +45,10 @@ def loaded(paths: list[Path], protocol: Protocol) -> list[Picture]:
     loader = ViewLoader(
         folder_of(paths),
         [range(3), range(3, len(paths))],
+        preparation(PX, antialias=True),
+        LoaderSettings(num_threads=1, seconds_to_read=60.0),
         shorter_sides=protocol.shorter_sides,
         squares=protocol.squares if protocol.whole_square else (),
-        input_px=PX,
-        interpolation="bilinear",
-        antialias=True,
-        exif_orientation=True,
-        num_threads=1,
-        device_id=None,
-        decode="cpu",
     )
     pictures = [picture for batch in loader for picture in batch]
     loader.close()
@@ -177,7 +173,7 @@ def test_weighted_means_equal_the_plain_mean_over_all_views(photographs: list[Pa
 
 
 def test_single_regions_in_both_forms() -> None:
-    assert single_region(480, 640, Preparation(299, 0.875)) == (30, 40, 450, 600)
-    kept = single_region(480, 640, Preparation(299, 0.875, keep_aspect=True))
+    assert single_region(480, 640, preparation(299, central_fraction=0.875)) == (30, 40, 450, 600)
+    kept = single_region(480, 640, preparation(299, central_fraction=0.875, keep_aspect=True))
     # 341 x 454 px, the middle 299: (21, 78 rounded from 77.5).
     assert kept == pytest.approx((21 * 480 / 341, 78 * 640 / 454, 320 * 480 / 341, 377 * 640 / 454))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from inceptionctl.data.dataset import open_split
+from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.evaluation import Work
 from inceptionctl.evaluate.protocols import make_protocol
@@ -26,12 +27,13 @@ from tests.evaluate.making import INPUT_PX
 from tests.train.test_signals import left_of, ranks_of, wait_for
 
 CPU = torch.device("cpu")
+LOADING = LoaderSettings(num_threads=1, seconds_to_read=60.0)
 
 
 def make_work(run: Run, data: Path, name: str = "single", batch_size: int = 5) -> Work:
     protocol = None if name == "single" else make_protocol(name, INPUT_PX)
     subject = subject_of(load_trained(run.path, "ema", CPU), "fp32", CPU)
-    return Work(subject, open_split(data, "val"), protocol, batch_size, 1, "cpu")
+    return Work(subject, open_split(data, "val"), protocol, batch_size, LOADING)
 
 
 def once(work: Work, folder: Path, ranks: Ranks | None = None, on_progress=lambda done, total: None) -> Done | None:
@@ -105,7 +107,7 @@ def test_parts_of_another_evaluation_are_not_taken(run: Run, data: Path, tmp_pat
     once(make_work(run, data), tmp_path / "parts")
     other = make_work(run, data, "12crop" if change == "protocol" else "single", 6 if change == "batch_size" else 5)
     if change == "weights":
-        other = Work(subject_of(load_trained(run.path, "raw", CPU), "fp32", CPU), other.images, None, 5, 1, "cpu")
+        other = Work(subject_of(load_trained(run.path, "raw", CPU), "fp32", CPU), other.images, None, 5, LOADING)
     calls: list[int] = []
     once(other, tmp_path / "parts", on_progress=lambda done, total: calls.append(total))
     assert calls[0] == 24

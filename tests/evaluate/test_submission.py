@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.data.class_lists import imagenet_ids, read_class_ids
+from inceptionctl.data.sources.class_lists import imagenet_ids, read_class_ids
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.submission import ids_of, lines_lacking, numeric_order, submission
 from inceptionctl.run import Run
@@ -265,7 +265,7 @@ def test_a_bad_image_is_named_and_the_command_goes_on_when_it_is_mended(
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
     # How many were answered when the bad one was met depends on the threads.
-    assert re.search(r"goes on: [1-9]\d* of 24 images were answered before", answer.stderr)
+    assert re.search(r"resuming: [1-9]\d* of 24 images were answered before", answer.stderr)
     assert len(rows(file)) == 24
 
 

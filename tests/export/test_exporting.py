@@ -12,7 +12,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.export import exporting
@@ -22,6 +21,7 @@ from inceptionctl.export.exporting import export
 from inceptionctl.export.to_safetensors import write
 from inceptionctl.run import Run
 from tests.data.resampling import middle_square
+from tests.defaults import preparation
 from tests.evaluate.making import CLASSES
 from tests.evaluate.test_evaluation import in_other_form
 
@@ -196,7 +196,7 @@ def test_descriptions_from_before_the_preparation_was_a_choice(trained: Trained)
         for key, value in describe(trained).model_dump().items()
         if key not in {"keep_aspect", "antialias", "exif_orientation"}
     }
-    assert parse_description(json.dumps(older), "x").preparation == Preparation(75)
+    assert parse_description(json.dumps(older), "x").preparation == preparation(75)
 
 
 def test_predictions_of_an_export_prepare_images_as_the_recipe_did(trained: Trained, data: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.images import load_images
 from inceptionctl.export.preprocessing import RESIZE, preparation_graph
+from tests.defaults import preparation
 from tests.evaluate.making import photo
 
 SIZES = ((120, 90), (81, 110), (75, 75), (341, 77), (64, 200), (60, 61), (323, 499))
@@ -42,9 +42,17 @@ def session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def test_values_are_the_data_paths_to_one_of_255(
     pictures: list[Path], interpolation: str, antialias: bool, keep_aspect: bool, fraction: float
 ) -> None:
-    preparation = Preparation(75, fraction, keep_aspect, interpolation, antialias, MEAN, STD)
-    (expected,) = load_images(pictures, preparation, batch_size=len(pictures), num_threads=1)
-    graph = preparation_graph(preparation, 18)
+    prepared = preparation(
+        75,
+        central_fraction=fraction,
+        keep_aspect=keep_aspect,
+        interpolation=interpolation,
+        antialias=antialias,
+        mean=MEAN,
+        std=STD,
+    )
+    (expected,) = load_images(pictures, prepared, batch_size=len(pictures), num_threads=1)
+    graph = preparation_graph(prepared, 18)
     onnx.checker.check_model(graph, full_check=True)
     asked = session(graph)
     found = np.concatenate([asked.run(None, {"pixels": np.asarray(Image.open(path))[None]})[0] for path in pictures])
@@ -58,7 +66,7 @@ def test_values_are_the_data_paths_to_one_of_255(
 
 
 def test_a_batch_of_one_size(pictures: list[Path]) -> None:
-    asked = session(preparation_graph(Preparation(75), 18))
+    asked = session(preparation_graph(preparation(75), 18))
     pixels = np.asarray(Image.open(pictures[0]))[None]
     both = np.concatenate([pixels, pixels[:, ::-1]])
     (found,) = asked.run(None, {"pixels": both})
@@ -70,4 +78,4 @@ def test_a_batch_of_one_size(pictures: list[Path]) -> None:
 @pytest.mark.parametrize("interpolation", ["lanczos", "area", "nearest"])
 def test_a_filter_that_onnx_does_not_have(interpolation: str) -> None:
     with pytest.raises(RecipeError, match=f"no resize filter like evaluate.interpolation {interpolation}"):
-        preparation_graph(Preparation(75, interpolation=interpolation), 18)
+        preparation_graph(preparation(75, interpolation=interpolation), 18)

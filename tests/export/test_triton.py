@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import load_trained
-from inceptionctl.export.to_triton import ask_triton, tensors
+from inceptionctl.export.to_triton import TritonTensor, ask_triton, tensors
 from inceptionctl.run import Run
 from tests.evaluate.making import CLASSES, INPUT_PX
 
@@ -110,8 +110,8 @@ def small(shape: list[int | str | None], kind: int) -> bytes:
 
 def test_other_tensors_are_told_as_they_are() -> None:
     (given,), (asked,) = tensors(small(["batch", "height", None, 3], TensorProto.UINT8))
-    assert given == {"name": "a", "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}
-    assert asked["data_type"] == "TYPE_UINT8"
+    assert given == TritonTensor("a", "TYPE_UINT8", [-1, -1, 3])
+    assert asked.data_type == "TYPE_UINT8"
     with pytest.raises(CheckpointError, match="fixed batch"):
         tensors(small([2, 3], TensorProto.FLOAT))
 

@@ -60,7 +60,7 @@ def test_resnet_152_is_trained_as_its_paper_says() -> None:
     # arXiv 1512.03385, section 3.4: 600,000 steps of 256 images, from 0.1 down tenfold at a time.
     steps = recipe.train.epochs * 1_281_167 / recipe.train.global_batch_size
     assert steps == pytest.approx(600_000, rel=1e-3)
-    curve = recipe.schedule.model_dump()
+    curve = recipe.schedule
     rates = [learning_rate(curve, step=step, steps_per_epoch=5005, epochs=120) for step in (0, 150_150, 300_300, 450_450)]
     assert rates == pytest.approx([0.1, 0.01, 0.001, 0.0001])
 

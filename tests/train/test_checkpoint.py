@@ -13,6 +13,7 @@ from torch import nn
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.recipe import load_recipe
+from inceptionctl.recipe.variants import AdamWSection
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint, load_weights, progress_of, save_checkpoint
@@ -86,8 +87,8 @@ def test_a_checkpoint_of_before_rollbacks_comes_back(tmp_path: Path) -> None:
 def test_the_state_of_adamw_comes_back_with_its_counters(tmp_path: Path) -> None:
     def job_with_adamw(seed: int) -> Job:
         job = Job(seed=seed)
-        values = {"name": "adamw", "betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.1}
-        job.optimizer = build_optimizer(job.model, values, 0.1)
+        adamw = AdamWSection(name="adamw", betas=(0.9, 0.99), weight_decay=0.1)
+        job.optimizer = build_optimizer(job.model, adamw, 0.1)
         return job
 
     job, other = job_with_adamw(0), job_with_adamw(9)
@@ -204,18 +205,14 @@ def test_a_run_directory_is_held_by_one_training(tmp_path: Path) -> None:
     held.close()  # as the kernel does for a process that dies
     again, remarks = take_lock(Run(tmp_path))
     again.close()
-    assert remarks == [
-        f"{tmp_path} was held by process {os.getpid()} on {socket.gethostname()}, which was killed or left at once"
-    ]
+    assert remarks == [f"{tmp_path}: stale lock of process {os.getpid()} on {socket.gethostname()}"]
 
 
 def test_a_lock_left_by_another_host_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("process 17 on gpu07\n")
     held, remarks = take_lock(Run(tmp_path))
     held.close()
-    assert remarks[0].endswith(
-        "held by process 17 on gpu07, which was killed or left at once; make sure that it no longer runs"
-    )
+    assert remarks[0].endswith("stale lock of process 17 on gpu07; make sure that it no longer runs")
 
 
 def test_pruning_keeps_the_last_the_best_and_those_for_good(tmp_path: Path) -> None:

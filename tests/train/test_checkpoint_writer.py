@@ -60,7 +60,7 @@ def test_training_goes_on_meanwhile_and_changes_nothing_of_what_is_written(job: 
         job.writer.finish()
         saved = files.step_folder(job.checkpoints, step)
         assert {name: (saved / name).read_bytes() for name in files.FILES} == expected
-    assert len(job.said) == 2 and "saved" in job.said[0] and "held up for" in job.said[0]
+    assert len(job.said) == 2 and "saved" in job.said[0] and "training blocked for" in job.said[0]
 
 
 def test_a_snapshot_is_a_copy(job: Job, tmp_path: Path) -> None:

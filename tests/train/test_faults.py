@@ -141,7 +141,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_code_4_and_room_lets_it_go_on(sm
     assert not list(checkpoints.glob(".*.tmp"))
     ballast.unlink()
     result = inceptionctl(*command(data, small_disk / "run", steps=files.step_of(newest) + 2))
-    assert result.returncode == 0 and f"goes on from {newest}" in result.stderr, result.stderr
+    assert result.returncode == 0 and f"resuming from {newest}" in result.stderr, result.stderr
 
 
 @pytest.mark.slow

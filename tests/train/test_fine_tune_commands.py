@@ -62,7 +62,7 @@ def test_a_run_starts_from_another_with_a_new_head_and_a_frozen_stem(places: Pat
     finally:
         (places / "gone").rename(places / "old")
     assert again.returncode == 0, again.stderr
-    assert "goes on from new/checkpoints/step-00000004: step 4 of 6" in again.stderr
+    assert "resuming from new/checkpoints/step-00000004: step 4 of 6" in again.stderr
     assert "starts from the weights" not in again.stderr
 
 

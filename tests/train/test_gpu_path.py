@@ -20,18 +20,12 @@ LONG = 200_000_000  # cycles of a kernel that does nothing: a tenth of a second
 def sums(root: Path, late: bool) -> list[float]:
     """Of the pixels and labels of a loader's batches, computed when the host is `late`: far ahead of the GPU."""
     from inceptionctl.data.dataset import open_split
-    from inceptionctl.data.loaders import EvalLoader
+    from inceptionctl.data.loader_settings import LoaderSettings
+    from inceptionctl.data.loaders import EvalLoader, in_batches
+    from tests.defaults import preparation
 
-    loader = EvalLoader(
-        open_split(root, "val"),
-        input_px=64,
-        batch_size=2,
-        rank=0,
-        world_size=1,
-        num_threads=2,
-        device_id=0,
-        decode="mixed",
-    )
+    images, settings = open_split(root, "val"), LoaderSettings(num_threads=2, seconds_to_read=60.0, device_id=0, decode="mixed")
+    loader = EvalLoader(images, in_batches(range(len(images)), 2), preparation(64), settings)
     found = []
     for batch in loader:
         if late:

@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 def goes_on_to_the_same_end(folder: Path, data: Path, whole: Path) -> None:
     result = inceptionctl(*command(data), cwd=folder)
-    assert result.returncode == 0 and "goes on from run/checkpoints/step-" in result.stderr, result.stderr
+    assert result.returncode == 0 and "resuming from run/checkpoints/step-" in result.stderr, result.stderr
     for name in FILES:
         ours, theirs = (run / "checkpoints" / f"step-{STEPS:08d}" / name for run in (folder / "run", whole))
         assert ours.read_bytes() == theirs.read_bytes(), name

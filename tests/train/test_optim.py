@@ -5,7 +5,8 @@ from torch import nn
 
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import build_model
-from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer, described_optimizer, parameter_groups, state_names
+from inceptionctl.recipe.variants import AdamWSection, Optim, RmsPropSection, SgdSection
+from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer, described_optimizer, parameter_groups, state_names_of
 
 
 def transcribed(
@@ -59,7 +60,7 @@ def test_torchs_own_rmsprop_is_another_optimizer() -> None:
     assert abs(ends[0] - ends[1]) > 0.005
 
 
-ADAMW = {"name": "adamw", "betas": [0.9, 0.99], "epsilon": 1e-8, "weight_decay": 0.1}
+ADAMW = AdamWSection(name="adamw", betas=(0.9, 0.99), epsilon=1e-8, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("of_gradient", [torch.contiguous_format, torch.channels_last])
@@ -82,8 +83,7 @@ def test_adamw_in_one_pass_is_adamw(of_weight: torch.memory_format, of_gradient:
 
 def test_norms_and_biases_have_no_weight_decay() -> None:
     model = build_model("inception_v4", num_classes=3, width=0.125)
-    values = {"name": "rmsprop", "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "centered": False, "weight_decay": 0.5}
-    decayed, plain = build_optimizer(model, values, 0.1).param_groups
+    decayed, plain = build_optimizer(model, RmsPropSection(weight_decay=0.5), 0.1).param_groups
     assert decayed["weight_decay"] == 0.5 and plain["weight_decay"] == 0.0
     assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in plain["params"]} == {1}
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
@@ -98,25 +98,25 @@ def test_a_weight_without_gradient_stays() -> None:
 
 
 SECTIONS = [
-    {"name": "rmsprop", "decay": 0.9, "momentum": 0.9, "epsilon": 1.0, "centered": True, "weight_decay": 0.1},
-    {"name": "rmsprop", "decay": 0.9, "momentum": 0.0, "epsilon": 1.0, "centered": False, "weight_decay": 0.1},
-    {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-    {"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.1},
-    {"name": "adamw", "betas": [0.9, 0.99], "epsilon": 1e-8, "weight_decay": 0.1},
+    RmsPropSection(centered=True, weight_decay=0.1),
+    RmsPropSection(momentum=0.0, weight_decay=0.1),
+    SgdSection(name="sgd", nesterov=True, weight_decay=0.1),
+    SgdSection(name="sgd", momentum=0.0, weight_decay=0.1),
+    ADAMW,
 ]
 
 
-@pytest.mark.parametrize("values", SECTIONS, ids=lambda values: values["name"])
-def test_state_of_each_optimizer_is_what_its_section_says(values: dict[str, object]) -> None:
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.name)
+def test_state_of_each_optimizer_is_what_its_section_says(section: Optim) -> None:
     model = nn.Linear(2, 3)
-    optimizer = build_optimizer(model, values, 0.1)
+    optimizer = build_optimizer(model, section, 0.1)
     model(torch.ones(1, 2)).sum().backward()
     before = model.weight.detach().clone()
     optimizer.step()
     assert not torch.equal(model.weight, before)
     kept = {key for key, value in optimizer.state[model.weight].items() if isinstance(value, torch.Tensor) and value.ndim == 2}
-    assert kept == set(state_names(values))
-    assert described_optimizer(optimizer) == (values["name"], kept)
+    assert kept == set(state_names_of(section))
+    assert described_optimizer(optimizer) == (section.name, kept)
 
 
 def test_frozen_weights_are_not_the_optimizers() -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from inceptionctl.distributed.session import Machine
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe import bundled_recipes
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.train.build import loader_options
+from inceptionctl.train.loading import loader_settings, train_transforms
 from tests.commands import TINY, inceptionctl, rows, sets
 
 
@@ -90,15 +89,15 @@ def test_the_full_distortion_trains_and_validates_as_it_is_evaluated(root: Path,
 
 def test_loaders_of_a_rank_are_told_of_exif() -> None:
     recipe = load_recipe("quickstart", ["data.exif_orientation=false"])
-    assert loader_options(recipe, Machine(torch.device("cpu"), 1))["exif_orientation"] is False
+    assert train_transforms(recipe).exif_orientation is False
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_a_cpu_gets_images_in_the_format_that_it_computes_in(precision: str, dtype: torch.dtype) -> None:
     recipe = load_recipe("quickstart", [f"train.precision={precision}"])
-    assert loader_options(recipe, Machine(torch.device("cpu"), 1))["dtype"] is dtype
+    assert loader_settings(recipe, torch.device("cpu"), 1).dtype is dtype
     # A GPU's pipeline has no bfloat16.
-    assert loader_options(recipe, Machine(torch.device("cuda", 0), 1))["dtype"] is torch.float32
+    assert loader_settings(recipe, torch.device("cuda", 0), 1).dtype is torch.float32
 
 
 @pytest.mark.parametrize(
@@ -107,11 +106,11 @@ def test_a_cpu_gets_images_in_the_format_that_it_computes_in(precision: str, dty
 )
 def test_gpus_decode_whole_images_unless_asked_for_crops(wish: str, on_a_gpu: tuple[str, bool]) -> None:
     recipe = load_recipe("quickstart", [f"data.decode={wish}"])
-    options = loader_options(recipe, Machine(torch.device("cuda", 0), 1))
-    assert (options["decode"], options["decode_roi"]) == on_a_gpu
+    options = loader_settings(recipe, torch.device("cuda", 0), 1)
+    assert (options.decode, options.decode_roi) == on_a_gpu
     if wish.startswith("mixed"):
         with pytest.raises(EnvironmentFault, match=f"data.decode is `{wish}`, but there is no GPU"):
-            loader_options(recipe, Machine(torch.device("cpu"), 1))
+            loader_settings(recipe, torch.device("cpu"), 1)
     else:
-        options = loader_options(recipe, Machine(torch.device("cpu"), 1))
-        assert (options["decode"], options["decode_roi"]) == ("cpu", True)
+        options = loader_settings(recipe, torch.device("cpu"), 1)
+        assert (options.decode, options.decode_roi) == ("cpu", True)

@@ -50,7 +50,7 @@ def test_kill_9_of_all_ranks_in_mid_epoch_changes_nothing(whole: Path, data: Pat
         assert rows(run)[-1]["step"] < STEPS
     result = inceptionctl(*command, "--resume", "auto", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "goes on from" in result.stderr
+    assert "resuming from" in result.stderr
     for name in FILES:
         ours, theirs = (path / "checkpoints" / f"step-{STEPS:08d}" / name for path in (run, whole))
         assert ours.read_bytes() == theirs.read_bytes(), name

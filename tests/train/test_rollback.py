@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from inceptionctl.data.dataset import open_split
-from inceptionctl.data.order import SampleOrder
+from inceptionctl.data.sampler import Sampler
 from inceptionctl.errors import CheckpointError
 from inceptionctl.recipe import load_recipe
 from inceptionctl.run import create_run
@@ -52,7 +52,7 @@ def poisoned(root: Path, batches: tuple[int, ...]) -> Path:
             fill(root / split / f"class_{label}", count, seed=100 * label + 50 * (split == "val"))
     images = open_split(root, "train")
     for batch in batches:
-        for i in SampleOrder(0, IMAGES).at(batch * BATCH, BATCH)[1]:
+        for i in Sampler(0, IMAGES).at(batch * BATCH, BATCH)[1]:
             Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(root / "train" / images.name(i))
     return root
 

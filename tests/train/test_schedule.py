@@ -1,9 +1,10 @@
 import pytest
 
+from inceptionctl.recipe.variants import ConstantSection, CosineSection, StaircaseSection
 from inceptionctl.train.schedule import learning_rate, schedule_in_words
 
-STAIRS = {"name": "staircase", "base_lr": 0.045, "factor": 0.94, "every_epochs": 2.0, "warmup_epochs": 0.0}
-COSINE = {"name": "cosine", "base_lr": 0.4, "final_lr": 0.1, "warmup_epochs": 1.0}
+STAIRS = StaircaseSection(base_lr=0.045, factor=0.94, every_epochs=2.0)
+COSINE = CosineSection(name="cosine", base_lr=0.4, final_lr=0.1, warmup_epochs=1.0)
 
 
 @pytest.mark.parametrize(("epoch", "stairs"), [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (100, 50)])
@@ -26,8 +27,8 @@ def test_cosine_begins_after_the_warmup_and_ends_at_the_final_rate() -> None:
 
 
 def test_constant() -> None:
-    values = {"name": "constant", "base_lr": 0.3, "warmup_epochs": 0.0}
-    assert {learning_rate(values, step=step, steps_per_epoch=3, epochs=9) for step in range(27)} == {0.3}
+    schedule = ConstantSection(name="constant", base_lr=0.3)
+    assert {learning_rate(schedule, step=step, steps_per_epoch=3, epochs=9) for step in range(27)} == {0.3}
 
 
 def test_words_name_the_numbers() -> None:

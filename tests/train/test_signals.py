@@ -121,7 +121,7 @@ def stop(data: Path, ranks: int, folder: Path, moment: Callable[[Process, Path],
     said = log.read_text()
     assert "Traceback" not in said and "error:" not in said, said
     assert (
-        f"go on with: inceptionctl train run/recipe.yaml --output run --cpu-ranks {ranks}\n" in said
+        f"resume with: inceptionctl train run/recipe.yaml --output run --cpu-ranks {ranks}\n" in said
         or "give the same command" in said
     )
     return said
@@ -216,7 +216,7 @@ def test_a_closed_terminal_saves_and_ends_and_nohup_outlives_it(data: Path, tmp_
     finally:
         kill_all(terminal.process)
     step = progress(run)["step"]
-    assert f"stopped by a signal after step {step}; the same command goes on" in (run / "log.txt").read_text()
+    assert f"stopped by a signal after step {step}; rerun the same command to resume" in (run / "log.txt").read_text()
     log = tmp_path / "log"
     with started(*words, *sets("train.log_every_steps=2"), cwd=tmp_path, log=log, by=("nohup",)) as process:
         wait_for_step(run, step + 1, process, log)
@@ -272,7 +272,7 @@ def test_a_run_stopped_at_every_kind_of_moment_ends_like_one_never_stopped(
     # While step 5 is written, step 6 may be made, with its row; the next row is that of step 9.
     said = stop(data, ranks, tmp_path, at_step(9), signal.SIGUSR1, to_rank(ranks - 1))
     assert 9 <= progress(run)["step"] < EVALUATED
-    assert f"stopped by a signal after step {progress(run)['step']}; the same command goes on from" in said
+    assert f"stopped by a signal after step {progress(run)['step']}; rerun the same command to resume from" in said
     if progress(run)["step"] % 3 and progress(run)["step"] % SAVED:
         assert progress(run)["window"]["passes"] > 0
 
@@ -313,7 +313,7 @@ def test_a_second_signal_leaves_at_once_whatever_the_ranks_wait_for(
         assert not left_of(process)
     said = log.read_text()
     assert "Traceback" not in said
-    assert "go on with: inceptionctl train run/recipe.yaml --output run --cpu-ranks 2\n" in said
+    assert "resume with: inceptionctl train run/recipe.yaml --output run --cpu-ranks 2\n" in said
 
 
 @pytest.mark.parametrize("launched", [False, True])
@@ -324,4 +324,4 @@ def test_a_signal_before_there_is_any_rank_loses_nothing(launched: bool, data: P
 
     said = stop(data, 2, tmp_path, moment, signal.SIGUSR1, to_all)
     assert "stopped by SIGUSR1 before the training began: nothing is lost" in said
-    assert "go on with: " in said or not launched
+    assert "resume with: " in said or not launched

@@ -16,6 +16,7 @@ from inceptionctl.bench.loop import _EnoughError, make_job, run_loop
 from inceptionctl.bench.step import random_batch
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.data.sampler import BatchSampler
 from inceptionctl.distributed.heartbeat import Heartbeat
 from inceptionctl.distributed.local import free_port
 from inceptionctl.distributed.process_group import connect as join
@@ -23,6 +24,7 @@ from inceptionctl.distributed.session import Machine, Session
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.distributed.world import World
 from inceptionctl.recipe.load import load_recipe
+from inceptionctl.train.loading import train_transforms
 from inceptionctl.train.loop import Training
 from tests.commands import environment
 from tests.forked import run_ranks
@@ -154,17 +156,10 @@ def watch_a_gpu(folder: str, root: str | None, setting: str) -> None:
 
 
 def train_loader_of(job: Training, root: Path) -> TrainLoader:
-    return TrainLoader(
-        open_split(root, "train"),
-        seed=0,
-        global_batch_size=job.batch.global_batch_size,
-        micro_batch_size=job.batch.micro_batch_size,
-        rank=0,
-        world_size=1,
-        start_step=0,
-        num_steps=STEPS,
-        **job.loader_options,
+    batches = BatchSampler(
+        seed=0, global_batch_size=job.batch.global_batch_size, micro_batch_size=job.batch.micro_batch_size, num_steps=STEPS
     )
+    return TrainLoader(open_split(root, "train"), batches, train_transforms(job.recipe), job.loader_settings)
 
 
 @pytest.mark.gpu

@@ -3,13 +3,13 @@
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from inceptionctl.recipe.variants import AdamWSection, Optim, RmsPropSection, SgdSection
 from inceptionctl.train.clipping import Clipping
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
@@ -18,11 +18,11 @@ from tests.data.conftest import two_classes
 from tests.forked import run_ranks
 
 RATE = 0.05
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "rmsprop": {"name": "rmsprop", "decay": 0.9, "momentum": 0.9, "epsilon": 0.1, "centered": True, "weight_decay": 0.01},
-    "sgd": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
-    "plain": {"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
-    "adamw": {"name": "adamw", "betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.1},
+OPTIMIZERS: dict[str, Optim] = {
+    "rmsprop": RmsPropSection(epsilon=0.1, centered=True, weight_decay=0.01),
+    "sgd": SgdSection(name="sgd", nesterov=True, weight_decay=0.01),
+    "plain": SgdSection(name="sgd", momentum=0.0, weight_decay=0.0),
+    "adamw": AdamWSection(name="adamw", betas=(0.9, 0.99), weight_decay=0.1),
 }
 # Both forms, so tight that every step is clipped, if not each of its tensors.
 CLIPPING = {"rmsprop": (0.02, 0.0), "sgd": (None, 0.001), "plain": (0.02, 0.0), "adamw": (None, 0.001)}
@@ -100,10 +100,10 @@ def network(seed: int) -> nn.Module:
     return nn.Sequential(frozen, nn.Conv2d(3, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(20, 3), nn.Tanh(), nn.Linear(3, 1))
 
 
-def trained_whole(name: str, values: dict[str, Any], file: Path) -> dict[str, torch.Tensor]:
+def trained_whole(name: str, section: Optim, file: Path) -> dict[str, torch.Tensor]:
     """Everything after five steps of torch alone with the batch as one; that after three is written."""
     model = network(0)
-    optimizer = build_optimizer(model, values, RATE)
+    optimizer = build_optimizer(model, section, RATE)
     for step in range(1, 6):
         optimizer.zero_grad()
         model(images()).square().mean().backward()
@@ -121,7 +121,7 @@ def trained_whole(name: str, values: dict[str, Any], file: Path) -> dict[str, to
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_parts_train_save_and_load_as_the_whole_does(ranks: int, tmp_path: Path) -> None:
-    whole = {name: trained_whole(name, values, tmp_path / f"{name}-whole-3") for name, values in OPTIMIZERS.items()}
+    whole = {name: trained_whole(name, section, tmp_path / f"{name}-whole-3") for name, section in OPTIMIZERS.items()}
     ended = run_ranks(RANK, ranks, tmp_path, environment=environment())
     assert [rank.returncode for rank in ended] == [0] * ranks, ended
     for name, expected in whole.items():

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.data.preparation import Preparation
 from inceptionctl.evaluate.images import load_images
 from inceptionctl.models import find_spec
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.optim import build_optimizer
+from tests.defaults import preparation
 from tests.evaluate.making import photo
 
 NUM_CLASSES = 7
@@ -41,7 +41,7 @@ def jpegs(folder: Path, count: int) -> list[Path]:
 
 def decoded(paths: list[Path], px: int = INPUT_PX) -> Tensor:
     """float32 [N, 3, px, px] in [-1, 1], as evaluation prepares them."""
-    batches = load_images(paths, Preparation(px), batch_size=len(paths), num_threads=1)
+    batches = load_images(paths, preparation(px), batch_size=len(paths), num_threads=1)
     return torch.cat(list(batches)).contiguous()
 
 
@@ -81,7 +81,7 @@ def save_as_checkpoint(folder: Path, model: nn.Module, name: str, **section: obj
     """A checkpoint folder as training writes it."""
     recipe = recipe_from_dict({"model": {"name": name, "num_classes": NUM_CLASSES, "input_px": INPUT_PX, **section}}, "test")
     average = WeightAverage(model, 0.99)
-    optimizer = build_optimizer(model, recipe.optim.model_dump(), 0.01)
+    optimizer = build_optimizer(model, recipe.optim, 0.01)
     progress = Progress(step=3, total_steps=3, classes=CLASSES, recipe=recipe.resolved())
     folder.mkdir(parents=True, exist_ok=True)
     return save_checkpoint(folder, model, average, optimizer, progress)

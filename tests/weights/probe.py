@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from inceptionctl.data.dataset import open_split
-from inceptionctl.data.preparation import Preparation
 from inceptionctl.evaluate.images import load_images
 from inceptionctl.models import build_model
 from inceptionctl.weights.forms import find_counterpart
 from inceptionctl.weights.matching import match
+from tests.defaults import preparation
 from tests.weights.nsfwjs import NUM_OUTPUTS, state_dict
 
 
@@ -30,9 +30,9 @@ def main(folder: Path, data: Path, count: int, out: Path) -> None:
     places = [i * len(split) // count for i in range(count)]
     labels = torch.from_numpy(split.labels[places]).long()
     paths = [Path(split.path(i).decode()) for i in places]
-    preparation = Preparation(299, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    prepared = preparation(299, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     with torch.inference_mode():
-        batches = load_images(paths, preparation, batch_size=16, num_threads=1)
+        batches = load_images(paths, prepared, batch_size=16, num_threads=1)
         features = torch.cat([network.pool(network.forward_features(batch)).flatten(1) for batch in batches]).clone()
     mean, std = features.mean(0), features.std(0) + 1e-3
     weight = torch.zeros(len(split.classes), features.shape[1], requires_grad=True)

@@ -1,0 +1,164 @@
+"""Which sample comes when, and the random numbers of each place: pure functions of (seed, place), whatever the number of ranks.
+
+Places count from 0 without end: epoch 0's images in its order, then epoch 1's, and so on.
+
+Everything is drawn from numpy's Philox4x64-10 (Salmon et al., 'Parallel random numbers: as easy as 1, 2, 3', SC 2011) through
+`random_raw`. That stream is fixed by the algorithm and by numpy's policy for bit generators (NEP 19), whereas the methods of
+`Generator`, such as `permutation`, may change from one numpy to the next, and a run resumed after an upgrade must go on in the
+same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASK_64 = (1 << 64) - 1
+_WORDS_A_BLOCK = 4  # one step of Philox's counter gives four 64-bit words
+_BLOCKS_A_PLACE = 128
+MOST_UNIFORMS = _BLOCKS_A_PLACE * _WORDS_A_BLOCK
+_PLACE_BITS = 21  # up to two million draws are sorted at once, one million on average; 16 MB
+_DRAWS_AT_ONCE = 1 << 18
+# Permutations use the key (seed, epoch); no epoch gets here, so the two streams never meet.
+_UNIFORMS_STREAM = _MASK_64
+
+
+def permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int32]:
+    """The order of one epoch, int32 [num_samples]: the ranks of 64-bit draws of Philox keyed by (seed, epoch).
+
+    Worked out a range of draws at a time, so that it takes little memory beside the result: every rank of a node has its own.
+    """
+    order = np.empty(num_samples, dtype=np.int32)
+    bits = max(0, (num_samples - 1).bit_length() - _PLACE_BITS + 1)
+    filled = 0
+    for high in range(1 << bits):
+        draws, index = _draws_that_begin_with(high, bits, _key(seed, epoch), num_samples)
+        order[filled : filled + len(index)] = index[_ranks(draws)]
+        filled += len(index)
+    return order
+
+
+def _draws_that_begin_with(
+    high: int, bits: int, key: NDArray[np.uint64], num_samples: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """Of `num_samples` draws those whose first `bits` bits are `high`, less these bits, and the places that they stand at."""
+    generator = np.random.Philox(key=key)
+    draws, index = [], []
+    for start in range(0, num_samples, _DRAWS_AT_ONCE):
+        drawn = generator.random_raw(min(_DRAWS_AT_ONCE, num_samples - start))
+        here = np.flatnonzero(drawn >> np.uint64(64 - bits) == np.uint64(high)) if bits else np.arange(len(drawn))
+        draws.append(drawn[here] << np.uint64(bits))
+        index.append((here + start).astype(np.int32))
+    return np.concatenate(draws), np.concatenate(index)
+
+
+def _ranks(draws: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """As np.argsort(draws, kind="stable"), but several times as fast: whole words are sorted, each with its place at the end."""
+    places = np.uint64((1 << _PLACE_BITS) - 1)
+    words = (draws & ~places) | np.arange(len(draws), dtype=np.uint64)
+    words.sort()
+    beginnings = words & ~places
+    if len(draws) > 1 << _PLACE_BITS or (beginnings[1:] == beginnings[:-1]).any():
+        return np.argsort(draws, kind="stable").astype(np.int64, copy=False)
+    return (words & places).astype(np.int64)
+
+
+def uniforms(seed: int, start: int, count: int, num: int) -> NDArray[np.float32]:
+    """`num` numbers in [0, 1) with 24 bits for each of the places start .. start + count - 1: float32 [count, num].
+
+    Each place owns the same number of steps of the counter. So the numbers of a place do not depend on the range that was asked
+    for, nor do its first numbers depend on `num`. Raises ValueError when `num` is above MOST_UNIFORMS.
+    """
+    if num > MOST_UNIFORMS:
+        raise ValueError(f"{num} numbers a place were asked for, {MOST_UNIFORMS} is the most")
+    generator = np.random.Philox(key=_key(seed, _UNIFORMS_STREAM), counter=start * _BLOCKS_A_PLACE)
+    words = generator.random_raw(count * MOST_UNIFORMS).reshape(count, MOST_UNIFORMS)
+    # 24 bits fill a float32 exactly: nothing is rounded up to 1.
+    return (words[:, :num] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def batch_at(step: int, skipped: Iterable[tuple[int, int]]) -> int:
+    """Which batch of the stream (from 0) optimizer step `step` (from 0) takes: the step-th that lies in no range of `skipped`.
+
+    Ranges are (first, last) batch, in any order; they may overlap.
+    """
+    batch, passed = step, 0
+    for first, last in sorted(skipped):
+        if batch < first:
+            break
+        batch += max(0, last + 1 - max(first, passed))
+        passed = max(passed, last + 1)
+    return batch
+
+
+def _key(seed: int, stream: int) -> NDArray[np.uint64]:
+    return np.array([seed & _MASK_64, stream & _MASK_64], dtype=np.uint64)
+
+
+class Sampler:
+    """The endless stream of samples: `at` tells what stands at any range of places.
+
+    Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places. `make` works one
+    out: `permutation`, or something that gives the same.
+    """
+
+    def __init__(self, seed: int, num_samples: int, make: Callable[[int, int, int], NDArray[np.int32]] = permutation) -> None:
+        if num_samples < 1:
+            raise ValueError("an order needs at least one sample")
+        self.seed = seed
+        self.num_samples = num_samples
+        self._make = make
+        self._kept: tuple[int, NDArray[np.int32]] | None = None
+
+    def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The places start .. start + count - 1: (epoch, index of the sample), int64 [count] each."""
+        places = np.arange(start, start + count, dtype=np.int64)
+        epochs, within = np.divmod(places, self.num_samples)
+        index = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            index[here] = self._permutation(int(epoch))[within[here]]
+        return epochs, index
+
+    def _permutation(self, epoch: int) -> NDArray[np.int32]:
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = None  # freed before the next one is made
+            self._kept = (epoch, self._make(self.seed, epoch, self.num_samples))
+        return self._kept[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSampler:
+    """The places of the micro batches of one rank from `start_step` up to `num_steps` (exclusive).
+
+    Step s takes the places [s * B, (s + 1) * B) of the endless stream, with B the global batch; where batches are `skipped`, those of
+    batch `batch_at(s, skipped)`. Rank r of R takes the r-th of R equal slices of them, cut into micro batches in order. Raises ValueError
+    when the batch does not split.
+    """
+
+    seed: int
+    global_batch_size: int
+    micro_batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    start_step: int = 0
+    num_steps: int
+    skipped: Sequence[tuple[int, int]] = ()
+
+    def __post_init__(self) -> None:
+        share, rest = divmod(self.global_batch_size, self.world_size)
+        if rest or share % self.micro_batch_size:
+            raise ValueError(
+                f"a batch of {self.global_batch_size} does not split into {self.world_size} ranks of micro batches of"
+                f" {self.micro_batch_size}"
+            )
+
+    def __iter__(self) -> Iterator[int]:
+        """The first place of each micro batch."""
+        share = self.global_batch_size // self.world_size
+        for step in range(self.start_step, self.num_steps):
+            start = batch_at(step, self.skipped) * self.global_batch_size + self.rank * share
+            yield from range(start, start + share, self.micro_batch_size)

@@ -1,0 +1,1 @@
+"""What a data set may lie in, and the lists beside it."""

@@ -1,0 +1,146 @@
+"""What evaluations write, as JSON values (docs/evaluation.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from inceptionctl.evaluate.protocols import Name
+
+
+class Metrics(TypedDict):
+    """Figures from probabilities; metrics.py says what they are. Errors in percent."""
+
+    num_images: int
+    top1_error: float
+    top5_error: float | None
+    """None of five classes or fewer, and so its interval."""
+    top1_error_interval: list[float]
+    top5_error_interval: list[float] | None
+    loss: float
+    calibration_error: float
+    calibration: list[dict[str, float]]
+
+
+class RealErrors(TypedDict, total=False):
+    """By the labels of ImageNet ReaL, where they were asked for."""
+
+    real_top1_error: float
+    real_num_images: int
+
+
+class HowAnswered(TypedDict):
+    """What was asked, about what, and how the images were shown."""
+
+    protocol: Name
+    preparation: str
+    """In words."""
+    scales: list[int] | None
+    input_px: int
+    central_fraction: float
+    keep_aspect: bool
+    interpolation: str
+    antialias: bool
+    mean: list[float]
+    std: list[float]
+    exif_orientation: bool
+    network: str
+    weights: str
+    step: int
+    checkpoint: str
+    chosen: object
+    data_root: str
+    data_root_absolute: str
+
+
+class HowUnlabelled(HowAnswered):
+    """The same of images whose labels nobody knows, of which there is no result."""
+
+    classes: list[str]
+
+
+class ClassErrors(TypedDict):
+    """Of the images of one class; null where there are none."""
+
+    num_images: int
+    top1_error: float | None
+
+
+class Confused(TypedDict):
+    """How many images of one class were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+
+
+class Result(HowAnswered, Metrics):
+    """An evaluation's. `confusion` is the matrix (row: true class, column: predicted) up to 100 classes, else the most confused pairs."""
+
+    subset: str
+    precision: str
+    tf32: bool
+    device: str
+    seconds: float
+    images_per_second: float
+    classes: list[str]
+    per_class: dict[str, ClassErrors]
+    confusion: list[list[int]] | list[Confused]
+
+
+class ResultWithReal(Result, RealErrors):
+    """The same with those."""
+
+
+class MemberFigures(TypedDict):
+    """One network of an ensemble by itself."""
+
+    name: str
+    weight: float
+    checkpoint: str | None
+    network: str | None
+    seconds_per_image: float | None
+    top1_error: float
+    top5_error: float | None
+    """None of five classes or fewer, and so its interval."""
+    loss: float
+    calibration_error: float
+
+
+class Difference(TypedDict):
+    """Share of images of which two members, by their places, name different classes."""
+
+    members: list[int]
+    percent: float
+
+
+class Images(TypedDict, total=False):
+    """Which images the members answered, where their records tell."""
+
+    data_root: str
+    subset: str
+
+
+class EnsembleResult(Metrics, Images):
+    """An ensemble's; `agree` is the share of images in percent of which all members name the same class."""
+
+    protocol: str
+    members: list[MemberFigures]
+    seconds_per_image: float | None
+    differ: list[Difference]
+    agree: float
+    classes: list[str]
+
+
+class About(TypedDict, total=False):
+    """What a file of probabilities tells of them: a result without its tables, of which readers want these."""
+
+    protocol: str
+    classes: list[str]
+    checkpoint: str | None
+    network: str | None
+    images_per_second: float
+    seconds_per_image: float | None
+    data_root: str
+    data_root_absolute: str
+    subset: str
