@@ -56,7 +56,7 @@ def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, d
         "steps": steps,
         "steps_per_epoch": round(images / batch.global_batch_size, 3) if images else None,
         "learning_rate": schedule_in_words(recipe.schedule, recipe.train.epochs),
-        "optimizer": recipe.optim,
+        "optimizer": recipe.optim.model_dump(),
         "clipping": build_clipping(recipe.optim).in_words(),
         "deepspeed": deepspeed_config(batch, recipe.train.zero_stage),
         "disk_needed_bytes": disk_needed(parameters, recipe),

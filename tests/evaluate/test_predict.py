@@ -13,7 +13,7 @@ from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, in_batches
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.images import folder_of, load_images
-from inceptionctl.evaluate.machine import claim_machine
+from inceptionctl.evaluate.machine import claim_machine, loading_of
 from inceptionctl.evaluate.predict import predict
 from inceptionctl.recipe.data_section import DataSection
 from inceptionctl.run import Run
@@ -100,11 +100,11 @@ def test_the_machine_is_used_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told == [machine.num_threads] == [len(os.sched_getaffinity(0))]
     assert machine.device == torch.device("cpu")
     here, gpu = machine.device, torch.device("cuda", 0)
-    assert {machine.loading(DataSection(decode=decode), here).decode for decode in ("auto", "mixed", "cpu")} == {"cpu"}
+    assert {loading_of(machine, DataSection(decode=decode), here).decode for decode in ("auto", "mixed", "cpu")} == {"cpu"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     machine = claim_machine()
     assert machine.device == torch.device("cuda", 0)
-    asked = [machine.loading(DataSection(decode=decode), gpu) for decode in ("auto", "mixed", "cpu")]
+    asked = [loading_of(machine, DataSection(decode=decode), gpu) for decode in ("auto", "mixed", "cpu")]
     assert [(one.decode, one.device_id) for one in asked] == [("mixed", 0), ("mixed", 0), ("cpu", 0)]
 
 
