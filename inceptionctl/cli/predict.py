@@ -12,7 +12,7 @@ from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.errors import DataError, RecipeError
-from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmitRequest, check, submit
+from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmissionRequest, check, submit
 from inceptionctl.stages.predict import predict as predict_classes
 from inceptionctl.words import counted
 
@@ -78,13 +78,15 @@ def predict(
         _show(PredictRequest(source, tuple(images), checkpoint), as_json)
         return
     sides = shorter_sides(scales, protocol)
-    request = SubmitRequest(source, tuple(images), submission, checkpoint, class_ids, protocol, sides, precision, batch_size)
+    request = SubmissionRequest(
+        source, tuple(images), submission, checkpoint, class_ids, protocol, sides, precision, batch_size
+    )
     check(request)
     if not start_ranks(gpus, cpu_ranks):
         _submit(request, as_json)
 
 
-def _submit(request: SubmitRequest, as_json: bool) -> None:
+def _submit(request: SubmissionRequest, as_json: bool) -> None:
     done = submit(request)
     if done is None:
         return

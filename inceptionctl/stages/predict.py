@@ -46,7 +46,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class SubmitRequest:
+class SubmissionRequest:
     """A PredictRequest for the ILSVRC test server."""
 
     source: Path
@@ -75,13 +75,13 @@ class Submitted:
     choice: Choice | None
 
 
-def check(request: PredictRequest | SubmitRequest) -> None:
+def check(request: PredictRequest | SubmissionRequest) -> None:
     """Raise what is wrong with a request, as far as that is known before torch is imported."""
     from inceptionctl.data.imageset import refuse_missing_images
 
     refuse_missing_network(request.source, request.checkpoint)
     refuse_missing_images(request.images)
-    if isinstance(request, SubmitRequest):
+    if isinstance(request, SubmissionRequest):
         refuse_missing_files(class_ids=request.class_ids)
 
 
@@ -110,7 +110,7 @@ def predict(request: PredictRequest) -> Predicted:
     return Predicted(predictions, taken, choice)
 
 
-def submit(request: SubmitRequest) -> Submitted | None:
+def submit(request: SubmissionRequest) -> Submitted | None:
     """Answer all images and write the server's file; resumes an interrupted one.
 
     Under torchrun or srun this process is one rank of the job, and there is a result on rank 0 alone. Raises DataError for an image
@@ -128,7 +128,7 @@ def submit(request: SubmitRequest) -> Submitted | None:
         return _submit(request, work, names, ids, ranks)
 
 
-def _work(request: SubmitRequest, machine: Machine) -> tuple[Work, list[str], list[int]]:
+def _work(request: SubmissionRequest, machine: Machine) -> tuple[Work, list[str], list[int]]:
     """What is to be answered, the images' names, and the label of each class."""
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.images import folder_of
@@ -155,7 +155,7 @@ def _work(request: SubmitRequest, machine: Machine) -> tuple[Work, list[str], li
     return work, [file.name for file in ordered], ids
 
 
-def _submit(request: SubmitRequest, work: Work, names: list[str], ids: list[int], ranks: Ranks) -> Submitted | None:
+def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[int], ranks: Ranks) -> Submitted | None:
     from torch import from_numpy
 
     from inceptionctl.evaluate.evaluation import how_answered

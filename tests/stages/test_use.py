@@ -10,7 +10,7 @@ from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.run import Run
 from inceptionctl.stages.evaluate import EvaluateRequest, evaluate
 from inceptionctl.stages.export import ExportRequest, export
-from inceptionctl.stages.predict import PredictRequest, SubmitRequest, predict, submit
+from inceptionctl.stages.predict import PredictRequest, SubmissionRequest, predict, submit
 from tests.evaluate.making import CLASSES, make_data, make_run, one_thread
 
 
@@ -56,5 +56,5 @@ def test_a_submission_is_written(run: Run, tmp_path: Path) -> None:
     images = sorted((run.recipe().data.root_path / "val").rglob("*.jpg"))[:2]
     ids = tmp_path / "ids.txt"
     ids.write_text("".join(f"{name} {number}\n" for number, name in enumerate(CLASSES, 1)), encoding="utf-8")
-    done = submit(SubmitRequest(run.path, tuple(images), tmp_path / "out.txt", class_ids=ids))
+    done = submit(SubmissionRequest(run.path, tuple(images), tmp_path / "out.txt", class_ids=ids))
     assert done and len(done.file.read_text(encoding="utf-8").splitlines()) == 2 and done.record.is_file()
