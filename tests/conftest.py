@@ -5,9 +5,9 @@ import os
 import pytest
 
 from inceptionctl.distributed.local import visible_gpus
-from tests.data.conftest import make_root, root
+from tests.data.conftest import make_root, photographs, root
 
-__all__ = ["make_root", "root"]
+__all__ = ["make_root", "photographs", "root"]
 
 # pytest-xdist's workers are born with those of a terminal of 80 columns, at which consoles would cut what tests read.
 for name in ("COLUMNS", "LINES"):
