@@ -9,7 +9,7 @@ from inceptionctl.bench import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
-NOT_SHIPPED = {"tests", "scripts"}
+NOT_SHIPPED = {"tests", "scripts", "build", "dist", "runs", "data"}  # and what .gitignore names
 
 
 def packages() -> list[Path]:

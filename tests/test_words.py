@@ -31,7 +31,7 @@ def test_rates_are_the_numbers_that_they_are() -> None:
 @pytest.mark.parametrize(("num_classes", "shown"), [(5, False), (6, True)])
 def test_top5_is_told_of_more_than_five_classes(num_classes: int, shown: bool, capsys: pytest.CaptureFixture[str]) -> None:
     classes = [f"c{i}" for i in range(num_classes)]
-    result: dict[str, Any] = {
+    result: Any = {
         **{"checkpoint": "x", "weights": "ema", "step": 1, "num_images": 1, "data_root": "d", "subset": "all"},
         **{"preparation": "p", "loss": 1.0, "calibration_error": 1.0, "images_per_second": 1.0, "precision": "fp32"},
         **{"seconds": 1.0, "top1_error": 9.5, "top5_error": 2.5, "classes": classes, "confusion": []},
@@ -49,7 +49,9 @@ def test_top5_is_told_of_more_than_five_classes(num_classes: int, shown: bool, c
 
 def test_the_confusion_has_accuracy_beside_error(capsys: pytest.CaptureFixture[str]) -> None:
     per_class = {"cat": {"num_images": 8, "top1_error": 25.0}, "dog": {"num_images": 0, "top1_error": None}}
-    _print_matrix({"classes": ["cat", "dog"], "confusion": [[6, 2], [0, 0]], "per_class": per_class})
+    matrix = [[6, 2], [0, 0]]
+    result: Any = {"classes": ["cat", "dog"], "confusion": matrix, "per_class": per_class}
+    _print_matrix(result, matrix)
     rows = [re.findall(r"[\w.%-]+", line) for line in capsys.readouterr().out.splitlines()]
     assert rows[1][-4:] == ["error", "%", "accuracy", "%"]
     assert ["cat", "6", "2", "25.0", "75.0"] in rows and ["dog", "0", "0", "-", "-"] in rows

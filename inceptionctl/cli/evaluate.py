@@ -11,7 +11,7 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption, run_named
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
-from inceptionctl.words import counted, error_and_accuracy
+from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.results import Confused, ResultWithReal
@@ -122,7 +122,11 @@ def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
         ("images", f"{result['num_images']} of {result['data_root']}, {result['subset']}"),
         ("protocol", result["preparation"]),
         ("top-1 error", _with_interval(result["top1_error"], result["top1_error_interval"])),
-        *([("top-5 error", _with_interval(top5, interval))] if top5 is not None and interval else []),
+        *(
+            [("top-5 error", _with_interval(top5, interval))]
+            if top5 is not None and interval and has_top5(len(result["classes"]))
+            else []
+        ),
         *_real_row(result),
         ("loss", f"{result['loss']:.4f}"),
         ("calibration", f"expected error {result['calibration_error']:.2f}%"),

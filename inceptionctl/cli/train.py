@@ -38,7 +38,7 @@ def train(
     """Train a recipe, or go on with its run.
 
     In an ordinary shell it starts one rank a GPU of this machine. Under torchrun or srun (RANK or SLURM_* set) it is one rank of the job.
-    The same command goes on where it stopped, at the very next sample.
+    Rerun the same command to resume at the very next sample.
     """
     from inceptionctl.stages.train import TrainRequest
     from inceptionctl.stages.train import plan as plan_training

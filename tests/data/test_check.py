@@ -229,7 +229,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from inceptionctl.data.check import check
+from inceptionctl.data.audit.check import check
 print([bad.reason for bad in check(Path(sys.argv[1]), num_threads=1).bad])
 """
     told = subprocess.run([*somebody, sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
