@@ -1,6 +1,6 @@
 """What this machine has, and what of it stands in the way of a training: small checks, each one a function in CHECKS.
 
-DALI and DeepSpeed are started once, each in a process of its own (trials.py): a library that crashes or hangs becomes a
+DALI and DeepSpeed are started once, each in a process of its own (smoke_tests.py): a library that crashes or hangs becomes a
 finding, not the end.
 """
 
@@ -28,7 +28,7 @@ from inceptionctl.console import size
 from inceptionctl.cores import cgroup_cores
 from inceptionctl.distributed.local import free_port
 from inceptionctl.errors import InceptionctlError
-from inceptionctl.trials import tried
+from inceptionctl.smoke_tests import tried
 
 FREE_DISK_BYTES = 5e9
 SHARED_MEMORY_BYTES = 1e9

@@ -7,7 +7,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
-_MOST_LOOKED_AT = 20_000  # entries of a folder
+_MAX_LOOKED_AT = 20_000  # entries of a folder
 
 
 def did_you_mean(path: Path | str) -> str:
@@ -21,7 +21,7 @@ def did_you_mean(path: Path | str) -> str:
         return ""
     try:
         with os.scandir(missing.parent) as found:
-            names = {entry.name.casefold(): entry.name for entry in islice(found, _MOST_LOOKED_AT)}
+            names = {entry.name.casefold(): entry.name for entry in islice(found, _MAX_LOOKED_AT)}
     except OSError:
         return ""
     close = difflib.get_close_matches(missing.name.casefold(), names, n=1, cutoff=0.7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-MOST_CLASSES_WITHOUT_TOP5 = 5
+MAX_CLASSES_WITHOUT_TOP5 = 5
 """Of so few classes the right one is always among the first five: a top-5 error would say nothing."""
 
 
@@ -38,7 +38,7 @@ def best_in_words(best: Mapping[str, Any]) -> str:
 
 def has_top5(num_classes: int) -> bool:
     """Whether a top-5 error says anything."""
-    return num_classes > MOST_CLASSES_WITHOUT_TOP5
+    return num_classes > MAX_CLASSES_WITHOUT_TOP5
 
 
 def with_top5_where(says: bool, figures: Mapping[str, Any]) -> dict[str, Any]:

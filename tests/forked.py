@@ -148,7 +148,7 @@ def _code(words: list[str], environment: dict[str, str]) -> NoReturn:
 
 def _run(main: Callable[[], object], argv: list[str], environment: dict[str, str]) -> NoReturn:
     """Be a program, and end with its exit code."""
-    from inceptionctl.distributed.ending import leave
+    from inceptionctl.distributed.exit import leave
 
     os.environ.clear()
     os.environ.update(environment)

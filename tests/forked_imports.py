@@ -28,19 +28,19 @@ with warnings.catch_warnings():
     import inceptionctl
 
     # Programs of their own, and what needs packages that only some have.
-    _OTHERS = ("__main__", "tf_process", "probe_process", "openvino_check", "timm_step", "timm_network", "peers", "trials")
+    _OTHERS = ("__main__", "tf_process", "probe_process", "openvino_check", "timm_step", "timm_network", "peers", "smoke_tests")
     for _module in pkgutil.walk_packages(inceptionctl.__path__, "inceptionctl."):
         if not _module.name.endswith(_OTHERS):
             importlib.import_module(_module.name)
 
-from inceptionctl.data import recolouring  # noqa: E402
-from inceptionctl.data.reasons import MOST_PIXELS  # noqa: E402
-from inceptionctl.train import one_pass  # noqa: E402
+from inceptionctl.data import cpu_colour  # noqa: E402
+from inceptionctl.data.reasons import MAX_PIXELS  # noqa: E402
+from inceptionctl.train import cpu_rmsprop  # noqa: E402
 from pipelines.settings import PipelineSettings  # noqa: E402
 from pipelines.training import training  # noqa: E402
 
-recolouring.compiled()
-one_pass.compiled(one_pass.rmsprop_kernel(0.9, centered=False))
+cpu_colour.compiled()
+cpu_rmsprop.compiled(cpu_rmsprop.rmsprop_kernel(0.9, centered=False))
 # DALI translates the Python of a graph with conditions when it is first called.
 _settings = PipelineSettings(
     batch_size=2,
@@ -49,7 +49,7 @@ _settings = PipelineSettings(
     decode="cpu",
     decode_roi=True,
     prefetch=1,
-    most_pixels=MOST_PIXELS,
+    most_pixels=MAX_PIXELS,
     exif_orientation=True,
 )
 for _until in ("decode", "resize"):

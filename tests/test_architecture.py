@@ -17,20 +17,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "words": set(),
     "console": {"errors"},
     "cores": set(),
-    "overhearing": set(),
+    "stderr_capture": set(),
     "nearby": set(),
     "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
-    "machine_code": {"errors"},
+    "jit": {"errors"},
     "models": {"errors"},
     "recipe": {"errors", "nearby", "words", "models"},
     "run": {"errors", "nearby", "recipe"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "nearby", "words", "pipelines", "cores", "overhearing", "machine_code"},
+    "data": {"errors", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit"},
     "train": {
         *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
-        *("cores", "machine_code", "gpu_faults"),
+        *("cores", "jit", "gpu_faults"),
     },
     "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "distributed", "cores"},
     "export": {
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "evaluate",
             "cores",
             "weights",
-            "overhearing",
+            "stderr_capture",
         )
     },
     "weights": {"errors", "nearby", "models", "recipe", "run", "train"},
@@ -55,8 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "distributed", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
     "scaling": {"errors", "words", "recipe", "models", "train"},
-    "trials": {"errors", "distributed", "train", "data", "pipelines", "recipe", "evaluate"},
-    "doctor": {"errors", "distributed", "train", "data", "console", "run", "cores", "trials", "pipelines"},
+    "smoke_tests": {"errors", "distributed", "train", "data", "pipelines", "recipe", "evaluate"},
+    "doctor": {"errors", "distributed", "train", "data", "console", "run", "cores", "smoke_tests", "pipelines"},
     "run_contents": {"errors", "words", "recipe", "run", "train"},
     "pipelines": set(),
 }
@@ -65,12 +65,12 @@ MAY_IMPORT["stages"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 ONLY_IMPORTER = {
     "deepspeed": {"inceptionctl/distributed/process_group.py"},
-    "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/trials.py"},
+    "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/smoke_tests.py"},
     "typer": {"inceptionctl/cli"},
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
     # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
-    "numba": {"inceptionctl/machine_code.py"},
+    "numba": {"inceptionctl/jit.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }

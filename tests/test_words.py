@@ -10,7 +10,7 @@ import torch
 from inceptionctl.cli.evaluate import _print_evaluation, _print_matrix
 from inceptionctl.evaluate.metrics import figures
 from inceptionctl.train.checkpoint import Progress
-from inceptionctl.train.greeting import farewell
+from inceptionctl.train.startup_log import farewell
 from inceptionctl.words import counted, counted_epochs, percent
 
 BEST = {"step": 4, "top1_error": 9.5, "top5_error": 0.0, "loss": 1.0, "subset": "non-blacklisted"}

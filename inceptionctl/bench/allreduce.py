@@ -11,12 +11,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from inceptionctl.bench.measuring import Figure
+from inceptionctl.bench.timing import Figure
 from inceptionctl.distributed.world import World
 
 SMALLEST, LARGEST = 4 << 10, 256 << 20
 # A turn of a small one is many calls: the clock is read once for all of them.
-SECONDS_OF_A_TURN, MOST_CALLS = 0.05, 100
+SECONDS_OF_A_TURN, MAX_CALLS = 0.05, 100
 
 
 def sizes_up_to(largest: int) -> list[int]:
@@ -70,7 +70,7 @@ def _calls(tensor: torch.Tensor, device: torch.device) -> int:
     """How many calls make a turn long enough to be read off the clock; the same on all ranks. The first ones connect the ranks."""
     _timed(tensor, 2, device)
     once = _slowest(_timed(tensor, 1, device), device)
-    return max(1, min(MOST_CALLS, int(SECONDS_OF_A_TURN / once)))
+    return max(1, min(MAX_CALLS, int(SECONDS_OF_A_TURN / once)))
 
 
 def _timed(tensor: torch.Tensor, calls: int, device: torch.device) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from inceptionctl.bench.measuring import Contestant, Figure, interleaved
+from inceptionctl.bench.timing import Contestant, Figure, interleaved
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
@@ -73,7 +73,7 @@ def bench_checkpoint(
     state = WholeState(job.model, job.optimizer)
 
     def save() -> None:
-        writer.save(job.model, job.average, state.tensors(), job.progress)
+        writer.save(job.model, job.average, state.state_dict(), job.progress)
 
     def writing_begun() -> None:
         writer.finish()

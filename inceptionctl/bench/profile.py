@@ -21,12 +21,12 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.train.averaging import GradientAverage
+from inceptionctl.train.gradient_average import GradientAverage
 from inceptionctl.train.training import Training
 
 STEPS = {"cpu": 3, "cuda": 10}
 WARM_UP = 2  # the first of them without the profiler, the second with it: its own start takes a while
-MOST_OPERATORS = 20
+MAX_OPERATORS = 20
 IDLE, BETWEEN, LOOP = "the device waits for the host", "Python between operators", "loss and the rest of the loop"
 PYTHON, NO_OPERATOR = "Python", "-"
 
@@ -176,7 +176,7 @@ def _evaluate(found: StepProfile, events: Iterable[FunctionEvent]) -> None:
         spent[IDLE if found.on_device else LOOP, NO_OPERATOR][0] += found.seconds - known
     total = max(known, found.seconds)
     found.groups = _summed(spent, 0, total)
-    found.operators = [cost for cost in _summed(spent, 1, total) if cost.name != NO_OPERATOR][:MOST_OPERATORS]
+    found.operators = [cost for cost in _summed(spent, 1, total) if cost.name != NO_OPERATOR][:MAX_OPERATORS]
 
 
 def _summed(spent: Mapping[tuple[str, str], Sequence[float]], by: int, total: float) -> list[Cost]:

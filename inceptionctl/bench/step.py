@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from inceptionctl.bench import timm_step
 from inceptionctl.bench.loop import Turns, make_job, run_loop
-from inceptionctl.bench.measuring import Contestant, Figure, Taken
 from inceptionctl.bench.profile import StepProfile, profiled
+from inceptionctl.bench.timing import Contestant, Figure, Taken
 from inceptionctl.bench.timm_step import TimmFacts
 from inceptionctl.bench.waits import Waits, counted_waits
 from inceptionctl.bench.ways import COMPILED, FORMATS, GRAPHS, PARTS, PRODUCTS, compiles, has_timm

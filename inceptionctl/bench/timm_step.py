@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.bench.measuring import Contestant, Figure, ratio
+from inceptionctl.bench.timing import Contestant, Figure, ratio
 from inceptionctl.bench.ways import TIMM, TIMM_COMPILED
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import RecipeError

@@ -17,7 +17,7 @@ from inceptionctl.data.loaders import Batch
 STEPS = 5
 _TORCH = str(Path(torch.__file__).parent)
 _MESSAGE = "synchronizing CUDA operation"
-_MOST_PLACES = 8
+_MAX_PLACES = 8
 
 
 class Waits(TypedDict, total=False):
@@ -82,7 +82,7 @@ def counted_waits(source: Iterator[Batch], together: Callable[[], None], found: 
             yield next(source)
     found["steps"] = STEPS
     found["per_step"] = places.total() / STEPS
-    found["places"] = {place: count / STEPS for place, count in places.most_common(_MOST_PLACES)}
+    found["places"] = {place: count / STEPS for place, count in places.most_common(_MAX_PLACES)}
 
 
 def _place() -> str:

@@ -89,7 +89,7 @@ def main() -> None:
     except SystemExit as ended:
         code = ended.code
     if isinstance(code, int | None):
-        from inceptionctl.distributed.ending import has_joined_ranks, leave
+        from inceptionctl.distributed.exit import has_joined_ranks, leave
 
         if has_joined_ranks():
             leave(code or 0)

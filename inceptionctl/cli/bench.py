@@ -303,7 +303,7 @@ def compare(
 
 
 def _row(pair: Pair) -> tuple[str, ...]:
-    from inceptionctl.bench.measuring import shown
+    from inceptionctl.bench.timing import shown
 
     ratio = "" if pair.ratio is None else f"{pair.ratio:.3f}"
     apart = "overlap" if pair.overlaps else "apart"

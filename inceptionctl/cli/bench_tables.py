@@ -26,7 +26,7 @@ _WORDS = {
 def print_result(result: dict[str, Any], as_json: bool) -> None:
     """The figures of a measurement, and what they were measured on."""
     from inceptionctl.bench.machine import in_words
-    from inceptionctl.bench.measuring import shown
+    from inceptionctl.bench.timing import shown
 
     if as_json:
         console.print_json(result)

@@ -11,9 +11,9 @@ from inceptionctl import console
 if TYPE_CHECKING:
     from inceptionctl.data.audit.check import DataReport, Item, SplitReport, Spread
 
-MOST_CLASSES = 20
-MOST_BAD = 20
-MOST_ODD = 3  # of each kind
+MAX_CLASSES = 20
+MAX_BAD = 20
+MAX_ODD = 3  # of each kind
 
 
 def print_report(report: DataReport) -> None:
@@ -24,13 +24,13 @@ def print_report(report: DataReport) -> None:
     _print_classes(report.splits)
     _print_found(report)
     if report.bad:
-        rest = f"and {len(report.bad) - MOST_BAD:,} more" if len(report.bad) > MOST_BAD else None
-        _print_items("Bad images", report.bad[:MOST_BAD], rest)
+        rest = f"and {len(report.bad) - MAX_BAD:,} more" if len(report.bad) > MAX_BAD else None
+        _print_items("Bad images", report.bad[:MAX_BAD], rest)
     examples = [(kind, item) for kind in _odd_kinds(report) for item in _some(report, kind)]
     if examples:
         console.out.print()
         rows_of = [(kind, item.name, item.remarks[kind]) for kind, item in examples]
-        console.print_table(f"Odd images, up to {MOST_ODD} of a kind", ("kind", "image", "remark"), rows_of, whole=("image",))
+        console.print_table(f"Odd images, up to {MAX_ODD} of a kind", ("kind", "image", "remark"), rows_of, whole=("image",))
     if report.duplicates.groups:
         _print_duplicates(report)
     _print_passed_over(report)
@@ -55,7 +55,7 @@ def _spread(spread: Spread) -> str:
 
 def _print_classes(splits: Sequence[SplitReport]) -> None:
     names = list(dict.fromkeys(name for split in splits for name in split.class_counts))
-    if len(names) <= MOST_CLASSES:
+    if len(names) <= MAX_CLASSES:
         by_class = [(name, *(split.class_counts.get(name, 0) for split in splits)) for name in names]
         columns = [split.split for split in splits]
         console.out.print()
@@ -111,7 +111,7 @@ def _odd_kinds(report: DataReport) -> list[str]:
 
 def _some(report: DataReport, kind: str) -> list[Item]:
     found = (item for split in report.splits for item in split.odd if kind in item.remarks)
-    return list(islice(found, MOST_ODD))
+    return list(islice(found, MAX_ODD))
 
 
 def _print_duplicates(report: DataReport) -> None:
@@ -126,9 +126,9 @@ def _print_duplicates(report: DataReport) -> None:
             ", ".join(dict.fromkeys(copy.label for copy in group)),
             ", ".join(copy.name for copy in group[:3]) + (f" and {len(group) - 3} more" if len(group) > 3 else ""),
         )
-        for group in worst[:MOST_BAD]
+        for group in worst[:MAX_BAD]
     ]
-    if len(groups) > MOST_BAD:
-        rows.append(("", "", f"and {len(groups) - MOST_BAD:,} more"))
+    if len(groups) > MAX_BAD:
+        rows.append(("", "", f"and {len(groups) - MAX_BAD:,} more"))
     console.out.print()
     console.print_table(f"Copies, byte for byte: {len(groups):,}", ("splits", "classes", "images"), rows)

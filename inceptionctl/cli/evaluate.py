@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from inceptionctl.evaluate.results import Confused, ResultWithReal
     from inceptionctl.train.checkpoint_choice import Choice
 
-MOST_TABLE_CLASSES = 20
-MOST_PAIRS_SHOWN = 20
+MAX_TABLE_CLASSES = 20
+MAX_PAIRS_SHOWN = 20
 RATES = ("error %", "accuracy %")  # last columns of the confusion
 
 
@@ -138,7 +138,7 @@ def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
     console.print_pairs("Evaluation", pairs)
     console.out.print()
     classes, matrix = result["classes"], _matrix(result)
-    if matrix and len(classes) <= MOST_TABLE_CLASSES and _matrix_fits(classes, matrix):
+    if matrix and len(classes) <= MAX_TABLE_CLASSES and _matrix_fits(classes, matrix):
         _print_matrix(result, matrix)
     else:
         _print_confused(result, matrix)
@@ -190,5 +190,5 @@ def _print_confused(result: ResultWithReal, matrix: list[list[int]] | None) -> N
     if not pairs:
         typer.echo("No image was taken for another class.")
         return
-    rows = [(pair["true"], pair["predicted"], pair["count"]) for pair in pairs[:MOST_PAIRS_SHOWN]]
+    rows = [(pair["true"], pair["predicted"], pair["count"]) for pair in pairs[:MAX_PAIRS_SHOWN]]
     console.print_table("Classes confused most often", ("true class", "taken for", "images"), rows, right=("images",))

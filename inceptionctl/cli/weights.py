@@ -16,7 +16,7 @@ from inceptionctl.errors import CheckpointError
 if TYPE_CHECKING:
     from inceptionctl.weights.importing import Import
 
-MOST_TABLE_ROWS = 20
+MAX_TABLE_ROWS = 20
 
 app = typer.Typer(help="Take in weights of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group)
 
@@ -115,7 +115,7 @@ def _print_import(done: Import, result: dict[str, Any]) -> None:
     console.print_pairs("Import", pairs)
     if done.match.dropped:
         console.out.print()
-        if len(done.match.dropped) <= MOST_TABLE_ROWS:
+        if len(done.match.dropped) <= MAX_TABLE_ROWS:
             console.print_table("Dropped", ("name in the file", "reason"), done.match.dropped.items())
         else:
             counts = Counter(done.match.dropped.values()).items()

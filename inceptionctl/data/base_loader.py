@@ -96,7 +96,7 @@ class BaseLoader(Iterator[T]):
             decode=settings.decode,
             decode_roi=settings.decode_roi,
             prefetch=settings.prefetch if batch_size > 1 else 1,
-            most_pixels=reasons.MOST_PIXELS,
+            most_pixels=reasons.MAX_PIXELS,
             exif_orientation=exif_orientation,
         )
         single = replace(whole, batch_size=1, num_threads=1, prefetch=1)

@@ -14,12 +14,12 @@ from torch.utils.dlpack import from_dlpack
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.base_loader import BaseLoader, Batch, Indices, Inputs, batch_of
 from inceptionctl.data.colour import colour_maps, limits, normalised
+from inceptionctl.data.cpu_colour import Changes
+from inceptionctl.data.cpu_transforms import Finished
 from inceptionctl.data.dataset import ImageSet
-from inceptionctl.data.finishing import Finished
 from inceptionctl.data.graphs import PipelineSettings, decoded, evaluation, training, views
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.preparation import Preparation
-from inceptionctl.data.recolouring import Changes
 from inceptionctl.data.sampler import BatchSampler, uniforms
 from inceptionctl.data.shared_permutation import make_sampler
 from inceptionctl.data.transforms import (
@@ -41,7 +41,7 @@ class TrainLoader(BaseLoader[Batch]):
 
     The place of an image that cannot be read in time or not decoded is filled, the same for everyone who gets to the place.
 
-    On a CPU data/finishing.py takes the last steps. `until` stops early, to measure a part: after 'read' or 'decode', when there are only
+    On a CPU data/cpu_transforms.py takes the last steps. `until` stops early, to measure a part: after 'read' or 'decode', when there are only
     `lists`, or after 'resize', when the values of a batch mean nothing yet.
     """
 

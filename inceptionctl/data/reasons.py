@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Pixels in a header above which nobody decodes: 200 megapixels are 600 MB of RGB. A file of 1 KB can claim 4 gigapixels.
-MOST_PIXELS = 200_000_000
-MOST_BYTES = 1 << 30  # of an encoded image, which is read into memory whole
+MAX_PIXELS = 200_000_000
+MAX_BYTES = 1 << 30  # of an encoded image, which is read into memory whole
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -109,16 +109,16 @@ def os_words(path: bytes, fault: OSError) -> str:
 
 
 def too_long(num_bytes: int) -> str | None:
-    """The reason not even to read a file of more than MOST_BYTES, else None."""
-    return f"it has {num_bytes:,} bytes; {MOST_BYTES:,} is the most" if num_bytes > MOST_BYTES else None
+    """The reason not even to read a file of more than MAX_BYTES, else None."""
+    return f"it has {num_bytes:,} bytes; {MAX_BYTES:,} is the most" if num_bytes > MAX_BYTES else None
 
 
 def too_large(height: int, width: int) -> str | None:
-    """The reason to leave an image alone whose header claims more than MOST_PIXELS, else None."""
-    if height * width <= MOST_PIXELS:
+    """The reason to leave an image alone whose header claims more than MAX_PIXELS, else None."""
+    if height * width <= MAX_PIXELS:
         return None
     megapixels = height * width / 1e6
-    return f"the header claims {width} x {height} pixels, {megapixels:,.0f} megapixels; {MOST_PIXELS / 1e6:,.0f} is the most"
+    return f"the header claims {width} x {height} pixels, {megapixels:,.0f} megapixels; {MAX_PIXELS / 1e6:,.0f} is the most"
 
 
 def in_words(printed: str, raised: str) -> str:
@@ -130,7 +130,7 @@ def in_words(printed: str, raised: str) -> str:
     if status:
         return _STATUS_WORDS.get(status[1], f"the decoder refused it (nvImageCodec status {status[1]})")
     if "requested_volume" in raised:  # pipelines.limits.refused_above
-        return f"the header claims more than {MOST_PIXELS / 1e6:,.0f} megapixels"
+        return f"the header claims more than {MAX_PIXELS / 1e6:,.0f} megapixels"
     if "Failed to decode sample" in raised:
         return "no decoder takes it (a 12-bit JPEG, for example)"
     return essence(raised)

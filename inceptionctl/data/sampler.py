@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _MASK_64 = (1 << 64) - 1
 _WORDS_A_BLOCK = 4  # one step of Philox's counter gives four 64-bit words
 _BLOCKS_A_PLACE = 128
-MOST_UNIFORMS = _BLOCKS_A_PLACE * _WORDS_A_BLOCK
+MAX_UNIFORMS = _BLOCKS_A_PLACE * _WORDS_A_BLOCK
 _PLACE_BITS = 21  # up to two million draws are sorted at once, one million on average; 16 MB
 _DRAWS_AT_ONCE = 1 << 18
 # Permutations use the key (seed, epoch); no epoch gets here, so the two streams never meet.
@@ -70,12 +70,12 @@ def uniforms(seed: int, start: int, count: int, num: int) -> NDArray[np.float32]
     """`num` numbers in [0, 1) with 24 bits for each of the places start .. start + count - 1: float32 [count, num].
 
     Each place owns the same number of steps of the counter. So the numbers of a place do not depend on the range that was asked
-    for, nor do its first numbers depend on `num`. Raises ValueError when `num` is above MOST_UNIFORMS.
+    for, nor do its first numbers depend on `num`. Raises ValueError when `num` is above MAX_UNIFORMS.
     """
-    if num > MOST_UNIFORMS:
-        raise ValueError(f"{num} numbers a place were asked for, {MOST_UNIFORMS} is the most")
+    if num > MAX_UNIFORMS:
+        raise ValueError(f"{num} numbers a place were asked for, {MAX_UNIFORMS} is the most")
     generator = np.random.Philox(key=_key(seed, _UNIFORMS_STREAM), counter=start * _BLOCKS_A_PLACE)
-    words = generator.random_raw(count * MOST_UNIFORMS).reshape(count, MOST_UNIFORMS)
+    words = generator.random_raw(count * MAX_UNIFORMS).reshape(count, MAX_UNIFORMS)
     # 24 bits fill a float32 exactly: nothing is rounded up to 1.
     return (words[:, :num] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 

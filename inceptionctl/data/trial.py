@@ -8,7 +8,7 @@ from typing import Any
 
 from inceptionctl.data import reasons
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
-from inceptionctl.overhearing import overheard
+from inceptionctl.stderr_capture import capture_stderr
 
 Feed = tuple[Any, ...]
 
@@ -33,7 +33,7 @@ class Trial:
         """
         self._pipe = self._pipe or self._build(lambda: self._next.popleft())
         self._next.append(feed)
-        with overheard() as printed:  # decoders say more there than DALI does
+        with capture_stderr() as printed:  # decoders say more there than DALI does
             try:
                 self._pipe.run()
             except FROM_DALI as fault:

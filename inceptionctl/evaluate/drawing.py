@@ -21,7 +21,7 @@ from inceptionctl.run import write_atomically
 FORMATS = ("png", "svg", "pdf")
 # Told apart with every common colour blindness (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-PANEL_INCHES, MOST_ELONGATED = 6.0, 2.0
+PANEL_INCHES, MAX_ELONGATED = 6.0, 2.0
 INSET = 0.008  # of the shorter side
 SHADE = 110  # of 255
 
@@ -87,7 +87,7 @@ def _draw(pixels: Any, title: str, panels: Sequence[_Panel], columns: int, suffi
     from matplotlib.figure import Figure
 
     rows, width = len(panels) // columns, PANEL_INCHES / columns**0.5
-    shape = min(MOST_ELONGATED, max(1 / MOST_ELONGATED, pixels.shape[0] / pixels.shape[1]))
+    shape = min(MAX_ELONGATED, max(1 / MAX_ELONGATED, pixels.shape[0] / pixels.shape[1]))
     figure = Figure(figsize=(width * columns, (width * shape + 0.3) * rows + 0.8), layout="constrained")
     figure.suptitle(textwrap.fill(title, round(12 * width * columns)), fontsize=10)
     for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):

@@ -31,8 +31,8 @@ from inceptionctl.evaluate.workers import in_order
 from inceptionctl.run import disk_errors, write_atomically
 from inceptionctl.words import percent
 
-MOST_MATRIX_CLASSES = 100
-MOST_PAIRS = 50
+MAX_MATRIX_CLASSES = 100
+MAX_PAIRS = 50
 # An image of 144 crops is many batches by itself; what an interruption loses should stay small.
 IMAGES_AT_ONCE, FEW_VIEWS = 4, 24
 SECONDS_BETWEEN_PARTS = 10.0
@@ -193,7 +193,7 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
         "images_per_second": num_answered / seconds,
         "classes": list(classes),
         "per_class": _per_class(matrix, classes),
-        "confusion": matrix.tolist() if len(classes) <= MOST_MATRIX_CLASSES else most_confused(matrix, classes),
+        "confusion": matrix.tolist() if len(classes) <= MAX_MATRIX_CLASSES else most_confused(matrix, classes),
     }
 
 
@@ -249,7 +249,7 @@ def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, ClassErrors]
     }
 
 
-def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MOST_PAIRS) -> list[Confused]:
+def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MAX_PAIRS) -> list[Confused]:
     """The pairs of different classes that were confused most often, as true, predicted and count; none that never were."""
     wrong = matrix.clone().fill_diagonal_(0).flatten()
     counts, places = wrong.sort(descending=True, stable=True)

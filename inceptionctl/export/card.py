@@ -34,7 +34,7 @@ OURS = "inceptionctl"
 # Paths of the training machine, which mean nothing elsewhere.
 PATHS = frozenset({"root", "class_names", "val_labels", "train_csv", "val_csv", "exclusions", "init_from"})
 HUB_IMAGENET = "ILSVRC/imagenet-1k"
-MOST_CLASSES = 20
+MAX_CLASSES = 20
 # What is told of each; files of other versions that lack something are passed over.
 ENTRY = ("format", "file", "bytes", "largest_difference", "compared_on")
 START = ("started", "ranks", "gpus", "cores", "precision", "from_step", "python", "versions")
@@ -115,7 +115,7 @@ def write_card(
         "license": license or trained.recipe.export.license,
         "data_license": data_license,
         "classes": trained.classes,
-        "most_classes": MOST_CLASSES,
+        "most_classes": MAX_CLASSES,
         "top5": has_top5(len(trained.classes)),
         "version": __version__,
     }

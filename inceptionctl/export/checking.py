@@ -20,11 +20,11 @@ from inceptionctl.train.loading import preparation_of
 from inceptionctl.words import counted
 
 NUM_IMAGES = 8
-MOST_DIFFERENCE = 1e-4
+MAX_DIFFERENCE = 1e-4
 # An export adds up in another order, so it is off by about as much as the checkpoint's own logits are from exact ones.
-MOST_ROUNDINGS = 4.0
+MAX_ROUNDINGS = 4.0
 # Of a probability, where the export prepares pictures itself: values of 8 bits that lie between two are rounded to the other one.
-MOST_PROBABILITY_DIFFERENCE = 0.01
+MAX_PROBABILITY_DIFFERENCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Sample:
     @property
     def tells(self) -> bool:
         """Whether the logits differ between images by much more than an export may be off."""
-        return self.logit_spread > 100.0 * MOST_DIFFERENCE
+        return self.logit_spread > 100.0 * MAX_DIFFERENCE
 
     @cached_property
     def rounding(self) -> float:
@@ -121,7 +121,7 @@ def largest_difference(logits: Logits, sample: Sample) -> float:
 def check(name: str, logits: Logits, sample: Sample) -> float:
     """`largest_difference`. Raises CheckpointError when it is over 1e-4 and more than rounding can explain."""
     difference = largest_difference(logits, sample)
-    if difference > MOST_DIFFERENCE and difference > MOST_ROUNDINGS * sample.rounding:
+    if difference > MAX_DIFFERENCE and difference > MAX_ROUNDINGS * sample.rounding:
         raise CheckpointError(
             f"{name} does not agree with the checkpoint: logits differ by up to {difference:.2g} on {sample.source},"
             f" and fp32 rounding explains {sample.rounding:.1g}; it was not written",
@@ -140,10 +140,10 @@ def check_pixels(name: str, logits: Logits, sample: Sample) -> float:
     twice = logits(sample.pictures[0].expand(2, -1, -1, -1))
     difference = torch.cat([found, twice]).softmax(1) - torch.cat([expected, expected[:1], expected[:1]])
     largest = float("inf") if difference.isnan().any() else float(difference.abs().max())
-    if largest > MOST_PROBABILITY_DIFFERENCE:
+    if largest > MAX_PROBABILITY_DIFFERENCE:
         raise CheckpointError(
             f"{name} does not agree with the checkpoint: probabilities differ by up to {largest:.2g} on {sample.source},"
-            f" and {MOST_PROBABILITY_DIFFERENCE:g} is allowed for another resampling; it was not written",
+            f" and {MAX_PROBABILITY_DIFFERENCE:g} is allowed for another resampling; it was not written",
             "leave --preprocessing out, and report this: it is a bug of inceptionctl or of the exporting library",
         )
     return largest

@@ -21,7 +21,7 @@ from inceptionctl.export.quiet import quiet
 from inceptionctl.export.reduced import Batches, to_fp16, to_int8
 
 # A protobuf message, and so an ONNX file without a second file beside it, ends at 2 GiB.
-MOST_BYTES = 2**31 - 2**20
+MAX_BYTES = 2**31 - 2**20
 AGAIN = "export it again: `inceptionctl export RUN --format onnx`"
 
 
@@ -44,7 +44,7 @@ def trace(trained: Trained) -> Any:
     Raises CheckpointError for a network of more than 2 GiB.
     """
     num_bytes = sum(value.numel() * value.element_size() for value in trained.model.state_dict().values())
-    if num_bytes > MOST_BYTES:
+    if num_bytes > MAX_BYTES:
         raise CheckpointError(
             f"the weights are {size(num_bytes)}, and one ONNX file holds 2 GiB", "use --format safetensors or pt2"
         )

@@ -23,14 +23,14 @@ from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
 from inceptionctl.evaluate.results import About, EnsembleResult, ResultWithReal
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
-from inceptionctl.report.pictures import MOST_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
+from inceptionctl.report.pictures import MAX_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
 from inceptionctl.report.training_loss import training_loss_in_words
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
 from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
 from inceptionctl.train.loading import preparation_of
 from inceptionctl.words import has_top5
 
-MOST_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
+MAX_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
 IMAGENET_CLASSES = 1000
 
 
@@ -155,7 +155,7 @@ def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
         if one.shown and (picture := reliability(one.name, one.shown)):
             yield picture
     for one in reported:
-        if one.record and len(one.record.about["classes"]) <= MOST_HEAT_CLASSES:
+        if one.record and len(one.record.about["classes"]) <= MAX_HEAT_CLASSES:
             yield confusion(one.name, _matrix(one.record), one.record.about["classes"])
 
 
@@ -269,7 +269,7 @@ def _confused(one: Reported) -> Row | None:
     wrong = np.flatnonzero(predicted != labels)
     counts = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
     pairs = []
-    for (true, taken), count in counts.most_common(MOST_PAIRS):
+    for (true, taken), count in counts.most_common(MAX_PAIRS):
         places = wrong[(labels[wrong] == true) & (predicted[wrong] == taken)]
         surest = places[np.argsort(-confidence[places], kind="stable")][:PICTURES_A_PAIR]
         pairs.append(

@@ -26,7 +26,7 @@ DASHES = ("-", "--", ":", "-.")
 
 # What a confusion matrix's cells go to from the ground's colour, each lighter or darker than the one before.
 DEPTHS = {"light": ("#d6e6f2", "#0072b2", "#003a5c"), "dark": ("#143246", "#2f8ec4", "#b5dcf5")}
-MOST_HEAT_CLASSES, MOST_WRITTEN_CLASSES = 40, 20
+MAX_HEAT_CLASSES, MAX_WRITTEN_CLASSES = 40, 20
 LONGEST_NAME = 32
 LETTERS_AN_INCH = 12  # of a legend
 
@@ -136,7 +136,7 @@ def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> P
         axes.set(xlabel="predicted", ylabel="true class")
         axes.set_xticks(range(len(names)), names, rotation=0 if letters <= 3 else 90)
         axes.set_yticks(range(len(names)), names)
-        if len(classes) <= MOST_WRITTEN_CLASSES:
+        if len(classes) <= MAX_WRITTEN_CLASSES:
             for (i, j), count in np.ndenumerate(matrix):
                 # Written on what the cell's colour is, not on the page's.
                 ink = PAPER[theme] if shares[i, j] > 0.5 else INK[theme]
@@ -148,7 +148,7 @@ def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> P
     right, total = int(matrix.trace()), int(matrix.sum())
     alt = f"Confusion matrix of {name}: {right} of {total} images are on the diagonal."
     title = f"Confusion matrix of {name}: numbers of images, coloured by their share of the true class"
-    if len(classes) > MOST_WRITTEN_CLASSES:
+    if len(classes) > MAX_WRITTEN_CLASSES:
         title = f"Confusion matrix of {name}: shares of the images of each true class"
     return Picture(f"confusion-{name}", title, alt, _both(draw, (side + 1.2, side), grid=False))
 

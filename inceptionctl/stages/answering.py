@@ -13,14 +13,14 @@ from inceptionctl import console
 if TYPE_CHECKING:
     from inceptionctl.distributed.world import World
     from inceptionctl.evaluate.machine import Machine
-    from inceptionctl.evaluate.running import Ranks
+    from inceptionctl.evaluate.resumable import Ranks
 
 
 @contextlib.contextmanager
 def join_ranks(world: World | None) -> Iterator[tuple[Machine, Ranks]]:
     """The machine's part of this process, and what it is among others."""
     from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.running import Ranks
+    from inceptionctl.evaluate.resumable import Ranks
 
     if world is None:
         yield claim_machine(), Ranks()

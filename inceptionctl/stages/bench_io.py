@@ -12,7 +12,7 @@ from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault
 
 if TYPE_CHECKING:
-    from inceptionctl.bench.measuring import Figure
+    from inceptionctl.bench.timing import Figure
     from inceptionctl.data.imageset import ImageSet
     from inceptionctl.distributed.session import Machine
     from inceptionctl.recipe.schema import Recipe

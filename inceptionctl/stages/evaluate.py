@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.results import RealErrors, ResultWithReal
-    from inceptionctl.evaluate.running import Done, Ranks
+    from inceptionctl.evaluate.resumable import Done, Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.train.checkpoint_choice import Choice
@@ -198,7 +198,7 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
 def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) -> ResultWithReal | None:
     """Evaluate and write; rank 0 gets the result."""
     from inceptionctl.evaluate.evaluation import write_probabilities, write_result
-    from inceptionctl.evaluate.running import run_evaluation
+    from inceptionctl.evaluate.resumable import run_evaluation
 
     speaks = ranks.rank == 0
     if file is None and ranks.size > 1:

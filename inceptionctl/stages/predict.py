@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.predict import Prediction
-    from inceptionctl.evaluate.running import Answers, Ranks
+    from inceptionctl.evaluate.resumable import Answers, Ranks
     from inceptionctl.train.checkpoint_choice import Choice
 
 DEFAULT_BATCH_SIZE = 32
@@ -179,7 +179,7 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
 
 
 def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
-    from inceptionctl.evaluate.running import answer_all
+    from inceptionctl.evaluate.resumable import answer_all
 
     say = console.say if ranks.rank == 0 else lambda text: None
     with answering(ranks, "predicting") as show:

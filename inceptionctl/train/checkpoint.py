@@ -154,7 +154,7 @@ def save_checkpoint(
     checkpoints: Path, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> Path:
     """Take a snapshot and write it, both now, of an optimizer that holds its whole state."""
-    return write_snapshot(checkpoints, take_snapshot(model, average, WholeState(model, optimizer).tensors(), progress))
+    return write_snapshot(checkpoints, take_snapshot(model, average, WholeState(model, optimizer).state_dict(), progress))
 
 
 def write_snapshot(checkpoints: Path, snapshot: Snapshot) -> Path:
@@ -221,7 +221,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, 
     load_weights(checkpoint / "ema.safetensors", average.model)
     average.num_updates = progress.ema_updates
     _check_same_optimizer(checkpoint, progress, state.optimizer)
-    state.load(read_tensors(checkpoint / "optimizer.safetensors"))
+    state.load_state_dict(read_tensors(checkpoint / "optimizer.safetensors"))
     return progress
 
 

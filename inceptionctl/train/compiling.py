@@ -21,7 +21,7 @@ CompileMode = Literal["default", "max-autotune", "cuda-graphs"]
 # can ask for them, `bench step` measures them.
 _MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs", "cuda-graphs": "reduce-overhead"}
 # Blocks of one class share their code, and each of its shapes, classes inside and frozen weights makes a graph: dynamo's 8 are too few.
-_MOST_GRAPHS = 256
+_MAX_GRAPHS = 256
 
 _HINT = "set train.compile to none, or install what it needs: g++ for CPUs (or CXX names another), triton and gcc for GPUs"
 
@@ -38,7 +38,7 @@ def compile_network(model: nn.Module, what: Compile, mode: CompileMode = "defaul
         return
     from torch import _dynamo, _inductor
 
-    _dynamo.config.recompile_limit = _MOST_GRAPHS
+    _dynamo.config.recompile_limit = _MAX_GRAPHS
     # Dropout draws what it draws without compiling: a function of the place in the stream, whatever has been compiled.
     _inductor.config.fallback_random = True
     # A batch has one size in all of a training; what differs are blocks, and each shall have a graph of its own sizes.

@@ -31,8 +31,8 @@ from inceptionctl.run import Run, write_atomically
 from inceptionctl.train import checkpoint_files as files
 
 FORMAT = 1
-MOST_SIZES = 1000  # asking a network file system takes up to a millisecond for each
-MOST_SHOWN = 3
+MAX_SIZES = 1000  # asking a network file system takes up to a millisecond for each
+MAX_SHOWN = 3
 _ESCAPES = ((b"%2E", b"."), (b"%2F", b"/"), (b"%25", b"%"))  # what data/packing.py writes into the keys of shards
 
 Key = tuple[str, bytes]
@@ -121,8 +121,8 @@ def _digest(images: ImageSet) -> str:
 
 
 def _sizes(images: ImageSet) -> list[int]:
-    """Bytes of up to MOST_SIZES images, evenly spaced; -1 for one that is not there."""
-    count = min(MOST_SIZES, len(images))
+    """Bytes of up to MAX_SIZES images, evenly spaced; -1 for one that is not there."""
+    count = min(MAX_SIZES, len(images))
     places = [i * len(images) // count for i in range(count)]
     if images.pieces is not None:
         return [int(images.pieces.lengths[i]) for i in places]
@@ -202,7 +202,7 @@ def _differences(run: Run, head: Head, images: ImageSet) -> list[str]:
     count = len(sizes)
     other = [i for i, (one, two) in enumerate(zip(head["sizes"], sizes, strict=True)) if one != two and -1 not in (one, two)]
     shown = [
-        f"{_named(now[i * len(now) // count])} had {head['sizes'][i]:,} bytes, and has {sizes[i]:,}" for i in other[:MOST_SHOWN]
+        f"{_named(now[i * len(now) // count])} had {head['sizes'][i]:,} bytes, and has {sizes[i]:,}" for i in other[:MAX_SHOWN]
     ]
     return [f"the content: of {count:,} files that were looked at, {len(other):,} are of another size", *shown] if other else []
 
@@ -221,8 +221,8 @@ def _named(key: Key) -> str:
 
 
 def _some(keys: set[Key]) -> str:
-    names = [_named(key) for key in sorted(keys)[:MOST_SHOWN]]
-    return ", ".join(names) + (", ..." if len(keys) > MOST_SHOWN else "")
+    names = [_named(key) for key in sorted(keys)[:MAX_SHOWN]]
+    return ", ".join(names) + (", ..." if len(keys) > MAX_SHOWN else "")
 
 
 def _refusal(run: Run, checkpoint: Path, head: Head | None, images: ImageSet, differences: Sequence[str]) -> DataError:

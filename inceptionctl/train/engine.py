@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from inceptionctl.distributed.process_group import import_deepspeed
-from inceptionctl.train.averaging import GradientAverage
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.clipping import Clipping, norms_of
+from inceptionctl.train.gradient_average import GradientAverage
 from inceptionctl.train.loss import Output
 from inceptionctl.train.optimizer_state import OptimizerState, PartitionedState, WholeState
 
@@ -43,7 +43,7 @@ def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> dict[str, Any]:
 class Engine:
     """A network, its optimizer and DeepSpeed around both.
 
-    forward, backward and step are called once a micro batch; gradients are averaged over the ranks (train/averaging.py, under ZeRO
+    forward, backward and step are called once a micro batch; gradients are averaged over the ranks (train/gradient_average.py, under ZeRO
     DeepSpeed) and weights updated at the last micro batch of a step. `grad_norm` is the global norm before clipping of the last step, a
     tensor on the device. `state` gives and takes the optimizer's tensors: a collective call
     under ZeRO stage 1.

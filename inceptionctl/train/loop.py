@@ -139,7 +139,7 @@ def _window(job: Training) -> Window:
         bad=job.bad,
         data_root=job.train_set.root,
     )
-    window.go_on(job.progress.window)
+    window.load_state_dict(job.progress.window)
     job.progress.window = {}
     return window
 
@@ -195,10 +195,10 @@ def _catch_up(job: Training, window: Window) -> None:
 
 def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
     """Save this step unless that is done, and end all ranks together: a launcher kills the others when the first has ended."""
-    job.progress.window = window.kept()
+    job.progress.window = window.state_dict()
     began = time.perf_counter()
     # Whether it is needed, rank 0 knows; all take part before, since the others wait for its answer.
-    state = job.engine.state.tensors()
+    state = job.engine.state.state_dict()
 
     def save() -> None:
         if not saved and not job.health.suspects:
@@ -220,7 +220,7 @@ def _leave(job: Training, window: Window, saved: bool) -> NoReturn:
 def _save(job: Training) -> None:
     """Save on rank 0, with the parts of the optimizer's state that the others hold: all ranks call this."""
     began = time.perf_counter()
-    state = job.engine.state.tensors()
+    state = job.engine.state.state_dict()
     if job.world.rank == 0:
         _write(job, state, began)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.recipe.variants import AdamWSection, LambSection, Optim, RmsPropSection, SgdSection
-from inceptionctl.train import one_pass
+from inceptionctl.train import cpu_rmsprop
 
 
 class TensorFlowRMSProp(torch.optim.Optimizer):
@@ -80,12 +80,12 @@ def _update_in_one_pass(
     rows, others = [], []
     for i, (weight, gradient, state) in enumerate(zip(weights, gradients, states, strict=True)):
         row = [weight, as_it_lies(gradient, weight), *(state[name] for name in _STATE if name in state)]
-        if one_pass.lie_alike(row):
+        if cpu_rmsprop.lie_alike(row):
             rows.append(row)
         else:
             others.append(i)
-    kernel = one_pass.rmsprop_kernel(momentum, group["centered"])
-    one_pass.update(kernel, rows, group["weight_decay"], decay, 1 - decay, momentum, group["epsilon"], lr)
+    kernel = cpu_rmsprop.rmsprop_kernel(momentum, group["centered"])
+    cpu_rmsprop.update(kernel, rows, group["weight_decay"], decay, 1 - decay, momentum, group["epsilon"], lr)
     if others:
         _update_foreach([weights[i] for i in others], [gradients[i] for i in others], [states[i] for i in others], group)
 
@@ -95,7 +95,7 @@ _STATE = ("mean_square", "momentum", "mean_gradient")
 
 def as_it_lies(gradient: Tensor, weight: Tensor) -> Tensor:
     """A gradient in the order of memory of its weight, which backward passes leave it in."""
-    if gradient.stride() == weight.stride() or one_pass.lie_alike((gradient, weight)):
+    if gradient.stride() == weight.stride() or cpu_rmsprop.lie_alike((gradient, weight)):
         return gradient
     return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
@@ -145,7 +145,7 @@ def compile_beside(optimizer: torch.optim.Optimizer) -> None:
     """Have what steps on a CPU need compiled in a thread, beside the first images and passes: the first step would wait for it."""
     groups = [group for group in optimizer.param_groups if group["params"][0].device.type == "cpu"]
     if groups and isinstance(optimizer, TensorFlowRMSProp):
-        one_pass.compile_beside({one_pass.rmsprop_kernel(group["momentum"], group["centered"]) for group in groups})
+        cpu_rmsprop.compile_beside({cpu_rmsprop.rmsprop_kernel(group["momentum"], group["centered"]) for group in groups})
 
 
 def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Optimizer:

@@ -24,7 +24,7 @@ class WholeState:
         self.optimizer = optimizer
         self._weights = dict(model.named_parameters())
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """All of it, on every rank; no copies."""
         tensors = {
             f"{name}/{key}": value
@@ -35,8 +35,8 @@ class WholeState:
         counters = {f"group {i}/step": group["step"] for i, group in enumerate(self.optimizer.param_groups) if "step" in group}
         return tensors | {name: torch.as_tensor(value) for name, value in counters.items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave."""
         for name, value in tensors.items():
             owner, _, key = name.rpartition("/")
             if owner.startswith("group "):
@@ -62,7 +62,7 @@ class PartitionedState:
         names = {weight: name for name, weight in model.named_parameters()}
         self._groups = [{names[weight]: weight for weight in group["params"]} for group in optimizer.param_groups]
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """All of it on rank 0, nothing on the others; a collective call."""
         tensors: dict[str, Tensor] = {}
         for part, weights in self._parts():
@@ -76,7 +76,7 @@ class PartitionedState:
         return tensors if dist.get_rank() == 0 else {}
 
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back this rank's part of what `tensors` gave, and of the weights, which the network must hold already."""
         for part, weights in self._parts():
             part.copy_(_own_part(weights.values(), part))

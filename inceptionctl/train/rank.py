@@ -37,7 +37,6 @@ from inceptionctl.train.data_list import keep_list
 from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.fine_tuning import read_initial_weights, start_from
-from inceptionctl.train.greeting import changes_in_words, farewell, greet
 from inceptionctl.train.images import open_images
 from inceptionctl.train.inheritance import WeightsSource, as_expected, find_weights, refuse_another_function
 from inceptionctl.train.lock import take_lock
@@ -47,6 +46,7 @@ from inceptionctl.train.precision import resolve_precision
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
+from inceptionctl.train.startup_log import changes_in_words, farewell, greet
 from inceptionctl.train.training import Training
 
 

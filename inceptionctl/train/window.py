@@ -78,7 +78,7 @@ class Window:
         self._sum += loss.detach()
         self._passes += 1
 
-    def kept(self) -> WindowSums:
+    def state_dict(self) -> WindowSums:
         """What a checkpoint in the middle of a window must hold for its row to become what it would have been; a collective call."""
         share_bad_images(self.bad, self.data_root, self.world, self.run, self.log)
         if not self._passes:
@@ -93,7 +93,7 @@ class Window:
             "clipped": float(self.engine.clipping.clipped),
         }
 
-    def go_on(self, kept: WindowSums) -> None:
+    def load_state_dict(self, kept: WindowSums) -> None:
         """Begin in the middle of a window; with other ranks or micro batches than it was begun, from the mean over them."""
         if not kept:
             return
@@ -105,7 +105,7 @@ class Window:
         self.engine.clipping.clipped += kept.get("clipped", 0.0)
 
     def is_sound(self, kept: WindowSums) -> bool:
-        """Whether what `kept` gave, and the network as it is, are finite: whether it may be saved in the middle of a window."""
+        """Whether what `state_dict` gave, and the network as it is, are finite: whether it may be saved in the middle of a window."""
         return all(map(math.isfinite, kept.get("loss_sums", []))) and math.isfinite(float(largest_value(self.engine.model)))
 
     def close(self, rate: float, *, saves: bool) -> None:

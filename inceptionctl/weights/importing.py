@@ -31,7 +31,7 @@ from inceptionctl.weights.matching import (
     match,
     their_tensor,
 )
-from inceptionctl.weights.reading import Which, read
+from inceptionctl.weights.weight_files import Which, read
 
 REPORT = "import.json"
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from inceptionctl.weights.naming import Names, module_and_leaf
-from inceptionctl.weights.reading import Which
 from inceptionctl.weights.tf_slim_names import LEAVES, NORM_LEAVES
+from inceptionctl.weights.weight_files import Which
 
 Kind = Literal["torch", "tensorflow"]
 

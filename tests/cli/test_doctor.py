@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from inceptionctl import console, doctor, trials
+from inceptionctl import console, doctor, smoke_tests
 from inceptionctl.cli import app
 from inceptionctl.cores import cgroup_cores
 from inceptionctl.doctor import Finding
@@ -172,14 +172,14 @@ def test_library_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     [finding] = doctor.deepspeed()
     assert (finding.name, finding.state, finding.found) == ("deepspeed runs", "fail", found)
-    assert finding.hint == "do this" if found == "worded" else "-m inceptionctl.trials deepspeed" in str(finding.hint)
+    assert finding.hint == "do this" if found == "worded" else "-m inceptionctl.smoke_tests deepspeed" in str(finding.hint)
 
 
 def test_library_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The grandchild holds the pipe open: ending the child alone would leave the doctor waiting for it.
     write_module(tmp_path, "torch", "import subprocess; subprocess.run(['sleep', '30'])")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(trials, "SECONDS", 1.0)
+    monkeypatch.setattr(smoke_tests, "SECONDS", 1.0)
     began = time.monotonic()
     [finding] = doctor.dali()
     assert (finding.state, finding.found) == ("fail", "no answer after 1 s")
@@ -187,16 +187,16 @@ def test_library_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypat
 
 
 def test_wrong_colours_fail() -> None:
-    trials._compare(((202, 58, 30), (20, 79, 179)))
+    smoke_tests._compare(((202, 58, 30), (20, 79, 179)))
     with pytest.raises(EnvironmentFault, match="decoded the colours"):
-        trials._compare(((30, 60, 200), (180, 80, 20)))
+        smoke_tests._compare(((30, 60, 200), (180, 80, 20)))
 
 
 def test_image_that_does_not_decode_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "JPEG", trials.JPEG[:150])
+    monkeypatch.setattr(smoke_tests, "JPEG", smoke_tests.JPEG[:150])
     with pytest.raises(EnvironmentFault, match="does not decode a sound JPEG") as raised:
-        trials.dali_once()
-    assert raised.value.hint == trials.ANEW
+        smoke_tests.dali_once()
+    assert raised.value.hint == smoke_tests.ANEW
 
 
 def test_without_a_gpu_none_is_tried(report: tuple[int, dict[str, Any]]) -> None:
@@ -253,9 +253,9 @@ def test_a_decoder_that_crashes_is_a_finding(
 
 def test_other_pixels_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = iter((0.0, 0.1))
-    monkeypatch.setattr(trials, "_under_load", lambda *_: torch.full((2, 3, 4, 4), next(levels)))
+    monkeypatch.setattr(smoke_tests, "_under_load", lambda *_: torch.full((2, 3, 4, 4), next(levels)))
     with pytest.raises(EnvironmentFault, match=r"other pixels than the CPU's: 12\.8 of 255 levels") as raised:
-        trials.decoding_once("cpu", "whole")
+        smoke_tests.decoding_once("cpu", "whole")
     assert raised.value.hint == "set data.decode to cpu"
 
 

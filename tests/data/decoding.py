@@ -19,7 +19,7 @@ from PIL import Image
 
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.transforms import TrainTransforms
-from inceptionctl.trials import _under_load
+from inceptionctl.smoke_tests import _under_load
 from tests.data.conftest import photo
 from tests.data.test_eval_loader import loader as eval_loader
 from tests.data.test_odd_images import cmyk_jpeg, encoded, oriented

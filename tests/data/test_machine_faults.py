@@ -136,7 +136,7 @@ def test_errors_of_torch_and_python() -> None:
 
 
 class Noise:
-    """Stands in for what is overheard on a GPU that is out of memory."""
+    """Stands in for what is capture_stderr on a GPU that is out of memory."""
 
     def __enter__(self) -> Callable[[], str]:
         return lambda: (
@@ -155,7 +155,7 @@ def test_no_image_is_blamed_or_tried_after_it(tmp_path: Path, monkeypatch: pytes
     if when == "in the batch":
         monkeypatch.setattr(BaseLoader, "_recover", lambda self, _: recover(self, raised("CUDA allocation failed")))
     else:
-        monkeypatch.setattr(trial, "overheard", Noise)
+        monkeypatch.setattr(trial, "capture_stderr", Noise)
     batches = loader(damaged(tmp_path, count=2), bad=(bad := BadImages(100)))
     with pytest.raises(EnvironmentFault, match="the GPU's memory has run out"):
         list(batches)

@@ -187,7 +187,7 @@ def misspelt_checkpoint(folder: Path) -> None:
 
 
 def misspelt_weights(folder: Path) -> None:
-    from inceptionctl.weights.reading import read
+    from inceptionctl.weights.weight_files import read
 
     read(folder / "exsiting", "ema")
 

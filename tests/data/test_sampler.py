@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inceptionctl.data import sampler
-from inceptionctl.data.sampler import MOST_UNIFORMS, Sampler, batch_at, permutation, uniforms
+from inceptionctl.data.sampler import MAX_UNIFORMS, Sampler, batch_at, permutation, uniforms
 
 
 def test_permutation_values_never_change() -> None:
@@ -99,7 +99,7 @@ def test_uniforms_do_not_depend_on_the_range_or_the_number_asked_for() -> None:
 
 
 def test_uniforms_are_uniform_and_below_one() -> None:
-    drawn = uniforms(2, 0, 20_000, MOST_UNIFORMS).astype(np.float64)
+    drawn = uniforms(2, 0, 20_000, MAX_UNIFORMS).astype(np.float64)
     assert drawn.min() >= 0.0 and drawn.max() < 1.0
     # Standard errors: 0.29 / sqrt(1.28 million) = 0.00026 for the mean; 1 / sqrt(20,000) = 0.007 for a correlation.
     assert abs(drawn.mean() - 0.5) < 0.0015
@@ -131,7 +131,7 @@ def test_steps_take_the_batches_that_are_not_skipped(skipped: list[tuple[int, in
 
 def test_too_many_uniforms_are_refused() -> None:
     with pytest.raises(ValueError, match="513 numbers a place"):
-        uniforms(0, 0, 1, MOST_UNIFORMS + 1)
+        uniforms(0, 0, 1, MAX_UNIFORMS + 1)
 
 
 def test_an_order_of_nothing_is_refused() -> None:

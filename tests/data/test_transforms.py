@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from inceptionctl.data.colour import CHANGES, ORDERS, drawn_changes, drawn_orders
-from inceptionctl.data.sampler import MOST_UNIFORMS, uniforms
+from inceptionctl.data.sampler import MAX_UNIFORMS, uniforms
 from inceptionctl.data.transforms import (
     NUM_CANDIDATES,
     NUM_UNIFORMS,
@@ -25,7 +25,7 @@ ALL = transforms(
 
 
 def test_a_place_has_draws_enough() -> None:
-    assert NUM_UNIFORMS <= MOST_UNIFORMS
+    assert NUM_UNIFORMS <= MAX_UNIFORMS
 
 
 def test_crop_candidates_fill_their_bounds() -> None:

@@ -118,7 +118,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from inceptionctl.errors import DataError
-from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.exit import leave
 from inceptionctl.distributed.world import world_from_environment
 from inceptionctl.train.batch import plan_batch
 from inceptionctl.train.batch_norm import SharedStatistics

@@ -19,7 +19,7 @@ from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.evaluation import Work, check_classes, most_confused
-from inceptionctl.evaluate.running import Ranks, run_evaluation
+from inceptionctl.evaluate.resumable import Ranks, run_evaluation
 from inceptionctl.evaluate.subject import subject_of
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.run import Run
@@ -156,7 +156,7 @@ def test_most_confused_pairs() -> None:
 
 
 def test_many_classes_get_pairs(run: Run, data: Path, result, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inceptionctl.evaluate.evaluation.MOST_MATRIX_CLASSES", 5)
+    monkeypatch.setattr("inceptionctl.evaluate.evaluation.MAX_MATRIX_CLASSES", 5)
     pairs = evaluated(run, data)["confusion"]
     assert {"true", "predicted", "count"} == pairs[0].keys()
     for pair in pairs:

@@ -15,7 +15,7 @@ from inceptionctl.cli import app
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.export import exporting
-from inceptionctl.export.checking import MOST_ROUNDINGS, Sample, check, draw_sample, largest_difference, pseudo_random_images
+from inceptionctl.export.checking import MAX_ROUNDINGS, Sample, check, draw_sample, largest_difference, pseudo_random_images
 from inceptionctl.export.description import Description, describe, description_of_properties, parse_description
 from inceptionctl.export.exporting import export
 from inceptionctl.export.to_safetensors import write
@@ -147,7 +147,7 @@ def test_rounding_of_the_checkpoint_itself_is_no_disagreement() -> None:
 
 
 def test_rounding_is_small_in_a_network_like_a_trained_one(sample: Sample) -> None:
-    assert 0.0 < sample.rounding < 1e-4 / MOST_ROUNDINGS
+    assert 0.0 < sample.rounding < 1e-4 / MAX_ROUNDINGS
     assert next(sample.model.parameters()).dtype == torch.float32
 
 

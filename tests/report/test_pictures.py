@@ -94,7 +94,7 @@ def test_a_heat_map_is_darker_where_more_images_are() -> None:
 
 
 def test_many_classes_have_their_worst_pairs_and_no_heat_map(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "MOST_HEAT_CLASSES", 5)
+    monkeypatch.setattr(page_module, "MAX_HEAT_CLASSES", 5)
     one = page_module._reported(runs[0], "one")
     assert not any(picture.name.startswith("confusion") for picture in page_module._pictures([one]))
     confused = page_module._confused(one)

@@ -38,11 +38,11 @@ class Job:
         self.average.update(self.model)
 
     def save(self, step: int, **values: object) -> None:
-        self.writer.save(self.model, self.average, self.state.tensors(), Progress(step=step, **values))  # type: ignore[arg-type]
+        self.writer.save(self.model, self.average, self.state.state_dict(), Progress(step=step, **values))  # type: ignore[arg-type]
 
     def contents(self, folder: Path, step: int) -> dict[str, bytes]:
         """Files of a checkpoint written in the foreground."""
-        saved = write_snapshot(folder, take_snapshot(self.model, self.average, self.state.tensors(), Progress(step=step)))
+        saved = write_snapshot(folder, take_snapshot(self.model, self.average, self.state.state_dict(), Progress(step=step)))
         return {name: (saved / name).read_bytes() for name in files.FILES}
 
 
@@ -66,7 +66,7 @@ def test_training_goes_on_meanwhile_and_changes_nothing_of_what_is_written(job: 
 def test_a_snapshot_is_a_copy(job: Job, tmp_path: Path) -> None:
     job.step()
     expected = job.contents(tmp_path / "before", 1)
-    snapshot = take_snapshot(job.model, job.average, job.state.tensors(), Progress(step=1))
+    snapshot = take_snapshot(job.model, job.average, job.state.state_dict(), Progress(step=1))
     job.step()
     saved = write_snapshot(tmp_path / "after", snapshot)
     assert {name: (saved / name).read_bytes() for name in files.FILES} == expected

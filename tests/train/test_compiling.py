@@ -45,7 +45,7 @@ import torch
 from pathlib import Path
 from inceptionctl.bench.loop import Turns, make_job, run_loop
 from inceptionctl.bench.step import random_batch
-from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.exit import leave
 from inceptionctl.distributed.local import free_port
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.distributed.world import World

@@ -95,8 +95,8 @@ def test_foreach_rmsprop_equals_the_loop() -> None:
 
 def test_gradients_averaged_beside_the_pass_are_those_of_the_pass() -> None:
     """Over NCCL, in a group of one: its mean is what it is alone, whatever streams the sums are on."""
-    from inceptionctl.train.averaging import GradientAverage
-    from tests.train.test_averaging import images, loss_of, network
+    from inceptionctl.train.gradient_average import GradientAverage
+    from tests.train.test_gradient_average import images, loss_of, network
 
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -53,8 +53,8 @@ def nccl() -> Iterator[None]:
 
 @pytest.mark.parametrize("compiled", ["none", "network"])
 def test_gradients_averaged_beside_the_pass_are_those_of_the_pass(nccl: None, compiled: str) -> None:
-    from inceptionctl.train.averaging import GradientAverage
     from inceptionctl.train.compiling import compile_network
+    from inceptionctl.train.gradient_average import GradientAverage
 
     def gradients(averaged: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)

@@ -29,7 +29,7 @@ def transcribed(
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize(("epsilon", "l2"), [(1.0, 0.0), (1e-3, 0.01)])
 def test_100_steps_equal_tensorflows_formula(momentum: float, centered: bool, epsilon: float, l2: float) -> None:
-    """In float64, which takes the form that GPUs use; float32 on CPUs is held in test_one_pass.py."""
+    """In float64, which takes the form that GPUs use; float32 on CPUs is held in test_cpu_rmsprop.py."""
     rng = np.random.default_rng(0)
     start = rng.normal(size=(3, 4, 5))
     gradients = [rng.normal(scale=3, size=start.shape) for _ in range(100)]

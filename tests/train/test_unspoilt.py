@@ -23,9 +23,9 @@ from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.run import Run, create_run, discard_unused, located, note_end
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.data_list import check_same_images, keep_list
-from inceptionctl.train.greeting import changes_in_words
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
+from inceptionctl.train.startup_log import changes_in_words
 from tests.commands import inceptionctl, refused, sets
 from tests.data.conftest import fill
 

@@ -42,7 +42,7 @@ KEPT = {"passes": 6, "accumulation": 2, "loss_sums": [6.0, 18.0], "clipped": 2.0
 )
 def test_sums_go_on_as_they_were_or_as_their_mean(rank: int, size: int, micro: int, loss_sum: float, passes: int) -> None:
     ours = window(rank, size, micro)
-    ours.go_on(KEPT)
+    ours.load_state_dict(KEPT)
     clipping = ours.engine.clipping
     assert (float(ours._sum), ours._passes, clipping.clipped) == (loss_sum, passes, 2.0)
     ours.restart()
@@ -51,7 +51,7 @@ def test_sums_go_on_as_they_were_or_as_their_mean(rank: int, size: int, micro: i
 
 def test_a_window_keeps_what_it_has_and_nothing_of_an_empty_one() -> None:
     ours = window(0, 1, 8)
-    ours.go_on({})
+    ours.load_state_dict({})
     assert ours._passes == 0
     ours.add(torch.tensor(0.1))
     assert float(ours._sum) == torch.tensor(0.1)

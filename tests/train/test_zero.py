@@ -33,7 +33,7 @@ import json, sys
 import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
-from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.exit import leave
 from inceptionctl.distributed.world import world_from_environment
 from inceptionctl.distributed import process_group
 from inceptionctl.train.engine import Engine, deepspeed_config
@@ -62,7 +62,7 @@ def go(engine, steps):
             engine.step()
 
 def keep(engine, name):
-    state = engine.state.tensors()
+    state = engine.state.state_dict()
     if world.rank == 0:
         everything = {"model." + key: value for key, value in engine.model.state_dict().items()} | state | {"norm": engine.grad_norm}
         save_file({key: value.clone() for key, value in everything.items()}, folder / name)
@@ -72,7 +72,7 @@ def go_on_from(path, name, values):
     engine, kept = start(name, values, seed=9), load_file(path)
     engine.model.load_state_dict({key[6:]: kept.pop(key) for key in list(kept) if key.startswith("model.")})
     kept.pop("norm")
-    engine.state.load(kept)
+    engine.state.load_state_dict(kept)
     go(engine, 2)
     return engine
 
@@ -112,7 +112,7 @@ def trained_whole(name: str, section: Optim, file: Path) -> dict[str, torch.Tens
         assert clipping.clipped > 0.0
         optimizer.step()
         weights = {f"model.{key}": value.clone() for key, value in model.state_dict().items()}
-        state = {key: value.clone() for key, value in WholeState(model, optimizer).tensors().items()}
+        state = {key: value.clone() for key, value in WholeState(model, optimizer).state_dict().items()}
         everything = weights | state | {"norm": norm}
         if step == 3:
             save_file(everything, file)

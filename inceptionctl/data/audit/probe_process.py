@@ -31,9 +31,9 @@ from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.errors import DataError, EnvironmentFault
 
 _GRAPHS = {"headers": headers, "images": images}
-_MOST_FILES_AT_ONCE = 64
-_MOST_PIXELS_AT_ONCE = 32_000_000  # 100 MB of RGB; a larger image is decoded alone
-_MOST_BYTES_AT_ONCE = 256_000_000
+_MAX_FILES_AT_ONCE = 64
+_MAX_PIXELS_AT_ONCE = 32_000_000  # 100 MB of RGB; a larger image is decoded alone
+_MAX_BYTES_AT_ONCE = 256_000_000
 
 
 @dataclass
@@ -82,12 +82,12 @@ class Decoder:
     def answers(self, spans: Sequence[Span]) -> list[Answer]:
         """One answer a place. Only a few images at a time are held in memory."""
         looked = list(self._pool.map(_look, spans))
-        for batch in _batches(looked, [image.num_bytes for image in looked], _MOST_BYTES_AT_ONCE):
+        for batch in _batches(looked, [image.num_bytes for image in looked], _MAX_BYTES_AT_ONCE):
             self._look_into(batch)
         return [image.answer() for image in looked]
 
     def _look_into(self, batch: Sequence[Image]) -> None:
-        """Headers first, then whole images, but none whose header claims more than MOST_PIXELS."""
+        """Headers first, then whole images, but none whose header claims more than MAX_PIXELS."""
         list(self._pool.map(_read, batch))
         self._attempt("headers", _good(batch))
         for image in _good(batch):
@@ -96,7 +96,7 @@ class Decoder:
                 image.blame("huge", too_large)
         # The threads of the pool work on the headers while those of DALI decode.
         remarks = self._pool.map(_remarks, good := _good(batch))
-        for part in _batches(good, [image.height * image.width for image in good], _MOST_PIXELS_AT_ONCE):
+        for part in _batches(good, [image.height * image.width for image in good], _MAX_PIXELS_AT_ONCE):
             self._attempt("images", part)
         for image, found in zip(good, remarks, strict=True):
             if image.reason is None:
@@ -131,7 +131,7 @@ class Decoder:
         """([height, width] of each image, what was said), the former None when it failed."""
         if graph not in self._pipes:
             self._pipes[graph] = _GRAPHS[graph](
-                batch_size=_MOST_FILES_AT_ONCE, num_threads=self._num_threads, exif_orientation=self._exif_orientation
+                batch_size=_MAX_FILES_AT_ONCE, num_threads=self._num_threads, exif_orientation=self._exif_orientation
             )
         self._silence()
         try:
@@ -185,7 +185,7 @@ def _batches(images: Sequence[Image], sizes: Sequence[int], most: int) -> Iterat
     batch: list[Image] = []
     total = 0
     for image, size in zip(images, sizes, strict=True):
-        if batch and (len(batch) == _MOST_FILES_AT_ONCE or total + size > most):
+        if batch and (len(batch) == _MAX_FILES_AT_ONCE or total + size > most):
             yield batch
             batch, total = [], 0
         batch.append(image)

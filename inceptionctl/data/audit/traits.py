@@ -64,7 +64,7 @@ def traits(data: bytes, kind: str) -> Remarks:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, on EXIF that it cannot make sense of
         try:
-            Image.MAX_IMAGE_PIXELS = None  # our own limit, `reasons.MOST_PIXELS`, comes before
+            Image.MAX_IMAGE_PIXELS = None  # our own limit, `reasons.MAX_PIXELS`, comes before
             with Image.open(io.BytesIO(data)) as image:
                 found = _colours(image, data, kind) | _turned(image)
             if kind == "png":

@@ -15,8 +15,8 @@ from inceptionctl.data.sources.folders import label_numbers
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean
 
-MOST_LOOKED_FOR = 20_000  # asking a network file system for each of a million files takes longer than an epoch's start may
-_MOST_SHOWN = 10
+MAX_LOOKED_FOR = 20_000  # asking a network file system for each of a million files takes longer than an epoch's start may
+_MAX_SHOWN = 10
 
 
 def open_csv(root: Path, split: Split, file: Path, train_file: Path | None, class_list: ClassList) -> ImageSet:
@@ -93,7 +93,7 @@ def _found(root: Path, file: Path, paths: Sequence[str], lines: Sequence[int]) -
     """The paths, made absolute, and those that lead nowhere."""
     base = _base(root, file, paths)
     absolute = [os.path.join(base, path) for path in paths]  # noqa: PTH118  (a million of them)
-    step = -(-len(paths) // MOST_LOOKED_FOR)
+    step = -(-len(paths) // MAX_LOOKED_FOR)
     missing = (i for i in range(0, len(paths), step) if not os.path.lexists(absolute[i]))
     problems = [f"line {lines[i]}: there is no file {absolute[i]}" for i in missing]
     return Names.of(map(os.fsencode, absolute)), problems
@@ -111,8 +111,8 @@ def _base(root: Path, file: Path, paths: Sequence[str]) -> str:
 
 def _refuse(file: Path, problems: Sequence[str]) -> None:
     if problems:
-        more = f"\n  and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
-        listed = "".join(f"\n  {problem}" for problem in problems[:_MOST_SHOWN])
+        more = f"\n  and {len(problems) - _MAX_SHOWN} more" if len(problems) > _MAX_SHOWN else ""
+        listed = "".join(f"\n  {problem}" for problem in problems[:_MAX_SHOWN])
         raise DataError(
             f"{file} cannot be used:{listed}{more}", "paths are absolute, or relative to the list's folder or to data.root"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.train import one_pass, optim
+from inceptionctl.train import cpu_rmsprop, optim
 from inceptionctl.train.optim import TensorFlowRMSProp
 
 LAYOUTS = {
@@ -80,7 +80,7 @@ def in_numpy(shapes: list[Tensor], *, momentum: float, weight_decay: float, cent
 def test_every_layout_has_the_bits_of_numpys_float32(
     layout: str, momentum: float, centered: bool, weight_decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_pass, "PIECE", 101)
+    monkeypatch.setattr(cpu_rmsprop, "PIECE", 101)
     monkeypatch.setattr(optim, "_update_foreach", None)  # nothing may go there
     options = {"momentum": momentum, "centered": centered, "weight_decay": weight_decay}
     shapes = [LAYOUTS[layout](size) for size in (1, 2, 7, 31)]
@@ -89,7 +89,7 @@ def test_every_layout_has_the_bits_of_numpys_float32(
 
 
 @pytest.mark.parametrize(
-    "count", [1, 15, 16, 17, one_pass.PIECE - 1, one_pass.PIECE, one_pass.PIECE + 1, 3 * one_pass.PIECE + 13]
+    "count", [1, 15, 16, 17, cpu_rmsprop.PIECE - 1, cpu_rmsprop.PIECE, cpu_rmsprop.PIECE + 1, 3 * cpu_rmsprop.PIECE + 13]
 )
 def test_every_size_has_them_on_any_number_of_threads(count: int) -> None:
     shapes = [torch.empty(3), torch.empty(count), torch.empty(0), torch.empty(40)]
@@ -110,7 +110,7 @@ def bits() -> str:
 def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
     if name == "haswell" and " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         pytest.skip("this processor has no AVX2")
-    code = "import tests.train.test_one_pass as t; print(t.bits())"
+    code = "import tests.train.test_cpu_rmsprop as t; print(t.bits())"
     environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert made.stdout.strip() == bits()
@@ -119,12 +119,12 @@ def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
 def test_tensors_that_do_not_lie_alike_are_not_taken() -> None:
     one = torch.zeros(4, 5, 3, 3)
     last = one.to(memory_format=torch.channels_last)
-    assert one_pass.lie_alike([one, one.clone()]) and one_pass.lie_alike([last, last.clone()])
-    assert not one_pass.lie_alike([one, last])
-    assert not one_pass.lie_alike([one.transpose(0, 1), one.transpose(0, 1)])
-    assert not one_pass.lie_alike([one[:, ::2], one[:, ::2]])
-    assert not one_pass.lie_alike([one, one.double()]) and not one_pass.lie_alike([one, one.to("meta")])
-    assert not one_pass.lie_alike([one, one.view(5, 4, 3, 3)])
+    assert cpu_rmsprop.lie_alike([one, one.clone()]) and cpu_rmsprop.lie_alike([last, last.clone()])
+    assert not cpu_rmsprop.lie_alike([one, last])
+    assert not cpu_rmsprop.lie_alike([one.transpose(0, 1), one.transpose(0, 1)])
+    assert not cpu_rmsprop.lie_alike([one[:, ::2], one[:, ::2]])
+    assert not cpu_rmsprop.lie_alike([one, one.double()]) and not cpu_rmsprop.lie_alike([one, one.to("meta")])
+    assert not cpu_rmsprop.lie_alike([one, one.view(5, 4, 3, 3)])
 
 
 @pytest.mark.parametrize("kind", ["transposed", "every second", "float64", "mixed states"])
@@ -173,7 +173,7 @@ def test_an_infinite_gradient_shows() -> None:
 
 
 def test_kernels_are_compiled_beside_and_not_for_what_is_elsewhere() -> None:
-    one_pass._compiled.cache_clear()
+    cpu_rmsprop._compiled.cache_clear()
     optim.compile_beside(TensorFlowRMSProp([nn.Parameter(torch.ones(2, device="meta"))], 0.1))
     optim.compile_beside(torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1))
     assert not [thread for thread in threading.enumerate() if thread.name == "compiling"]
@@ -181,12 +181,12 @@ def test_kernels_are_compiled_beside_and_not_for_what_is_elsewhere() -> None:
     for thread in threading.enumerate():
         if thread.name == "compiling":
             thread.join()
-    assert one_pass._compiled.cache_info().currsize == 1
+    assert cpu_rmsprop._compiled.cache_info().currsize == 1
 
 
 def test_a_broken_numba_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    one_pass._compiled.cache_clear()
+    cpu_rmsprop._compiled.cache_clear()
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
     optimizer = TensorFlowRMSProp([weight], 0.1)
@@ -199,11 +199,11 @@ def test_images_and_weights_may_ask_numba_at_once() -> None:
     """In a process that has not imported it yet."""
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from inceptionctl.data import recolouring\n"
-        "from inceptionctl.train import one_pass\n"
+        "from inceptionctl.data import cpu_colour\n"
+        "from inceptionctl.train import cpu_rmsprop\n"
         "with ThreadPoolExecutor(4) as pool:\n"
-        "    asked = [pool.submit(one_pass.compiled, 'rmsprop'), pool.submit(recolouring.compiled)]\n"
-        "    asked += [pool.submit(one_pass.compiled, 'rmsprop'), pool.submit(one_pass.compiled, 'rmsprop+centered')]\n"
+        "    asked = [pool.submit(cpu_rmsprop.compiled, 'rmsprop'), pool.submit(cpu_colour.compiled)]\n"
+        "    asked += [pool.submit(cpu_rmsprop.compiled, 'rmsprop'), pool.submit(cpu_rmsprop.compiled, 'rmsprop+centered')]\n"
         "assert len({one.result() for one in asked}) == 3\n"
     )
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.train.averaging import BUCKET_BYTES, GradientAverage, _parts
+from inceptionctl.train.gradient_average import BUCKET_BYTES, GradientAverage, _parts
 from tests.commands import environment
 from tests.forked import run_ranks
 
@@ -63,7 +63,7 @@ def as_rank() -> None:
 
 
 def test_two_ranks_have_the_gradients_of_the_whole_batch() -> None:
-    ended = run_ranks("from tests.train.test_averaging import as_rank; as_rank()", 2, environment=environment())
+    ended = run_ranks("from tests.train.test_gradient_average import as_rank; as_rank()", 2, environment=environment())
     assert [rank.returncode for rank in ended] == [0, 0], ended
 
 

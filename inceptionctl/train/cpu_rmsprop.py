@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.machine_code import COMPILING, OPTIONS, import_numba
+from inceptionctl.jit import COMPILING, OPTIONS, import_numba
 
 Table = NDArray[np.uintp]
 Kernel = Callable[..., None]

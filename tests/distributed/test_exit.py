@@ -19,7 +19,7 @@ witness = Witness()
 
 LEAVE = """
 import atexit, threading, time
-from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.exit import leave
 atexit.register(lambda: print("handler"))
 threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
 threading.Thread(target=lambda: time.sleep(600), daemon=True).start()
@@ -29,7 +29,7 @@ leave(3)
 # As torch.compile leaves one.
 EXECUTOR = """
 from concurrent.futures import ThreadPoolExecutor
-from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.exit import leave
 executor = ThreadPoolExecutor(1)
 executor.submit(print, "done").result()
 leave(3)
@@ -75,6 +75,6 @@ def test_a_rank_leaves_with_its_exit_code(tmp_path: Path) -> None:
 
 
 def test_the_trial_of_deepspeed_leaves() -> None:
-    ended = run("from inceptionctl.trials import _main\n_main('deepspeed')", DS_ACCELERATOR="cpu")
+    ended = run("from inceptionctl.smoke_tests import _main\n_main('deepspeed')", DS_ACCELERATOR="cpu")
     assert ended.returncode == 0 and "found" in json.loads(ended.stdout.splitlines()[-1])
     assert "interpreter taken down" not in ended.stderr

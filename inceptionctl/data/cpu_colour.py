@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.transforms import Floats
-from inceptionctl.machine_code import COMPILING, OPTIONS, import_numba
+from inceptionctl.jit import COMPILING, OPTIONS, import_numba
 
 Bytes = NDArray[np.uint8]
 

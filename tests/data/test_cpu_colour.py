@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from inceptionctl.data import recolouring
-from inceptionctl.data.recolouring import Changes, Recolouring
+from inceptionctl.data import cpu_colour
+from inceptionctl.data.cpu_colour import Changes, Recolouring
 from inceptionctl.errors import EnvironmentFault
 
 PX = 61  # more than the pixels of a vector, and not a multiple of them
@@ -77,7 +77,7 @@ def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
     if name == "haswell" and " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         pytest.skip("this processor has no AVX2")
     code = (
-        "import sys, tests.data.test_recolouring as t; sys.stdout.write(t.recoloured(1, t.OF_MEAN, 'float32').tobytes().hex())"
+        "import sys, tests.data.test_cpu_colour as t; sys.stdout.write(t.recoloured(1, t.OF_MEAN, 'float32').tobytes().hex())"
     )
     environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -87,14 +87,14 @@ def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
 def test_a_broken_numba_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(EnvironmentFault, match="numba, which colours images on a CPU"):
-        recolouring._compiled.__wrapped__()
+        cpu_colour._compiled.__wrapped__()
 
 
 def test_several_threads_may_ask_for_it_at_once() -> None:
     """As those of the loaders of a training and its validation do; in a process that has not imported numba yet."""
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from inceptionctl.data.recolouring import compiled\n"
+        "from inceptionctl.data.cpu_colour import compiled\n"
         "with ThreadPoolExecutor(4) as pool:\n"
         "    asked = [pool.submit(compiled) for _ in range(4)]\n"
         "assert len({one.result() for one in asked}) == 1\n"

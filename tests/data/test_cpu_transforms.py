@@ -11,8 +11,8 @@ import torch
 from nvidia.dali import tensors
 
 from inceptionctl.data.colour import limits
-from inceptionctl.data.finishing import Finished
-from inceptionctl.data.recolouring import Changes
+from inceptionctl.data.cpu_colour import Changes
+from inceptionctl.data.cpu_transforms import Finished
 from inceptionctl.errors import DataError
 from tests.data.conftest import photo
 

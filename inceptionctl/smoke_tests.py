@@ -1,6 +1,6 @@
 """DALI and DeepSpeed started once for `inceptionctl doctor`, each in a process of its own: what crashes or hangs is an answer too.
 
-`python -m inceptionctl.trials dali` (`deepspeed`, or `decoding mixed whole`) prints one line of JSON: what was `found`, or the `error`
+`python -m inceptionctl.smoke_tests dali` (`deepspeed`, or `decoding mixed whole`) prints one line of JSON: what was `found`, or the `error`
 with its `hint`. Started by hand it shows the whole traceback of a library that does not start.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inceptionctl.distributed.ending import leave
+from inceptionctl.distributed.exit import leave
 from inceptionctl.distributed.local import free_port
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 
@@ -53,7 +53,7 @@ class Outcome:
 def tried(name: str, *arguments: str) -> Outcome:
     """Run a trial in a process of its own. Its end by a signal, an exception or SECONDS without an answer is an outcome that does not work."""
     # -P as the launcher of the ranks has it: the working directory is not searched for packages.
-    command = [sys.executable, "-P", "-m", "inceptionctl.trials", name, *arguments]
+    command = [sys.executable, "-P", "-m", "inceptionctl.smoke_tests", name, *arguments]
     hint = f"the whole traceback: {' '.join(command)}"
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
-from inceptionctl.data.recolouring import Changes, Recolouring, compiled
+from inceptionctl.data.cpu_colour import Changes, Recolouring, compiled
 from inceptionctl.data.threads import single_threaded
 from inceptionctl.errors import InceptionctlError
 
 Source = Iterator[tuple[Any, Any]]
 
-_MOST_KEPT = 4  # batches: one with the caller, one that is being finished, and room for a caller who keeps another
+_MAX_KEPT = 4  # batches: one with the caller, one that is being finished, and room for a caller who keeps another
 
 
 class Finished:
@@ -116,7 +116,7 @@ class _Buffers:
         unheld = (i for i, holders in enumerate(_holders(self._arrays)) if holders <= self._unheld)
         place = next((i for i in unheld if self._arrays[i].size == num_bytes), None)
         if place is None:
-            self._arrays = [*self._arrays[-_MOST_KEPT:], np.empty(num_bytes, dtype=np.uint8)]
+            self._arrays = [*self._arrays[-_MAX_KEPT:], np.empty(num_bytes, dtype=np.uint8)]
             place = -1
         return torch.from_numpy(self._arrays[place]).view(dtype).view(shape)
 

@@ -18,7 +18,7 @@ from inceptionctl.errors import DataError
 from inceptionctl.evaluate.evaluation import Work
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import read_record
-from inceptionctl.evaluate.running import Done, Ranks, run_evaluation
+from inceptionctl.evaluate.resumable import Done, Ranks, run_evaluation
 from inceptionctl.evaluate.subject import subject_of
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.run import Run

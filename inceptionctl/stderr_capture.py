@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def overheard() -> Iterator[Callable[[], str]]:
+def capture_stderr() -> Iterator[Callable[[], str]]:
     """Keep what is written to descriptor 2 inside the block from its reader; gives a function that tells what came so far.
 
     The descriptor belongs to the whole process: a progress display must not draw inside the block.
