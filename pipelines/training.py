@@ -71,13 +71,7 @@ def training(
         size = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=settings.exif_orientation)
         anchor, shape = crop_window(size, candidates, num_candidates)
         encoded = refused_above(settings.most_pixels, encoded, size)
-        decode, upright = settings.decode, settings.exif_orientation
-        if settings.decode_roi:
-            image = part_of_image(encoded, anchor, shape, device=decode, exif_orientation=upright)
-        else:
-            # Copied, though a resize could take a region: its filter would see pixels beyond the crop's edge, unlike on a CPU.
-            whole = whole_image(encoded, device=decode, exif_orientation=upright, expected_px=EXPECTED_PX)
-            image = fn.slice(whole, anchor, shape, axes=[0, 1])
+        image = decoded_crop(encoded, anchor, shape, settings)
         if until == "decode":
             return flipped(image), label
         if settings.device_id is not None:
@@ -108,6 +102,16 @@ def training(
         prefetch_queue_depth=settings.prefetch,
         exec_dynamic=True,
     )
+
+
+def decoded_crop(encoded: Any, anchor: Any, shape: Any, settings: PipelineSettings) -> Any:
+    """The window at `anchor` of `shape` (see `crop_window`) of each image, uint8 HWC."""
+    decode, upright = settings.decode, settings.exif_orientation
+    if settings.decode_roi:
+        return part_of_image(encoded, anchor, shape, device=decode, exif_orientation=upright)
+    # Copied, though a resize could take a region: its filter would see pixels beyond the crop's edge, unlike on a CPU.
+    whole = whole_image(encoded, device=decode, exif_orientation=upright, expected_px=EXPECTED_PX)
+    return fn.slice(whole, anchor, shape, axes=[0, 1])
 
 
 def recoloured(image: Any, matrix: Any, offset: Any, of_mean: Any = None, *, on_gpu: bool) -> Any:

@@ -163,6 +163,12 @@ def test_a_file_is_one_room(path: Path) -> None:
     assert path.name != "utils.py"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_is_longer_than_a_screen(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 80] == []
+
+
 def test_help_loads_no_heavy_package() -> None:
     code = "import sys; from inceptionctl.cli import app; print(sorted(set(sys.modules) & %r))" % HEAVY  # noqa: UP031
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
