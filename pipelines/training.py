@@ -52,9 +52,10 @@ def training(
     """
     filters = list(resize_filters)
     num_ints = (len(filters) > 1) + horizontal_flip + vertical_flip
-    num_maps = 2 * colours + contrast
-    of_crop = [types.FLOAT, *[types.INT32] * num_ints, *[types.FLOAT] * num_maps] if until != "read" else []
+    of_crop = [types.FLOAT, *[types.INT32] * num_ints, *[types.FLOAT] * (2 * colours + contrast)] if until != "read" else []
     wanted = [types.UINT8, types.INT64, *of_crop]
+
+    on_gpu = settings.device_id is not None
 
     def graph() -> Any:
         encoded, label, *rest = fn.external_source(source=source, num_outputs=len(wanted), batch=True, dtype=wanted)
@@ -74,24 +75,16 @@ def training(
         image = decoded_crop(encoded, anchor, shape, settings)
         if until == "decode":
             return flipped(image), label
-        if settings.device_id is not None:
+        if on_gpu:
             image, label = image.gpu(), label.gpu()
         image = resize_by_choice(image, input_px, filters, place)
         if until == "resize":
             return flipped(image), label
         if colours:
-            return recoloured(flipped(image), *rest, on_gpu=settings.device_id is not None), label
+            return recoloured(flipped(image), *rest, on_gpu=on_gpu), label
         if vertical_flip:
             image = fn.flip(image, horizontal=0, vertical=upside_down)
-        image = fn.crop_mirror_normalize(
-            image,
-            mirror=mirror,
-            mean=[255.0 * value for value in mean],
-            std=[255.0 * value for value in std],
-            dtype=types.FLOAT,
-            output_layout="HWC",
-        )
-        return image, label
+        return normalised(image, mirror, mean, std), label
 
     # Conditionals let a part of a batch go through one operator and the rest through another.
     build = pipeline_def(graph, enable_conditionals=True)
@@ -112,6 +105,18 @@ def decoded_crop(encoded: Any, anchor: Any, shape: Any, settings: PipelineSettin
     # Copied, though a resize could take a region: its filter would see pixels beyond the crop's edge, unlike on a CPU.
     whole = whole_image(encoded, device=decode, exif_orientation=upright, expected_px=EXPECTED_PX)
     return fn.slice(whole, anchor, shape, axes=[0, 1])
+
+
+def normalised(image: Any, mirror: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """(value in [0, 1] - mean) / std of an 8-bit image, mirrored where `mirror` is 1: float32 HWC."""
+    return fn.crop_mirror_normalize(
+        image,
+        mirror=mirror,
+        mean=[255.0 * value for value in mean],
+        std=[255.0 * value for value in std],
+        dtype=types.FLOAT,
+        output_layout="HWC",
+    )
 
 
 def recoloured(image: Any, matrix: Any, offset: Any, of_mean: Any = None, *, on_gpu: bool) -> Any:
