@@ -50,3 +50,12 @@ def test_it_is_resumed_at_the_next_sample(run: Path, photographs: Path) -> None:
     done = inceptionctl("train", run / "recipe.yaml", *more, "--cpu-ranks", "1", "--output", run)
     assert done.returncode == 0, done.stderr
     assert {row["step"]: row["loss"] for row in rows(run) if row["step"] > 4} == pytest.approx(LOSSES, rel=1e-4)
+
+
+def test_a_note_of_bad_images_that_cannot_be_read_is_refused_and_nothing_is_changed(run: Path, photographs: Path) -> None:
+    (run / "bad_images.json").write_text("{", encoding="utf-8")
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    more = sets(f"data.root={photographs}", "train.max_steps=6")
+    done = inceptionctl("train", run / "recipe.yaml", *more, "--cpu-ranks", "1", "--output", run)
+    assert done.returncode == 5 and "bad_images.json" in done.stderr, done.stderr
+    assert {name: (run / name).read_bytes() for name in before} == before

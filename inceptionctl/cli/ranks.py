@@ -18,24 +18,18 @@ def shorter_sides(scales: str | None, protocol: ProtocolName) -> tuple[int, ...]
 
 
 def start_ranks(gpus: int | None, cpu_ranks: int | None) -> bool:
-    """Give this very command to ranks of this machine, if any are asked for; whether they were. See `launch_ranks`.
+    """Give this very command to ranks of this machine, if any are asked for, and wait for them; whether they were.
 
-    Raises RecipeError where this process is one rank already.
+    Raises RecipeError where this process is one rank already, RanksEndedError when the ranks end with an error.
     """
+    from inceptionctl.distributed.local import choose_ranks, launch
     from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
 
     world = world_from_environment()
     refuse_own_ranks(world, gpus, cpu_ranks)
     if world is not None or not (gpus or cpu_ranks):
         return False
-    launch_ranks(gpus, cpu_ranks)
-    return True
-
-
-def launch_ranks(gpus: int | None, cpu_ranks: int | None) -> None:
-    """Give this very command to ranks of this machine, and wait for them. Raises RanksEndedError when they end with an error."""
-    from inceptionctl.distributed.local import choose_ranks, launch
-
     code = launch(choose_ranks(gpus, cpu_ranks), sys.argv[1:], None)
     if code:
         raise RanksEndedError(code)
+    return True

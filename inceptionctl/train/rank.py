@@ -138,6 +138,7 @@ def _prepared(
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, joined.world.size, recipe.train.micro_batch_size)
     joined.on_rank_zero(lambda: check_batch_norm(recipe, batch))
+    known = joined.on_rank_zero(lambda: read_bad_images(start.run))
 
     def prepare(model: nn.Module) -> None:
         if first:
@@ -168,7 +169,6 @@ def _prepared(
     job = build_training(
         joined, recipe, start.run, images, signals, loader=train_loader, open_log=open_log, prepare=prepare, restore=restore
     )
-    known = joined.on_rank_zero(lambda: read_bad_images(start.run))
     job.bad.add((name, reason) for name, reason in known)
     return job, start
 
