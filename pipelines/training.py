@@ -18,6 +18,10 @@ from pipelines.settings import PipelineSettings
 # A batch of 32 takes 160 MB as it is preallocated (4:4:4, 0.65 of it in hardware). Larger images make the buffers grow once.
 EXPECTED_PX = 1600
 
+Change = tuple[Callable[..., Any], Sequence[str]]
+"""What changes a resized image, uint8 HWC, given the image and its parameters; and the parameters' types, names in KINDS."""
+KINDS = {"float32": types.FLOAT, "int32": types.INT32}
+
 
 def training(
     source: Callable[[], tuple[Any, ...]],
@@ -32,6 +36,7 @@ def training(
     contrast: bool,
     mean: Sequence[float],
     std: Sequence[float],
+    changes: Sequence[Change] = (),
     until: str = "all",
 ) -> Pipeline:
     """Build the pipeline; it gives (images, labels): N x input_px x input_px x 3 float32 (HWC, RGB), and N int64.
@@ -42,7 +47,8 @@ def training(
     `source` returns one batch a call and raises StopIteration at the end. Its tuple holds, in this order and of N samples each:
     encoded images as uint8 arrays; labels, int64; crop candidates, float32 [N,
     num_candidates, 4] (see `crop_window`); where there are several `resize_filters` (names in FILTERS), the place of one, int32;
-    where `horizontal_flip`, int32 0 or 1; where `vertical_flip`, the same; where `colours`, the matrix [N, 3, 3] and the offset
+    where `horizontal_flip`, int32 0 or 1; where `vertical_flip`, the same; the parameters of all `changes`;
+    where `colours`, the matrix [N, 3, 3] and the offset
     [N, 3] of the map from RGB in 0..255 to the result, float32; where `contrast`, the matrix [N, 3, 3] by which the mean RGB of
     the resized image adds to the offset.
     What is switched off is not fed: DALI warns of inputs that nothing uses.
@@ -52,9 +58,7 @@ def training(
     """
     filters = list(resize_filters)
     num_ints = (len(filters) > 1) + horizontal_flip + vertical_flip
-    of_crop = [types.FLOAT, *[types.INT32] * num_ints, *[types.FLOAT] * (2 * colours + contrast)] if until != "read" else []
-    wanted = [types.UINT8, types.INT64, *of_crop]
-
+    wanted = _types(num_ints, changes, 2 * colours + contrast) if until != "read" else [types.UINT8, types.INT64]
     on_gpu = settings.device_id is not None
 
     def graph() -> Any:
@@ -78,6 +82,8 @@ def training(
         if on_gpu:
             image, label = image.gpu(), label.gpu()
         image = resize_by_choice(image, input_px, filters, place)
+        for change, kinds in changes:
+            image = change(image, *[rest.pop(0) for _ in kinds])
         if until == "resize":
             return flipped(image), label
         if colours:
@@ -95,6 +101,12 @@ def training(
         prefetch_queue_depth=settings.prefetch,
         exec_dynamic=True,
     )
+
+
+def _types(num_ints: int, changes: Sequence[Change], num_floats: int) -> list[Any]:
+    """Of all that is fed, in its order: image, label, candidates, and so on."""
+    of_changes = [KINDS[kind] for _, kinds in changes for kind in kinds]
+    return [types.UINT8, types.INT64, types.FLOAT, *[types.INT32] * num_ints, *of_changes, *[types.FLOAT] * num_floats]
 
 
 def decoded_crop(encoded: Any, anchor: Any, shape: Any, settings: PipelineSettings) -> Any:

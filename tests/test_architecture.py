@@ -24,10 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpu_faults": {"errors"},
     "jit": {"errors"},
     "models": {"errors"},
-    "recipe": {"errors", "nearby", "words", "models"},
+    "section": set(),
+    "augmentations": {"section"},
+    "recipe": {"errors", "nearby", "words", "models", "section", "augmentations"},
     "run": {"errors", "nearby", "recipe"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit"},
+    "data": {"errors", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit", "augmentations"},
     "train": {
         *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
         *("cores", "jit", "gpu_faults"),
@@ -65,7 +67,13 @@ MAY_IMPORT["stages"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 ONLY_IMPORTER = {
     "deepspeed": {"inceptionctl/distributed/process_group.py"},
-    "nvidia": {"pipelines", "inceptionctl/data", "inceptionctl/doctor.py", "inceptionctl/smoke_tests.py"},
+    "nvidia": {
+        "pipelines",
+        "inceptionctl/augmentations",
+        "inceptionctl/data",
+        "inceptionctl/doctor.py",
+        "inceptionctl/smoke_tests.py",
+    },
     "typer": {"inceptionctl/cli"},
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from inceptionctl.augmentations import Augmentation, parameters_of
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.base_loader import BaseLoader, Batch, Indices, Inputs, batch_of
 from inceptionctl.data.colour import colour_maps, limits, normalised
@@ -61,7 +62,7 @@ class TrainLoader(BaseLoader[Batch]):
         self._limits = limits(transforms.mean, transforms.std)
         on_gpu = settings.device_id is not None
         # torch's 8-bit kernel has no other filter that is DALI's.
-        resized_by_torch = not on_gpu and list(transforms.resize_filters) == ["bilinear"]
+        resized_by_torch = not on_gpu and list(transforms.resize_filters) == ["bilinear"] and not transforms.augmentations
         end = until if on_gpu or until in ("read", "decode") else "decode" if resized_by_torch else "resize"
         self._in_graph = in_graph = transforms if on_gpu else transforms.of_crop_alone()
 
@@ -78,6 +79,7 @@ class TrainLoader(BaseLoader[Batch]):
                 contrast=in_graph.contrast > 0.0,
                 mean=transforms.mean,
                 std=transforms.std,
+                changes=[(one.apply, _kinds(one)) for one in transforms.augmentations],
                 until=end,
             )
 
@@ -110,7 +112,9 @@ class TrainLoader(BaseLoader[Batch]):
         candidates = crop_candidates(self._transforms, drawn)
         wanted = [self._in_graph.horizontal_flip > 0.0, self._in_graph.vertical_flip > 0.0]
         flips = chosen_flips(self._transforms, drawn).astype(np.int32).T[wanted]
-        return index, (candidates, *chosen_filters(self._transforms, drawn), *flips, *self._colours(drawn))
+        seed, micro = self._sampler.seed, self._micro
+        changes = parameters_of(self._transforms.augmentations, lambda stream, num: uniforms(seed, start, micro, num, stream))
+        return index, (candidates, *chosen_filters(self._transforms, drawn), *flips, *changes, *self._colours(drawn))
 
     def _colours(self, drawn: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         if not self._in_graph.has_colours:
@@ -139,6 +143,11 @@ class TrainLoader(BaseLoader[Batch]):
         super().close()
         if self._finished is not None:
             self._finished.close()
+
+
+def _kinds(augmentation: Augmentation) -> list[str]:
+    parameters = augmentation.parameters(np.zeros((1, augmentation.NUM_UNIFORMS), np.float32))
+    return [parameter.dtype.name for parameter in parameters]
 
 
 def _clamp(pixels: Tensor, limits: Sequence[tuple[float, float]]) -> None:

@@ -66,15 +66,17 @@ def _ranks(draws: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (words & places).astype(np.int64)
 
 
-def uniforms(seed: int, start: int, count: int, num: int) -> NDArray[np.float32]:
+def uniforms(seed: int, start: int, count: int, num: int, stream: int = 0) -> NDArray[np.float32]:
     """`num` numbers in [0, 1) with 24 bits for each of the places start .. start + count - 1: float32 [count, num].
 
     Each place owns the same number of steps of the counter. So the numbers of a place do not depend on the range that was asked
-    for, nor do its first numbers depend on `num`. Raises ValueError when `num` is above MAX_UNIFORMS.
+    for, nor do its first numbers depend on `num`. Each `stream` (below 2^33) has numbers of its own.
+
+    Raises ValueError when `num` is above MAX_UNIFORMS.
     """
     if num > MAX_UNIFORMS:
         raise ValueError(f"{num} numbers a place were asked for, {MAX_UNIFORMS} is the most")
-    generator = np.random.Philox(key=_key(seed, _UNIFORMS_STREAM), counter=start * _BLOCKS_A_PLACE)
+    generator = np.random.Philox(key=_key(seed, _UNIFORMS_STREAM - stream), counter=start * _BLOCKS_A_PLACE)
     words = generator.random_raw(count * MAX_UNIFORMS).reshape(count, MAX_UNIFORMS)
     # 24 bits fill a float32 exactly: nothing is rounded up to 1.
     return (words[:, :num] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from inceptionctl.augmentations import Augmentation
 from inceptionctl.data.preparation import Triple
 
 # As many as tf-slim tries, then it takes the whole image. One try of the default ranges fits a 4:3 photograph 3 times out of 4;
@@ -57,6 +58,8 @@ class TrainTransforms:
     """Hue is turned by up to this many degrees either way."""
     color_order: str
     """`fixed` (brightness, saturation, hue, contrast), or `random`: each image draws one of tf-slim's four orders."""
+    augmentations: Sequence[Augmentation] = ()
+    """Changes between the resize and the flips, in this order."""
 
     @property
     def has_colours(self) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
-from inceptionctl.recipe.section import Section
+from inceptionctl.augmentations import AUGMENTATIONS, Augmentation
+from inceptionctl.section import Probability, Section
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = Annotated[tuple[float, float], Field(strict=False)]
 Positive = Annotated[float, Field(gt=0.0)]
 Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
@@ -30,7 +30,7 @@ class Sources(TypedDict, total=False):
     exclusions: Path | None
 
 
-class AugmentSection(Section):
+class _Builtin(Section):
     """Random changes of a training image. Each is a pure function of (seed, epoch, place)."""
 
     crop_area: Range = (0.05, 1.0)
@@ -70,6 +70,25 @@ class AugmentSection(Section):
         if not 0.0 < low <= high:
             raise ValueError(f"crop_aspect [{low}, {high}] must satisfy 0 < low <= high")
         return self
+
+    @property
+    def builtin(self) -> dict[str, Any]:
+        """The keys that are always there: crop, flips and colours."""
+        return self.model_dump(exclude=set(AUGMENTATIONS))
+
+    @property
+    def switched_on(self) -> tuple[Augmentation, ...]:
+        """The augmentations besides, in the order in which they are applied."""
+        each = (getattr(self, key) for key in AUGMENTATIONS)
+        return tuple(one for one in each if one.is_on)
+
+
+if TYPE_CHECKING:
+    AugmentSection = _Builtin
+else:
+    # One section for each module in augmentations/.
+    _FIELDS = {key: (kind, Field(default=kind(), description=kind.__doc__)) for key, kind in AUGMENTATIONS.items()}
+    AugmentSection = create_model("AugmentSection", __base__=_Builtin, __module__=__name__, __doc__=_Builtin.__doc__, **_FIELDS)
 
 
 class DataSection(Section):

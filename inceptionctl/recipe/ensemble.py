@@ -34,8 +34,8 @@ from inceptionctl.recipe.load import (
     with_base,
 )
 from inceptionctl.recipe.schema import Recipe, binding
-from inceptionctl.recipe.section import Section, Tree
 from inceptionctl.recipe.yaml_source import Source
+from inceptionctl.section import Section, Tree
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 Weight = Annotated[float, Field(ge=0.0)]

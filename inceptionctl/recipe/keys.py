@@ -9,9 +9,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.recipe.section import Section, Tree
 from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.yaml_source import KeyPath
+from inceptionctl.section import Section, Tree
 
 MEMBERS = "members"  # the key that makes a recipe one of an ensemble
 UNIONS = {Union, UnionType}

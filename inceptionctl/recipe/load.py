@@ -15,10 +15,10 @@ from inceptionctl.errors import Problem, RecipeError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.keys import MEMBERS, is_text
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.recipe.section import Tree
 from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.wording import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
+from inceptionctl.section import Tree
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.ensemble import Ensemble

@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from inceptionctl.models import MODELS, NetworkArguments, hint_of_name, is_timm, option_problem
 from inceptionctl.recipe.data_section import DataSection, Filter, expanded
-from inceptionctl.recipe.section import Section, Tree
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
+from inceptionctl.section import Section, Tree
 
 
 class ModelSection(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from inceptionctl.recipe.section import Section
+from inceptionctl.section import Section
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]

@@ -13,10 +13,10 @@ from pydantic_core import ErrorDetails
 from inceptionctl.errors import Problem
 from inceptionctl.recipe.keys import all_keys, is_free_text, section_class, takes_null
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.recipe.section import Tree
 from inceptionctl.recipe.synonyms import known_elsewhere
 from inceptionctl.recipe.variants import VARIANTS
 from inceptionctl.recipe.yaml_source import KeyPath, Source
+from inceptionctl.section import Tree
 
 RULES = {"value_error", "rule_with_hint"}
 NONES = {"None", "none", "NONE"}  # not ours: null is

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from inceptionctl.errors import Problem
-from inceptionctl.recipe.section import Tree
+from inceptionctl.section import Tree
 
 KeyPath = tuple[str, ...]
 MERGE_KEY = "<<"

@@ -36,7 +36,8 @@ def train_transforms(recipe: Recipe) -> TrainTransforms:
         mean=recipe.data.mean,
         std=recipe.data.std,
         exif_orientation=recipe.data.exif_orientation,
-        **recipe.data.augment.model_dump(),
+        augmentations=recipe.data.augment.switched_on,
+        **recipe.data.augment.builtin,
     )
 
 

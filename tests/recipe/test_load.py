@@ -8,9 +8,9 @@ from inceptionctl.errors import RecipeError
 from inceptionctl.models import MODELS
 from inceptionctl.recipe import bundled_recipes, dump_recipe, find_recipe, load_recipe, recipe_from_dict
 from inceptionctl.recipe.schema import Recipe, binding
-from inceptionctl.recipe.section import Section
 from inceptionctl.recipe.variants import SgdSection
 from inceptionctl.recipe.yaml_source import parse, parse_value
+from inceptionctl.section import Section
 from inceptionctl.train.schedule import learning_rate
 
 
