@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from inceptionctl.augmentations import AUGMENTATIONS
+
 # What is looked up is in lower case, with _ for - and without a leading --.
 _KEYS: dict[str, tuple[str, ...]] = {
     "train.global_batch_size": ("batch_size", "batch", "bs", "b", "train_batch_size", "total_batch_size"),
@@ -68,6 +70,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "data.augment.vertical_flip": ("vflip", "random_vertical_flip"),
     "data.augment.resize_filters": ("train_interpolation",),
     "data.augment.hue_degrees": ("hue",),
+    "data.augment.grayscale.probability": ("grayscale_prob", "random_grayscale"),
+    "data.augment.random_erasing.probability": ("reprob", "random_erase", "random_erasing_prob", "random_erase_prob"),
     "evaluate.interpolation": ("val_interpolation", "test_interpolation"),
     "evaluate.central_fraction": ("crop_pct", "crop_ratio", "center_crop"),
     "evaluate.batch_size": (
@@ -90,8 +94,8 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "the run directory is an option of the command: --output DIR": ("output", "output_dir", "log_dir", "save_dir", "run_dir"),
     "where to go on is an option of the command: --resume auto|never|PATH": ("resume", "resume_from", "resume_from_checkpoint"),
     "data.augment has brightness, contrast, saturation and hue_degrees, each a key of its own": ("color_jitter", "jitter"),
-    "there is none: random crops, flips and colours are all that `data.augment` has": (
-        *("mixup", "cutmix", "aa", "auto_augment", "autoaugment", "randaugment", "reprob", "random_erase", "aug_splits"),
+    f"there is none: `data.augment` has crops, flips, colors, {', '.join(AUGMENTATIONS)}": (
+        *("mixup", "cutmix", "aa", "auto_augment", "autoaugment", "randaugment", "aug_splits"),
         *("mixup_alpha", "cutmix_alpha", "trivial_augment", "drop_path", "drop_path_rate", "stochastic_depth"),
     ),
     "DeepSpeed's configuration is derived from the recipe: `train --dry-run` prints it": ("deepspeed", "deepspeed_config"),

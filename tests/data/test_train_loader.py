@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from inceptionctl.augmentations import Augmentation
+from inceptionctl.augmentations.grayscale import Grayscale
+from inceptionctl.augmentations.random_erasing import RandomErasing
 from inceptionctl.data import trial
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_split
@@ -247,9 +250,13 @@ def test_an_unused_class_of_bad_files_does_not_matter(tmp_path: Path, root: Path
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("decode", ["cpu", "mixed"])
-def test_a_gpu_makes_nearly_the_same_pixels(make_root: MakeRoot, decode: str) -> None:
+@pytest.mark.parametrize(
+    "augmentations", [(), (Grayscale(probability=0.5), RandomErasing(probability=0.5))], ids=["plain", "more"]
+)
+def test_a_gpu_makes_nearly_the_same_pixels(make_root: MakeRoot, decode: str, augmentations: tuple[Augmentation, ...]) -> None:
     dataset = open_split(make_root({f"train/a/{i}.png": photo(i, 130, 90 + i) for i in range(6)}), "train")
-    here, there = loader(dataset), loader(dataset, device_id=0, decode=decode, decode_roi=decode == "cpu")
+    options = {"augmentations": augmentations, "resize_filters": ["nearest"] if augmentations else FILTERS}
+    here, there = loader(dataset, **options), loader(dataset, device_id=0, decode=decode, decode_roi=decode == "cpu", **options)
     for one, other in zip(here, there, strict=True):
         assert other.images.is_cuda and other.images.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(one.labels, other.labels.cpu())
