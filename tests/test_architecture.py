@@ -22,37 +22,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
+    "storage": {"errors"},
     "jit": {"errors"},
     "models": {"errors"},
     "section": set(),
     "augmentations": {"section"},
     "recipe": {"errors", "nearby", "words", "models", "section", "augmentations"},
-    "run": {"errors", "nearby", "recipe"},
+    "run": {"errors", "nearby", "recipe", "storage"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit", "augmentations"},
+    "data": {"errors", "storage", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit", "augmentations"},
     "train": {
-        *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
+        *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data", "storage"),
         *("cores", "jit", "gpu_faults"),
     },
-    "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "distributed", "cores"},
-    "export": {
-        *(
-            "errors",
-            "console",
-            "words",
-            "models",
-            "recipe",
-            "run",
-            "data",
-            "train",
-            "evaluate",
-            "cores",
-            "weights",
-            "stderr_capture",
-        )
+    "evaluate": {
+        *("errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "distributed", "cores", "storage")
     },
-    "weights": {"errors", "nearby", "models", "recipe", "run", "train"},
-    "report": {"errors", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
+    "export": {
+        *("errors", "console", "words", "models", "recipe", "run", "data", "train", "evaluate", "cores", "weights"),
+        *("stderr_capture", "storage"),
+    },
+    "weights": {"errors", "nearby", "models", "recipe", "run", "train", "storage"},
+    "report": {"errors", "storage", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "distributed", "run", "weights"},
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.

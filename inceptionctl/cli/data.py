@@ -50,7 +50,7 @@ def check(
     from inceptionctl.data.audit.check import check as check_data
     from inceptionctl.data.audit.findings import ODD
     from inceptionctl.data.sources.exclusions import listing
-    from inceptionctl.run import write_atomically
+    from inceptionctl.storage import write_atomically
 
     unknown = [kind for kind in also or () if kind not in ODD]
     if unknown or (also and write_exclusions is None):

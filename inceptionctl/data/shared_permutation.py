@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.sampler import Sampler, permutation
+from inceptionctl.storage import temporary_file
 
 WORTH_SHARING = 4_000_000  # samples; the order of fewer takes less than a second and 16 MB
 _SECONDS_TO_KEEP = 7 * 24 * 3600.0
@@ -44,15 +45,16 @@ def _kept(folder: Path, seed: int, epoch: int, num_samples: int) -> NDArray[np.i
         fcntl.flock(lock, fcntl.LOCK_EX)  # one rank works, the others wait for it
         if not file.exists() or file.stat().st_size != 4 * num_samples:
             _remove_old(folder, stem, epoch)
-            temporary = folder / "order.part"
-            permutation(seed, epoch, num_samples).tofile(temporary)
-            temporary.replace(file)
+            with temporary_file(file) as temporary:
+                permutation(seed, epoch, num_samples).tofile(temporary)
         return np.asarray(np.memmap(file, dtype=np.int32, mode="r"))
 
 
 def _remove_old(folder: Path, stem: str, epoch: int) -> None:
     """Earlier epochs of the same order, and what was forgotten long ago. Whoever has one mapped keeps it."""
     forgotten = time.time() - _SECONDS_TO_KEEP
+    for leftover in folder.glob(".order-*.tmp"):  # of a rank that was killed: whoever holds the lock is alone here
+        leftover.unlink()
     for file in folder.glob("order-*.int32"):
         earlier = file.name.startswith(stem) and int(file.stem.rpartition("-")[2]) < epoch
         if earlier or file.stat().st_mtime < forgotten:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.protocols import WHOLE, Protocol, Region, single_region
-from inceptionctl.run import write_atomically
+from inceptionctl.storage import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
 # Told apart with every common colour blindness (Okabe and Ito).

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.errors import DataError
-from inceptionctl.run import disk_errors, write_atomically
+from inceptionctl.storage import disk_errors, write_atomically
 
 Floats = NDArray[np.float32]
 PART = re.compile(r"part-(\d{8})-(\d{8})\.npy")

@@ -23,7 +23,7 @@ from inceptionctl.export.to_safetensors import SAFETENSORS
 from inceptionctl.export.to_timm import TIMM
 from inceptionctl.export.to_torchscript import TORCHSCRIPT
 from inceptionctl.export.to_triton import TRITON
-from inceptionctl.run import disk_errors, sync_folder, write_atomically
+from inceptionctl.storage import disk_errors, sync, write_atomically
 
 EXPORTERS: dict[str, Exporter] = {
     "onnx": ONNX,
@@ -102,7 +102,7 @@ def _export(
             for file in files:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / file).replace(folder / file)
-            sync_folder((folder / exporter.file).parent)
+            sync((folder / exporter.file).parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     sizes = {file: len(content) for file, content in files.items()}

@@ -10,8 +10,9 @@ from typing import Any
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.drawing import picture_format
 from inceptionctl.report.training_loss import smoothing_of
-from inceptionctl.run import Run, write_atomically
+from inceptionctl.run import Run
 from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_run
+from inceptionctl.storage import write_atomically
 
 WIDE_RANGE = 50.0
 

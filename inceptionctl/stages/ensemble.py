@@ -276,7 +276,7 @@ def _prepare(
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
     from inceptionctl.recipe import dump_recipe
-    from inceptionctl.run import disk_errors, write_atomically
+    from inceptionctl.storage import disk_errors, write_atomically
 
     here = choose_ranks(request.gpus, request.cpu_ranks)
     if request.gpus is None and request.cpu_ranks is None:  # `train` takes as many as the batch is divisible by
@@ -348,7 +348,7 @@ def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:
 def _write_submission(file: Path, records: Sequence[Record], answers: _Answers, class_ids: Path | None) -> None:
     from inceptionctl.evaluate.ensemble import mean_answer
     from inceptionctl.evaluate.submission import ids_of, numeric_order, submission
-    from inceptionctl.run import write_atomically
+    from inceptionctl.storage import write_atomically
 
     mean, _ = mean_answer(records, answers.names, answers.weights)
     order = numeric_order(records[0].images)

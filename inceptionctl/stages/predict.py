@@ -162,7 +162,7 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
     from inceptionctl.evaluate.records import write_answers
     from inceptionctl.evaluate.results import HowUnlabelled
     from inceptionctl.evaluate.submission import submission
-    from inceptionctl.run import write_atomically
+    from inceptionctl.storage import write_atomically
 
     record = request.file.with_suffix(".parquet")
     with folder_of_parts(request.file) as folder:

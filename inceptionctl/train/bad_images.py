@@ -10,7 +10,8 @@ import torch.distributed as dist
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.distributed.world import World
 from inceptionctl.errors import CheckpointError, DataError, RelayedError
-from inceptionctl.run import Run, disk_errors, write_atomically
+from inceptionctl.run import Run
+from inceptionctl.storage import disk_errors, write_atomically
 from inceptionctl.train.runlog import RunLog
 
 Pairs = list[tuple[str, str]]

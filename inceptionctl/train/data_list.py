@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from inceptionctl.data.imageset import ImageSet, Names, is_image_name
 from inceptionctl.errors import DataError
-from inceptionctl.run import Run, write_atomically
+from inceptionctl.run import Run
+from inceptionctl.storage import write_atomically
 from inceptionctl.train import checkpoint_files as files
 
 FORMAT = 1

@@ -9,7 +9,8 @@ from typing import Any
 
 from inceptionctl.errors import CheckpointError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, disk_errors, write_atomically
+from inceptionctl.run import Run
+from inceptionctl.storage import disk_errors, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, Rollback, load_checkpoint
 from inceptionctl.train.start import newest_of

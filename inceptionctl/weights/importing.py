@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import build_model, find_spec
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import disk_errors, sync_folder, write_atomically
+from inceptionctl.storage import disk_errors, temporary_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, save_tensors
 from inceptionctl.weights.class_names import default_class_names
@@ -187,19 +185,10 @@ def write(done: Import, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"output directory {folder} is occupied", "choose another --output, or remove it")
     progress = Progress(classes=list(done.classes), recipe=done.recipe.resolved())
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with disk_errors(folder):
-        try:
-            temporary.mkdir(parents=True)
-            save_tensors(temporary / "model.safetensors", done.match.tensors)
-            save_tensors(temporary / "ema.safetensors", done.match.tensors)
-            save_tensors(temporary / "optimizer.safetensors", {})
-            write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
-            write_atomically(temporary / REPORT, json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n")
-            files.seal(temporary)
-            if folder.exists():  # empty
-                folder.rmdir()
-            temporary.rename(folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with disk_errors(folder), temporary_folder(folder) as temporary:
+        save_tensors(temporary / "model.safetensors", done.match.tensors)
+        save_tensors(temporary / "ema.safetensors", done.match.tensors)
+        save_tensors(temporary / "optimizer.safetensors", {})
+        write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
+        write_atomically(temporary / REPORT, json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n")
+        files.seal(temporary)

@@ -117,8 +117,8 @@ def test_a_stopped_run_goes_on_and_leaves_nothing_half_valid(
         with pytest.raises(KeyboardInterrupt if isinstance(fault, KeyboardInterrupt) else EnvironmentFault) as raised:
             pack(*splits(root), dest, SHARD_BYTES)
     if isinstance(raised.value, EnvironmentFault):
-        assert "No space left" in raised.value.message and "resumes where it stopped" in (raised.value.hint or "")
-    assert not list(dest.rglob("*.partial")) and (dest / "train/train-000000.tar").is_file()
+        assert "no space left" in raised.value.message and "run the same command again" in (raised.value.hint or "")
+    assert not list(dest.rglob(".*.tmp")) and (dest / "train/train-000000.tar").is_file()
     with pytest.raises(DataError, match="is not packed to its end"):
         open_split(dest, "train")
     first = (dest / "train/train-000000.tar").stat().st_mtime_ns

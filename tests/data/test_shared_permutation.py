@@ -65,11 +65,13 @@ def test_earlier_epochs_and_forgotten_files_go(folder: Path) -> None:
     old = folder / "order-0000000000000008-77-4.int32"
     old.write_bytes(b"")
     os.utime(old, (time.time() - 30 * 24 * 3600,) * 2)
+    (folder / ".order-0000000000000003-1000-1.int32.4711.tmp").write_bytes(b"of a rank that was killed")
     shared_permutation(3, 1, 1000)
     assert sorted(file.name for file in folder.glob("order-*")) == [
         "order-0000000000000003-1000-1.int32",
         "order-0000000000000009-1000-0.int32",
     ]
+    assert not list(folder.glob(".*"))
     assert np.array_equal(first, permutation(3, 0, 1000))  # still mapped
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split
+from inceptionctl.storage import temporary_file
 
 WORTH_KEEPING = 10_000  # images; fewer are listed in no time, and their folder stays as it is
 SECONDS_TO_SETTLE = 2.0  # a folder that changes again within the tick of a file system's clock looks as it did before
@@ -85,6 +86,7 @@ def _places(root: Path, name: str) -> Iterator[Path]:
 
 
 def _save(file: Path, images: ImageSet, made_of: str) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     arrays: Arrays = {"labels": images.labels, "name_block": images.names.block, "name_ends": images.names.ends}
@@ -100,12 +102,11 @@ def _save(file: Path, images: ImageSet, made_of: str) -> None:
         about["files"] = images.pieces.files
         arrays |= {name: getattr(images.pieces, name) for name in ("firsts", "offsets", "lengths")}
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        save_file(arrays, temporary, metadata={"index": json.dumps(about)})
-        os.replace(temporary, file)  # noqa: PTH105  (whoever has the old one mapped keeps it)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary_file(file) as temporary:  # whoever has the old one mapped keeps it
+        try:
+            save_file(arrays, temporary, metadata={"index": json.dumps(about)})
+        except SafetensorError as error:  # a full disk, for one: the writer in Rust wraps whatever the system said
+            raise OSError(str(error)) from error
 
 
 def _load(file: Path, root: Path, split: Split, made_of: str) -> ImageSet | None:
