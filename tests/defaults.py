@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from inceptionctl.data.preparation import Preparation
-from inceptionctl.data.transforms import TrainTransforms
+from inceptionctl.data.transforms import Preparation, TrainTransforms
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.loading import preparation_of, train_transforms
 

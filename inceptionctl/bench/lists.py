@@ -16,7 +16,7 @@ import numpy as np
 from inceptionctl.bench.timing import Figure
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.imageset import ImageSet, Names, smallest
-from inceptionctl.data.shared_permutation import make_sampler
+from inceptionctl.data.sampler import Sampler
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.folders import made_of
 from inceptionctl.errors import EnvironmentFault
@@ -85,7 +85,7 @@ def _as_rank(root: Path) -> None:
     images = open_split(root, "train")
     took: dict[str, Any] = {"open": time.perf_counter() - clock}
     clock = time.perf_counter()
-    order = make_sampler(0, len(images))
+    order = Sampler(0, len(images))
     first = order.at(0, 64)[1].tolist()
     took["first order"] = time.perf_counter() - clock
     clock = time.perf_counter()

@@ -48,7 +48,7 @@ def check(
     """
     from inceptionctl.cli.data_report import print_report
     from inceptionctl.data.audit.check import check as check_data
-    from inceptionctl.data.audit.findings import ODD
+    from inceptionctl.data.audit.probe import ODD
     from inceptionctl.data.sources.exclusions import listing
     from inceptionctl.storage import write_atomically
 
@@ -157,7 +157,7 @@ def pack(
 ) -> None:
     """Write a data set as WebDataset shards with index and checksums. Goes on where it was stopped; the same bytes on every run."""
     from inceptionctl.data.dataset import open_split, same_classes
-    from inceptionctl.data.packing import pack as pack_data
+    from inceptionctl.data.shard_writer import pack as pack_data
 
     shard_bytes = _bytes(shard_size)
     console.say(f"listing {source}")

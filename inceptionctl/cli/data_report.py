@@ -63,7 +63,7 @@ def _print_classes(splits: Sequence[SplitReport]) -> None:
 
 
 def _print_found(report: DataReport) -> None:
-    from inceptionctl.data.audit.findings import BAD, KINDS
+    from inceptionctl.data.audit.probe import BAD, KINDS
 
     columns = [split.split for split in report.splits]
     copies = [
@@ -85,7 +85,7 @@ def _print_items(title: str, items: Sequence[Item], rest: str | None) -> None:
 
 
 def _print_passed_over(report: DataReport) -> None:
-    from inceptionctl.data.audit.passed_over import OTHER
+    from inceptionctl.data.audit.check import OTHER
 
     rows = [
         (split.split, found.what, f"{found.count:,}", found.example) for split in report.splits for found in split.passed_over
@@ -104,7 +104,7 @@ def _print_passed_over(report: DataReport) -> None:
 
 def _odd_kinds(report: DataReport) -> list[str]:
     """Kinds of which examples help: gray ones are usually the half of a data set, or all of it."""
-    from inceptionctl.data.audit.findings import ODD
+    from inceptionctl.data.audit.probe import ODD
 
     return [kind for kind in ODD if kind != "gray" and any(split.found.get(kind) for split in report.splits)]
 

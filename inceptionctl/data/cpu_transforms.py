@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
+from inceptionctl.cores import single_threaded
 from inceptionctl.data.cpu_colour import Changes, Recolouring, compiled
-from inceptionctl.data.threads import single_threaded
 from inceptionctl.errors import InceptionctlError
 
 Source = Iterator[tuple[Any, Any]]

@@ -14,8 +14,8 @@ from inceptionctl.data.sources.class_lists import ClassList, ClassOrder, check_n
 from inceptionctl.data.sources.csv_lists import open_csv
 from inceptionctl.data.sources.exclusions import check_used, leave_out, read_exclusions
 from inceptionctl.data.sources.folders import open_folder
-from inceptionctl.data.sources.imagenet_tars import TARS, open_tar
 from inceptionctl.data.sources.shards import NAMES_OF, find_shards, open_shards
+from inceptionctl.data.sources.tars import TARS, open_tar
 from inceptionctl.data.sources.tfrecords import find_records, open_records
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.protocols import WHOLE, Protocol, Region, single_region
 from inceptionctl.storage import write_atomically

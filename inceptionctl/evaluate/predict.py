@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from inceptionctl.data.audit.probing import FileProbe
+from inceptionctl.data.audit.probe import FileProbe
 from inceptionctl.data.imageset import SUFFIXES, Span, is_image_name, refuse_missing_images
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.images import load_images, load_pictures_of
 

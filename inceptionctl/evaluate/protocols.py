@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from inceptionctl.data.loaders import square_start
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import RecipeError
 
 Name = Literal["single", "10crop", "12crop", "144crop", "dense"]

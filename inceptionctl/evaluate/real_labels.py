@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from inceptionctl.data.imageset import ImageSet
-from inceptionctl.data.sources.blacklist import image_numbers, text_of
+from inceptionctl.data.sources.exclusions import image_numbers, text_of
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.results import RealErrors
 from inceptionctl.words import percent

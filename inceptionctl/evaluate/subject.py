@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.trained import Trained, Weights
 from inceptionctl.models import build_model

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from inceptionctl.data.threads import single_threaded
+from inceptionctl.cores import single_threaded
 
 T = TypeVar("T")
 U = TypeVar("U")

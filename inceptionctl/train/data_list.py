@@ -34,7 +34,7 @@ from inceptionctl.train import checkpoint_files as files
 FORMAT = 1
 MAX_SIZES = 1000  # asking a network file system takes up to a millisecond for each
 MAX_SHOWN = 3
-_ESCAPES = ((b"%2E", b"."), (b"%2F", b"/"), (b"%25", b"%"))  # what data/packing.py writes into the keys of shards
+_ESCAPES = ((b"%2E", b"."), (b"%2F", b"/"), (b"%25", b"%"))  # what data/shard_writer.py writes into the keys of shards
 
 Key = tuple[str, bytes]
 

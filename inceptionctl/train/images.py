@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inceptionctl.data.dataset import ImageSet, open_data
-from inceptionctl.data.sources.blacklist import subset_of
+from inceptionctl.data.sources.exclusions import subset_of
 from inceptionctl.recipe.schema import Recipe
 
 Opened = tuple[ImageSet, ImageSet]

@@ -23,7 +23,7 @@ import numpy as np
 from nvidia.dali import Pipeline
 
 from inceptionctl.data import reasons
-from inceptionctl.data.audit.findings import Answer
+from inceptionctl.data.audit.probe import Answer
 from inceptionctl.data.audit.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +139,9 @@ def _refuse_empty(
 def in_words(passed_over: Mapping[str, int]) -> str:
     """What is passed over, in words: `.heic 2, folders inside class folders 1`."""
     return ", ".join(f"{what} {count:,}" for what, count in sorted(passed_over.items()))
+
+
+def passed_over_remark(splits: Iterable[ImageSet]) -> str | None:
+    """One sentence on what the listing of splits has passed over, or None. Counts folders inside class folders, and looks into none."""
+    parts = [f"{in_words(images.passed_over)} in {images.split}" for images in splits if images.passed_over]
+    return f"passed over: {'; '.join(parts)}" if parts else None

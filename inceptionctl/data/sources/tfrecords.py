@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, smallest
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.class_lists import ClassList, check_order
-from inceptionctl.data.sources.shards import NAMES_OF, opened
+from inceptionctl.data.sources.shards import NAMES_OF
+from inceptionctl.data.sources.tars import opened
 from inceptionctl.errors import DataError
 
 _FILES_AT_ONCE = 8
@@ -29,7 +30,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _IMAGE, _LABEL, _SYNSET, _NAME = b"image/encoded", b"image/class/label", b"image/class/synset", b"image/filename"
 
 
-class Sample(NamedTuple):
+class Record(NamedTuple):
     """One record: where its image lies, and what it says of it."""
 
     offset: int
@@ -127,7 +128,7 @@ class _Records:
         self.synsets = {sample.label: sample.synset for sample in samples if sample.synset}
 
 
-def _samples(descriptor: int, file: Path) -> Iterator[Sample]:
+def _samples(descriptor: int, file: Path) -> Iterator[Record]:
     at, end, number = 0, os.fstat(descriptor).st_size, 0
     window = _Window(descriptor)
     while at < end:
@@ -147,7 +148,7 @@ def _samples(descriptor: int, file: Path) -> Iterator[Sample]:
         at, number = at + 12 + length + 4, number + 1
 
 
-def _example(window: _Window, start: int, end: int, number: int) -> Sample:
+def _example(window: _Window, start: int, end: int, number: int) -> Record:
     """What a tf.train.Example (features = 1: map feature = 1 of key = 1, value = 2) says of its image."""
     places: dict[bytes, tuple[int, int]] = {}
     for _, features, features_end in _fields(window, start, end, 1):
@@ -162,7 +163,7 @@ def _example(window: _Window, start: int, end: int, number: int) -> Sample:
     texts = [window.between(_first(window, places[key], 1)) if key in places else b"" for key in (_SYNSET, _NAME)]
     if image[1] <= image[0] or label_end <= label_at:
         raise ValueError("empty")
-    return Sample(image[0], image[1] - image[0], label, os.fsdecode(texts[0]), texts[1] or f"record {number}".encode())
+    return Record(image[0], image[1] - image[0], label, os.fsdecode(texts[0]), texts[1] or f"record {number}".encode())
 
 
 def _place(places: dict[bytes, tuple[int, int]], key: bytes) -> tuple[int, int]:

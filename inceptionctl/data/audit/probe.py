@@ -1,7 +1,7 @@
-"""Whether images decode, and what they are like. The work is done by a child process (`probe_process`).
+"""Whether images decode, and what they are like: kinds of findings, and the child process (`probe_process`) that finds them.
 
 A child, because decoders print on file descriptor 2 of their process, which is also where progress is drawn, and because a file
-that crashes a decoder must not take a check of a million others with it. Imports neither DALI nor torch.
+that crashes a decoder must not take a check of a million others with it. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,16 +11,86 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import inceptionctl
-from inceptionctl.data.audit.findings import Answer, Finding
 from inceptionctl.data.imageset import Span
 from inceptionctl.errors import EnvironmentFault
 
-__all__ = ["FileProbe", "Finding"]
-
 _PROGRAM = ("-m", "inceptionctl.data.audit.probe_process")
+
+# Bad: it does not decode, or what comes out is not the picture. Training would have to leave it out.
+BAD = {
+    "missing": "a link that leads nowhere, or a file that is gone",
+    "no file": "a folder, pipe or device, or a file that may not be read",
+    "empty": "a file without bytes",
+    "no image": "something else under the name of an image",
+    "unsupported": "an image of a kind that the decoders do not take",
+    "truncated": "ends before the image does",
+    "corrupt": "the decoders refuse it",
+    "damaged": "decodes, although its metadata or checksums are wrong",
+    "colours": "decodes to wrong colours",
+    "huge": "more pixels or bytes than anybody decodes",
+}
+# Odd: it loads right, and is worth knowing.
+ODD = {
+    "duplicate": "the same bytes as another image",
+    "mislabelled": "of another kind than its name says; the content counts",
+    "complaint": "a decoder complained, and gave an image",
+    "rotated": "turned by its EXIF orientation",
+    "cmyk": "CMYK or YCCK, converted to RGB",
+    "16-bit": "16 bits a sample, scaled to 8",
+    "palette": "colours from a palette",
+    "alpha": "transparency, which is dropped",
+    "tiny": "a shorter side below 32 pixels",
+    "gray": "one channel, repeated three times",
+}
+KINDS = BAD | ODD
+
+
+class Answer(TypedDict, total=False):
+    """The fields of a ImageFinding less its span, as the process that decodes gives them; those that are not there are as by default."""
+
+    num_bytes: int
+    kind: str
+    height: int
+    width: int
+    reason: str | None
+    fault: str | None
+    remarks: dict[str, str]
+    digest: str
+
+
+@dataclass(frozen=True)
+class ImageFinding:
+    """What is known of one image after an attempt to decode it."""
+
+    span: Span
+    num_bytes: int = 0
+    kind: str = "unknown"
+    """By content: jpeg, png, bmp, webp, tiff, jpeg2000, pnm, gif, avif, heic or unknown."""
+    height: int = 0
+    """Pixels, after the EXIF orientation where it is honoured; 0 when not even the header can be read."""
+    width: int = 0
+    reason: str | None = None
+    """Why it cannot be decoded; None when it can."""
+    fault: str | None = None
+    """The kind of that reason, in BAD."""
+    remarks: dict[str, str] = field(default_factory=dict)
+    """Kinds of findings on an image that decodes, with words."""
+    digest: str = ""
+    """128 bits of BLAKE2 of the bytes, hexadecimal; empty when they were not read."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.span.name
+
+    def all_remarks(self) -> dict[str, str]:
+        """Everything that is to be said of it, by kind."""
+        return {self.fault or "corrupt": self.reason} if self.reason else self.remarks
 
 
 class FileProbe:
@@ -33,9 +103,9 @@ class FileProbe:
         self._arguments = (str(num_threads), str(int(exif_orientation)))
         self._child: subprocess.Popen[str] | None = None
 
-    def look_into(self, spans: Sequence[Span]) -> list[Finding]:
+    def look_into(self, spans: Sequence[Span]) -> list[ImageFinding]:
         """One finding an image, in the same order."""
-        return [Finding(span, **answer) for span, answer in zip(spans, self._answers(spans), strict=True)]
+        return [ImageFinding(span, **answer) for span, answer in zip(spans, self._answers(spans), strict=True)]
 
     def _answers(self, spans: Sequence[Span]) -> list[Answer]:
         """One answer an image. A child that died is replaced, and the files it had are tried one by one."""

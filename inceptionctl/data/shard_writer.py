@@ -158,7 +158,7 @@ def _write_shard(dest: Path, images: ImageSet, first: int, number: int, shard_by
     file = dest / images.split / f"{images.split}-{number:06d}.tar"
     file.parent.mkdir(exist_ok=True)
     with temporary_file(file) as temporary, temporary.open("wb") as opened:
-        shard = _Shard(opened)
+        shard = ShardWriter(opened)
         for i in range(first, len(images)):
             if not shard.add(images, i, shard_bytes):
                 break
@@ -176,7 +176,7 @@ def _write_shard(dest: Path, images: ImageSet, first: int, number: int, shard_by
     }
 
 
-class _Shard:
+class ShardWriter:
     """A tar file in the making, with its checksum and the places of its members."""
 
     def __init__(self, file: IO[bytes]) -> None:
