@@ -263,14 +263,6 @@ def open_run(path: Path) -> Run:
     raise CheckpointError(f"{path} is not a run directory: it has no recipe.yaml and checkpoints/", "`inceptionctl runs list`")
 
 
-def list_runs(root: Path) -> list[Run]:
-    """Run directories under `root`, oldest start first."""
-    if not root.is_dir():
-        return []
-    runs = [Run(path) for path in visible(root) if is_run(path)]
-    return sorted(runs, key=lambda run: (run.recipe_file.stat().st_mtime, run.path.name))
-
-
 def changed_keys(recipe: Recipe, run: Run) -> list[str]:
     """What a recipe would compute differently from a run, as `key: run's value -> recipe's value`."""
     old, new = binding(run.recipe().resolved()), binding(recipe.resolved())
@@ -285,7 +277,8 @@ def changed_keys(recipe: Recipe, run: Run) -> list[str]:
 
 def newest_run_of(recipe: Recipe, runs_root: Path) -> Run | None:
     """The newest run under `runs_root` that computes what the recipe says."""
-    for run in reversed(list_runs(runs_root)):
+    runs = [Run(path) for path in visible(runs_root) if is_run(path)]
+    for run in sorted(runs, key=lambda run: (run.recipe_file.stat().st_mtime, run.path.name), reverse=True):
         try:
             if not changed_keys(recipe, run):
                 return run

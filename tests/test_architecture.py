@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"errors"},
     "section": set(),
     "augmentations": {"section"},
-    "recipe": {"errors", "nearby", "words", "models", "section", "augmentations"},
+    "recipe": {"errors", "nearby", "words", "models", "section", "augmentations", "data"},
     "run": {"errors", "nearby", "recipe", "storage"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
     "data": {"errors", "storage", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit", "augmentations"},

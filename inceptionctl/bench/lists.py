@@ -58,7 +58,8 @@ def _keep_made_up_list(root: Path, num_images: int, num_classes: int) -> None:
     names = Names(np.tile(name, num_images), smallest(np.arange(1, num_images + 1) * len(name)))
     images = ImageSet(root, "train", folder, classes, labels, names)
     time.sleep(index_cache.SECONDS_TO_SETTLE + 0.1)
-    index_cache.kept(root, "train", *made_of(folder, classes, classes), lambda: images)
+    fingerprint, newest = made_of(folder, classes, classes)
+    index_cache.kept(root, "train", fingerprint, lambda: images, newest=newest)
 
 
 def _told(stream: IO[bytes] | None) -> dict[str, float]:

@@ -42,22 +42,11 @@ class ReadAhead:
     or that has not come after `seconds` of waiting for nothing else, stands the DataError that says why.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        inputs: Iterator[tuple[Indices, Any]],
-        *,
-        seconds: float,
-        num_threads: int = NUM_THREADS,
-        batches_ahead: int = BATCHES_AHEAD,
-    ) -> None:
-        self._images = images
+    def __init__(self, images: ImageSet, inputs: Iterator[tuple[Indices, Any]], *, seconds: float) -> None:
         self._inputs = inputs
-        self._num_parts = num_threads
-        self._batches_ahead = batches_ahead
         self._seconds = seconds
         self._source = _Source(images)
-        self._readers = _Readers(num_threads, self._source.read)
+        self._readers = _Readers(NUM_THREADS, self._source.read)
         self._waiting: deque[tuple[Indices, list[_Part], Any]] = deque()
 
     def __iter__(self) -> Iterator[tuple[Indices, list[Encoded | str], Any]]:
@@ -66,7 +55,7 @@ class ReadAhead:
 
     def __next__(self) -> tuple[Indices, list[Encoded | str], Any]:
         """The next batch; waits only if its images are not there yet."""
-        while len(self._waiting) <= self._batches_ahead and self._submit_next():
+        while len(self._waiting) <= BATCHES_AHEAD and self._submit_next():
             pass
         if not self._waiting:
             raise StopIteration
@@ -85,7 +74,7 @@ class ReadAhead:
         if following is None:
             return False
         index, inputs = following
-        parts = [_Part(some.tolist()) for some in np.array_split(index, min(self._num_parts, len(index)))]
+        parts = [_Part(some.tolist()) for some in np.array_split(index, min(NUM_THREADS, len(index)))]
         for part in parts:
             self._readers.submit(part)
         self._waiting.append((index, parts, inputs))

@@ -41,17 +41,12 @@ class PackedShard(TypedDict):
     sha256: str
 
 
-class Plan(TypedDict):
-    """What makes two packings the same."""
+class Manifest(TypedDict):
+    """The file of that name. Two packings are the same where all but `splits` is."""
 
     form: int
     shard_bytes: int
     source: str
-
-
-class Manifest(Plan):
-    """The file of that name."""
-
     splits: dict[str, list[PackedShard]]
 
 
@@ -77,7 +72,7 @@ def pack(train: ImageSet, val: ImageSet, dest: Path, shard_bytes: int, on_progre
     something else is at `dest`, and EnvironmentFault when it cannot be written.
     """
     tell = on_progress or (lambda what, done, total: None)
-    plan: Plan = {"form": _FORM, "shard_bytes": shard_bytes, "source": _digest(train, val)}
+    new: Manifest = {"form": _FORM, "shard_bytes": shard_bytes, "source": _digest(train, val), "splits": {}}
     total, before, kept = len(train) + len(val), 0, 0
     spaced = next((name for name in train.classes if name != name.strip()), None)
     if spaced is not None:
@@ -85,7 +80,7 @@ def pack(train: ImageSet, val: ImageSet, dest: Path, shard_bytes: int, on_progre
             f"the class '{spaced}' begins or ends with a space, which {CLASSES_FILE} cannot hold", "rename its folders"
         )
     with disk_errors(dest, "choose another folder"):
-        manifest = _begun(dest, plan)
+        manifest = _begun(dest, new)
         _write(dest / CLASSES_FILE, "".join(f"{name}\n" for name in train.classes))
         for images in (train, val):
             shards = manifest["splits"][images.split] = _whole(dest, manifest["splits"].get(images.split, []))
@@ -117,19 +112,19 @@ def _digest(*splits: ImageSet) -> str:
     return found.hexdigest()
 
 
-def _begun(dest: Path, plan: Plan) -> Manifest:
+def _begun(dest: Path, new: Manifest) -> Manifest:
     """The manifest of an earlier call, or a new one. Raises DataError when something else lies at `dest`."""
     dest.mkdir(parents=True, exist_ok=True)
     file = next((dest / name for name in (UNFINISHED, MANIFEST) if (dest / name).exists()), None)
     if file is None and any(not path.name.startswith(".") for path in dest.iterdir()):
         raise DataError(f"{dest} is occupied by something else", "choose another folder, or empty this one")
-    manifest: Manifest = {**plan, "splits": {}}
+    manifest = new
     if file is not None:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             raise DataError(f"{file} is damaged", f"remove {dest} and pack again") from None
-        if {key: manifest.get(key) for key in plan} != plan:
+        if {**manifest, "splits": {}} != new:
             raise DataError(
                 f"{dest} holds shards of other images or of another size",
                 "choose another folder, or the same source and --shard-size",

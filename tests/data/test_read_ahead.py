@@ -87,9 +87,11 @@ def indices(count: int, asked: list[int]) -> Iterator[tuple[np.ndarray[Any, np.d
         yield np.array([batch, 12 - batch, 5]), batch
 
 
-def test_reading_runs_ahead_by_a_few_batches_only(shards: Path) -> None:
+def test_reading_runs_ahead_by_a_few_batches_only(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, asked = open_split(shards, "train"), list[int]()
-    ahead = ReadAhead(images, indices(12, asked), seconds=60.0, num_threads=2, batches_ahead=3)
+    monkeypatch.setattr(read_ahead, "NUM_THREADS", 2)
+    monkeypatch.setattr(read_ahead, "BATCHES_AHEAD", 3)
+    ahead = ReadAhead(images, indices(12, asked), seconds=60.0)
     index, encoded, batch = next(ahead)
     assert batch == 0 and asked == [0, 1, 2, 3]
     assert [np.asarray(one).tobytes() for one in encoded] == [images.read(int(i)) for i in index]
@@ -106,7 +108,8 @@ def test_files_stay_open_only_up_to_a_share_of_the_limit(shards: Path, monkeypat
     assert images.pieces is not None and len(images.pieces.files) > 2
     everything = iter([(np.arange(13), None)])
     monkeypatch.setattr(read_ahead.resource, "getrlimit", lambda _: (8, 8))
-    ahead = ReadAhead(images, everything, seconds=60.0, num_threads=1)
+    monkeypatch.setattr(read_ahead, "NUM_THREADS", 1)
+    ahead = ReadAhead(images, everything, seconds=60.0)
     _, encoded, _ = next(ahead)
     assert [np.asarray(one).tobytes() for one in encoded] == [images.read(i) for i in range(13)]
     assert descriptors() == 2

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from inceptionctl.data import reasons
 from inceptionctl.data.audit.duplicates import DIGEST, Duplicates, find_duplicates
 from inceptionctl.data.audit.probe import BAD, KINDS, FileProbe, ImageFinding
-from inceptionctl.data.dataset import ImageSet, Sources, check_num_classes, open_split, same_classes
+from inceptionctl.data.dataset import ImageSet, check_num_classes, open_split, same_classes
 from inceptionctl.data.imageset import BESIDE, is_image_name, picture_suffix
+from inceptionctl.data.sources import Sources
 from inceptionctl.data.sources.class_lists import some
 from inceptionctl.data.sources.exclusions import check_used, escaped, name_below, read_exclusions
 from inceptionctl.errors import DataError

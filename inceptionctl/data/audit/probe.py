@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import inceptionctl
 from inceptionctl.data.imageset import Span
@@ -50,22 +50,9 @@ ODD = {
 KINDS = BAD | ODD
 
 
-class Answer(TypedDict, total=False):
-    """The fields of a ImageFinding less its span, as the process that decodes gives them; those that are not there are as by default."""
-
-    num_bytes: int
-    kind: str
-    height: int
-    width: int
-    reason: str | None
-    fault: str | None
-    remarks: dict[str, str]
-    digest: str
-
-
-@dataclass(frozen=True)
+@dataclass
 class ImageFinding:
-    """What is known of one image after an attempt to decode it."""
+    """What is known of one image, in the end after an attempt to decode it."""
 
     span: Span
     num_bytes: int = 0
@@ -83,10 +70,9 @@ class ImageFinding:
     digest: str = ""
     """128 bits of BLAKE2 of the bytes, hexadecimal; empty when they were not read."""
 
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return self.span.name
+    def blame(self, fault: str, reason: str) -> None:
+        """It cannot be decoded."""
+        self.fault, self.reason, self.remarks = fault, reason, {}
 
     def all_remarks(self) -> dict[str, str]:
         """Everything that is to be said of it, by kind."""
@@ -104,21 +90,17 @@ class FileProbe:
         self._child: subprocess.Popen[str] | None = None
 
     def look_into(self, spans: Sequence[Span]) -> list[ImageFinding]:
-        """One finding an image, in the same order."""
-        return [ImageFinding(span, **answer) for span, answer in zip(spans, self._answers(spans), strict=True)]
-
-    def _answers(self, spans: Sequence[Span]) -> list[Answer]:
-        """One answer an image. A child that died is replaced, and the files it had are tried one by one."""
+        """One finding an image, in the same order. A child that died is replaced, and the files it had are tried one by one."""
         if not spans:
             return []
         answers = self._ask(spans)
         if answers is not None:
-            return answers
+            return [ImageFinding(span, *answer) for span, answer in zip(spans, answers, strict=True)]
         if len(spans) == 1:
-            return [{"reason": "the decoder crashed on it", "fault": "corrupt"}]
-        return [answer for span in spans for answer in self._answers([span])]
+            return [ImageFinding(spans[0], reason="the decoder crashed on it", fault="corrupt")]
+        return [found for span in spans for found in self.look_into([span])]
 
-    def _ask(self, spans: Sequence[Span]) -> list[Answer] | None:
+    def _ask(self, spans: Sequence[Span]) -> list[list[Any]] | None:
         child = self._child or self._start()
         assert child.stdin is not None and child.stdout is not None  # both are pipes
         places = [[*map(os.fsdecode, (span.path, span.member)), span.offset, span.length] for span in spans]
@@ -129,7 +111,7 @@ class FileProbe:
         except BrokenPipeError:
             line = ""
         if line:
-            answers: list[Answer] | dict[str, str] = json.loads(line)
+            answers: list[list[Any]] | dict[str, str] = json.loads(line)
             if isinstance(answers, dict):
                 raise EnvironmentFault(answers["message"], answers["hint"])
             return answers

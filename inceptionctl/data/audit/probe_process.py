@@ -1,9 +1,9 @@
-"""The child process of `probing`: a line with a JSON list of places comes in, a line with a JSON list of answers goes out.
+"""The child process of `probe`: a line with a JSON list of places comes in, a line with a JSON list of answers goes out.
 
     python -m inceptionctl.data.audit.probe_process NUM_THREADS EXIF_ORIENTATION
 
-A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer holds the
-fields of `findings.Finding` of one image. When the machine fails, the line is an object with the `message` and `hint` of an
+A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer is a list
+of what follows the span in an ImageFinding. When the machine fails, the line is an object with the `message` and `hint` of an
 EnvironmentFault instead.
 """
 
@@ -16,14 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline
 
 from inceptionctl.data import reasons
-from inceptionctl.data.audit.probe import Answer
+from inceptionctl.data.audit.probe import ImageFinding
 from inceptionctl.data.audit.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
@@ -37,36 +37,14 @@ _MAX_BYTES_AT_ONCE = 256_000_000
 
 
 @dataclass
-class Image:
-    """One image while it is looked into: the answer so far, and its bytes."""
+class ProbedImage(ImageFinding):
+    """One image while it is looked into: what is known so far, and its bytes."""
 
-    span: Span
     data: bytes = b""
-    num_bytes: int = 0
-    kind: str = "unknown"
-    height: int = 0
-    width: int = 0
-    reason: str | None = None
-    fault: str | None = None
-    remarks: Remarks = field(default_factory=Remarks)
-    digest: str = ""
 
-    def blame(self, fault: str, reason: str) -> None:
-        """It cannot be decoded."""
-        self.fault, self.reason, self.remarks = fault, reason, {}
-
-    def answer(self) -> Answer:
+    def answer(self) -> list[Any]:
         """What goes out."""
-        return {
-            "num_bytes": self.num_bytes,
-            "kind": self.kind,
-            "height": self.height,
-            "width": self.width,
-            "reason": self.reason,
-            "fault": self.fault,
-            "remarks": self.remarks,
-            "digest": self.digest,
-        }
+        return [getattr(self, one.name) for one in fields(ImageFinding)[1:]]
 
 
 class Decoder:
@@ -79,14 +57,14 @@ class Decoder:
         self._pipes: dict[str, Pipeline] = {}
         self._pool = ThreadPoolExecutor(num_threads)
 
-    def answers(self, spans: Sequence[Span]) -> list[Answer]:
+    def answers(self, spans: Sequence[Span]) -> list[list[Any]]:
         """One answer a place. Only a few images at a time are held in memory."""
         looked = list(self._pool.map(_look, spans))
         for batch in _batches(looked, [image.num_bytes for image in looked], _MAX_BYTES_AT_ONCE):
             self._look_into(batch)
         return [image.answer() for image in looked]
 
-    def _look_into(self, batch: Sequence[Image]) -> None:
+    def _look_into(self, batch: Sequence[ProbedImage]) -> None:
         """Headers first, then whole images, but none whose header claims more than MAX_PIXELS."""
         list(self._pool.map(_read, batch))
         self._attempt("headers", _good(batch))
@@ -111,7 +89,7 @@ class Decoder:
                 image.blame("truncated", short + said)
             image.data = b""
 
-    def _attempt(self, graph: str, batch: Sequence[Image]) -> None:
+    def _attempt(self, graph: str, batch: Sequence[ProbedImage]) -> None:
         """Run one graph on some images. A message cannot be told to be about one of many, so then they go one by one."""
         if not batch:
             return
@@ -127,7 +105,7 @@ class Decoder:
                 if said:
                     image.remarks["complaint"] = said
 
-    def _run(self, graph: str, batch: Sequence[Image]) -> tuple[list[list[int]] | None, str]:
+    def _run(self, graph: str, batch: Sequence[ProbedImage]) -> tuple[list[list[int]] | None, str]:
         """([height, width] of each image, what was said), the former None when it failed."""
         if graph not in self._pipes:
             self._pipes[graph] = _GRAPHS[graph](
@@ -152,15 +130,15 @@ class Decoder:
         return os.pread(self._stderr, 1 << 16, 0).decode(errors="replace")
 
 
-def _look(span: Span) -> Image:
+def _look(span: Span) -> ProbedImage:
     num_bytes, kind, fault, reason = reasons.look(span.path, span.offset, span.length)
-    image = Image(span, num_bytes=num_bytes, kind=kind)
+    image = ProbedImage(span, num_bytes=num_bytes, kind=kind)
     if reason:
         image.blame(fault, reason)
     return image
 
 
-def _read(image: Image) -> None:
+def _read(image: ProbedImage) -> None:
     if image.reason is not None:
         return
     try:
@@ -171,18 +149,18 @@ def _read(image: Image) -> None:
     image.digest = hashlib.blake2b(image.data, digest_size=16).hexdigest()
 
 
-def _remarks(image: Image) -> Remarks:
+def _remarks(image: ProbedImage) -> Remarks:
     name = os.fsdecode(image.span.member or image.span.path)
     return mislabelled(name, image.kind) | tiny(image.height, image.width) | traits(image.data, image.kind)
 
 
-def _good(batch: Sequence[Image]) -> list[Image]:
+def _good(batch: Sequence[ProbedImage]) -> list[ProbedImage]:
     return [image for image in batch if image.reason is None]
 
 
-def _batches(images: Sequence[Image], sizes: Sequence[int], most: int) -> Iterator[list[Image]]:
+def _batches(images: Sequence[ProbedImage], sizes: Sequence[int], most: int) -> Iterator[list[ProbedImage]]:
     """Runs of images of at most so much size in all; one that is too large by itself stands alone."""
-    batch: list[Image] = []
+    batch: list[ProbedImage] = []
     total = 0
     for image, size in zip(images, sizes, strict=True):
         if batch and (len(batch) == _MAX_FILES_AT_ONCE or total + size > most):

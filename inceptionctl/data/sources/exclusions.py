@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.sources import index_cache
-from inceptionctl.data.sources.class_lists import some
+from inceptionctl.data.sources.class_lists import some, text_of
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import counted
@@ -113,7 +113,7 @@ def leave_out(images: ImageSet, exclusions: Exclusions) -> ImageSet:
         return _without(images, exclusions)
     made_of = index_cache.fingerprint("exclusions", images.made_of, exclusions.sha256)
     return index_cache.kept(
-        images.root, images.split, made_of, 0.0, lambda: _without(images, exclusions), f"{images.split}.without"
+        images.root, images.split, made_of, lambda: _without(images, exclusions), name=f"{images.split}.without"
     )
 
 
@@ -184,7 +184,7 @@ def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
     """
     places = {number: i for i, number in enumerate(image_numbers(images))}
     listed: list[int] = []
-    for line, text in enumerate(text_of(file).splitlines(), start=1):
+    for line, text in enumerate(text_of(file, "evaluate.blacklist").splitlines(), start=1):
         if not text.strip():
             continue
         if not text.strip().isdecimal():
@@ -212,12 +212,3 @@ def image_numbers(images: ImageSet) -> list[int]:
     if len(set(numbers)) != len(numbers):
         raise DataError(f"two images in {images.folder} have the same number", "keep one file of each")
     return numbers
-
-
-def text_of(file: Path) -> str:
-    """Of a list. Raises DataError when it cannot be read."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"cannot read {file}: {said}", f"{did_you_mean(file)}name the list's file") from None

@@ -32,9 +32,8 @@ def open_folder(root: Path, split: Split, folder: Path, class_list: ClassList, v
         also = f", or a file with the labels of its images into {root} (see docs/data.md)" if split == "val" else ""
         raise DataError(f"{folder} has no class folders", f"put the images of a class into {folder}/<class>/{also}")
     classes = class_list.settle(found, str(folder), all_of_them=True)
-    return index_cache.kept(
-        root, split, *made_of(folder, found, classes), lambda: _listed(root, split, folder, classes, beside)
-    )
+    fingerprint, newest = made_of(folder, found, classes)
+    return index_cache.kept(root, split, fingerprint, lambda: _listed(root, split, folder, classes, beside), newest=newest)
 
 
 def made_of(folder: Path, found: Sequence[str], classes: Sequence[str]) -> tuple[str, float]:

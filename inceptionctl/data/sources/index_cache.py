@@ -56,12 +56,12 @@ def times_of(paths: list[Path]) -> list[tuple[str, int, int]]:
 
 
 def kept(
-    root: Path, split: Split, made_of: str, newest: float, make: Callable[[], ImageSet], name: str | None = None
+    root: Path, split: Split, made_of: str, make: Callable[[], ImageSet], *, newest: float = 0.0, name: str | None = None
 ) -> ImageSet:
     """The list with the fingerprint `made_of`, from the disk if it is there, else made now and kept if that is worth it.
 
-    `newest` is the time of the last change of what it is made of, in seconds since 1970. The file is called after the split, or
-    `name`.
+    `newest` is the time of the last change of what it is made of, in seconds since 1970, where sizes do not tell. The file is called after
+    the split, or `name`.
     """
     name = name or split
     for file in _places(root, name):

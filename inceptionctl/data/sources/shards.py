@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, picture_suffix, smallest
+from inceptionctl.data.imageset import ImageSet, Names, Pieces, PlacedNames, Split, is_image_name, picture_suffix
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.class_lists import ClassList, read_class_names
 from inceptionctl.data.sources.tars import TarMember, is_header, members, opened, size_in
@@ -60,8 +60,7 @@ def open_shards(root: Path, split: Split, files: Sequence[Path], class_list: Cla
     if class_list.names is None and named:
         # Written with the shards, or by their maker: what the numbers mean, in whatever order.
         class_list = ClassList(read_class_names(named), named, "listed")
-    newest = 0.0  # a shard is written once, and its size tells too
-    return index_cache.kept(root, split, made_of, newest, lambda: _index(root, split, files, class_list))
+    return index_cache.kept(root, split, made_of, lambda: _index(root, split, files, class_list))
 
 
 def _index(root: Path, split: Split, files: Sequence[Path], class_list: ClassList) -> ImageSet:
@@ -73,14 +72,8 @@ def _index(root: Path, split: Split, files: Sequence[Path], class_list: ClassLis
             f"the shards of {files[0].parent} hold no images", "a sample is an image and a .cls or .json of the same name"
         )
     numbers, classes = numbered(labels, class_list, str(files[0].parent))
-    firsts = np.cumsum([0, *(len(shard.labels) for shard in shards)])[:-1]
-    pieces = Pieces(
-        tuple(os.path.relpath(file, root) for file in files),
-        firsts.astype(np.int64),
-        smallest(np.concatenate([shard.offsets for shard in shards])),
-        smallest(np.concatenate([shard.sizes for shard in shards])),
-    )
     names, passed_over = Names.joined(shard.names for shard in shards), sum((shard.passed for shard in shards), Counter[str]())
+    pieces = Pieces.of(root, files, shards)
     return ImageSet(root, split, files[0].parent, classes, numbers, names, False, pieces, passed_over=passed_over)
 
 
@@ -102,19 +95,17 @@ def numbered(labels: Sequence[Label], class_list: ClassList, where: str) -> tupl
     return numbers.astype(np.int32), classes
 
 
-class _ShardIndex:
-    """The samples of one shard as arrays."""
+class _ShardIndex(PlacedNames):
+    """The samples of one shard as arrays, with their labels."""
 
     def __init__(self, file: Path) -> None:
         with opened(file) as descriptor:
             listed = _listed_by_dali(descriptor, file) or list(members(descriptor, str(file)))
             samples = list(_samples(descriptor, file, listed))
+        super().__init__(samples)
         self.passed = Counter(filter(None, (picture_suffix(member.name) for member in listed)))
         once: dict[Label, Label] = {}  # one object a class, not one a sample
         self.labels = [once.setdefault(sample.label, sample.label) for sample in samples]
-        self.names = Names.of(sample.name for sample in samples)
-        self.offsets = np.fromiter((sample.offset for sample in samples), np.int64, len(samples))
-        self.sizes = np.fromiter((sample.size for sample in samples), np.int64, len(samples))
 
 
 def _samples(descriptor: int, file: Path, listed: Sequence[TarMember]) -> Iterator[ShardSample]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, picture_suffix, smallest
+from inceptionctl.data.imageset import ImageSet, Pieces, PlacedNames, Split, is_image_name, picture_suffix
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.class_lists import LABEL_FILES, ClassList, find_label_file, read_labels
 from inceptionctl.data.sources.folders import check_same_number, classes_of_labels, label_numbers
@@ -143,9 +143,9 @@ def open_tar(root: Path, split: Split, class_list: ClassList, val_labels: Path |
     ]
     made_of = index_cache.fingerprint("imagenet", class_list.order, index_cache.times_of(used))
     if split == "train":
-        return index_cache.kept(root, split, made_of, 0.0, lambda: _train(root, class_list))
+        return index_cache.kept(root, split, made_of, lambda: _train(root, class_list))
     assert labels is not None
-    return index_cache.kept(root, split, made_of, 0.0, lambda: _val(root, labels, class_list))
+    return index_cache.kept(root, split, made_of, lambda: _val(root, labels, class_list))
 
 
 def _train(root: Path, class_list: ClassList) -> ImageSet:
@@ -195,12 +195,6 @@ def _image_set(
     found: list[TarMember],
     passed_over: Counter[str],
 ) -> ImageSet:
-    pieces = Pieces(
-        (TARS[split],),
-        np.zeros(1, dtype=np.int64),
-        smallest(np.fromiter((member.offset for member in found), np.int64, len(found))),
-        smallest(np.fromiter((member.size for member in found), np.int64, len(found))),
-    )
-    names = Names.of(member.name for member in found)
-    folder = root / TARS[split]
-    return ImageSet(root, split, folder, classes, labels, names, class_folders=False, pieces=pieces, passed_over=passed_over)
+    file, listed = root / TARS[split], PlacedNames(found)
+    pieces = Pieces.of(root, [file], [listed])
+    return ImageSet(root, split, file, classes, labels, listed.names, False, pieces, passed_over=passed_over)

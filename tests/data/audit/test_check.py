@@ -307,7 +307,7 @@ def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path, root: Path, monke
         "for line in sys.stdin:\n"
         "    paths = json.loads(line)\n"
         "    if any('class_1/002' in path for path, *_ in paths): os.abort()\n"
-        "    print(json.dumps([{'height': 3, 'width': 4} for _ in paths]), flush=True)\n"
+        "    print(json.dumps([[9, 'jpeg', 3, 4] for _ in paths]), flush=True)\n"
     )
     monkeypatch.setattr(probe, "_PROGRAM", (str(crashing),))
     train = check(root, num_threads=1).splits[0]
