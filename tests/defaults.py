@@ -16,5 +16,5 @@ def preparation(input_px: int, **changes: Any) -> Preparation:
 
 
 def transforms(**changes: Any) -> TrainTransforms:
-    """Of training images, with the smallest crop that most tests of theirs were written for."""
-    return replace(train_transforms(Recipe()), **{"input_px": 40, "crop_area": (0.08, 1.0), **changes})
+    """Of training images."""
+    return replace(train_transforms(Recipe()), **{"input_px": 40, **changes})

@@ -277,12 +277,8 @@ class ViewLoader(BaseLoader[list[ImageViews]]):
 def square_start(name: str, height: int, width: int) -> tuple[int, int]:
     """(top, left) of the 'first' (left or top), 'middle' or 'last' square of an image, as wide as its shorter side, in px."""
     shorter = min(height, width)
-    down, across = (_start(name, side - shorter) for side in (height, width))
+    down, across = ({"first": 0, "middle": (side - shorter) // 2, "last": side - shorter}[name] for side in (height, width))
     return down, across
-
-
-def _start(name: str, room: int) -> int:
-    return {"first": 0, "middle": room // 2, "last": room}[name]
 
 
 class PictureLoader(BaseLoader[list[Tensor]]):

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -29,6 +28,7 @@ from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.stderr_capture import capture_stderr
 
 _GRAPHS = {"headers": headers, "images": images}
 _MAX_FILES_AT_ONCE = 64
@@ -50,10 +50,8 @@ class ProbedImage(ImageFinding):
 class Decoder:
     """Two pipelines, built when needed and again after a failure, which leaves a pipeline of DALI unusable."""
 
-    def __init__(self, num_threads: int, exif_orientation: bool, stderr: int) -> None:
-        """`stderr` is the file that descriptor 2 leads to: C libraries write their complaints there by themselves."""
+    def __init__(self, num_threads: int, exif_orientation: bool) -> None:
         self._num_threads, self._exif_orientation = num_threads, exif_orientation
-        self._stderr = stderr
         self._pipes: dict[str, Pipeline] = {}
         self._pool = ThreadPoolExecutor(num_threads)
 
@@ -111,23 +109,16 @@ class Decoder:
             self._pipes[graph] = _GRAPHS[graph](
                 batch_size=_MAX_FILES_AT_ONCE, num_threads=self._num_threads, exif_orientation=self._exif_orientation
             )
-        self._silence()
-        try:
-            (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])
-        except FROM_DALI as fault:
-            del self._pipes[graph]
-            of_machine = machine_fault(fault, self._printed())
-            if of_machine:
-                raise of_machine from fault
-            return None, reasons.in_words(self._printed(), str(fault))
-        return np.array(shapes.as_tensor())[:, :2].tolist(), reasons.noise_words(self._printed())
-
-    def _silence(self) -> None:
-        os.ftruncate(self._stderr, 0)
-        os.lseek(self._stderr, 0, os.SEEK_SET)
-
-    def _printed(self) -> str:
-        return os.pread(self._stderr, 1 << 16, 0).decode(errors="replace")
+        with capture_stderr() as printed:
+            try:
+                (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])
+            except FROM_DALI as fault:
+                del self._pipes[graph]
+                of_machine = machine_fault(fault, printed())
+                if of_machine:
+                    raise of_machine from fault
+                return None, reasons.in_words(printed(), str(fault))
+            return np.array(shapes.as_tensor())[:, :2].tolist(), reasons.noise_words(printed())
 
 
 def _look(span: Span) -> ProbedImage:
@@ -175,23 +166,23 @@ def _batches(images: Sequence[ProbedImage], sizes: Sequence[int], most: int) -> 
 def main() -> None:
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints on stdout must not end up among the answers
-    with tempfile.TemporaryFile() as printed:
-        answers.write("ready\n")
+    answers.write("ready\n")
+    answers.flush()
+    # Whatever a library prints must not end up among the answers, nor fill a pipe that nobody reads any more.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    decoder = Decoder(int(sys.argv[1]), sys.argv[2] == "1")
+    for line in sys.stdin:
+        places = [
+            Span(os.fsencode(path), offset, length, os.fsencode(member)) for path, member, offset, length in json.loads(line)
+        ]
+        try:
+            answer: Any = decoder.answers(places)
+        except EnvironmentFault as fault:
+            answer = {"message": fault.message, "hint": fault.hint}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
-        os.dup2(printed.fileno(), 2)
-        decoder = Decoder(int(sys.argv[1]), sys.argv[2] == "1", printed.fileno())
-        for line in sys.stdin:
-            places = [
-                Span(os.fsencode(path), offset, length, os.fsencode(member))
-                for path, member, offset, length in json.loads(line)
-            ]
-            try:
-                answer: Any = decoder.answers(places)
-            except EnvironmentFault as fault:
-                answer = {"message": fault.message, "hint": fault.hint}
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
 
 
 if __name__ == "__main__":
