@@ -38,7 +38,7 @@ State = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at: `fail` keeps a training from running, `warn` makes it slow or fail later."""
 
     name: str
@@ -47,23 +47,23 @@ class Finding:
     hint: str | None = None
 
 
-Check = Callable[[], list[Finding]]
+Check = Callable[[], list[Diagnosis]]
 
 
-def examine(checks: Sequence[Check] | None = None) -> list[Finding]:
+def examine(checks: Sequence[Check] | None = None) -> list[Diagnosis]:
     """Findings of all `checks` (CHECKS by default), in order. A check that crashes becomes a finding that fails."""
     return [finding for check in (CHECKS if checks is None else checks) for finding in _guarded(check)]
 
 
-def _guarded(check: Check) -> list[Finding]:
+def _guarded(check: Check) -> list[Diagnosis]:
     try:
         return check()
     except InceptionctlError as error:
-        return [Finding(_title(check), "fail", error.message, error.hint)]
+        return [Diagnosis(_title(check), "fail", error.message, error.hint)]
     except Exception as error:
         text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return [
-            Finding(
+            Diagnosis(
                 _title(check), "fail", text, "the check itself broke: a package that does not load, or a bug of inceptionctl"
             )
         ]
@@ -76,34 +76,34 @@ def _title(check: Check) -> str:
 # ---- Python and its packages
 
 
-def python() -> list[Finding]:
+def python() -> list[Diagnosis]:
     """The interpreter against requires-python."""
     wanted = str(importlib.metadata.metadata("inceptionctl")["Requires-Python"]) if _own_requirements() else ">=3.11"
     fits = _meets(platform.python_version(), wanted)
     hint = None if fits else f"make an environment with Python {wanted}"
-    return [Finding("python", "ok" if fits else "fail", f"{platform.python_version()} ({sys.executable})", hint)]
+    return [Diagnosis("python", "ok" if fits else "fail", f"{platform.python_version()} ({sys.executable})", hint)]
 
 
-def packages() -> list[Finding]:
+def packages() -> list[Diagnosis]:
     """Each package that inceptionctl needs against the versions it asks for."""
     needed = _own_requirements()
     if not needed:
         return [
-            Finding(
+            Diagnosis(
                 "inceptionctl",
                 "warn",
                 f"{inceptionctl.__version__}, not installed: no package versions to compare",
                 "in the clone: pip install -e .",
             )
         ]
-    findings = [Finding("inceptionctl", "ok", f"{inceptionctl.__version__} ({Path(inceptionctl.__path__[0])})")]
+    findings = [Diagnosis("inceptionctl", "ok", f"{inceptionctl.__version__} ({Path(inceptionctl.__path__[0])})")]
     findings += [_package(name, wanted) for name, wanted in needed.items()]
     dali = sorted(
         {found.name for found in importlib.metadata.distributions() if (found.name or "").startswith("nvidia-dali-cuda")}
     )
     if len(dali) > 1:
         text = f"{' and '.join(dali)} are both installed and overwrite each other's files"
-        findings.append(Finding("nvidia-dali", "warn", text, f"pip uninstall {' '.join(dali)}, then install one of them"))
+        findings.append(Diagnosis("nvidia-dali", "warn", text, f"pip uninstall {' '.join(dali)}, then install one of them"))
     return findings
 
 
@@ -117,15 +117,15 @@ def _own_requirements() -> dict[str, str]:
     return {requirement.name: str(requirement.specifier) for requirement in found}
 
 
-def _package(name: str, wanted: str) -> Finding:
+def _package(name: str, wanted: str) -> Diagnosis:
     hint = f"pip install '{name}{wanted}'"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "fail", f"not installed; needed: {wanted}", hint)
+        return Diagnosis(name, "fail", f"not installed; needed: {wanted}", hint)
     if not _meets(version, wanted):
-        return Finding(name, "fail", f"{version}; needed: {wanted}", hint)
-    return Finding(name, "ok", version)
+        return Diagnosis(name, "fail", f"{version}; needed: {wanted}", hint)
+    return Diagnosis(name, "ok", version)
 
 
 def _meets(version: str, wanted: str) -> bool:
@@ -133,13 +133,13 @@ def _meets(version: str, wanted: str) -> bool:
     return SpecifierSet(wanted).contains(Version(version).base_version)
 
 
-def own_pipelines() -> list[Finding]:
+def own_pipelines() -> list[Diagnosis]:
     """`pipelines` is a generic name: the one that Python finds must be the one that came with inceptionctl."""
     spec = importlib.util.find_spec("pipelines")
     ours = Path(inceptionctl.__path__[0]).resolve().parent
     if spec is None:
         return [
-            Finding(
+            Diagnosis(
                 "pipelines",
                 "fail",
                 f"no package `pipelines` beside inceptionctl in {ours}",
@@ -150,14 +150,14 @@ def own_pipelines() -> list[Finding]:
     found = Path(places[0]).resolve()
     if found != ours / "pipelines":
         hint = f"start from another directory than {found.parent}, or take that off PYTHONPATH"
-        return [Finding("pipelines", "fail", f"another package named `pipelines` hides inceptionctl's own: {found}", hint)]
-    return [Finding("pipelines", "ok", f"inceptionctl's own ({found})")]
+        return [Diagnosis("pipelines", "fail", f"another package named `pipelines` hides inceptionctl's own: {found}", hint)]
+    return [Diagnosis("pipelines", "ok", f"inceptionctl's own ({found})")]
 
 
 # ---- processors
 
 
-def gpus() -> list[Finding]:
+def gpus() -> list[Diagnosis]:
     """Each GPU that torch can use, and NCCL; or why there is none."""
     import torch
 
@@ -171,11 +171,11 @@ def gpus() -> list[Finding]:
         text = f"{about.name}, {size(free)} of {size(total)} free, capability {about.major}.{about.minor}, driver {driver}"
         crowded = free < total / 2
         hint = "another process holds most of its memory: `nvidia-smi` shows which" if crowded else None
-        findings.append(Finding(f"gpu {index}", "warn" if crowded else "ok", text, hint))
+        findings.append(Diagnosis(f"gpu {index}", "warn" if crowded else "ok", text, hint))
     if not torch.distributed.is_nccl_available():
-        return [*findings, Finding("nccl", "fail", f"torch {torch.__version__} has no NCCL", "install a CUDA build of torch")]
+        return [*findings, Diagnosis("nccl", "fail", f"torch {torch.__version__} has no NCCL", "install a CUDA build of torch")]
     version = ".".join(str(number) for number in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
-    return [*findings, Finding("nccl", "ok", version)]
+    return [*findings, Diagnosis("nccl", "ok", version)]
 
 
 def _driver() -> str | None:
@@ -187,12 +187,12 @@ def _driver() -> str | None:
     return "unknown" if any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")) else None
 
 
-def _no_gpu(driver: str | None, torch_version: str, built_for: str | None) -> Finding:
+def _no_gpu(driver: str | None, torch_version: str, built_for: str | None) -> Diagnosis:
     if driver is None:
-        return Finding("gpu", "ok", "no GPU: training runs on the CPU")
+        return Diagnosis("gpu", "ok", "no GPU: training runs on the CPU")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
-        return Finding(
+        return Diagnosis(
             "gpu",
             "warn",
             f"CUDA_VISIBLE_DEVICES={hidden!r} hides the GPUs: training runs on the CPU",
@@ -200,12 +200,12 @@ def _no_gpu(driver: str | None, torch_version: str, built_for: str | None) -> Fi
         )
     if built_for is None:
         found = f"driver {driver} is here, but torch {torch_version} is built without CUDA"
-        return Finding("gpu", "fail", found, "install a CUDA build of torch: https://pytorch.org/get-started/locally")
+        return Diagnosis("gpu", "fail", found, "install a CUDA build of torch: https://pytorch.org/get-started/locally")
     found = f"driver {driver} is here, but torch {torch_version} (CUDA {built_for}) cannot use it"
-    return Finding("gpu", "fail", found, "`nvidia-smi` shows whether the driver works; a container needs --gpus all")
+    return Diagnosis("gpu", "fail", found, "`nvidia-smi` shows whether the driver works; a container needs --gpus all")
 
 
-def cpu() -> list[Finding]:
+def cpu() -> list[Diagnosis]:
     """Cores that this process may use: all, those of its affinity, and the time that its control group grants."""
     usable, present, granted = (
         len(os.sched_getaffinity(0)),
@@ -214,16 +214,16 @@ def cpu() -> list[Finding]:
     )
     text = f"{usable} of {present} cores usable"
     if granted is None:
-        return [Finding("cpu", "ok", text)]
+        return [Diagnosis("cpu", "ok", text)]
     text += f", the control group grants the time of {granted:g}"
     if granted >= usable:
-        return [Finding("cpu", "ok", text)]
+        return [Diagnosis("cpu", "ok", text)]
     # Threads are counted by affinity, which a time limit does not change: more of them than time is slower than fewer.
     hint = f"start with `taskset -c 0-{max(1, int(granted)) - 1}`, or give the container cores (--cpuset-cpus), not --cpus"
-    return [Finding("cpu", "warn", text, hint)]
+    return [Diagnosis("cpu", "warn", text, hint)]
 
 
-def precision() -> list[Finding]:
+def precision() -> list[Diagnosis]:
     """What `train.precision: auto` becomes here, why `train.channels_last` is on, and whether `train.compile` could compile."""
     import torch
 
@@ -247,102 +247,106 @@ def precision() -> list[Finding]:
         f"on by default: images come so from the loader, and {'cuDNN' if device.type == 'cuda' else 'oneDNN'} takes them so"
     )
     return [
-        Finding("precision", "ok", f"auto takes {taken}: {why}{'; TF32 by train.tf32 alone' if device.type == 'cuda' else ''}"),
-        Finding("train.channels_last", "ok", layout),
-        Finding("train.compile", "ok", can),
+        Diagnosis(
+            "precision", "ok", f"auto takes {taken}: {why}{'; TF32 by train.tf32 alone' if device.type == 'cuda' else ''}"
+        ),
+        Diagnosis("train.channels_last", "ok", layout),
+        Diagnosis("train.compile", "ok", can),
     ]
 
 
 # ---- libraries, started once
 
 
-def dali() -> list[Finding]:
+def dali() -> list[Diagnosis]:
     """DALI decodes a JPEG on the CPU."""
     return [_trial("dali")]
 
 
-def deepspeed() -> list[Finding]:
+def deepspeed() -> list[Diagnosis]:
     """DeepSpeed joins a process group of one rank and takes one training step."""
     return [_trial("deepspeed")]
 
 
-def gpu_decoding(decode: str = "mixed") -> list[Finding]:
+def gpu_decoding(decode: str = "mixed") -> list[Diagnosis]:
     """Whether JPEGs can be decoded on the GPU, whole and only in part: on some cards nvImageCodec 0.9 crashes in the second."""
     import torch
 
     if decode == "mixed" and not torch.cuda.is_available():
-        return [Finding("gpu decoding", "ok", "no GPU: images are decoded on the CPU")]
+        return [Diagnosis("gpu decoding", "ok", "no GPU: images are decoded on the CPU")]
     whole, crop = (tried("decoding", decode, way) for way in ("whole", "roi"))
     found = f"whole images (data.decode: mixed): {whole.said}; crops alone (mixed_roi): {crop.said}"
     if whole.works:
-        return [Finding("gpu decoding", "ok", found)]
-    return [Finding("gpu decoding", "fail", found, f"set data.decode to {'mixed_roi or cpu' if crop.works else 'cpu'}")]
+        return [Diagnosis("gpu decoding", "ok", found)]
+    return [Diagnosis("gpu decoding", "fail", found, f"set data.decode to {'mixed_roi or cpu' if crop.works else 'cpu'}")]
 
 
-def _trial(name: str) -> Finding:
+def _trial(name: str) -> Diagnosis:
     outcome = tried(name)
-    return Finding(f"{name} runs", "ok" if outcome.works else "fail", outcome.said, outcome.hint)
+    return Diagnosis(f"{name} runs", "ok" if outcome.works else "fail", outcome.said, outcome.hint)
 
 
 # ---- what the operating system grants
 
 
-def disk() -> list[Finding]:
+def disk() -> list[Diagnosis]:
     """Free space where runs are written."""
     place = Path("runs") if Path("runs").is_dir() else Path.cwd()
     free = shutil.disk_usage(place).free
     text = f"{size(free)} free at {place.resolve()}"
     if not os.access(place, os.W_OK):
         return [
-            Finding("disk", "warn", f"{place.resolve()} cannot be written", "start elsewhere, or name a place with --output")
+            Diagnosis("disk", "warn", f"{place.resolve()} cannot be written", "start elsewhere, or name a place with --output")
         ]
     if free < FREE_DISK_BYTES:
         return [
-            Finding(
+            Diagnosis(
                 "disk",
                 "warn",
                 text,
                 "a checkpoint of inception_v4 takes 0.7 GB: free some space, or name another place with --output",
             )
         ]
-    return [Finding("disk", "ok", text)]
+    return [Diagnosis("disk", "ok", text)]
 
 
-def shared_memory() -> list[Finding]:
+def shared_memory() -> list[Diagnosis]:
     """Size of /dev/shm, through which NCCL's ranks of one machine talk."""
     if not Path("/dev/shm").is_dir():
         return [
-            Finding("shared memory", "warn", "no /dev/shm", "mount a tmpfs there; NCCL needs it between the GPUs of a machine")
+            Diagnosis(
+                "shared memory", "warn", "no /dev/shm", "mount a tmpfs there; NCCL needs it between the GPUs of a machine"
+            )
         ]
     total = shutil.disk_usage("/dev/shm").total
     small = total < SHARED_MEMORY_BYTES
     hint = (
         "NCCL needs more between the GPUs of a machine; a container gets it with --shm-size=8g or --ipc=host" if small else None
     )
-    return [Finding("shared memory", "warn" if small else "ok", f"/dev/shm has {size(total)}", hint)]
+    return [Diagnosis("shared memory", "warn" if small else "ok", f"/dev/shm has {size(total)}", hint)]
 
 
-def open_files() -> list[Finding]:
+def open_files() -> list[Diagnosis]:
     """How many files and sockets a process may hold open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
-        return [Finding("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft}")]
+        return [Diagnosis("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft}")]
     enough = hard == resource.RLIM_INFINITY or hard >= OPEN_FILES
     hint = (
         f"`ulimit -n {65536 if hard == resource.RLIM_INFINITY else hard}` before the training"
         if enough
         else "ask for a higher hard limit"
     )
-    return [Finding("open files", "warn", f"up to {soft}", hint)]
+    return [Diagnosis("open files", "warn", f"up to {soft}", hint)]
 
 
-def loopback() -> list[Finding]:
+def loopback() -> list[Diagnosis]:
     """Whether the ranks of this machine can find each other: a TCP port on 127.0.0.1."""
     try:
-        return [Finding("loopback", "ok", f"port {free_port()} on 127.0.0.1 can be bound")]
+        return [Diagnosis("loopback", "ok", f"port {free_port()} on 127.0.0.1 can be bound")]
     except OSError as error:
         return [
-            Finding(
+            Diagnosis(
                 "loopback", "fail", f"no port on 127.0.0.1 can be bound: {error}", "bring the interface up: `ip link set lo up`"
             )
         ]

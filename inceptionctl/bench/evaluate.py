@@ -18,11 +18,10 @@ from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import Picture, in_batches
 from inceptionctl.errors import DataError, RecipeError
-from inceptionctl.evaluate.crops import cut_out
+from inceptionctl.evaluate.crops import cut_out, in_order
 from inceptionctl.evaluate.evaluation import Work, answering, answers, view_loader
 from inceptionctl.evaluate.protocols import Cut, Name, Protocol, make_protocol
 from inceptionctl.evaluate.subject import Subject
-from inceptionctl.evaluate.workers import in_order
 
 Places = dict[tuple[int, int], list[Cut]]
 Way = Callable[[Work, bool], Tensor]

@@ -25,7 +25,7 @@ from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.variants import Optim, RmsPropSection, SgdSection
 from inceptionctl.train.precision import autocast
 from inceptionctl.train.training import Training
-from inceptionctl.weights.forms import timm_network_as_large
+from inceptionctl.weights.counterparts import timm_network_as_large
 
 EAGER, COMPILED = "timm", "timm, compiled"
 INDUCTOR = "inductor"  # what `--torchcompile` means there

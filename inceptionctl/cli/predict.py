@@ -17,7 +17,7 @@ from inceptionctl.stages.predict import predict as predict_classes
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.predict import Prediction
+    from inceptionctl.evaluate.unlabelled import Prediction
     from inceptionctl.train.checkpoint_choice import Choice
 
 
@@ -104,7 +104,7 @@ def _submit(request: SubmissionRequest, as_json: bool) -> None:
 
 def say_written(file: Path, names: list[str]) -> None:
     """Tell that a submission was written, and whether the server wants another number of lines."""
-    from inceptionctl.evaluate.submission import lines_lacking
+    from inceptionctl.evaluate.unlabelled import lines_lacking
 
     differ = lines_lacking(names)
     if differ:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -20,14 +19,12 @@ from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.crops import crop_probabilities
+from inceptionctl.evaluate.crops import crop_probabilities, in_order
 from inceptionctl.evaluate.metrics import confusion_matrix, figures
-from inceptionctl.evaluate.parts import Parts
 from inceptionctl.evaluate.protocols import Protocol
 from inceptionctl.evaluate.records import name_below_root, write_record
 from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
 from inceptionctl.evaluate.subject import Subject
-from inceptionctl.evaluate.workers import in_order
 from inceptionctl.run import disk_errors, write_atomically
 from inceptionctl.words import percent
 
@@ -35,9 +32,6 @@ MAX_MATRIX_CLASSES = 100
 MAX_PAIRS = 50
 # An image of 144 crops is many batches by itself; what an interruption loses should stay small.
 IMAGES_AT_ONCE, FEW_VIEWS = 4, 24
-SECONDS_BETWEEN_PARTS = 10.0
-
-OnProgress = Callable[[int, int], None]
 Floats = NDArray[np.float32]
 
 
@@ -87,35 +81,6 @@ class Work:
             "batch_size": self.batch_size,
             "images": names.hexdigest(),
         }
-
-
-def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgress = lambda done, total: None) -> None:
-    """Answer the batches with the numbers `mine` and keep the probabilities in `parts` every ten seconds, and when interrupted.
-
-    Raises DataError when an image cannot be decoded.
-    """
-    batches = work.batches
-    held: list[Floats] = []
-    first = last = -1
-    written = time.monotonic()
-    done, total = 0, sum(len(batches[number]) for number in mine)
-
-    def keep() -> None:
-        if held:
-            parts.write(first, last, np.concatenate(held))
-            held.clear()
-
-    try:
-        for number, probabilities in zip(mine, answers(work, [batches[number] for number in mine]), strict=True):
-            if held and (number != last + 1 or time.monotonic() - written > SECONDS_BETWEEN_PARTS):
-                keep()
-                written = time.monotonic()
-            first, last = (first if held else number), number
-            held.append(probabilities.numpy())
-            done += len(probabilities)
-            on_progress(done, total)
-    finally:
-        keep()
 
 
 def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:

@@ -114,14 +114,14 @@ class Difference(TypedDict):
     percent: float
 
 
-class Images(TypedDict, total=False):
+class AnsweredImages(TypedDict, total=False):
     """Which images the members answered, where their records tell."""
 
     data_root: str
     subset: str
 
 
-class EnsembleResult(Metrics, Images):
+class EnsembleResult(Metrics, AnsweredImages):
     """An ensemble's; `agree` is the share of images in percent of which all members name the same class."""
 
     protocol: str

@@ -1,22 +1,96 @@
-"""One evaluation from its first to its last image, by one process or as one of several ranks."""
+"""One evaluation from its first to its last image, by one process or as one of several ranks; an interrupted one resumes.
+
+Probabilities are kept while it runs, in parts that any number of ranks can resume from.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import re
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
-from inceptionctl.evaluate.evaluation import OnProgress, Work, answer, result_of
-from inceptionctl.evaluate.parts import Parts
+from inceptionctl.errors import DataError
+from inceptionctl.evaluate.evaluation import Floats, Work, answers, result_of
 from inceptionctl.evaluate.results import Result
+from inceptionctl.run import disk_errors, write_atomically
 from inceptionctl.words import counted
 
+PART = re.compile(r"part-(\d{8})-(\d{8})\.npy")
+
+
+class Parts:
+    """A folder with one file for several batches in succession, each float32 [images, classes], and what they are of."""
+
+    def __init__(self, folder: Path, batches: list[range]) -> None:
+        self.folder, self._batches = folder, batches
+
+    def begin(self, identity: Mapping[str, object]) -> bool:
+        """Make the folder, or go on in it; anew where it is of something else. Whether it held anything of use."""
+        file = self.folder / "identity.json"
+        text = json.dumps(identity, sort_keys=True)
+        if file.is_file() and file.read_text(encoding="utf-8") == text:
+            return any(True for _ in self.folder.glob("part-*.npy"))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True)
+        write_atomically(file, text)
+        return False
+
+    def missing(self) -> list[int]:
+        """Numbers of the batches that are in no file yet."""
+        done = {number for first, last, _ in self._files() for number in range(first, last + 1)}
+        return [number for number in range(len(self._batches)) if number not in done]
+
+    def write(self, first: int, last: int, probabilities: Floats) -> None:
+        """Keep the batches `first` to `last`. Raises EnvironmentFault when the disk refuses."""
+        data = io.BytesIO()
+        np.save(data, probabilities)
+        write_atomically(self.folder / f"part-{first:08d}-{last:08d}.npy", data.getvalue())
+
+    def collect(self) -> Floats:
+        """All batches in order, [images, classes]. Raises DataError when files were taken away or changed meanwhile."""
+        if self.missing():
+            raise DataError(f"{self.folder} lacks parts that were written", "give the same command again")
+        parts: dict[int, Floats] = {}
+        for first, last, file in self._files():
+            images = range(self._batches[first].start, self._batches[last].stop)
+            parts[images.start] = _load(file, len(images))
+        joined = np.concatenate([parts[start] for start in sorted(parts)])
+        if len(joined) != self._batches[-1].stop:
+            raise DataError(f"the parts in {self.folder} overlap", f"remove the folder {self.folder}")
+        return joined
+
+    def remove(self) -> None:
+        """Everything, once the result is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[tuple[int, int, Path]]:
+        found = ((PART.fullmatch(file.name), file) for file in sorted(self.folder.glob("part-*.npy")))
+        return [(int(match[1]), int(match[2]), file) for match, file in found if match]
+
+
+def _load(file: Path, num_images: int) -> Floats:
+    try:
+        part: Floats = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged: {error}", f"remove it; the same command then makes it again: rm {file}") from None
+    if part.ndim != 2 or len(part) != num_images:
+        raise DataError(f"{file} holds {part.shape} numbers for {num_images} images", f"remove it: rm {file}")
+    return part
+
+
+SECONDS_BETWEEN_PARTS = 10.0
 SECONDS_BETWEEN_LOOKS = 0.5
+
+OnProgress = Callable[[int, int], None]
 
 
 class _Begun(TypedDict):
@@ -39,7 +113,7 @@ class Ranks:
 class Answers:
     """What the network says of every image, in the order of the images."""
 
-    probabilities: NDArray[np.float32]
+    probabilities: Floats
     """[images, classes]."""
     parts: Parts
     num_answered: int
@@ -52,8 +126,37 @@ class Done:
     """What rank 0 has in the end."""
 
     result: Result
-    probabilities: NDArray[np.float32]
+    probabilities: Floats
     parts: Parts
+
+
+def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgress = lambda done, total: None) -> None:
+    """Answer the batches with the numbers `mine` and keep the probabilities in `parts` every ten seconds, and when interrupted.
+
+    Raises DataError when an image cannot be decoded.
+    """
+    batches = work.batches
+    held: list[Floats] = []
+    first = last = -1
+    written = time.monotonic()
+    done, total = 0, sum(len(batches[number]) for number in mine)
+
+    def keep() -> None:
+        if held:
+            parts.write(first, last, np.concatenate(held))
+            held.clear()
+
+    try:
+        for number, probabilities in zip(mine, answers(work, [batches[number] for number in mine]), strict=True):
+            if held and (number != last + 1 or time.monotonic() - written > SECONDS_BETWEEN_PARTS):
+                keep()
+                written = time.monotonic()
+            first, last = (first if held else number), number
+            held.append(probabilities.numpy())
+            done += len(probabilities)
+            on_progress(done, total)
+    finally:
+        keep()
 
 
 def answer_all(

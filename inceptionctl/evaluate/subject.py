@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from inceptionctl.cores import usable_cores
 from inceptionctl.data.preparation import Preparation
+from inceptionctl.distributed.session import Machine
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.trained import Trained, Weights
 from inceptionctl.models import build_model
@@ -109,3 +111,14 @@ def _asking(model: nn.Module, precision: Precision, tf32: bool, device: torch.de
         return answer.float()
 
     return logits
+
+
+def claim_machine() -> Machine:
+    """Take cuda:0 if there is a GPU, else the CPU; torch computes with every core that this process may run on.
+
+    What is fp32 is computed so, as exports are; a checkpoint's network goes by its recipe's `train.tf32`.
+    """
+    allow_tf32(False)
+    num_threads = usable_cores()
+    torch.set_num_threads(num_threads)
+    return Machine(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), num_threads)

@@ -19,7 +19,7 @@ from inceptionctl.data.elpv import license_of
 from inceptionctl.data.sources.class_lists import imagenet_ids
 from inceptionctl.evaluate.results import Result
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.export.exporting import Exported
+from inceptionctl.export.exporters import ExportedFile
 from inceptionctl.models import MODELS
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
@@ -58,7 +58,7 @@ class FileEntry(TypedDict):
     compared_on: str
 
 
-class Evaluated(Result):
+class CardResult(Result):
     """A result with what it is of: the checkpoint or an export, and the data's name where they are not the recipe's."""
 
     of: str
@@ -67,7 +67,12 @@ class Evaluated(Result):
 
 
 def write_card(
-    trained: Trained, folder: Path, done: Sequence[Exported], compared_on: str, license: str | None, data_license: str | None
+    trained: Trained,
+    folder: Path,
+    done: Sequence[ExportedFile],
+    compared_on: str,
+    license: str | None,
+    data_license: str | None,
 ) -> Path | None:
     """Write the card of a folder of exports, those of the same checkpoint that lie there from before included.
 
@@ -124,7 +129,7 @@ def write_card(
     return file
 
 
-def _compared_on(item: Exported, compared_on: str) -> str:
+def _compared_on(item: ExportedFile, compared_on: str) -> str:
     accuracy = item.accuracy
     if accuracy is None:
         images = _without_folders(compared_on)
@@ -178,11 +183,11 @@ def _is_imagenet(trained: Trained) -> bool:
     return list(trained.classes) == list(imagenet_ids())
 
 
-def evaluations_of(trained: Trained) -> list[Evaluated]:
+def evaluations_of(trained: Trained) -> list[CardResult]:
     """Results that `evaluate` has left in the run, of these very weights or of exports of them; sorted by file name."""
     if trained.run is None:
         return []
-    found: list[Evaluated] = []
+    found: list[CardResult] = []
     for file in sorted(path for path in visible(trained.run.evaluations) if path.suffix == ".json"):
         result = _json(file)
         if _has(result, (*EVALUATION, *ERRORS)) and (result["step"], result["weights"]) == (trained.step, trained.weights):
@@ -206,7 +211,7 @@ def _validation(trained: Trained) -> Json | None:
 def _metadata(
     trained: Trained,
     files: Sequence[FileEntry],
-    evaluations: Sequence[Evaluated],
+    evaluations: Sequence[CardResult],
     license: str | None,
 ) -> Json:
     section = trained.recipe.model
@@ -226,12 +231,12 @@ def _metadata(
     }
 
 
-def _results(trained: Trained, evaluations: Sequence[Evaluated]) -> Json:
+def _results(trained: Trained, evaluations: Sequence[CardResult]) -> Json:
     index = {"name": name_of(trained), "results": [_result(trained, one) for one in evaluations]}
     return {"metrics": ["accuracy"], "model-index": [index]}
 
 
-def _result(trained: Trained, one: Evaluated) -> Json:
+def _result(trained: Trained, one: CardResult) -> Json:
     name = one["elsewhere"] or dataset_name(trained)
     kind = HUB_IMAGENET if _is_imagenet(trained) and not one["elsewhere"] else name
     made = {"protocol": one["protocol"], "subset": one["subset"], "num_images": one["num_images"], "of": one["of"]}

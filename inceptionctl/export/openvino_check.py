@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
-from inceptionctl.export.forms import Logits
+from inceptionctl.export.formats import Logits
 
 
 def ask_openvino(path: Path) -> tuple[str, Logits]:

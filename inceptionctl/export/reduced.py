@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.images import load_set
+from inceptionctl.evaluate.inputs import load_set
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.train.loading import preparation_of
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.forms import Exporter, Opened
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Opened, quiet
 
 CONFIG = "config.json"
 

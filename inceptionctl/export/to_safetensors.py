@@ -12,7 +12,7 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.forms import Exporter, Opened
+from inceptionctl.export.formats import Exporter, Opened
 from inceptionctl.train.checkpoint import load_weights
 
 CONFIG = "config.json"

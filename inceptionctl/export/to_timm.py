@@ -17,12 +17,12 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.forms import Exporter, Logits, Opened
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Logits, Opened, quiet
 from inceptionctl.models import find_spec, is_timm
 from inceptionctl.models.timm_network import import_timm
-from inceptionctl.weights.forms import COUNTERPARTS, TAKE_INSTEAD, Counterpart
-from inceptionctl.weights.matching import AUX_HEAD, match, their_tensor
+from inceptionctl.weights.counterparts import COUNTERPARTS, TAKE_INSTEAD, Counterpart
+from inceptionctl.weights.match import AUX_HEAD, match
+from inceptionctl.weights.names import their_tensor
 
 CPU = torch.device("cpu")
 FOLDER = "timm"

@@ -15,8 +15,7 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
-from inceptionctl.export.forms import Exporter, Logits, Opened
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Logits, Opened, quiet
 
 CONFIG = "config.json"
 

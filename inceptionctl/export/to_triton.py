@@ -15,8 +15,7 @@ import torch
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
-from inceptionctl.export.forms import Exporter, Logits
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Logits, quiet
 from inceptionctl.export.to_onnx import ONNX
 
 FOLDER = "triton"

@@ -16,12 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.models.aux_head import AuxHead
 from inceptionctl.models.inception_v3 import inception_5x5, stem_to_71_px
 from inceptionctl.models.inception_v4 import Stem, reduction_a
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
+    AuxHead,
     Channels,
     Conv,
     ConvNormAct,
@@ -45,7 +45,7 @@ Variant = Literal["v1", "v2", "v2_tf_slim"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class VariantSpec:
     """The numbers in which the variants differ, as the figures print them; channels are those of width 1."""
 
     network: str
@@ -69,8 +69,8 @@ class Plan:
     """Figure of each part."""
 
 
-VARIANTS: dict[Variant, Plan] = {
-    "v1": Plan(
+VARIANTS: dict[Variant, VariantSpec] = {
+    "v1": VariantSpec(
         network="Inception-ResNet-v1",
         repeats=(5, 10, 5),
         chain_a=(32, 32),
@@ -82,7 +82,7 @@ VARIANTS: dict[Variant, Plan] = {
         last_block_is_plain=False,
         figures={"stem": "14", "a": "10", "b": "11", "reduction_b": "12", "c": "13"},
     ),
-    "v2": Plan(
+    "v2": VariantSpec(
         network="Inception-ResNet-v2",
         repeats=(5, 10, 5),
         chain_a=(48, 64),
@@ -94,7 +94,7 @@ VARIANTS: dict[Variant, Plan] = {
         last_block_is_plain=False,
         figures={"stem": "3", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
     ),
-    "v2_tf_slim": Plan(
+    "v2_tf_slim": VariantSpec(
         network="TF-slim's Inception-ResNet-v2",
         repeats=(10, 20, 10),
         chain_a=(48, 64),
@@ -133,7 +133,7 @@ class ResidualBlock(nn.Module):
         return y
 
 
-def branches_a(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def branches_a(in_channels: int, conv: Conv, c: Channels, plan: VariantSpec) -> Parallel:
     """Branches of Inception-ResNet-A, Figures 10 and 16: (N, 256 | 384 | 320, 35, 35) -> (N, 96 | 128 | 128, 35, 35)."""
     first, second = plan.chain_a
     return Parallel(
@@ -151,7 +151,7 @@ def branches_a(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Paralle
     )
 
 
-def branches_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def branches_b(in_channels: int, conv: Conv, c: Channels, plan: VariantSpec) -> Parallel:
     """Branches of Inception-ResNet-B, Figures 11 and 17: (N, 896 | 1152 | 1088, 17, 17) -> (N, 256 | 384 | 384, 17, 17)."""
     single, first, second, third = plan.block_b
     return Parallel(
@@ -165,7 +165,7 @@ def branches_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Paralle
     )
 
 
-def reduction_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def reduction_b(in_channels: int, conv: Conv, c: Channels, plan: VariantSpec) -> Parallel:
     """Reduction-B, Figures 12 and 18: (N, 896 | 1152 | 1088, 17, 17) -> (N, 1792 | 2144 | 2080, 8, 8)."""
     long, short, double = plan.reduction_b
     return Parallel(
@@ -187,7 +187,7 @@ def reduction_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parall
     )
 
 
-def branches_c(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def branches_c(in_channels: int, conv: Conv, c: Channels, plan: VariantSpec) -> Parallel:
     """Branches of Inception-ResNet-C, Figures 13 and 19: (N, 1792 | 2144 | 2080, 8, 8) -> (N, 384 | 448 | 448, 8, 8)."""
     single, first, second, third = plan.block_c
     return Parallel(
@@ -338,7 +338,7 @@ class InceptionResNet(nn.Module):
         return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
 
 
-def _blocks_c(channels: int, conv: Conv, c: Channels, plan: Plan, scale: float, repeats: int) -> Iterable[ResidualBlock]:
+def _blocks_c(channels: int, conv: Conv, c: Channels, plan: VariantSpec, scale: float, repeats: int) -> Iterable[ResidualBlock]:
     for number in range(1, repeats + 1):
         plain = plan.last_block_is_plain and number == repeats
         yield ResidualBlock(channels, branches_c(channels, conv, c, plan), 1.0 if plain else scale, plain=plain)

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.models.aux_head import AuxHead, init_as_inception_v3
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
+    AuxHead,
     Channels,
     Conv,
     ConvNormAct,
@@ -25,6 +25,7 @@ from inceptionctl.models.layers import (
     average_pool_3x3,
     check_input_px,
     check_num_classes,
+    init_as_inception_v3,
     init_weights,
     max_pool_3x3_reduce,
     scale_channels,

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.models.aux_head import AuxHead
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
+    AuxHead,
     Channels,
     Conv,
     ConvNormAct,

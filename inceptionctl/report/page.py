@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from inceptionctl import __version__
 from inceptionctl.errors import DataError, InceptionctlError
-from inceptionctl.evaluate.drawing import crops_png
+from inceptionctl.evaluate.crop_boxes import crops_png
 from inceptionctl.evaluate.metrics import confusion_matrix
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
 from inceptionctl.evaluate.results import About, EnsembleResult, ResultWithReal
+from inceptionctl.report.curves import training_loss_in_words
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
-from inceptionctl.report.pictures import MAX_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
-from inceptionctl.report.training_loss import training_loss_in_words
+from inceptionctl.report.pictures import MAX_HEAT_CLASSES, ReportPicture, confusion, error_curves, reliability, train_curves
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
 from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
 from inceptionctl.train.loading import preparation_of
@@ -51,7 +51,7 @@ class ShownEnsemble(EnsembleResult):
 
 
 @dataclass
-class Reported:
+class ReportedRun:
     """One run with its evaluations, the newest last."""
 
     name: str
@@ -109,7 +109,7 @@ def named(runs: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _reported(run: Run, name: str) -> Reported:
+def _reported(run: Run, name: str) -> ReportedRun:
     found = list[Shown]()
     for file in sorted(path for path in visible(run.evaluations) if path.suffix == ".json"):
         try:
@@ -118,7 +118,7 @@ def _reported(run: Run, name: str) -> Reported:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not one of ours, or one of another version; the page says how many it shows
     found.sort(key=lambda one: (one["step"], one["file"].stat().st_mtime))
-    reported = Reported(name, read_run(run), found)
+    reported = ReportedRun(name, read_run(run), found)
     reported.record = _record(reported.shown) if reported.shown else None
     return reported
 
@@ -134,7 +134,7 @@ def _ensemble(file: Path) -> ShownEnsemble:
     return {**result, "network": key, "name": file.stem, "num_classes": len(result["classes"])}
 
 
-def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
+def _pictures(reported: Sequence[ReportedRun]) -> Iterator[ReportPicture]:
     for picture in (
         error_curves(
             {
@@ -159,7 +159,7 @@ def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
             yield confusion(one.name, _matrix(one.record), one.record.about["classes"])
 
 
-def _render(reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble], pictures: Sequence[Picture]) -> str:
+def _render(reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble], pictures: Sequence[ReportPicture]) -> str:
     from jinja2 import Environment, PackageLoader
 
     templates = Environment(
@@ -194,7 +194,7 @@ def _comparable(result: Mapping[str, Any]) -> bool:
 
 
 def _tables(
-    reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble]
+    reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
 ) -> list[tuple[PaperTable, list[tuple[PaperRow, list[Row]]]]]:
     """The paper's tables with what was measured here; none where nothing is of ImageNet's classes, since errors of others do not compare."""
     if not (any(one.is_of_imagenet for one in reported) or any(map(_comparable, ensembles))):
@@ -203,7 +203,7 @@ def _tables(
 
 
 def _beside(
-    table: PaperTable, row: PaperRow, reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble]
+    table: PaperTable, row: PaperRow, reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
 ) -> tuple[PaperRow, list[Row]]:
     """A row of the paper with what was measured here for it: on ImageNet's classes, by its protocol and on its subset."""
     measured: list[Row] = [
@@ -218,7 +218,7 @@ def _beside(
     return row, own
 
 
-def _crops(one: Reported) -> Row | None:
+def _crops(one: ReportedRun) -> Row | None:
     """The shown evaluation's crops on its first image that can be opened, or why there is none."""
     result = one.shown
     if result is None or one.contents.recipe is None or one.record is None:
@@ -238,7 +238,7 @@ def _crops(one: Reported) -> Row | None:
     return {"name": one.name, "png": None, "why": why}
 
 
-def _data_root(one: Reported, about: About) -> Path:
+def _data_root(one: ReportedRun, about: About) -> Path:
     """Where the images of an evaluation lie: as it was told, as that was meant then, or from where the run was started."""
     told = about["data_root"]
     places: list[str | Path] = [told, about.get("data_root_absolute", told)]
@@ -258,7 +258,7 @@ def _matrix(record: Record) -> NDArray[np.int64]:
     return confusion_matrix(predicted, record.labels, record.probabilities.shape[1]).numpy()
 
 
-def _confused(one: Reported) -> Row | None:
+def _confused(one: ReportedRun) -> Row | None:
     """The pairs of classes that the shown evaluation confused most, with the images it was surest of, and why some are not shown."""
     record = one.record
     if record is None:
@@ -319,7 +319,7 @@ def _why_not_shown(root: Path, image: str) -> str:
     return f"{path} is gone since the evaluation" if not path.exists() else f"{path} cannot be read here"
 
 
-def _differences(reported: Sequence[Reported]) -> list[tuple[str, list[str]]]:
+def _differences(reported: Sequence[ReportedRun]) -> list[tuple[str, list[str]]]:
     """Keys of the recipes whose values differ between the runs, with each run's."""
     recipes = [_flat(one.contents.recipe.resolved()) if one.contents.recipe else {} for one in reported]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)

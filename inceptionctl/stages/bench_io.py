@@ -25,7 +25,7 @@ def images_for(folder: Path | None, recipe: Recipe, split: Literal["train", "val
 
         found = images_below(folder)
         # Which imports torch: an empty folder is an error in a second.
-        from inceptionctl.evaluate.images import folder_of
+        from inceptionctl.evaluate.inputs import folder_of
 
         return folder_of(found)
     from inceptionctl.data.dataset import open_split
@@ -37,7 +37,7 @@ def images_for(folder: Path | None, recipe: Recipe, split: Literal["train", "val
 def this_machine(threads: int | None = None) -> Machine:
     """The device of this process, with all its cores unless `threads` are named."""
     from inceptionctl.distributed.session import Machine
-    from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.evaluate.subject import claim_machine
 
     claimed = claim_machine()
     return Machine(claimed.device, threads or claimed.num_threads)

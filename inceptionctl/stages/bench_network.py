@@ -13,7 +13,7 @@ from inceptionctl.stages.checks import check_steps
 from inceptionctl.stages.sources import refuse_missing_network
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.machine import Machine
+    from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.protocols import Name as Protocol
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.recipe.schema import Recipe
@@ -62,7 +62,8 @@ def evaluate(request: BenchEvaluateRequest) -> dict[str, Any]:
 
     from inceptionctl.bench.evaluate import bench_evaluate, pictures_by_kind
     from inceptionctl.bench.machine import facts
-    from inceptionctl.evaluate.machine import claim_machine, loading_of
+    from inceptionctl.evaluate.inputs import loading_of
+    from inceptionctl.evaluate.subject import claim_machine
 
     machine = claim_machine()
     recipe, subject = _subject(source, request, machine)

@@ -110,10 +110,10 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
 
     import torch
 
-    from inceptionctl.evaluate.drawing import draw_crops
+    from inceptionctl.evaluate.crop_boxes import draw_crops
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.export.opening import subject_of_export
+    from inceptionctl.export.exporters import subject_of_export
     from inceptionctl.train.loading import preparation_of
 
     source, file = request.source, request.output or Path("crops.png")
@@ -158,7 +158,7 @@ def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Sub
         subject = subject_of(trained, resolve_precision(request.precision, machine.device), machine.device)
         stem = trained.run.evaluations / f"step-{trained.step:08d}_{request.weights}" if trained.run else None
         return subject, trained.recipe, stem
-    from inceptionctl.export.opening import refuse_choice, subject_of_export
+    from inceptionctl.export.exporters import refuse_choice, subject_of_export
 
     refuse_choice(source, request.checkpoint)
     subject = subject_of_export(source)
@@ -172,7 +172,7 @@ def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Sub
 def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, machine: Machine) -> Work:
     from inceptionctl.data.dataset import open_split
     from inceptionctl.evaluate.evaluation import Work, check_classes
-    from inceptionctl.evaluate.machine import loading_of
+    from inceptionctl.evaluate.inputs import loading_of
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.subject import check_protocol
     from inceptionctl.recipe.data_section import DataSection
@@ -222,6 +222,6 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
 def _real_errors(work: Work, done: Done, file: Path) -> RealErrors:
     import torch
 
-    from inceptionctl.evaluate.real_labels import real_errors
+    from inceptionctl.evaluate.metrics import real_errors
 
     return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)

@@ -16,8 +16,8 @@ from inceptionctl.stages.sources import refuse_missing_files, refuse_missing_net
 if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
-    from inceptionctl.evaluate.predict import Prediction
     from inceptionctl.evaluate.resumable import Answers, Ranks
+    from inceptionctl.evaluate.unlabelled import Prediction
     from inceptionctl.train.checkpoint_choice import Choice
 
 DEFAULT_BATCH_SIZE = 32
@@ -91,10 +91,10 @@ def predict(request: PredictRequest) -> Predicted:
     Raises CheckpointError and DataError for what the request names.
     """
     check(request)
-    from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.predict import images_of
-    from inceptionctl.evaluate.predict import predict as predict_images
-    from inceptionctl.export.opening import open_any
+    from inceptionctl.evaluate.subject import claim_machine
+    from inceptionctl.evaluate.unlabelled import images_of
+    from inceptionctl.evaluate.unlabelled import predict as predict_images
+    from inceptionctl.export.exporters import open_any
 
     machine = claim_machine()
     network, taken, choice = open_any(request.source, machine.device, request.checkpoint)
@@ -131,13 +131,11 @@ def submit(request: SubmissionRequest) -> Submitted | None:
 def _work(request: SubmissionRequest, machine: Machine) -> tuple[Work, list[str], list[int]]:
     """What is to be answered, the images' names, and the label of each class."""
     from inceptionctl.evaluate.evaluation import Work
-    from inceptionctl.evaluate.images import folder_of
-    from inceptionctl.evaluate.machine import loading_of
-    from inceptionctl.evaluate.predict import images_of
+    from inceptionctl.evaluate.inputs import folder_of, loading_of
     from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.subject import check_protocol
-    from inceptionctl.evaluate.submission import ids_of, numeric_order
-    from inceptionctl.export.opening import subject_of_any
+    from inceptionctl.evaluate.unlabelled import ids_of, images_of, numeric_order
+    from inceptionctl.export.exporters import subject_of_any
     from inceptionctl.recipe.data_section import DataSection
 
     files, name = images_of(request.images), request.protocol
@@ -161,7 +159,7 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
     from inceptionctl.evaluate.evaluation import how_answered
     from inceptionctl.evaluate.records import write_answers
     from inceptionctl.evaluate.results import HowUnlabelled
-    from inceptionctl.evaluate.submission import submission
+    from inceptionctl.evaluate.unlabelled import submission
     from inceptionctl.run import write_atomically
 
     record = request.file.with_suffix(".parquet")

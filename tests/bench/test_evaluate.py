@@ -11,7 +11,7 @@ from inceptionctl.bench.evaluate import bench_evaluate, passes, pictures_by_kind
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.evaluation import Work, answers
-from inceptionctl.evaluate.images import folder_of
+from inceptionctl.evaluate.inputs import folder_of
 from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.subject import Subject
 from tests.data.conftest import photo

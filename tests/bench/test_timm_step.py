@@ -20,7 +20,7 @@ from inceptionctl.recipe.load import load_recipe
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
-from inceptionctl.weights.forms import timm_network_as_large
+from inceptionctl.weights.counterparts import timm_network_as_large
 from tests.commands import inceptionctl, refused, sets
 
 WITH_TIMM = str(Path(__file__).resolve().parents[1] / "with_timm")

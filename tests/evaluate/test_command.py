@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.evaluate.drawing import crops_png
+from inceptionctl.evaluate.crop_boxes import crops_png
 from inceptionctl.evaluate.protocols import Name, make_protocol
 from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import Run

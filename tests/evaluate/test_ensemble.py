@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.errors import DataError, RecipeError
-from inceptionctl.evaluate.ensemble import combine
+from inceptionctl.evaluate.members import combine
 from inceptionctl.evaluate.records import Record
 from inceptionctl.run import Run
 from tests.commands import inceptionctl

@@ -12,9 +12,9 @@ from inceptionctl.cli import app
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, in_batches
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.images import folder_of, load_images
-from inceptionctl.evaluate.machine import claim_machine, loading_of
-from inceptionctl.evaluate.predict import predict
+from inceptionctl.evaluate.inputs import folder_of, load_images, loading_of
+from inceptionctl.evaluate.subject import claim_machine
+from inceptionctl.evaluate.unlabelled import predict
 from inceptionctl.recipe.data_section import DataSection
 from inceptionctl.run import Run
 from tests.defaults import preparation

@@ -14,7 +14,7 @@ from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import Picture, ViewLoader
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.crops import crop_probabilities, cut_out
-from inceptionctl.evaluate.images import folder_of
+from inceptionctl.evaluate.inputs import folder_of
 from inceptionctl.evaluate.protocols import Cut, Protocol, make_protocol, scaled, single_region
 from tests.data.conftest import IMAGES
 from tests.defaults import preparation

@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.data import elpv
 from inceptionctl.data.sources.class_lists import imagenet_ids
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import load_images
 from inceptionctl.evaluate.trained import Trained, load_trained
-from inceptionctl.export.accuracy import instruction_set
 from inceptionctl.export.card import CARD, evaluations_of, write_card
-from inceptionctl.export.exporting import Exported
+from inceptionctl.export.comparison import instruction_set
+from inceptionctl.export.exporters import Exported
 from inceptionctl.run import Run
 from inceptionctl.train.loading import preparation_of
 from tests.commands import environment

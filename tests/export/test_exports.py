@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import quiet
 from inceptionctl.models import build_model
 from inceptionctl.run import Run
 from tests.evaluate.making import CLASSES, INPUT_PX

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import load_images
 from inceptionctl.export.preprocessing import RESIZE, preparation_graph
 from tests.defaults import preparation
 from tests.evaluate.making import photo

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from inceptionctl.models import MODELS, build_model
-from inceptionctl.models.aux_head import MIN_INPUT_PX, AuxHead, grid_px
+from inceptionctl.models.layers import MIN_INPUT_PX, AuxHead, grid_px
 
 OFFERED = [name for name, spec in MODELS.items() if spec.aux_head is not None]
 

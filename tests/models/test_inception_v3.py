@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.models.aux_head import AuxHead
 from inceptionctl.models.inception_v3 import InceptionV3, inception_v3
+from inceptionctl.models.layers import AuxHead
 from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
 from tests.models.tables import Row, Table, check_costs, check_every_branch
 

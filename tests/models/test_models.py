@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.models import MODELS, aux_head, build_model, resnet
+from inceptionctl.models import MODELS, build_model, layers, resnet
 from inceptionctl.models.bn_inception import bn_inception
 from inceptionctl.models.inception_resnet import inception_resnet
 from inceptionctl.models.inception_v3 import inception_v3
@@ -68,7 +68,7 @@ def test_the_table_repeats_the_builders_defaults(builder, names) -> None:
         assert common == {key: own[key] for key in common}
         if spec.aux_head is not None:
             assert (own["aux_head"], own["input_px"]) == (spec.aux_head, spec.default_input_px)
-            assert spec.aux_head_min_input_px == aux_head.MIN_INPUT_PX
+            assert spec.aux_head_min_input_px == layers.MIN_AUX_INPUT_PX
         assert own.get("residual_scale") == spec.residual_scale
         assert spec.min_input_px == inspect.getmodule(builder).MIN_INPUT_PX
         assert spec.default_input_px == inspect.getmodule(builder).DEFAULT_INPUT_PX

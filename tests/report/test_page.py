@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.report.curves import least_loss
 from inceptionctl.report.page import Reported, named
 from inceptionctl.report.paper import standard_error
-from inceptionctl.report.training_loss import least_loss
 from inceptionctl.run import Run
 from inceptionctl.run_contents import RunContents
 from tests.report.reading import Page

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import load_images
 from inceptionctl.models import find_spec
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.train.checkpoint import Progress, save_checkpoint

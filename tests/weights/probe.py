@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from inceptionctl.data.dataset import open_split
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import load_images
 from inceptionctl.models import build_model
-from inceptionctl.weights.forms import find_counterpart
-from inceptionctl.weights.matching import match
+from inceptionctl.weights.counterparts import find_counterpart
+from inceptionctl.weights.match import match
 from tests.defaults import preparation
 from tests.weights.nsfwjs import NUM_OUTPUTS, state_dict
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import load_images
 from inceptionctl.evaluate.trained import load_trained
 from tests.defaults import preparation
 from tests.weights.nsfwjs import probabilities, state_dict

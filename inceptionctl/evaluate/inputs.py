@@ -1,4 +1,4 @@
-"""Images by their file names rather than by a data set, through the same graph as evaluation."""
+"""Images for a network that is not trained on them: those of a set or files by their names, through the same graph as evaluation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from inceptionctl.data.imageset import ImageSet, Names
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, in_batches
 from inceptionctl.data.preparation import Preparation
+from inceptionctl.distributed.session import Machine
 from inceptionctl.recipe.data_section import DataSection
 
 
@@ -65,3 +67,14 @@ def load_pictures(images: ImageSet, preparation: Preparation, *, batch_size: int
 
 def _on_the_cpu(num_threads: int) -> LoaderSettings:
     return LoaderSettings(num_threads=num_threads, seconds_to_read=DataSection().read_timeout_seconds)
+
+
+def loading_of(machine: Machine, data: DataSection, device: torch.device) -> LoaderSettings:
+    """How images are read and decoded for a network on `device`. A run from a GPU can be evaluated where there is none."""
+    on_gpu = device.type == "cuda"
+    return LoaderSettings(
+        num_threads=data.num_threads or machine.num_threads,
+        seconds_to_read=data.read_timeout_seconds,
+        device_id=device.index if on_gpu else None,
+        decode="mixed" if on_gpu and data.decode != "cpu" else "cpu",
+    )

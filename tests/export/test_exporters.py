@@ -14,10 +14,17 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, load_trained
-from inceptionctl.export import exporting
-from inceptionctl.export.checking import MAX_ROUNDINGS, Sample, check, draw_sample, largest_difference, pseudo_random_images
+from inceptionctl.export import exporters
+from inceptionctl.export.comparison import (
+    MAX_ROUNDINGS,
+    Reference,
+    check,
+    draw_reference,
+    largest_difference,
+    pseudo_random_images,
+)
 from inceptionctl.export.description import Description, describe, description_of_properties, parse_description
-from inceptionctl.export.exporting import export
+from inceptionctl.export.exporters import export
 from inceptionctl.export.to_safetensors import write
 from inceptionctl.run import Run
 from tests.data.resampling import middle_square
@@ -29,8 +36,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def sample(trained: Trained, data: Path) -> Sample:
-    return draw_sample(trained, data, 1)
+def reference(trained: Trained, data: Path) -> Reference:
+    return draw_reference(trained, data, 1)
 
 
 def spoiled(trained: Trained, description: Description) -> dict[str, bytes]:
@@ -41,74 +48,74 @@ def spoiled(trained: Trained, description: Description) -> dict[str, bytes]:
 
 
 def test_an_export_that_disagrees_is_not_put_in_place(
-    trained: Trained, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(trained, ["safetensors"], tmp_path, sample)
+    export(trained, ["safetensors"], tmp_path, reference)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setitem(exporting.EXPORTERS, "safetensors", replace(exporting.SAFETENSORS, write=spoiled))
+    monkeypatch.setitem(exporters.EXPORTERS, "safetensors", replace(exporters.SAFETENSORS, write=spoiled))
     with pytest.raises(CheckpointError, match=r"logits differ by up to 0.0003 on 8 validation images"):
-        export(trained, ["safetensors"], tmp_path, sample)
+        export(trained, ["safetensors"], tmp_path, reference)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_full_disk_leaves_the_old_export(
-    trained: Trained, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(trained, ["safetensors"], tmp_path, sample)
+    export(trained, ["safetensors"], tmp_path, reference)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(path: Path, content: bytes) -> None:
         path.write_bytes(content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting, "write_atomically", full)
+    monkeypatch.setattr(exporters, "write_atomically", full)
     with pytest.raises(EnvironmentFault, match="no space left"):
-        export(trained, ["safetensors"], tmp_path, sample)
+        export(trained, ["safetensors"], tmp_path, reference)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_an_export_is_replaced(run: Run, sample: Sample, tmp_path: Path) -> None:
+def test_an_export_is_replaced(run: Run, reference: Reference, tmp_path: Path) -> None:
     for which, step in (("5", 5), ("latest", 10)):
         trained = load_trained(run.path, "ema", CPU, which)
-        export(trained, ["safetensors"], tmp_path, draw_sample(trained, Path("nowhere"), 1))
+        export(trained, ["safetensors"], tmp_path, draw_reference(trained, Path("nowhere"), 1))
         assert json.loads((tmp_path / "config.json").read_text())["step"] == step
 
 
-def test_the_network_is_left_as_it_was(trained: Trained, sample: Sample, tmp_path: Path) -> None:
+def test_the_network_is_left_as_it_was(trained: Trained, reference: Reference, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
-    export(trained, ["safetensors"], tmp_path, sample)
+    export(trained, ["safetensors"], tmp_path, reference)
     after = trained.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not trained.model.training
 
 
-def test_sample_of_real_images(trained: Trained, sample: Sample, data: Path) -> None:
-    assert sample.images.shape[0] == 8
-    assert sample.source == f"8 validation images of {data}"
-    assert sample.tells
+def test_sample_of_real_images(trained: Trained, reference: Reference, data: Path) -> None:
+    assert reference.images.shape[0] == 8
+    assert reference.source == f"8 validation images of {data}"
+    assert reference.tells
     with torch.no_grad():
-        assert torch.equal(sample.expected, trained.model(sample.images))
-    assert len(torch.unique(sample.images.flatten(1), dim=0)) == 8
+        assert torch.equal(reference.expected, trained.model(reference.images))
+    assert len(torch.unique(reference.images.flatten(1), dim=0)) == 8
 
 
 def test_sample_without_data_says_so(trained: Trained, tmp_path: Path) -> None:
-    sample = draw_sample(trained, tmp_path / "nowhere", 1)
-    assert sample.source.startswith("8 pseudo-random images (the data set")
-    assert sample.logit_spread > 0.1
-    assert torch.equal(sample.images, pseudo_random_images(8, 75))
-    assert sample.images.abs().max() <= 1.0
+    reference = draw_reference(trained, tmp_path / "nowhere", 1)
+    assert reference.source.startswith("8 pseudo-random images (the data set")
+    assert reference.logit_spread > 0.1
+    assert torch.equal(reference.images, pseudo_random_images(8, 75))
+    assert reference.images.abs().max() <= 1.0
 
 
 def test_sample_of_broken_data_says_so(trained: Trained, data: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(data, tmp_path / "broken"))
     (broken / "val" / CLASSES[0] / "0.jpg").write_bytes(b"\xff\xd8\xff nothing")
-    assert "pseudo-random images (cannot decode" in draw_sample(trained, broken, 1).source
+    assert "pseudo-random images (cannot decode" in draw_reference(trained, broken, 1).source
 
 
-def test_difference_is_the_largest_and_nan_is_none_at_all(sample: Sample) -> None:
+def test_difference_is_the_largest_and_nan_is_none_at_all(reference: Reference) -> None:
     def off_by(value: float, image: int):
         def logits(images: torch.Tensor) -> torch.Tensor:
-            found = sample.expected[:1] if len(images) == 1 else sample.expected[1:]
+            found = reference.expected[:1] if len(images) == 1 else reference.expected[1:]
             found = found.clone()
             if len(images) != 1:
                 found[image] += value
@@ -116,11 +123,11 @@ def test_difference_is_the_largest_and_nan_is_none_at_all(sample: Sample) -> Non
 
         return logits
 
-    assert largest_difference(off_by(0.0, 0), sample) == 0.0
-    assert largest_difference(off_by(-0.5, 3), sample) == pytest.approx(0.5, rel=1e-5)
-    assert largest_difference(off_by(float("nan"), 3), sample) == float("inf")
+    assert largest_difference(off_by(0.0, 0), reference) == 0.0
+    assert largest_difference(off_by(-0.5, 3), reference) == pytest.approx(0.5, rel=1e-5)
+    assert largest_difference(off_by(float("nan"), 3), reference) == float("inf")
     with pytest.raises(CheckpointError):
-        check("model.x", off_by(float("nan"), 6), sample)
+        check("model.x", off_by(float("nan"), 6), reference)
 
 
 class Amplified(torch.nn.Module):
@@ -131,28 +138,28 @@ class Amplified(torch.nn.Module):
 
 
 def test_rounding_of_the_checkpoint_itself_is_no_disagreement() -> None:
-    sample = Sample(Amplified(), pseudo_random_images(8, 75), "blotches")
-    assert 1e-4 < sample.rounding < 1e-2
+    reference = Reference(Amplified(), pseudo_random_images(8, 75), "blotches")
+    assert 1e-4 < reference.rounding < 1e-2
     for times, fine in ((2.0, True), (8.0, False)):
-        shift = times * sample.rounding
+        shift = times * reference.rounding
 
         def logits(images: torch.Tensor, shift: float = shift) -> torch.Tensor:
             return Amplified()(images) + shift
 
         if fine:
-            assert check("model.x", logits, sample) == pytest.approx(shift, rel=1e-2)
+            assert check("model.x", logits, reference) == pytest.approx(shift, rel=1e-2)
         else:
             with pytest.raises(CheckpointError, match="fp32 rounding explains"):
-                check("model.x", logits, sample)
+                check("model.x", logits, reference)
 
 
-def test_rounding_is_small_in_a_network_like_a_trained_one(sample: Sample) -> None:
-    assert 0.0 < sample.rounding < 1e-4 / MAX_ROUNDINGS
-    assert next(sample.model.parameters()).dtype == torch.float32
+def test_rounding_is_small_in_a_network_like_a_trained_one(reference: Reference) -> None:
+    assert 0.0 < reference.rounding < 1e-4 / MAX_ROUNDINGS
+    assert next(reference.model.parameters()).dtype == torch.float32
 
 
 def test_logits_that_do_not_differ_are_warned_of(run: Run, tmp_path: Path) -> None:
-    same = Sample(Amplified(), torch.zeros(2, 3, 75, 75), "zeros")
+    same = Reference(Amplified(), torch.zeros(2, 3, 75, 75), "zeros")
     assert not same.tells
     from inceptionctl.cli.export import _print_exports
 
@@ -201,7 +208,7 @@ def test_descriptions_from_before_the_preparation_was_a_choice(trained: Trained)
 
 def test_predictions_of_an_export_prepare_images_as_the_recipe_did(trained: Trained, data: Path, tmp_path: Path) -> None:
     other = in_other_form(trained, interpolation="bicubic", central_fraction=0.5)
-    export(other, ["safetensors"], tmp_path, draw_sample(other, data, 1))
+    export(other, ["safetensors"], tmp_path, draw_reference(other, data, 1))
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["keep_aspect"], config["antialias"], config["interpolation"]) == (True, True, "bicubic")
     assert (
@@ -217,15 +224,15 @@ def test_predictions_of_an_export_prepare_images_as_the_recipe_did(trained: Trai
     likeliest = {item["class"]: item["probability"] for item in found["classes"]}
     assert likeliest == pytest.approx({name: float(expected[CLASSES.index(name)]) for name in likeliest}, abs=0.01)
     plain = tmp_path / "plain"
-    export(trained, ["safetensors"], plain, draw_sample(trained, data, 1))
+    export(trained, ["safetensors"], plain, draw_reference(trained, data, 1))
     (otherwise,) = json.loads(predicted(plain, data).stdout)["predictions"]
     apart = [abs(item["probability"] - likeliest.get(item["class"], 0.0)) for item in otherwise["classes"]]
     assert max(apart) > 0.2  # else the comparison would tell little
 
 
 @pytest.fixture
-def exported(trained: Trained, sample: Sample, tmp_path: Path) -> Path:
-    export(trained, ["safetensors"], tmp_path, sample)
+def exported(trained: Trained, reference: Reference, tmp_path: Path) -> Path:
+    export(trained, ["safetensors"], tmp_path, reference)
     return tmp_path
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import inceptionctl as package
 from inceptionctl.cli import app
-from inceptionctl.report.watching import ASCII_BARS, BARS, lines, seconds_left, sparkline, total_steps
+from inceptionctl.report.status import ASCII_BARS, BARS, lines, seconds_left, sparkline, total_steps
 from inceptionctl.run import Run
 from inceptionctl.run_contents import read_run
 from tests.commands import COMMAND, environment, inceptionctl
@@ -94,7 +94,7 @@ def test_nothing_else_that_is_printed_needs_more_than_ascii() -> None:
     """Names do, and are escaped there; rich draws its tables and bars in ASCII by itself."""
     folder = Path(package.__file__).parent
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*.py") if not file.read_text("utf-8").isascii()}
-    assert files == {"report/watching.py"}
+    assert files == {"report/status.py"}
 
 
 def test_once(run: Run) -> None:

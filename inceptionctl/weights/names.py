@@ -6,9 +6,15 @@ A table holds the modules that own tensors, and nothing else: convolutions, norm
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
+Kind = Literal["torch", "tensorflow"]
 Names = dict[str, str]
 ConvNorm = Callable[[str, str], Names]  # the two tables' names of a convolution with its norm -> those of its parts
+
+# TF-slim's names of the tensors of a layer and of a norm, for torch's.
+LEAVES = {"weight": "weights", "bias": "biases"}
+NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
 def chain(ours: str, *theirs: str) -> Names:
@@ -26,7 +32,13 @@ def expanded(blocks: Mapping[str, str], conv_norm: ConvNorm) -> Names:
     return {part: other for ours, theirs in blocks.items() for part, other in conv_norm(ours, theirs).items()}
 
 
-def module_and_leaf(tensor: str) -> tuple[str, str]:
-    """`stem.conv_1.conv.weight` -> (`stem.conv_1.conv`, `weight`)."""
+def their_tensor(names: Names, tensor: str, kind: Kind) -> str | None:
+    """Their name of a tensor of ours; None where they have none."""
     module, _, leaf = tensor.rpartition(".")
-    return module, leaf
+    theirs = names.get(module)
+    if theirs is None:
+        return None
+    if kind == "torch":
+        return f"{theirs}.{leaf}"
+    known = (NORM_LEAVES if theirs.endswith("/BatchNorm") else LEAVES).get(leaf)
+    return f"{theirs}/{known}" if known else None

@@ -10,7 +10,7 @@ from typing import Literal
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import TIMM_PREFIX, find_spec, is_timm
 from inceptionctl.weights import tf_slim_names, timm_names
-from inceptionctl.weights.naming import Names
+from inceptionctl.weights.names import Names
 
 Form = Literal["timm", "torchvision", "tf-slim"]
 FORMS: tuple[Form, ...] = ("timm", "torchvision", "tf-slim")

@@ -6,12 +6,11 @@ import pytest
 
 from inceptionctl.errors import RecipeError
 from inceptionctl.recipe import load_recipe
-from inceptionctl.scaling.advice import advise
+from inceptionctl.scaling.cluster_plan import ImageCounts, Point, Site, advise, plan_points
 from inceptionctl.scaling.interconnects import NETWORKS, NODES, find_link
-from inceptionctl.scaling.planning import Images, Point, Site, plan_points
 from inceptionctl.scaling.prediction import Compute, Traffic
 
-IMAGENET = Images(1_281_167, 50_000, "assumed")
+IMAGENET = ImageCounts(1_281_167, 50_000, "assumed")
 COMPUTE = Compute(1 / 500, 0.0, 32)
 TRAFFIC = Traffic(170e6, 2e5, 2e9)
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from inceptionctl.weights.naming import Names, module_and_leaf
-from inceptionctl.weights.tf_slim_names import LEAVES, NORM_LEAVES
+from inceptionctl.weights.names import Kind, Names, their_tensor
 from inceptionctl.weights.weight_files import Which
-
-Kind = Literal["torch", "tensorflow"]
 
 # The labels of ImageNet in TF-slim's data sets start at 1; 0 is a background that has no images.
 WITH_BACKGROUND = 1001
@@ -68,18 +64,6 @@ class Match:
             "wrong": self.wrong,
             "left_over": self.left_over,
         }
-
-
-def their_tensor(names: Names, tensor: str, kind: Kind) -> str | None:
-    """Their name of a tensor of ours; None where they have none."""
-    module, leaf = module_and_leaf(tensor)
-    theirs = names.get(module)
-    if theirs is None:
-        return None
-    if kind == "torch":
-        return f"{theirs}.{leaf}"
-    known = (NORM_LEAVES if theirs.endswith("/BatchNorm") else LEAVES).get(leaf)
-    return f"{theirs}/{known}" if known else None
 
 
 def to_our_layout(tensor: Tensor, kind: Kind, num_axes: int) -> Tensor:
@@ -156,8 +140,7 @@ def match(
 
 
 def _fill_or_miss(found: Match, ours: str, theirs: str | None, place: Tensor, kind: Kind) -> None:
-    _, leaf = module_and_leaf(ours)
-    if leaf == "num_batches_tracked":
+    if ours.endswith(".num_batches_tracked"):
         found.tensors[ours] = torch.zeros_like(place, device="cpu")
         found.mapped.append(Mapped(ours, None, (), "0: the file does not count batches"))
     elif kind == "tensorflow" and theirs is not None and theirs.endswith("/BatchNorm/gamma"):
