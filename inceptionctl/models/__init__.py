@@ -1,16 +1,18 @@
 """The networks: a table of names, and `build_model`.
 
-Importing this package imports no torch, so that reading a recipe or printing help stays quick: the builders import it.
-To add a network: a module of its own beside these, a `_build_...` function here, a line in MODELS.
+Importing this package imports no torch, so that reading a recipe or printing help stays quick.
+To add a family of networks: a module beside these with a table FAMILY as theirs, and nothing else.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 from inceptionctl.errors import RecipeError
@@ -43,7 +45,7 @@ class NetworkArguments(TypedDict, total=False):
 class ModelSpec:
     """A network that recipes can name.
 
-    `build` takes the flat arguments of `build_model` and imports torch. `default_input_px` is the paper's image side,
+    `place` is module and class, `arguments` those of its constructor that make it this network. `default_input_px` is the paper's image side,
     `min_input_px` the smallest that passes the strides. `source` is paper and figure. The errors are the Inception-v4 paper's:
     percent, single crop, on the validation images that are not blacklisted; None where it prints none.
 
@@ -51,7 +53,7 @@ class ModelSpec:
     The auxiliary head needs images of at least `aux_head_min_input_px`.
     """
 
-    build: Callable[..., nn.Module]
+    place: str
     default_input_px: int
     min_input_px: int
     source: str
@@ -61,143 +63,31 @@ class ModelSpec:
     aux_head_min_input_px: int | None = None
     residual_scale: tuple[float, float, float] | None = None
     residual_unit: ResidualUnit | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, **arguments: Any) -> nn.Module:
+        """The network, with the flat arguments of `build_model` that it takes. Imports torch."""
+        module, _, name = self.place.partition(":")
+        network: nn.Module = getattr(importlib.import_module(module), name)(**self.arguments, **arguments)
+        return network
 
 
-def _build_bn_inception(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.bn_inception import bn_inception
+def _families() -> dict[str, ModelSpec]:
+    """The networks of the modules beside this one, each module's as its table FAMILY says.
 
-    return bn_inception(**arguments)
-
-
-def _build_inception_v3(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.inception_v3 import inception_v3
-
-    return inception_v3(**arguments)
-
-
-def _build_inception_v4(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.inception_v4 import inception_v4
-
-    return inception_v4(**arguments)
+    The tables are read as text: importing such a module would import torch. What a network leaves out is the family's.
+    """
+    found: dict[str, ModelSpec] = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        table = re.search(r"^FAMILY = (\{$.*?^\})$", file.read_text(encoding="utf-8"), re.M | re.S)
+        if table:
+            family = ast.literal_eval(table[1])  # allowed: eval( (of literals: nothing is run)
+            networks, place = family.pop("networks"), f"{__name__}.{file.stem}:{family.pop('class')}"
+            found |= {name: ModelSpec(place, **family | own) for name, own in networks.items()}
+    return found
 
 
-def _build_inception_resnet(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.inception_resnet import inception_resnet
-
-    return inception_resnet(**arguments)
-
-
-def _build_resnet(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.resnet import resnet
-
-    return resnet(**arguments)
-
-
-def _resnet_spec(depth: int, *, stride_in: str = "1x1") -> ModelSpec:
-    # The paper measures ResNet-152 with ten crops and densely, never with one crop: docs/networks.md.
-    return ModelSpec(
-        build=partial(_build_resnet, depth=depth, stride_in=stride_in),
-        default_input_px=224,
-        min_input_px=32,
-        source="He et al., arXiv 1512.03385, Table 1" + (", with the stride in the 3x3" if stride_in == "3x3" else ""),
-        residual_unit="original" if depth < 50 else "bottleneck",
-    )
-
-
-INCEPTION_V4_PAPER = "Szegedy et al., arXiv 1602.07261"
-
-MODELS: dict[str, ModelSpec] = {
-    "bn_inception": ModelSpec(
-        build=_build_bn_inception,
-        default_input_px=224,
-        min_input_px=32,
-        source="Ioffe and Szegedy, arXiv 1502.03167, Figure 5",
-        paper_top1_error_percent=25.2,
-        paper_top5_error_percent=7.8,
-    ),
-    "inception_v3": ModelSpec(
-        build=_build_inception_v3,
-        default_input_px=299,
-        min_input_px=75,
-        source="Szegedy et al., arXiv 1512.00567, Table 1, with the channels of TF-slim's nets/inception_v3.py",
-        paper_top1_error_percent=21.2,
-        paper_top5_error_percent=5.6,
-        aux_head=True,
-        aux_head_min_input_px=107,
-    ),
-    # The same weights fit, but the 3x3 average pools count the padding, so the logits differ.
-    "inception_v3_torchvision": ModelSpec(
-        build=partial(_build_inception_v3, average_pool="torchvision"),
-        default_input_px=299,
-        min_input_px=75,
-        source="Szegedy et al., arXiv 1512.00567, Table 1, with the average pools of torchvision's and timm's inception_v3",
-        paper_top1_error_percent=21.2,
-        paper_top5_error_percent=5.6,
-        aux_head=True,
-        aux_head_min_input_px=107,
-    ),
-    "inception_v4": ModelSpec(
-        build=_build_inception_v4,
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figure 9",
-        paper_top1_error_percent=20.0,
-        paper_top5_error_percent=5.0,
-        aux_head=False,
-        aux_head_min_input_px=107,
-    ),
-    # The same network at the same cost, but three chains of 1x7 / 7x1 and 1x3 / 3x1 run the other way round, as in the weights
-    # that TF-slim published and in the ports of them: those fit this one alone.
-    "inception_v4_tf_slim": ModelSpec(
-        build=partial(_build_inception_v4, kernel_order="tf_slim"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figure 9, with the kernel order of TF-slim's nets/inception_v4.py",
-        paper_top1_error_percent=20.0,
-        paper_top5_error_percent=5.0,
-        aux_head=False,
-        aux_head_min_input_px=107,
-    ),
-    "inception_resnet_v1": ModelSpec(
-        build=partial(_build_inception_resnet, variant="v1"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figures 10 to 15",
-        paper_top1_error_percent=21.3,
-        paper_top5_error_percent=5.5,
-        residual_scale=(0.17, 0.10, 0.20),
-    ),
-    "inception_resnet_v2": ModelSpec(
-        build=partial(_build_inception_resnet, variant="v2"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figures 3 and 15 to 19",
-        paper_top1_error_percent=19.9,
-        paper_top5_error_percent=4.9,
-        aux_head=False,
-        aux_head_min_input_px=107,
-        residual_scale=(0.17, 0.10, 0.20),
-    ),
-    # Another stem, twice the blocks and another head: the network of the published weights is not the paper's.
-    "inception_resnet_v2_tf_slim": ModelSpec(
-        build=partial(_build_inception_resnet, variant="v2_tf_slim"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"TF-slim's nets/inception_resnet_v2.py, after {INCEPTION_V4_PAPER}, Figures 14 and 16 to 19",
-        aux_head=False,
-        aux_head_min_input_px=107,
-        residual_scale=(0.17, 0.10, 0.20),
-    ),
-    "resnet_18": _resnet_spec(18),
-    "resnet_34": _resnet_spec(34),
-    "resnet_50": _resnet_spec(50),
-    "resnet_101": _resnet_spec(101),
-    "resnet_152": _resnet_spec(152),
-    # As torchvision, timm and NVIDIA have them: the unit that halves the grid does so in its 3x3, not in its first 1x1.
-    "resnet_50_v1_5": _resnet_spec(50, stride_in="3x3"),
-    "resnet_101_v1_5": _resnet_spec(101, stride_in="3x3"),
-    "resnet_152_v1_5": _resnet_spec(152, stride_in="3x3"),
-}
+MODELS = _families()
 
 
 def build_model(

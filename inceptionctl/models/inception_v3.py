@@ -11,7 +11,6 @@ from collections import OrderedDict
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from inceptionctl.models.layers import (
@@ -21,16 +20,37 @@ from inceptionctl.models.layers import (
     Channels,
     Conv,
     ConvNormAct,
+    ImageClassifier,
     Parallel,
     average_pool_3x3,
     check_input_px,
-    check_num_classes,
     init_as_inception_v3,
     init_weights,
     max_pool_3x3_reduce,
     scale_channels,
 )
 from inceptionctl.models.summary import Stage
+
+# What this family is called and has; models/__init__.py reads it without importing torch, so it holds literals alone.
+FAMILY = {
+    "class": "InceptionV3",
+    "default_input_px": 299,
+    "min_input_px": 75,
+    "paper_top1_error_percent": 21.2,
+    "paper_top5_error_percent": 5.6,
+    "aux_head": True,
+    "aux_head_min_input_px": 107,
+    "networks": {
+        "inception_v3": {
+            "source": "Szegedy et al., arXiv 1512.00567, Table 1, with the channels of TF-slim's nets/inception_v3.py",
+        },
+        # The same weights fit, but the 3x3 average pools count the padding, so the logits differ.
+        "inception_v3_torchvision": {
+            "arguments": {"average_pool": "torchvision"},
+            "source": "Szegedy et al., arXiv 1512.00567, Table 1, with the average pools of torchvision's and timm's inception_v3",
+        },
+    },
+}
 
 DEFAULT_INPUT_PX = 299
 MIN_INPUT_PX = 75  # leave a last grid of 1 x 1
@@ -176,11 +196,15 @@ def inception_fork(in_channels: int, conv: Conv, c: Channels, *, counts_padding:
     )
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(ImageClassifier):
     """Inception-v3, Table 1 of arXiv 1512.00567: images (N, 3, H, W), H and W at least 75 px -> logits (N, num_classes).
 
     Training with the auxiliary head gives two logits. Initialised as TF-slim does, from torch's global random state, which also
-    feeds the dropout. Arguments: see `inception_v3`.
+    feeds the dropout; 23.8 M parameters, and 3.3 M of the auxiliary head. `width` multiplies every number of channels (see
+    `scale_channels`). `dropout` is the share dropped: TF-slim keeps 0.8. `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim.
+    `input_px` is the side that the auxiliary head is built for; without the head any side of at least 75 px passes. `average_pool` says
+    whether the 3x3 average pools leave the padding out of the mean, as the authors' code does, or count it, as torchvision and timm do.
+    Raises ValueError for an argument out of its range.
     """
 
     STAGES = (
@@ -212,7 +236,6 @@ class InceptionV3(nn.Module):
         average_pool: AveragePool = "tf_slim",
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
         counts_padding = average_pool == "torchvision"
@@ -245,14 +268,8 @@ class InceptionV3(nn.Module):
             self.blocks_c.append(block := inception_fork(channels, conv, c, counts_padding=counts_padding))
             channels = block.out_channels
         # 8 x 8 x 2048
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        # 1 x 1 x 2048
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_classes)
-        # 1000
+        self.add_classifier(channels, num_classes, dropout)
         self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
-        self.num_features = channels
-        self.num_classes = num_classes
         init_weights(self, classifier="convolution")
         if self.aux_head is not None:
             init_as_inception_v3(self.aux_head)
@@ -271,38 +288,3 @@ class InceptionV3(nn.Module):
         x = self.reduction_b(x)  # 8 x 8 x 1280
         x = self.blocks_c(x)  # 8 x 8 x 2048
         return x
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 2048 x width, 8, 8) at 299 px. Raises ValueError below 75 px."""
-        return self.forward_last(self.forward_middle(x))
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
-
-        The softmax belongs to the loss. Raises ValueError below 75 px.
-        """
-        middle = self.forward_middle(x)
-        x = self.forward_last(middle)
-        x = torch.flatten(self.pool(x), 1)  # 2048
-        x = self.classifier(self.dropout(x))  # 1000
-        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
-
-
-def inception_v3(
-    num_classes: int = 1000,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
-    batch_norm_eps: float = BATCH_NORM_EPS,
-    input_px: int = DEFAULT_INPUT_PX,
-    aux_head: bool = True,
-    average_pool: AveragePool = "tf_slim",
-) -> InceptionV3:
-    """Build Inception-v3 (arXiv 1512.00567), initialised as TF-slim does: 23.8 M parameters, and 3.3 M of the auxiliary head.
-
-    `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: TF-slim keeps 0.8.
-    `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `input_px` is the side that the auxiliary head is built for; without
-    the head any side of at least 75 px passes. `average_pool` says whether the 3x3 average pools leave the padding out of the
-    mean, as the authors' code does, or count it, as torchvision and timm do. Raises ValueError for an argument out of its range.
-    """
-    return InceptionV3(num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, input_px, aux_head, average_pool)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from inceptionctl.models.layers import (
@@ -19,15 +18,35 @@ from inceptionctl.models.layers import (
     Channels,
     Conv,
     ConvNormAct,
+    ImageClassifier,
     Parallel,
     average_pool_3x3,
     check_input_px,
-    check_num_classes,
     init_weights,
     max_pool_3x3_reduce,
     scale_channels,
 )
 from inceptionctl.models.summary import Stage
+
+# What this family is called and has; models/__init__.py reads it without importing torch, so it holds literals alone.
+FAMILY = {
+    "class": "InceptionV4",
+    "default_input_px": 299,
+    "min_input_px": 75,
+    "paper_top1_error_percent": 20.0,
+    "paper_top5_error_percent": 5.0,
+    "aux_head": False,
+    "aux_head_min_input_px": 107,
+    "networks": {
+        "inception_v4": {"source": "Szegedy et al., arXiv 1602.07261, Figure 9"},
+        # The same network at the same cost, but three chains of 1x7 / 7x1 and 1x3 / 3x1 run the other way round, as in the weights
+        # that TF-slim published and in the ports of them: those fit this one alone.
+        "inception_v4_tf_slim": {
+            "arguments": {"kernel_order": "tf_slim"},
+            "source": "Szegedy et al., arXiv 1602.07261, Figure 9, with the kernel order of TF-slim's nets/inception_v4.py",
+        },
+    },
+}
 
 DEFAULT_INPUT_PX = 299
 MIN_INPUT_PX = 75  # leave a last grid of 1 x 1
@@ -196,11 +215,15 @@ def inception_c(in_channels: int, conv: Conv, c: Channels, kernel_order: KernelO
     )
 
 
-class InceptionV4(nn.Module):
+class InceptionV4(ImageClassifier):
     """Inception-v4, Figure 9: images (N, 3, H, W), H and W at least 75 px, 299 in the paper -> logits (N, num_classes).
 
     Training with the auxiliary head gives two logits. Initialised as TF-slim does, from torch's global random state, which also
-    feeds the dropout. Arguments: see `inception_v4`.
+    feeds the dropout; 42.7 M parameters at width 1 and 1000 classes. `width` multiplies every number of channels (see
+    `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8. `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim.
+    `kernel_order` says in which order the factorised convolutions of the stem, Inception-B and Inception-C follow each other: as the
+    figures print them, or as TF-slim and the weights made by it (timm's among them) have them. `aux_head` adds TF-slim's auxiliary head
+    for training on images of `input_px`; without it any side of at least 75 px passes. Raises ValueError for an argument out of its range.
     """
 
     # What `summary.endpoints` lists, in the order of the forward pass.
@@ -232,7 +255,6 @@ class InceptionV4(nn.Module):
         aux_head: bool = False,
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
 
@@ -262,14 +284,8 @@ class InceptionV4(nn.Module):
             self.blocks_c.append(block := inception_c(channels, conv, c, kernel_order))
             channels = block.out_channels
         # 8 x 8 x 1536
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        # 1 x 1 x 1536
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_classes)
-        # 1000
+        self.add_classifier(channels, num_classes, dropout)
         self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
-        self.num_features = channels
-        self.num_classes = num_classes
         init_weights(self)
 
     def forward_middle(self, x: Tensor) -> Tensor:
@@ -286,39 +302,3 @@ class InceptionV4(nn.Module):
         x = self.reduction_b(x)  # 8 x 8 x 1536
         x = self.blocks_c(x)  # 8 x 8 x 1536
         return x
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 1536 x width, 8, 8) at 299 px. Raises ValueError below 75 px."""
-        return self.forward_last(self.forward_middle(x))
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
-
-        The softmax belongs to the loss. Raises ValueError below 75 px.
-        """
-        middle = self.forward_middle(x)
-        x = self.forward_last(middle)
-        x = torch.flatten(self.pool(x), 1)  # 1536
-        x = self.classifier(self.dropout(x))  # 1000
-        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
-
-
-def inception_v4(
-    num_classes: int = 1000,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
-    batch_norm_eps: float = BATCH_NORM_EPS,
-    kernel_order: KernelOrder = "paper",
-    input_px: int = DEFAULT_INPUT_PX,
-    aux_head: bool = False,
-) -> InceptionV4:
-    """Build Inception-v4 (arXiv 1602.07261, Figure 9), initialised as TF-slim does: 42.7 M parameters at width 1, 1000 classes.
-
-    `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8.
-    `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `kernel_order` says in which order the factorised convolutions of
-    the stem, Inception-B and Inception-C follow each other: as the figures print them, or as TF-slim and the weights made by it
-    (timm's among them) have them. `aux_head` adds TF-slim's auxiliary head for training on images of `input_px`; without it any
-    side of at least 75 px passes. Raises ValueError for an argument out of its range.
-    """
-    return InceptionV4(num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, kernel_order, input_px, aux_head)

@@ -28,12 +28,6 @@ def check_input_px(input_px: int, smallest_px: int, network: str) -> None:
         raise ValueError(f"{network} needs images of at least {smallest_px} x {smallest_px} px, got a side of {input_px} px")
 
 
-def check_num_classes(num_classes: int) -> None:
-    """Raise ValueError for fewer classes than one."""
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-
-
 def scale_channels(channels: int, width: float) -> int:
     """`channels` x `width`, rounded to the nearest multiple of 8 (halves go up), at least 8.
 
@@ -233,6 +227,51 @@ class AuxHead(nn.Module):
         x = torch.flatten(self.conv_grid(x), 1)  # 768
         x = self.classifier(x)  # 1000
         return x
+
+
+class ImageClassifier(nn.Module):
+    """What the networks here end in: global average pool, dropout, a linear classifier; and an auxiliary head where there is one.
+
+    A subclass builds its layers, then calls `add_classifier`, and implements `forward_middle` and `forward_last`.
+    """
+
+    aux_head: AuxHead | None
+
+    def add_classifier(self, num_features: int, num_classes: int, dropout: float) -> None:
+        """Add the layers behind the last grid, of `num_features` channels. Raises ValueError for fewer classes than one."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        # 1 x 1 x num_features
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(num_features, num_classes)
+        # num_classes
+        self.aux_head = None
+        self.num_features = num_features
+        self.num_classes = num_classes
+
+    def forward_middle(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the grid that an auxiliary head is fed. Raises ValueError for images that are too small."""
+        raise NotImplementedError
+
+    def forward_last(self, x: Tensor) -> Tensor:
+        """From what `forward_middle` gives to the last grid, (N, num_features, H', W')."""
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the last grid, (N, num_features, H', W'). Raises ValueError for images that are too small."""
+        return self.forward_last(self.forward_middle(x))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
+
+        The softmax belongs to the loss. Raises ValueError for images that are too small.
+        """
+        middle = self.forward_middle(x)
+        x = self.forward_last(middle)
+        x = torch.flatten(self.pool(x), 1)  # num_features
+        x = self.classifier(self.dropout(x))  # num_classes
+        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
 
 
 def init_as_inception_v3(head: AuxHead) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.report.curves import least_loss
-from inceptionctl.report.page import Reported, named
+from inceptionctl.report.page import ReportedRun, named
 from inceptionctl.report.paper import standard_error
 from inceptionctl.run import Run
 from inceptionctl.run_contents import RunContents
@@ -108,8 +108,8 @@ def test_errors(tmp_path: Path, runs: list[Run]) -> None:
 
 def test_of_several_checkpoints_the_best_is_shown(tmp_path: Path) -> None:
     contents = RunContents(Run(tmp_path))
-    reported = Reported("x", contents, [{"step": 5, "n": 1}, {"step": 5, "n": 2}, {"step": 10, "n": 3}])
+    reported = ReportedRun("x", contents, [{"step": 5, "n": 1}, {"step": 5, "n": 2}, {"step": 10, "n": 3}])
     assert reported.shown == {"step": 10, "n": 3}
     contents.checkpoints = [{"step": 5, "pointers": ["best"]}, {"step": 10, "pointers": ["latest"]}]
     assert reported.shown == {"step": 5, "n": 2}
-    assert Reported("x", contents).shown is None
+    assert ReportedRun("x", contents).shown is None
