@@ -20,8 +20,8 @@ from inceptionctl.data.loaders import Picture, in_batches
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.crops import cut_out, in_order
 from inceptionctl.evaluate.evaluation import Work, answering, answers, view_loader
-from inceptionctl.evaluate.protocols import Cut, Name, Protocol, make_protocol
 from inceptionctl.evaluate.subject import Subject
+from inceptionctl.protocols import PROTOCOLS, Cut, Protocol, ProtocolName, make_protocol
 
 Places = dict[tuple[int, int], list[Cut]]
 Way = Callable[[Work, bool], Tensor]
@@ -32,7 +32,7 @@ TRIED_CROPS = 192
 def bench_evaluate(
     subject: Subject,
     kinds: dict[str, ImageSet],
-    protocols: Sequence[Name],
+    protocols: Sequence[ProtocolName],
     *,
     batch_sizes: Sequence[int],
     repeats: int,
@@ -55,7 +55,7 @@ def bench_evaluate(
     contestants: list[Contestant] = []
     given: dict[str, Tensor] = {}
     for name in protocols:
-        protocol = None if name == "single" else make_protocol(name, subject.preparation.input_px)
+        protocol = make_protocol(name, subject.preparation.input_px)
         base = Work(subject, next(iter(kinds.values())), protocol, batch_sizes[0], loading)
         for way, run in _ways(name).items():
             chosen[way] = _best_batch(way, run, base, batch_sizes, progress)
@@ -140,16 +140,16 @@ def _cut(known: Places, protocol: Protocol, picture: Picture, view: int) -> Cut:
     return known[size][view]
 
 
-def _ways(name: Name) -> dict[str, Way]:
+def _ways(name: ProtocolName) -> dict[str, Way]:
     return {name: _together, _passes(name): _by_passes} if _is_cut(name) else {name: _together}
 
 
-def _passes(name: Name) -> str:
+def _passes(name: ProtocolName) -> str:
     return f"{name.removesuffix('crop')} single passes"
 
 
-def _is_cut(name: Name) -> bool:
-    return name not in ("single", "dense")
+def _is_cut(name: ProtocolName) -> bool:
+    return name in PROTOCOLS and not PROTOCOLS[name].dense
 
 
 def _together(work: Work, part: bool) -> Tensor:

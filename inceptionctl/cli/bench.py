@@ -10,8 +10,9 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.bench_tables import print_profile, print_result, print_sum_model, say_timm, say_waits
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, ProtocolName, Settings, renamed, whole_numbers
+from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, Settings, renamed, whole_numbers
 from inceptionctl.errors import RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages import bench_data, bench_network, bench_ranks, bench_steps
 from inceptionctl.words import counted
 

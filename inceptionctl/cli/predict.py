@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, run_named
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmissionRequest, check, submit
 from inceptionctl.stages.predict import predict as predict_classes
 from inceptionctl.words import counted

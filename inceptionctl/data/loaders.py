@@ -32,6 +32,7 @@ from inceptionctl.data.transforms import (
     chosen_flips,
     crop_candidates,
 )
+from inceptionctl.protocols import square_start
 
 __all__ = ["Batch", "EvalLoader", "Picture", "PictureLoader", "TrainLoader", "ViewLoader"]
 
@@ -273,17 +274,6 @@ class ViewLoader(BaseLoader[list[Picture]]):
         places = [square_start(name, height, width) for name in self._squares]
         squares = dict(zip(places, sizes[self._num_sides :], strict=True))
         return Picture(height, width, sizes[: self._num_sides], squares, label)
-
-
-def square_start(name: str, height: int, width: int) -> tuple[int, int]:
-    """(top, left) of the 'first' (left or top), 'middle' or 'last' square of an image, as wide as its shorter side, in px."""
-    shorter = min(height, width)
-    down, across = (_start(name, side - shorter) for side in (height, width))
-    return down, across
-
-
-def _start(name: str, room: int) -> int:
-    return {"first": 0, "middle": room // 2, "last": room}[name]
 
 
 class PictureLoader(BaseLoader[list[Tensor]]):

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import DataError, RecipeError
-from inceptionctl.evaluate.protocols import WHOLE, Protocol, Region, single_region
+from inceptionctl.protocols import WHOLE, Protocol, Region
 from inceptionctl.run import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
@@ -81,6 +81,19 @@ def _panels(protocol: Protocol | None, preparation: Preparation, height: int, wi
     for view in protocol.views(height, width):
         boxes.setdefault(view.square, {})["whole square" if view.place == WHOLE else view.place] = view.region
     return [_Panel(f"shorter side {square}", of) for square, of in boxes.items()]
+
+
+def single_region(height: int, width: int, preparation: Preparation) -> Region:
+    """The single crop of an image of height x width px, in its own pixels: squashed as in TF-slim, or kept in shape as in timm."""
+    fraction, px = preparation.central_fraction, preparation.input_px
+    if not preparation.keep_aspect:
+        down, across = (math.floor(side * ((1.0 - fraction) / 2.0)) for side in (height, width))
+        return down, across, height - down, width - across
+    shorter = math.floor(px / fraction)
+    resized = [shorter * side // min(height, width) for side in (height, width)]
+    scale = [side / whole for side, whole in zip((height, width), resized, strict=True)]
+    top, left = (round((whole - px) / 2.0) for whole in resized)
+    return top * scale[0], left * scale[1], (top + px) * scale[0], (left + px) * scale[1]
 
 
 def _draw(pixels: Any, title: str, panels: Sequence[_Panel], columns: int, suffix: str) -> bytes:

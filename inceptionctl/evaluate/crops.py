@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inceptionctl.data.loaders import Picture
 from inceptionctl.data.threads import single_threaded
-from inceptionctl.evaluate.protocols import Cut, Protocol
+from inceptionctl.protocols import Cut, Protocol
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -21,10 +21,10 @@ from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.crops import crop_probabilities, in_order
 from inceptionctl.evaluate.metrics import confusion_matrix, figures
-from inceptionctl.evaluate.protocols import Protocol
 from inceptionctl.evaluate.records import name_below_root, write_record
 from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
 from inceptionctl.evaluate.subject import Subject
+from inceptionctl.protocols import Protocol
 from inceptionctl.run import disk_errors, write_atomically
 from inceptionctl.words import percent
 

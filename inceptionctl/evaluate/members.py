@@ -18,9 +18,9 @@ from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import CheckpointError, DataError, RecipeError
 from inceptionctl.evaluate.evaluation import without_tables, write_result
 from inceptionctl.evaluate.metrics import figures
-from inceptionctl.evaluate.protocols import Name, make_protocol
 from inceptionctl.evaluate.records import Record, names_below_root, write_answers
 from inceptionctl.evaluate.results import AnsweredImages, EnsembleResult
+from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.recipe import Ensemble, Recipe
 from inceptionctl.run import Run, changed_keys, is_run, visible
 from inceptionctl.train import checkpoint_files as files
@@ -55,7 +55,7 @@ class EnsembleMember:
         """The complete recipe, beside the run directory, since that may not exist yet."""
         return self.run.path.with_name(f"{self.name}.yaml")
 
-    def state(self, protocol: Name, which: str | None = None) -> MemberState:
+    def state(self, protocol: ProtocolName, which: str | None = None) -> MemberState:
         """Look into the run directory; `which` checkpoint is evaluated, `load_trained` tells.
 
         Raises CheckpointError when there are checkpoints but none is whole, or none such.
@@ -69,10 +69,11 @@ class EnsembleMember:
         choice = choose_checkpoint(self.run.path, which)
         return MemberState(step, trained, self._record(files.step_of(choice.checkpoint), protocol), choice.in_words())
 
-    def _record(self, step: int, protocol: Name) -> Path | None:
+    def _record(self, step: int, protocol: ProtocolName) -> Path | None:
         """None for an evaluation of another data root, of a subset, or by other scales, too."""
         file = self.run.evaluations / f"step-{step:08d}_ema_{protocol}.json"
-        sides = None if protocol == "single" else list(make_protocol(protocol, self.recipe.model.input_px).shorter_sides)
+        crops = make_protocol(protocol, self.recipe.model.input_px)
+        sides = list(crops.shorter_sides) if crops else None
         wanted = {"data_root": str(self.recipe.data.root_path), "subset": "all", "scales": sides}
         told = _read(file)
         same = all(key in told and told[key] == value for key, value in wanted.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.protocols import Name
+    from inceptionctl.protocols import ProtocolName
 
 
 class Metrics(TypedDict):
@@ -32,7 +32,7 @@ class RealErrors(TypedDict, total=False):
 class HowAnswered(TypedDict):
     """What was asked, about what, and how the images were shown."""
 
-    protocol: Name
+    protocol: ProtocolName
     preparation: str
     """In words."""
     scales: list[int] | None

@@ -19,9 +19,9 @@ from inceptionctl import __version__
 from inceptionctl.errors import DataError, InceptionctlError
 from inceptionctl.evaluate.crop_boxes import crops_png
 from inceptionctl.evaluate.metrics import confusion_matrix
-from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
 from inceptionctl.evaluate.results import About, EnsembleResult, ResultWithReal
+from inceptionctl.protocols import make_protocol
 from inceptionctl.report.curves import training_loss_in_words
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import MAX_HEAT_CLASSES, ReportPicture, confusion, error_curves, reliability, train_curves
@@ -226,7 +226,7 @@ def _crops(one: ReportedRun) -> Row | None:
     root = _data_root(one, one.record.about)
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
-    protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
+    protocol = make_protocol(name, preparation.input_px, result["scales"])
     why = ""
     for image in one.record.images[:3]:
         try:

@@ -14,8 +14,8 @@ from inceptionctl.stages.sources import refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
-    from inceptionctl.evaluate.protocols import Name as Protocol
     from inceptionctl.evaluate.subject import Subject
+    from inceptionctl.protocols import ProtocolName
     from inceptionctl.recipe.schema import Recipe
 
 
@@ -28,7 +28,7 @@ class BenchEvaluateRequest:
     settings: Sequence[str] = ()
     data: Path | None = None
     """Photographs to take, from anywhere below; else the validation images."""
-    protocol: Sequence[Protocol] = ("144crop",)
+    protocol: Sequence[ProtocolName] = ("144crop",)
     images: int = 16
     """Pictures of each kind, square and other."""
     batch_sizes: Sequence[int] = (4, 8, 16)

@@ -16,9 +16,9 @@ from inceptionctl.stages.sources import refuse_missing_answers
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.members import EnsembleMember, MemberState
-    from inceptionctl.evaluate.protocols import Name as Protocol
     from inceptionctl.evaluate.records import Record
     from inceptionctl.evaluate.results import EnsembleResult
+    from inceptionctl.protocols import ProtocolName
     from inceptionctl.recipe import Ensemble
 
 
@@ -30,7 +30,7 @@ class EnsembleRequest:
     """One recipe of an ensemble, by path or bundled name; or runs and evaluations."""
     settings: Sequence[str] = ()
     """As --set, of a recipe alone: "train.epochs=10"."""
-    protocol: Protocol | None = None
+    protocol: ProtocolName | None = None
     """The recipe's by default; of runs `single`."""
     checkpoint: str | None = None
     """`best`, `latest` or a step."""
@@ -264,7 +264,7 @@ def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
 
 def _states(
     loaded: Ensemble, folder: Path, request: EnsembleRequest
-) -> tuple[Protocol, list[EnsembleMember], list[MemberState]]:
+) -> tuple[ProtocolName, list[EnsembleMember], list[MemberState]]:
     from inceptionctl.evaluate.members import members_of
 
     protocol, members = request.protocol or loaded.protocol, members_of(loaded, folder)
@@ -294,7 +294,7 @@ def _prepare(
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 
-def _train_and_evaluate(member: EnsembleMember, state: MemberState, protocol: Protocol, request: EnsembleRequest) -> Path:
+def _train_and_evaluate(member: EnsembleMember, state: MemberState, protocol: ProtocolName, request: EnsembleRequest) -> Path:
     run, checkpoint = member.run.path, request.checkpoint
     if not state.trained:
         _run_step(member.name, command_words("train", member.recipe_file, options={"output": run, **request.ranks}), request)

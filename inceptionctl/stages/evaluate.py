@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
+from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
 from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.train.checkpoint_choice import Choice
 
-Protocol = Literal["single", "10crop", "12crop", "144crop", "dense"]
 DEFAULT_BATCH_SIZE = 32  # of an export that lies in no run
 
 
@@ -32,7 +32,7 @@ class EvaluateRequest:
 
     source: Path
     """A run, a checkpoint or an exported file."""
-    protocol: Protocol = "single"
+    protocol: ProtocolName = "single"
     scales: tuple[int, ...] | None = None
     """Shorter sides in px; by default as the sources do."""
     weights: Literal["ema", "raw"] = "ema"
@@ -111,7 +111,6 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
     import torch
 
     from inceptionctl.evaluate.crop_boxes import draw_crops
-    from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.export.exporters import subject_of_export
     from inceptionctl.train.loading import preparation_of
@@ -120,7 +119,7 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
     of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
     preparation = preparation_of(of_run.recipe) if of_run else subject_of_export(source).preparation
     name = request.protocol
-    protocol = None if name == "single" else make_protocol(name, preparation.input_px, request.scales)
+    protocol = make_protocol(name, preparation.input_px, request.scales)
     draw_crops(image, protocol, preparation, file)
     console.say(f"wrote {file}")
     return file
@@ -173,7 +172,6 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
     from inceptionctl.data.dataset import open_split
     from inceptionctl.evaluate.evaluation import Work, check_classes
     from inceptionctl.evaluate.inputs import loading_of
-    from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.subject import check_protocol
     from inceptionctl.recipe.data_section import DataSection
 
@@ -189,7 +187,7 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
     return Work(
         subject,
         images,
-        None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
+        make_protocol(name, subject.preparation.input_px, request.scales),
         request.batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
         loading_of(machine, recipe.data if recipe else DataSection(), subject.device),
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import DataError
+from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
-from inceptionctl.stages.evaluate import Protocol
 from inceptionctl.stages.sources import refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class SubmissionRequest:
     """Five labels a line; a .parquet of all probabilities beside it."""
     checkpoint: str | None = None
     class_ids: Path | None = None
-    protocol: Protocol = "single"
+    protocol: ProtocolName = "single"
     scales: tuple[int, ...] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     batch_size: int | None = None
@@ -132,7 +132,6 @@ def _work(request: SubmissionRequest, machine: Machine) -> tuple[Work, list[str]
     """What is to be answered, the images' names, and the label of each class."""
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.inputs import folder_of, loading_of
-    from inceptionctl.evaluate.protocols import make_protocol
     from inceptionctl.evaluate.subject import check_protocol
     from inceptionctl.evaluate.unlabelled import ids_of, images_of, numeric_order
     from inceptionctl.export.exporters import subject_of_any
@@ -146,7 +145,7 @@ def _work(request: SubmissionRequest, machine: Machine) -> tuple[Work, list[str]
     work = Work(
         subject,
         folder_of(ordered),
-        None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
+        make_protocol(name, subject.preparation.input_px, request.scales),
         request.batch_size or DEFAULT_BATCH_SIZE,
         loading_of(machine, DataSection(), subject.device),
     )

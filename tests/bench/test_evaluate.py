@@ -12,8 +12,8 @@ from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.evaluation import Work, answers
 from inceptionctl.evaluate.inputs import folder_of
-from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.subject import Subject
+from inceptionctl.protocols import make_protocol
 from tests.data.conftest import photo
 from tests.defaults import preparation
 

@@ -16,11 +16,11 @@ from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.evaluation import Work
-from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import read_record
 from inceptionctl.evaluate.resumable import Done, Ranks, run_evaluation
 from inceptionctl.evaluate.subject import subject_of
 from inceptionctl.evaluate.trained import load_trained
+from inceptionctl.protocols import make_protocol
 from inceptionctl.run import Run
 from tests.commands import inceptionctl, started
 from tests.evaluate.making import INPUT_PX

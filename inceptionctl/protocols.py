@@ -1,5 +1,7 @@
 """Which parts of an image a network is shown: the multi-crop protocols of the paper's tables, as lists of named boxes.
 
+To add one: its name in ProtocolName and an entry of PROTOCOLS, and nothing else. Imports nothing heavy, for recipes and the command line.
+
 Sources: the 144 crops of GoogLeNet (arXiv 1409.4842, section 7), which the Inception-v4 paper uses (its section 5); the 10 crops of
 AlexNet; dense evaluation as ResNet's (arXiv 1512.03385, section 4.1). Neither paper defines its 12 crops: here they are GoogLeNet's
 scheme at one scale and one square, so the 10 crops and the whole square, mirrored too.
@@ -7,17 +9,14 @@ scheme at one scale and one square, so the 10 crops and the whole square, mirror
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from inceptionctl.data.loaders import square_start
-from inceptionctl.data.preparation import Preparation
 from inceptionctl.errors import RecipeError
 
-Name = Literal["single", "10crop", "12crop", "144crop", "dense"]
+ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]
 Square = Literal["first", "middle", "last"]
 Region = tuple[float, float, float, float]
 
@@ -65,7 +64,7 @@ class View:
 class Protocol:
     """Crops of squares of an image that was resized to several shorter sides; `dense` takes each resized image as a whole."""
 
-    name: Name
+    name: ProtocolName
     input_px: int
     shorter_sides: tuple[int, ...]
     """In px, in the order of the scales."""
@@ -117,39 +116,46 @@ class Protocol:
         return f"{count} crops of {self.input_px} px, half of them mirrored, shorter side {sides} px"
 
 
-def make_protocol(name: Name, input_px: int, scales: Sequence[int] | None = None) -> Protocol:
-    """The protocol `name` (any but 'single') for an input side in px.
+# With the scales of their sources, for an input of 224 px.
+PROTOCOLS: dict[str, Protocol] = {
+    "10crop": Protocol("10crop", GOOGLENET_PX, GOOGLENET_SCALES[:1], ("middle",), PLACES, whole_square=False),
+    "12crop": Protocol("12crop", GOOGLENET_PX, GOOGLENET_SCALES[:1], ("middle",), PLACES, whole_square=True),
+    "144crop": Protocol("144crop", GOOGLENET_PX, GOOGLENET_SCALES, SQUARES, PLACES, whole_square=True),
+    "dense": Protocol("dense", GOOGLENET_PX, RESNET_SCALES, ("middle",), PLACES, whole_square=False, dense=True),
+}
+
+
+def make_protocol(name: ProtocolName, input_px: int, scales: Sequence[int] | None = None) -> Protocol | None:
+    """The protocol `name` for an input side in px; None for 'single', the one crop of the recipe.
 
     `scales` are shorter sides in px; by default in proportion to the sources' for 224 px, rounded. Raises RecipeError for scales that
     are smaller than the input, or more than a protocol of one scale has.
     """
-    defaults = {"144crop": GOOGLENET_SCALES, "dense": RESNET_SCALES}.get(name, GOOGLENET_SCALES[:1])
-    sides = tuple(scales) if scales else tuple(scaled(scale, input_px) for scale in defaults)
-    many = name in ("144crop", "dense")
-    if not many and len(sides) != 1:
+    if name == "single":
+        return None
+    source = PROTOCOLS[name]
+    sides = tuple(scales) if scales else tuple(scaled(scale, input_px) for scale in source.shorter_sides)
+    if len(source.shorter_sides) == 1 and len(sides) != 1:
         raise RecipeError(f"{name} has one scale, not {len(sides)}", "give --scales one number, or take --protocol 144crop")
-    if name != "dense" and min(sides) < input_px:
+    if not source.dense and min(sides) < input_px:
         raise RecipeError(
             f"a scale of {min(sides)} px is smaller than the network's input of {input_px} px",
             "scales are shorter sides in px, at least the input's side",
         )
     if len(set(sides)) != len(sides):
         raise RecipeError(f"--scales names one scale twice: {', '.join(map(str, sides))}", "name each once")
-    squares: tuple[Square, ...] = SQUARES if name == "144crop" else ("middle",)
-    return Protocol(name, input_px, sides, squares, PLACES, whole_square=name in ("12crop", "144crop"), dense=name == "dense")
+    return replace(source, input_px=input_px, shorter_sides=sides)
 
 
-def single_region(height: int, width: int, preparation: Preparation) -> Region:
-    """The single crop of an image of height x width px, in its own pixels: squashed as in TF-slim, or kept in shape as in timm."""
-    fraction, px = preparation.central_fraction, preparation.input_px
-    if not preparation.keep_aspect:
-        down, across = (math.floor(side * ((1.0 - fraction) / 2.0)) for side in (height, width))
-        return down, across, height - down, width - across
-    shorter = math.floor(px / fraction)
-    resized = [shorter * side // min(height, width) for side in (height, width)]
-    scale = [side / whole for side, whole in zip((height, width), resized, strict=True)]
-    top, left = (round((whole - px) / 2.0) for whole in resized)
-    return top * scale[0], left * scale[1], (top + px) * scale[0], (left + px) * scale[1]
+def square_start(name: str, height: int, width: int) -> tuple[int, int]:
+    """(top, left) of the 'first' (left or top), 'middle' or 'last' square of an image, as wide as its shorter side, in px."""
+    shorter = min(height, width)
+    down, across = (_start(name, side - shorter) for side in (height, width))
+    return down, across
+
+
+def _start(name: str, room: int) -> int:
+    return {"first": 0, "middle": room // 2, "last": room}[name]
 
 
 def scaled(scale: int, input_px: int) -> int:
