@@ -28,13 +28,7 @@ def folder_of(paths: Sequence[Path]) -> ImageSet:
     return ImageSet(common, "val", common, (common.name or ".",), labels, names, class_folders=False)
 
 
-def load_images(paths: Sequence[Path], preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
-    """Files from anywhere, as `load_set` loads them."""
-    if paths:
-        yield from load_set(folder_of(paths), preparation, batch_size=batch_size, num_threads=num_threads)
-
-
-def load_set(images: ImageSet, preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
+def load_images(images: ImageSet, preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
     """Batches of the images in order: float32 [N, 3, input_px, input_px] on the CPU, prepared as for evaluation.
 
     Decoded on the CPU on every machine, so that one file gives the same numbers everywhere. Raises DataError naming the files
@@ -45,12 +39,6 @@ def load_set(images: ImageSet, preparation: Preparation, *, batch_size: int, num
     with closing(loader):
         for batch in loader:
             yield batch.images
-
-
-def load_pictures_of(paths: Sequence[Path], preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
-    """Files from anywhere, as `load_pictures` loads them."""
-    if paths:
-        yield from load_pictures(folder_of(paths), preparation, batch_size=batch_size, num_threads=num_threads)
 
 
 def load_pictures(images: ImageSet, preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:

@@ -18,8 +18,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.evaluation import Floats, Work, answers, result_of
-from inceptionctl.evaluate.results import Result
+from inceptionctl.evaluate.evaluation import Floats, Work, answers
 from inceptionctl.run import disk_errors, write_atomically
 from inceptionctl.words import counted
 
@@ -121,15 +120,6 @@ class Answers:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Done:
-    """What rank 0 has in the end."""
-
-    result: Result
-    probabilities: Floats
-    parts: Parts
-
-
 def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgress = lambda done, total: None) -> None:
     """Answer the batches with the numbers `mine` and keep the probabilities in `parts` every ten seconds, and when interrupted.
 
@@ -160,7 +150,7 @@ def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgres
 
 
 def answer_all(
-    work: Work, folder: Path, ranks: Ranks, *, on_progress: OnProgress, say: Callable[[str], None] = lambda text: None
+    work: Work, folder: Path, ranks: Ranks, *, on_progress: OnProgress, say: Callable[[str], None]
 ) -> Answers | None:
     """Answer what `folder` does not hold yet; on rank 0 the probabilities of all images, None on the others.
 
@@ -188,14 +178,3 @@ def answer_all(
     while parts.missing():  # a rank that fails ends this one too, by the launcher
         time.sleep(SECONDS_BETWEEN_LOOKS)
     return Answers(parts.collect(), parts, left, time.perf_counter() - start)
-
-
-def run_evaluation(
-    work: Work, folder: Path, ranks: Ranks, *, on_progress: OnProgress, say: Callable[[str], None] = lambda text: None
-) -> Done | None:
-    """`answer_all`, summed up by rank 0 alone, so that the result is as equal as the answers are."""
-    answers = answer_all(work, folder, ranks, on_progress=on_progress, say=say)
-    if answers is None:
-        return None
-    result = result_of(work, answers.probabilities, answers.num_answered, answers.seconds)
-    return Done(result, answers.probabilities, answers.parts)

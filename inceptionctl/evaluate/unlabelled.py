@@ -21,7 +21,7 @@ from inceptionctl.data.imageset import SUFFIXES, Span, is_image_name, refuse_mis
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.sources.class_lists import imagenet_ids, read_class_ids, some
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.inputs import load_images, load_pictures_of
+from inceptionctl.evaluate.inputs import folder_of, load_images, load_pictures
 
 NUM_CLASSES_SHOWN = 5
 BATCH_SIZE = 16
@@ -70,9 +70,11 @@ def predict(
     with closing(FileProbe(num_threads, preparation.exif_orientation)) as probe:
         findings = probe.look_into([Span(os.fsencode(image)) for image in images])
     readable = [image for image, found in zip(images, findings, strict=True) if found.reason is None]
-    load = load_pictures_of if takes_pictures else load_images
-    batches = load(readable, preparation, batch_size=BATCH_SIZE, num_threads=num_threads)
-    answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names)])
+    answers: Iterator[tuple[tuple[str, float], ...]] = iter(())
+    if readable:
+        load = load_pictures if takes_pictures else load_images
+        batches = load(folder_of(readable), preparation, batch_size=BATCH_SIZE, num_threads=num_threads)
+        answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names)])
     return [
         Prediction(image, reason=found.reason) if found.reason else Prediction(image, next(answers))
         for image, found in zip(images, findings, strict=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from inceptionctl.data.dataset import open_split
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.evaluation import check_classes
-from inceptionctl.evaluate.inputs import load_pictures, load_set
+from inceptionctl.evaluate.inputs import load_images, load_pictures
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Accuracy
 from inceptionctl.export.formats import Logits
@@ -91,7 +92,7 @@ def _images(
         split = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
         images = split.spread(NUM_IMAGES)
         count = len(images)
-        loaded = list(load_set(images, preparation, batch_size=count, num_threads=num_threads))
+        loaded = list(load_images(images, preparation, batch_size=count, num_threads=num_threads))
         if with_pictures:
             pictures = tuple(load_pictures(images, preparation, batch_size=count, num_threads=num_threads))
             return torch.cat(loaded).contiguous(), f"{counted(count, 'validation image')} of {data_root}", pictures
@@ -233,7 +234,7 @@ class Validation:
         return f"{found}: above --max-accuracy-loss {self.max_loss:g}, which may be chance; raise --accuracy-images to know"
 
     def _inputs(self, takes_pixels: bool) -> Iterator[Tensor]:
-        load = load_pictures if takes_pixels else load_set
+        load = load_pictures if takes_pixels else load_images
         return load(self.images, preparation_of(self.trained.recipe), batch_size=BATCH_SIZE, num_threads=self.num_threads)
 
 
@@ -262,14 +263,16 @@ def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return next((name for flag, name in INT8_INSTRUCTIONS.items() if flag in flags), platform.machine())
 
 
+def open_images(trained: Trained, data_root: Path, split: Literal["train", "val"], why: str) -> ImageSet:
+    """A split of the data that a network was trained on. Raises DataError with what it is needed for."""
+    try:
+        return open_split(data_root, split, **trained.recipe.data.sources(data_root))
+    except DataError as error:
+        raise DataError(f"{why}: {error.message}", "name the folder with train/ and val/ by --data ROOT") from None
+
+
 def draw_validation(trained: Trained, data_root: Path, count: int, max_loss: float, num_threads: int) -> Validation:
     """Up to `count` validation images, evenly spaced. Raises DataError where there are none."""
-    try:
-        split = open_split(data_root, "val", **trained.recipe.data.sources(data_root))
-    except DataError as error:
-        raise DataError(
-            f"what fp16 and int8 lose is measured on validation images: {error.message}",
-            "name the folder with train/ and val/ by --data ROOT",
-        ) from None
+    split = open_images(trained, data_root, "val", "what fp16 and int8 lose is measured on validation images")
     check_classes(split, trained.classes, trained.checkpoint)
     return Validation(trained, split.spread(count), max_loss, num_threads)

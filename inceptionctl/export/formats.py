@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
@@ -69,3 +69,14 @@ class Exporter:
     def of(self, trained: Trained) -> Exporter:
         """The same with the network's name in `file`."""
         return replace(self, file=self.file.format(network=trained.recipe.model.name.replace("/", "_")))
+
+
+def logits_of(model: nn.Module, device: torch.device) -> Logits:
+    """What an `Opened` gives, of a network of ours on a device."""
+
+    @torch.inference_mode()
+    def logits(images: Tensor) -> Tensor:
+        result: Tensor = model(images.to(device)).float().cpu()
+        return result
+
+    return logits

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.formats import Exporter, Logits, Opened, quiet
+from inceptionctl.export.formats import Exporter, Logits, Opened, logits_of, quiet
 from inceptionctl.models import find_spec, is_timm
 from inceptionctl.models.timm_network import import_timm
 from inceptionctl.weights.counterparts import COUNTERPARTS, TAKE_INSTEAD, Counterpart
@@ -139,14 +138,7 @@ def open_export(path: Path, device: torch.device) -> Opened:
     if found.problems:
         raise CheckpointError(f"{path} does not fit {config}:\n  " + "\n  ".join(found.problems), AGAIN)
     model.load_state_dict(found.tensors)
-    model.to(device)
-
-    @torch.inference_mode()
-    def logits(images: Tensor) -> Tensor:
-        result: Tensor = model(images.to(device)).float().cpu()
-        return result
-
-    return Opened(description, logits)
+    return Opened(description, logits_of(model.to(device), device))
 
 
 def read_config(config: Path) -> dict[str, Any] | None:
@@ -172,13 +164,7 @@ def ask_timm(path: Path) -> tuple[str, Logits]:
                 f"timm {timm.__version__} does not load the export: {str(error).splitlines()[0]}; it was not written",
                 "report this: it is a bug of inceptionctl, or a timm that has changed",
             ) from None
-
-    @torch.inference_mode()
-    def logits(images: Tensor) -> Tensor:
-        result: Tensor = model(images)
-        return result
-
-    return f"timm {timm.__version__}", logits
+    return f"timm {timm.__version__}", logits_of(model, CPU)
 
 
 TIMM = Exporter(f"{FOLDER}/model.safetensors", write, open_export, ask_timm, remarks)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 from inceptionctl.errors import DataError, RecipeError
@@ -123,16 +124,12 @@ def fit_compute(rates: Sequence[Rate]) -> Compute:
     smallest = min(rate.images for rate in rates)
     if len(rates) == 1:
         return Compute(rates[0].seconds / rates[0].images, 0.0, smallest)
-    count = len(rates)
-    mean_images = sum(rate.images for rate in rates) / count
-    mean_seconds = sum(rate.seconds for rate in rates) / count
-    spread = sum((rate.images - mean_images) ** 2 for rate in rates)
-    if not spread:
+    if len({rate.images for rate in rates}) == 1:
         raise RecipeError(f"all steps were measured with {smallest} images", "measure another micro batch, or give one --step")
-    slope = sum((rate.images - mean_images) * (rate.seconds - mean_seconds) for rate in rates) / spread
+    slope, intercept = linear_regression([rate.images for rate in rates], [rate.seconds for rate in rates])
     if slope <= 0:
         raise RecipeError("the measured steps do not get longer with more images", "measure them again, on the same quiet GPU")
-    return Compute(slope, max(0.0, mean_seconds - slope * mean_images), smallest)
+    return Compute(slope, max(0.0, intercept), smallest)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

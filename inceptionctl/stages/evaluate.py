@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.results import RealErrors, ResultWithReal
-    from inceptionctl.evaluate.resumable import Done, Ranks
+    from inceptionctl.evaluate.resumable import Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.train.checkpoint_choice import Choice
@@ -195,8 +195,11 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
 
 def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) -> ResultWithReal | None:
     """Evaluate and write; rank 0 gets the result."""
-    from inceptionctl.evaluate.evaluation import write_probabilities, write_result
-    from inceptionctl.evaluate.resumable import run_evaluation
+    from torch import from_numpy
+
+    from inceptionctl.evaluate.evaluation import result_of, write_probabilities, write_result
+    from inceptionctl.evaluate.metrics import real_errors
+    from inceptionctl.evaluate.resumable import answer_all
 
     speaks = ranks.rank == 0
     if file is None and ranks.size > 1:
@@ -205,21 +208,18 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
         )
     with folder_of_parts(file) as folder:
         with answering(ranks, "evaluating") as show:
-            done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
-        if done is None:
+            answers = answer_all(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
+        if answers is None:
             return None
-        real: RealErrors = _real_errors(work, done, real_labels) if real_labels else {}
-        result: ResultWithReal = {**done.result, **real}
+        real: RealErrors = {}
+        if real_labels:
+            real = real_errors(work.images, from_numpy(answers.probabilities).argmax(1), real_labels)
+        result: ResultWithReal = {
+            **result_of(work, answers.probabilities, answers.num_answered, answers.seconds),
+            **real,
+        }
         if file:
             write_result(result, file)
-            write_probabilities(work, done.probabilities, result, file.with_suffix(".parquet"))
-        done.parts.remove()
+            write_probabilities(work, answers.probabilities, result, file.with_suffix(".parquet"))
+        answers.parts.remove()
     return result
-
-
-def _real_errors(work: Work, done: Done, file: Path) -> RealErrors:
-    import torch
-
-    from inceptionctl.evaluate.metrics import real_errors
-
-    return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)

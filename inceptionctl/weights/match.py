@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -56,9 +56,7 @@ class Match:
     def to_json(self) -> dict[str, object]:
         """The report as plain values."""
         return {
-            "mapped": [
-                {"ours": item.ours, "theirs": item.theirs, "shape": list(item.shape), "note": item.note} for item in self.mapped
-            ],
+            "mapped": [asdict(item) for item in self.mapped],
             "dropped": [{"theirs": name, "reason": reason} for name, reason in self.dropped.items()],
             "missing": self.missing,
             "wrong": self.wrong,

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.data import elpv
 from inceptionctl.data.sources.class_lists import imagenet_ids
-from inceptionctl.evaluate.inputs import load_images
+from inceptionctl.evaluate.inputs import folder_of, load_images
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.export.card import CARD, evaluations_of, write_card
 from inceptionctl.export.comparison import instruction_set
@@ -173,7 +173,7 @@ def test_images_are_prepared_as_in_the_evaluations(
     scope: dict[str, Any] = {}
     exec(prepare, scope)
     images = sorted((data / "val").glob("*/*.jpg"))[:6]
-    (expected,) = load_images(images, preparation_of(other.recipe), batch_size=6, num_threads=1)
+    (expected,) = load_images(folder_of(images), preparation_of(other.recipe), batch_size=6, num_threads=1)
     found = np.concatenate([scope["prepare"](path) for path in images])
     assert found.dtype == np.float32 and found.shape == expected.shape
     # Of [-1, 1] or so: one level of 255 is 0.008.
