@@ -60,7 +60,7 @@ def import_(
     written. Code in a file is never run.
     """
     from inceptionctl.models import find_spec
-    from inceptionctl.weights.conversion import read_class_names
+    from inceptionctl.weights.counterparts import read_class_names
 
     find_spec(model)
     names = read_class_names(class_names) if class_names else None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,19 +11,6 @@ from torch import Tensor, nn
 
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
-from inceptionctl.stderr_capture import capture_stderr
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence warnings, prints and log messages inside the block, also those of C++ code, which writes to descriptor 2 itself.
-
-    As with `capture_stderr`, no progress display may draw inside the block. Errors pass as exceptions.
-    """
-    with capture_stderr(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
 
 Logits = Callable[[Tensor], Tensor]
 Client = Callable[[Path], tuple[str, Logits]]

@@ -53,7 +53,7 @@ def most_opset() -> int:
     import onnx
     import onnxruntime
 
-    from inceptionctl.export.formats import quiet
+    from inceptionctl.stderr_capture import quiet
 
     known: int = onnx.defs.onnx_opset_version()
     graph = onnx.parser.parse_graph("g (float[1] x) => (float[1] y) { y = Relu(x) }")

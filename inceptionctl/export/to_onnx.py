@@ -14,10 +14,11 @@ from inceptionctl.console import size
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description, description_of_properties
-from inceptionctl.export.formats import Client, Exporter, Opened, quiet
+from inceptionctl.export.formats import Client, Exporter, Opened
 from inceptionctl.export.onnx_options import OPSET, OnnxOptions
 from inceptionctl.export.preprocessing import PIXELS, put_in_front
 from inceptionctl.export.reduced import Batches, to_fp16, to_int8
+from inceptionctl.stderr_capture import quiet
 
 # A protobuf message, and so an ONNX file without a second file beside it, ends at 2 GiB.
 MAX_BYTES = 2**31 - 2**20

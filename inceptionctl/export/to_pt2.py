@@ -11,7 +11,8 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.formats import Exporter, Opened, quiet
+from inceptionctl.export.formats import Exporter, Opened
+from inceptionctl.stderr_capture import quiet
 
 CONFIG = "config.json"
 

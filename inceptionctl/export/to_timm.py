@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.formats import Exporter, Logits, Opened, logits_of, quiet
+from inceptionctl.export.formats import Exporter, Logits, Opened, logits_of
 from inceptionctl.models import find_spec, is_timm
 from inceptionctl.models.timm_network import import_timm
+from inceptionctl.stderr_capture import quiet
 from inceptionctl.weights.counterparts import COUNTERPARTS, TAKE_INSTEAD, Counterpart
 from inceptionctl.weights.match import AUX_HEAD, match
 from inceptionctl.weights.names import their_tensor

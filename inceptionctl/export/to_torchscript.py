@@ -15,7 +15,8 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
-from inceptionctl.export.formats import Exporter, Logits, Opened, quiet
+from inceptionctl.export.formats import Exporter, Logits, Opened
+from inceptionctl.stderr_capture import quiet
 
 CONFIG = "config.json"
 

@@ -15,8 +15,9 @@ import torch
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
-from inceptionctl.export.formats import Exporter, Logits, quiet
+from inceptionctl.export.formats import Exporter, Logits
 from inceptionctl.export.to_onnx import ONNX
+from inceptionctl.stderr_capture import quiet
 
 FOLDER = "triton"
 CONFIG, LABELS = "config.pbtxt", "labels.txt"

@@ -1,10 +1,12 @@
-"""Which network of another program has the layers of which of ours, and what its weights expect of an image."""
+"""Which network of another program has the layers of which of ours, what its weights expect of an image, and its classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 from inceptionctl.errors import RecipeError
@@ -147,3 +149,29 @@ def timm_network_as_large(model: str) -> str:
         f"timm has no network that costs what {model} does" + (f": {why}" if why else ""),
         (f"measure {other}, or another of" if other else "it has those of") + f" {known}, and timm/NAME",
     )
+
+
+def imagenet_wnids() -> list[str]:
+    """The 1,000 synsets of ILSVRC 2012 in sorted order: the classes of torchvision, timm and (after a background) TF-slim."""
+    return resources.files("inceptionctl.data.sources").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
+
+
+def read_class_names(path: Path) -> list[str]:
+    """A name a line. Raises RecipeError for a file that cannot be read, a line without a name, or a name given twice."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read class names from {path}: {error}", "give a text file with a name a line") from None
+    seen: set[str] = set()
+    for number, name in enumerate(names, start=1):
+        if not name or name in seen:
+            raise RecipeError(
+                f"{path}:{number}: " + (f"{name!r} is there twice" if name else "no name"), "give each class one line"
+            )
+        seen.add(name)
+    return names
+
+
+def default_class_names(num_classes: int) -> list[str]:
+    """ImageNet's for 1,000 classes, else class_0000, class_0001, ..."""
+    return imagenet_wnids() if num_classes == 1000 else [f"class_{i:04d}" for i in range(num_classes)]

@@ -15,8 +15,7 @@ from inceptionctl.cli import app
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.models import MODELS, build_model
 from inceptionctl.train import checkpoint_files
-from inceptionctl.weights.conversion import imagenet_wnids
-from inceptionctl.weights.counterparts import COUNTERPARTS
+from inceptionctl.weights.counterparts import COUNTERPARTS, imagenet_wnids
 from inceptionctl.weights.names import their_tensor
 
 MODEL = "resnet_18"
