@@ -1,4 +1,4 @@
-"""Which parts of an image a network is shown: the multi-crop protocols of the paper's tables, as lists of named boxes.
+"""The multi-crop evaluation protocols of the paper's tables, as lists of named boxes.
 
 To add one: its name in ProtocolName and an entry of PROTOCOLS, and nothing else. Imports nothing heavy, for recipes and the command line.
 
@@ -30,9 +30,9 @@ WHOLE = "whole"
 
 @dataclass(frozen=True)
 class Cut:
-    """What is really computed; equal cuts are the same pixels.
+    """A crop to compute; equal cuts are the same pixels.
 
-    With a `scale`, the number of one of the protocol's shorter sides: the box at (top, left) px of the image so resized, input_px wide.
+    With a `scale`, the index of one of the protocol's shorter sides: the box at (top, left) px of the image resized so, input_px wide.
     Without one: the whole square at (top, left) px of the image itself, as wide as its shorter side, resized to the input.
     """
 
@@ -56,7 +56,7 @@ class View:
 
     @property
     def name(self) -> str:
-        """All of that in words."""
+        """Square, place and mirroring in words."""
         return f"{self.square}, {self.place}" + (", mirrored" if self.cut.mirrored else "")
 
 
@@ -84,7 +84,7 @@ class Protocol:
         return found
 
     def weights(self, height: int, width: int) -> dict[Cut, int]:
-        """Every different cut with the number of views that it stands for."""
+        """Every distinct cut with the number of views that it stands for."""
         return Counter(view.cut for view in self.views(height, width))
 
     def resized(self, scale: int, height: int, width: int) -> tuple[int, int]:

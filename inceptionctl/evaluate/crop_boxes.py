@@ -19,7 +19,7 @@ from inceptionctl.protocols import WHOLE, Protocol, Region
 from inceptionctl.run import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
-# Told apart with every common colour blindness (Okabe and Ito).
+# Distinguishable with every common colour blindness (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 PANEL_INCHES, MAX_ELONGATED = 6.0, 2.0
 INSET = 0.008  # of the shorter side
@@ -39,7 +39,7 @@ def picture_format(file: Path, example: str = "crops.png") -> str:
 def draw_crops(image: Path, protocol: Protocol | None, preparation: Preparation, file: Path) -> None:
     """Draw the boxes of a protocol (None: the single crop) on an image, a panel a scale and square, into a png, svg or pdf.
 
-    What no crop of a panel shows is darkened. Mirrored crops have the boxes of the others.
+    What no crop of a panel shows is darkened. Mirrored crops have the same boxes.
 
     Raises DataError when the image cannot be decoded, RecipeError for another suffix, EnvironmentFault when the disk refuses.
     """
@@ -84,7 +84,7 @@ def _panels(protocol: Protocol | None, preparation: Preparation, height: int, wi
 
 
 def single_region(height: int, width: int, preparation: Preparation) -> Region:
-    """The single crop of an image of height x width px, in its own pixels: squashed as in TF-slim, or kept in shape as in timm."""
+    """The single crop of an image of height x width px, in its own pixels: squashed as in TF-slim, or with its aspect ratio kept as in timm."""
     fraction, px = preparation.central_fraction, preparation.input_px
     if not preparation.keep_aspect:
         down, across = (math.floor(side * ((1.0 - fraction) / 2.0)) for side in (height, width))

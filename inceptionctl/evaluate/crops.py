@@ -61,8 +61,8 @@ def crop_probabilities(
 ) -> Iterator[Tensor]:
     """float32 [N, classes] on the CPU of each group of N pictures.
 
-    `answer` gives probabilities float32 [n, classes] of uint8 [n, height, width, 3]. It never sees crops of two groups at once: an
-    image's bits may depend on what is beside it in a batch, and so on its group, but not on the groups before.
+    `answer` gives probabilities float32 [n, classes] of uint8 [n, height, width, 3]. A batch never mixes crops of two
+    groups: an image's bits may depend on the rest of its batch, and so on its group, but not on earlier groups.
     """
     begun: deque[tuple[int, list[list[int]]]] = deque()
 
@@ -81,7 +81,7 @@ def crop_probabilities(
 
 
 def _cuts(pictures: Sequence[Picture], protocol: Protocol, batch_size: int) -> tuple[list[Crops], list[list[int]]]:
-    """(batches of the different crops, for each picture how many views each of its crops stands for)."""
+    """(batches of the distinct crops, for each picture how many views each of its crops stands for)."""
     weights = [protocol.weights(picture.height, picture.width) for picture in pictures]
     listed = [(picture, cut) for picture, cuts in zip(pictures, weights, strict=True) for cut in cuts]
     starts = range(0, len(listed), batch_size)

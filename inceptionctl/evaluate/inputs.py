@@ -1,4 +1,4 @@
-"""Images for a network that is not trained on them: those of a set or files by their names, through the same graph as evaluation."""
+"""Images for inference: of a data set, or files from anywhere, through the same DALI graph as evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inceptionctl.recipe.data_section import DataSection
 
 
 def folder_of(paths: Sequence[Path]) -> ImageSet:
-    """Files from anywhere as one split of one class, in the order given; every label is 0 and has no meaning."""
+    """Files from anywhere as a split of one class, in the order given; every label is 0 and meaningless."""
     files = [os.path.realpath(path) for path in paths]
     common = Path(os.path.commonpath([os.path.dirname(file) for file in files]))  # noqa: PTH120  (strings from realpath)
     names = Names.of(os.fsencode(os.path.relpath(file, common)) for file in files)
@@ -29,7 +29,7 @@ def folder_of(paths: Sequence[Path]) -> ImageSet:
 
 
 def load_images(images: ImageSet, preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
-    """Batches of the images in order: float32 [N, 3, input_px, input_px] on the CPU, prepared as for evaluation.
+    """Batches of the images in order: float32 [N, 3, input_px, input_px] on the CPU, with the preprocessing of an evaluation.
 
     Decoded on the CPU on every machine, so that one file gives the same numbers everywhere. Raises DataError naming the files
     that cannot be decoded.
@@ -43,7 +43,7 @@ def load_images(images: ImageSet, preparation: Preparation, *, batch_size: int, 
 
 def load_pictures(images: ImageSet, preparation: Preparation, *, batch_size: int, num_threads: int) -> Iterator[Tensor]:
     """The images in order, one at a time as decoded: uint8 [1, height, width, 3], RGB, on the CPU, turned upright if the preparation
-    says so; `batch_size` are decoded at once. Raises DataError naming the files that cannot be decoded.
+    says so; `batch_size` images are decoded at once. Raises DataError naming the files that cannot be decoded.
     """
     batches = in_batches(range(len(images)), batch_size)
     loader = PictureLoader(images, batches, _on_the_cpu(num_threads), exif_orientation=preparation.exif_orientation)
@@ -58,7 +58,7 @@ def _on_the_cpu(num_threads: int) -> LoaderSettings:
 
 
 def loading_of(machine: Machine, data: DataSection, device: torch.device) -> LoaderSettings:
-    """How images are read and decoded for a network on `device`. A run from a GPU can be evaluated where there is none."""
+    """How images are read and decoded for a network on `device`. A run trained on a GPU can be evaluated without one."""
     on_gpu = device.type == "cuda"
     return LoaderSettings(
         num_threads=data.num_threads or machine.num_threads,

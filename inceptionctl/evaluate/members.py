@@ -1,7 +1,4 @@
-"""The members of an ensemble: how far each is, and several networks as one, their class probabilities of the same images averaged.
-
-The mean is that of the paper's section 5.
-"""
+"""The members of an ensemble: their progress, and the average of their class probabilities (section 5 of the paper)."""
 
 from __future__ import annotations
 
@@ -30,21 +27,21 @@ from inceptionctl.words import counted, percent
 
 @dataclass(frozen=True)
 class MemberState:
-    """How far a member is."""
+    """Progress of a member."""
 
     step: int
     """Optimizer steps of the newest whole checkpoint; 0 where there is none."""
     trained: bool
-    """Whether that is the end of the training that the recipe says."""
+    """Whether the training is finished."""
     record: Path | None
-    """Its averaged weights' probabilities of the recipe's images, where they are trained and evaluated by the protocol."""
+    """The EMA weights' probabilities of the recipe's images, once they are trained and evaluated by the protocol."""
     chosen: str = field(default="", compare=False)
     """Which checkpoint is evaluated once it is trained, in words."""
 
 
 @dataclass(frozen=True)
 class EnsembleMember:
-    """One training of an ensemble, and the run directory that is or will be its."""
+    """One training of an ensemble and its run directory, which may not exist yet."""
 
     name: str
     recipe: Recipe
@@ -98,7 +95,7 @@ def members_of(ensemble: Ensemble, folder: Path) -> list[EnsembleMember]:
 
 
 def check_same_images(members: Sequence[EnsembleMember]) -> None:
-    """Raise DataError unless all members validate on the same images of the same classes, which only their end would show else."""
+    """Raise DataError unless all members validate on the same images and classes: otherwise only the finished trainings would show it."""
     sources = [(member.recipe.data.root_path, member.recipe.data.sources(member.recipe.data.root_path)) for member in members]
     opened = None
     for member, (root, told) in zip(members, sources, strict=True):
@@ -133,11 +130,11 @@ SHARED = {"protocol": "protocols", "classes": "classes, or another order of them
 def combine(
     records: Sequence[Record], names: Sequence[str], weights: Sequence[float] | None = None
 ) -> tuple[Tensor, EnsembleResult]:
-    """(mean probabilities float32 [N, classes], result as JSON values) of members that answered the same images.
+    """(mean probabilities float32 [N, classes], result as JSON values) of members evaluated on the same images.
 
     `weights` are relative; equal by default. `members` are the figures of each, `differ` the share of images in percent of which two
     members name another class, and `agree` of which all name the same. Raises DataError for members of different images, classes or
-    protocols, RecipeError for weights that do not fit. An image takes what it took the members together, where that is known of all.
+    protocols, RecipeError for weights that do not fit. `seconds_per_image` is the sum over the members, where all are known.
     """
     probabilities, shares = mean_answer(records, names, weights)
     labels = records[0].labels
@@ -195,7 +192,7 @@ def mean_answer(
 
 
 def seconds_per_image(record: Record) -> float | None:
-    """What an image took when the record was made, decoding included."""
+    """Seconds an image of the evaluation that made the record, decoding included."""
     rate = record.about.get("images_per_second")
     return 1.0 / rate if isinstance(rate, int | float) and rate > 0 else record.about.get("seconds_per_image")
 

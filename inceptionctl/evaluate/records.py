@@ -1,4 +1,4 @@
-"""Per-image results as a Parquet file: what `pandas.read_parquet` opens, and ensembles are made of (docs/evaluation.md)."""
+"""Per-image results as a Parquet file, for `pandas.read_parquet` and for ensembles (docs/evaluation.md)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Record:
     images: list[str]
     """Names below the data root, in the data set's order."""
     labels: Tensor
-    """int64 [N]; [0] where nobody knows them, as of a challenge's test images."""
+    """int64 [N]; [0] where they are unknown, as for a challenge's test images."""
     probabilities: Tensor
     """float32 [N, classes]."""
     about: About
@@ -54,7 +54,7 @@ def write_answers(
     probabilities: NDArray[np.float32],
     about: About | HowAnswered,
 ) -> None:
-    """The same of images by their names below the data root and integer labels [N]; without those no columns label and class."""
+    """The same for images by their names below the data root and labels int [N]; without labels there are no columns label and class."""
     names = np.array(classes, dtype=object)
     truth = {} if labels is None else {"label": labels.astype(np.int32), "class": names[labels]}
     table = arrow.table(

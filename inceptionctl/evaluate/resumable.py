@@ -1,6 +1,6 @@
 """One evaluation from its first to its last image, by one process or as one of several ranks; an interrupted one resumes.
 
-Probabilities are kept while it runs, in parts that any number of ranks can resume from.
+Probabilities are saved in parts while it runs, and any number of ranks can resume from them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PART = re.compile(r"part-(\d{8})-(\d{8})\.npy")
 
 
 class Parts:
-    """A folder with one file for several batches in succession, each float32 [images, classes], and what they are of."""
+    """A folder of files, each with the probabilities float32 [images, classes] of consecutive batches, and the evaluation's identity."""
 
     def __init__(self, folder: Path, batches: list[range]) -> None:
         self.folder, self._batches = folder, batches
 
     def begin(self, identity: Mapping[str, object]) -> bool:
-        """Make the folder, or go on in it; anew where it is of something else. Whether it held anything of use."""
+        """Create the folder, or resume in it; start over if it belongs to another evaluation. Whether it held usable parts."""
         file = self.folder / "identity.json"
         text = json.dumps(identity, sort_keys=True)
         if file.is_file() and file.read_text(encoding="utf-8") == text:
@@ -44,18 +44,18 @@ class Parts:
         return False
 
     def missing(self) -> list[int]:
-        """Numbers of the batches that are in no file yet."""
+        """Indices of the batches that are not saved yet."""
         done = {number for first, last, _ in self._files() for number in range(first, last + 1)}
         return [number for number in range(len(self._batches)) if number not in done]
 
     def write(self, first: int, last: int, probabilities: Floats) -> None:
-        """Keep the batches `first` to `last`. Raises EnvironmentFault when the disk refuses."""
+        """Save the batches `first` to `last`. Raises EnvironmentFault when the disk refuses."""
         data = io.BytesIO()
         np.save(data, probabilities)
         write_atomically(self.folder / f"part-{first:08d}-{last:08d}.npy", data.getvalue())
 
     def collect(self) -> Floats:
-        """All batches in order, [images, classes]. Raises DataError when files were taken away or changed meanwhile."""
+        """All batches in order, [images, classes]. Raises DataError when files were removed or changed meanwhile."""
         if self.missing():
             raise DataError(f"{self.folder} lacks parts that were written", "give the same command again")
         parts: dict[int, Floats] = {}
@@ -68,7 +68,7 @@ class Parts:
         return joined
 
     def remove(self) -> None:
-        """Everything, once the result is written."""
+        """Remove the folder, once the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[tuple[int, int, Path]]:
@@ -100,28 +100,28 @@ class _Begun(TypedDict):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that share an evaluation. They meet once, before the first image, and then in a folder alone."""
+    """This process among those that share an evaluation. They synchronise once, before the first image, then only through files."""
 
     rank: int = 0
     size: int = 1
     on_rank_zero: Callable[[Callable[[], Any]], Any] = lambda work: work()
-    """Does something JSON-like on rank 0 and gives it to all."""
+    """Runs a function on rank 0 and gives its JSON-like result to all."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the network says of every image, in the order of the images."""
+    """The probabilities of every image, in order."""
 
     probabilities: Floats
     """[images, classes]."""
     parts: Parts
     num_answered: int
-    """Images that were not answered by an evaluation that was interrupted."""
+    """Images that this evaluation computed; the others were saved by an interrupted one."""
     seconds: float
 
 
 def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgress = lambda done, total: None) -> None:
-    """Answer the batches with the numbers `mine` and keep the probabilities in `parts` every ten seconds, and when interrupted.
+    """Compute the batches with the indices `mine`, and save the probabilities in `parts` every ten seconds and when interrupted.
 
     Raises DataError when an image cannot be decoded.
     """
@@ -152,9 +152,9 @@ def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgres
 def answer_all(
     work: Work, folder: Path, ranks: Ranks, *, on_progress: OnProgress, say: Callable[[str], None]
 ) -> Answers | None:
-    """Answer what `folder` does not hold yet; on rank 0 the probabilities of all images, None on the others.
+    """Compute what `folder` does not hold yet; on rank 0 the probabilities of all images, None on the others.
 
-    They are the same to the bit for any number of ranks and interruptions on machines of one kind: batches are the same. Raises
+    Bit-identical for any number of ranks and interruptions on machines of one kind, since the batches are the same. Raises
     DataError when an image cannot be decoded.
     """
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint, weights of another program, or an export, all asked alike."""
+"""What is evaluated: a checkpoint, weights of another program, or an export, behind one interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from inceptionctl.train.precision import Precision, allow_tf32, autocast
 
 @dataclass(frozen=True)
 class Subject:
-    """A network that answers with logits."""
+    """A network to evaluate, whatever it was loaded from."""
 
     logits: Callable[[Tensor], Tensor]
     """Images float32 [N, 3, height, width], normalised, on `device`, -> logits float32 [N, classes] on any device.
@@ -41,19 +41,19 @@ class Subject:
     network: str
     """Its name in `inceptionctl models list`."""
     sha256: str
-    """Of the weights, to tell whether an evaluation begun earlier was of the same."""
+    """Of the weights: an interrupted evaluation resumes only with the same."""
     tf32: bool = False
-    """Whether a GPU computes what is fp32 in TF32."""
+    """Whether a GPU runs fp32 matmuls and convolutions in TF32."""
     in_threads: bool = False
-    """Whether several batches are asked at once, each with one thread; else `logits` uses the cores by itself."""
+    """Whether several batches run at once, one thread each; otherwise `logits` uses all cores itself."""
     takes_pictures: bool = False
-    """Whether the network prepares pictures by itself; then there is no other crop than its own."""
+    """Whether the network includes its preprocessing; then only its own crop can be evaluated."""
     choice: Choice | None = None
-    """Why this checkpoint of a run."""
+    """Why this checkpoint of a run was taken."""
 
 
 def check_protocol(subject: Subject, name: str) -> None:
-    """Raise RecipeError for another crop than its own of a network that prepares pictures by itself."""
+    """Raise RecipeError for a protocol other than `single` of a network that includes its preprocessing."""
     if subject.takes_pictures and name != "single":
         raise RecipeError(
             f"{subject.source} crops pictures by itself, so there is no --protocol {name} of it",
@@ -62,7 +62,7 @@ def check_protocol(subject: Subject, name: str) -> None:
 
 
 def subject_of(trained: Trained, precision: Precision, device: torch.device) -> Subject:
-    """A checkpoint's network on the device that it lies on."""
+    """A checkpoint's network on its device."""
     return Subject(
         _asking(trained.model, precision, trained.recipe.train.tf32, device),
         trained.classes,
@@ -81,7 +81,7 @@ def subject_of(trained: Trained, precision: Precision, device: torch.device) -> 
 
 
 def untrained_subject(recipe: Recipe, precision: Precision, device: torch.device) -> Subject:
-    """A recipe's network with the weights that a training begins with, to measure what it costs."""
+    """A recipe's network with initial weights, to measure its cost."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(**recipe.model.network()).to(device).eval().requires_grad_(False)
     return Subject(
@@ -101,7 +101,7 @@ def untrained_subject(recipe: Recipe, precision: Precision, device: torch.device
 
 
 def _asking(model: nn.Module, precision: Precision, tf32: bool, device: torch.device) -> Callable[[Tensor], Tensor]:
-    # The loaders' images are channels_last; with weights to match nothing is copied on the way.
+    # The loaders' images are channels_last: with the weights in the same format nothing is copied.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def logits(images: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def _asking(model: nn.Module, precision: Precision, tf32: bool, device: torch.de
 def claim_machine() -> Machine:
     """Take cuda:0 if there is a GPU, else the CPU; torch computes with every core that this process may run on.
 
-    What is fp32 is computed so, as exports are; a checkpoint's network goes by its recipe's `train.tf32`.
+    fp32 is computed without TF32, as exports are; a checkpoint's network goes by its recipe's `train.tf32`.
     """
     allow_tf32(False)
     num_threads = usable_cores()

@@ -1,4 +1,4 @@
-"""Images without labels: the likeliest classes of each, and the file that the ILSVRC test server takes.
+"""Images without labels: the top-5 classes of each, and the file that the ILSVRC test server takes.
 
 That file has a line an image in the order of their names, five labels by descending confidence. Source: readme.txt of the development
 kits of 2012 and 2015, "Submission format" of the classification task. Labels are ILSVRC2012_IDs, which do not count sorted synsets.
@@ -29,7 +29,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of an image with their probabilities, the likeliest first; or why it cannot be decoded."""
+    """The top classes of an image with their probabilities, best first; or why it cannot be decoded."""
 
     image: Path
     classes: tuple[tuple[str, float], ...] = ()
@@ -58,7 +58,7 @@ def predict(
     num_threads: int,
     takes_pictures: bool = False,
 ) -> list[Prediction]:
-    """The five likeliest classes (all, where there are fewer) of each image, in the order given.
+    """The top-5 classes (all, if there are fewer) of each image, in the order given.
 
     `logits` takes images float32 [N, 3, px, px] on the CPU, prepared as told, or where `takes_pictures` uint8 [1, height, width, 3]
     as decoded, and gives float32 [N, number of classes] there.
@@ -158,7 +158,7 @@ def ids_of(classes: Sequence[str], file: Path | None) -> list[int]:
 
 
 def submission(probabilities: Tensor, ids: Sequence[int]) -> str:
-    """The text of float32 [N, classes] in the order of the lines: the five likeliest (all, where there are fewer), the first surest."""
+    """The text of float32 [N, classes] in the order of the lines: the top-5 classes (all, if there are fewer), best first."""
     # The same choice among equal ones as in the errors (metrics.py).
     best = probabilities.topk(min(NUM_LABELS, probabilities.shape[1]), dim=1).indices
     return "".join(" ".join(str(ids[place]) for place in row) + "\n" for row in best.tolist())
