@@ -29,24 +29,24 @@ from inceptionctl.words import counted, percent
 
 NUM_IMAGES = 8
 MAX_DIFFERENCE = 1e-4
-# An export adds up in another order, so it is off by about as much as the checkpoint's own logits are from exact ones.
+# An export sums in another order, so its error is about that of the checkpoint's own logits against fp64.
 MAX_ROUNDINGS = 4.0
-# Of a probability, where the export prepares pictures itself: values of 8 bits that lie between two are rounded to the other one.
+# Of a probability, for exports with their preprocessing: 8-bit values halfway between two round the other way.
 MAX_PROBABILITY_DIFFERENCE = 0.01
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Images to compare on, and the checkpoint's logits of them."""
+    """Images to compare on, and the checkpoint's logits for them."""
 
     model: nn.Module
     """The checkpoint's network, fp32, on the CPU."""
     images: Tensor
     """float32 [N, 3, px, px], normalised, on the CPU, channels first in memory too."""
     source: str
-    """Which images these are, in words."""
+    """Description of the images."""
     pictures: tuple[Tensor, ...] = ()
-    """The same as decoded: uint8 [1, height, width, 3]; only where they were asked for."""
+    """The same as decoded: uint8 [1, height, width, 3]; only if requested."""
 
     @cached_property
     def expected(self) -> Tensor:
@@ -57,19 +57,19 @@ class Reference:
 
     @cached_property
     def logit_spread(self) -> float:
-        """By how much a logit differs between images at most. Near zero, any export agrees: the bias alone makes the logits."""
+        """Largest difference of a logit between images. Near zero, any export agrees: the logits are the bias alone."""
         return float((self.expected.amax(0) - self.expected.amin(0)).max())
 
     @property
     def tells(self) -> bool:
-        """Whether the logits differ between images by much more than an export may be off."""
+        """Whether the logits differ between images by much more than the tolerance of an export."""
         return self.logit_spread > 100.0 * MAX_DIFFERENCE
 
     @cached_property
     def rounding(self) -> float:
-        """By how much rounding to fp32 changes the checkpoint's logits; takes twice the memory and several times the time.
+        """Error of the checkpoint's fp32 logits against fp64; takes twice the memory and several times the time.
 
-        About 1e-6 in a trained network. One that was trained for a few steps can make 1e-3 of it.
+        About 1e-6 for a trained network, up to 1e-3 after a few steps of training.
         """
         with torch.inference_mode():
             exact = copy.deepcopy(self.model).double()(self.images.double())
@@ -79,7 +79,7 @@ class Reference:
 def draw_reference(trained: Trained, data_root: Path, num_threads: int, *, with_pictures: bool = False) -> Reference:
     """Up to 8 validation images, evenly spaced; pseudo-random ones if those cannot be read. The network is on the CPU.
 
-    Raises DataError if they cannot be read and pictures as decoded are wanted too.
+    Raises DataError if they cannot be read and `with_pictures` is set.
     """
     return Reference(trained.model, *_images(trained, data_root, num_threads, with_pictures))
 
@@ -111,7 +111,7 @@ def _images(
 def pseudo_random_images(count: int, px: int) -> Tensor:
     """The same images at every call: coarse blotches, each image coarser or finer than the one before, in [-1, 1]."""
     generator = torch.Generator().manual_seed(0)
-    # Plain noise of one kind looks alike to a network; images of different grain do not.
+    # Plain noise looks alike to a network; images of different grain do not.
     grains = (torch.rand(1, 3, 2 + i, 2 + i, generator=generator) * 2.0 - 1.0 for i in range(count))
     return torch.cat([functional.interpolate(grain, size=(px, px), mode="bilinear", align_corners=False) for grain in grains])
 
@@ -119,7 +119,7 @@ def pseudo_random_images(count: int, px: int) -> Tensor:
 def largest_difference(logits: Logits, reference: Reference) -> float:
     """Largest absolute difference of a logit from the checkpoint's. Infinite where there is a NaN.
 
-    Asks for one image first and then for the others: an export whose batch size is fixed cannot pass.
+    Runs one image first and then the others: an export with a fixed batch size cannot pass.
     """
     parts = [logits(reference.images[:1])] + ([logits(reference.images[1:])] if len(reference.images) > 1 else [])
     difference = (torch.cat(parts) - reference.expected).abs().max()
@@ -139,9 +139,9 @@ def check(name: str, logits: Logits, reference: Reference) -> float:
 
 
 def check_pixels(name: str, logits: Logits, reference: Reference) -> float:
-    """Largest absolute difference of a probability from the checkpoint's, whose images the data path prepared; infinite for a NaN.
+    """Largest absolute difference of a probability from the checkpoint's, preprocessed by the data path; infinite for a NaN.
 
-    Asks for each picture alone and for two of a size at once. Raises CheckpointError when it is over 0.01.
+    Runs each picture alone, and two of one size at once. Raises CheckpointError when it is over 0.01.
     """
     expected = reference.expected.softmax(1)
     found = torch.cat([logits(picture) for picture in reference.pictures])
@@ -160,7 +160,7 @@ def check_pixels(name: str, logits: Logits, reference: Reference) -> float:
 BATCH_SIZE = 16
 # Two-sided 95% of the normal distribution.
 Z95 = 1.959964
-# In Linux' names, the widest first: which of them multiplies 8-bit integers decides how an int8 file rounds, and whether it is fast.
+# By Linux' names, widest first. The instruction set of 8-bit products decides how an int8 file rounds, and whether it is fast.
 INT8_INSTRUCTIONS = {
     "amx_int8": "AMX-INT8",
     "avx512_vnni": "AVX512-VNNI",
@@ -174,7 +174,7 @@ INT8_INSTRUCTIONS = {
 
 @dataclass(frozen=True)
 class Validation:
-    """Labelled images to judge exports by, and the most that one may lose on them."""
+    """Labelled images to measure an export's accuracy on, and the loss allowed."""
 
     trained: Trained
     """On the CPU, fp32."""
@@ -185,7 +185,7 @@ class Validation:
 
     @cached_property
     def expected(self) -> Tensor:
-        """The checkpoint's logits: float32 [N, classes]. Asked for once, whatever the number of exports."""
+        """The checkpoint's logits: float32 [N, classes], computed once for all exports."""
         with torch.inference_mode():
             return torch.cat([self.trained.model(batch) for batch in self._inputs(takes_pixels=False)])
 
@@ -214,9 +214,9 @@ class Validation:
         )
 
     def judge(self, file: str, by: str, accuracy: Accuracy) -> str | None:
-        """A remark when it loses more than it may and that can be chance.
+        """A remark if it loses more than allowed but within chance.
 
-        Raises CheckpointError when it cannot: the whole interval is above `max_loss`.
+        Raises CheckpointError if not by chance: the whole interval is above `max_loss`.
         """
         if accuracy.loss <= self.max_loss:
             return None
@@ -241,8 +241,8 @@ class Validation:
 def loss_interval(lost: int, gained: int, num_images: int) -> tuple[float, float]:
     """95% interval, in percentage points, of the accuracy that an export loses against its checkpoint on the same images.
 
-    `lost`: images that the checkpoint alone names rightly; `gained`: the export alone. Images on which both are right or both wrong
-    say nothing of the difference. The adjusted Wald interval of Bonett and Price (2012), which holds for few images too, even where
+    `lost`: images that only the checkpoint classifies correctly; `gained`: only the export. Images on which both are right or both wrong
+    say nothing about the difference. The adjusted Wald interval of Bonett and Price (2012), which also holds for few images and where
     nothing is lost: doi.org/10.3102/1076998611411915.
     """
     n = num_images + 2
@@ -253,7 +253,7 @@ def loss_interval(lost: int, gained: int, num_images: int) -> tuple[float, float
 
 
 def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What this processor multiplies 8-bit integers with, as `AVX512-VNNI`; the architecture where that is not known."""
+    """This processor's instruction set for 8-bit integer products, as `AVX512-VNNI`; the architecture if unknown."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -264,7 +264,7 @@ def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def open_images(trained: Trained, data_root: Path, split: Literal["train", "val"], why: str) -> ImageSet:
-    """A split of the data that a network was trained on. Raises DataError with what it is needed for."""
+    """A split of the network's data set. Raises DataError that says what it is needed for."""
     try:
         return open_split(data_root, split, **trained.recipe.data.sources(data_root))
     except DataError as error:
@@ -272,7 +272,7 @@ def open_images(trained: Trained, data_root: Path, split: Literal["train", "val"
 
 
 def draw_validation(trained: Trained, data_root: Path, count: int, max_loss: float, num_threads: int) -> Validation:
-    """Up to `count` validation images, evenly spaced. Raises DataError where there are none."""
+    """Up to `count` validation images, evenly spaced. Raises DataError if there are none."""
     split = open_images(trained, data_root, "val", "what fp16 and int8 lose is measured on validation images")
     check_classes(split, trained.classes, trained.checkpoint)
     return Validation(trained, split.spread(count), max_loss, num_threads)

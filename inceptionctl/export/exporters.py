@@ -49,15 +49,15 @@ class ExportedFile:
     path: Path
     num_bytes: int
     max_difference: float
-    """Largest absolute difference from the checkpoint's of a logit, or of a probability where `of` says so."""
+    """Largest absolute difference of a logit from the checkpoint's, or of a probability if `of` says so."""
     seconds: float
     remarks: tuple[str, ...] = ()
-    """What should be known of it."""
+    """What users should know about it."""
     of: Literal["logit", "probability"] = "logit"
     accuracy: Accuracy | None = None
     """What fewer bits cost."""
     beside: Mapping[str, int] = field(default_factory=dict)
-    """The other files that belong to it, by their names in the folder, and their bytes."""
+    """Bytes of the other files that belong to it, by their names in the folder."""
 
 
 def export(
@@ -72,8 +72,8 @@ def export(
 ) -> list[ExportedFile]:
     """Write the formats into `folder`, replacing earlier exports; the network is on the CPU.
 
-    `formats` are keys of `exporters`, by default of EXPORTERS. Those in fewer bits are judged by `validation`, which they need.
-    Raises CheckpointError when an export does not agree with the checkpoint on `reference`; what was in its place stays then.
+    `formats` are keys of `exporters`, by default of EXPORTERS. Those in fewer bits need `validation`.
+    Raises CheckpointError when an export does not agree with the checkpoint on `reference`; an earlier export stays.
     Raises EnvironmentFault when the disk refuses.
     """
     with disk_errors(folder):
@@ -128,7 +128,7 @@ class _Comparison:
 
 
 def _compared(exporter: Exporter, file: Path, reference: Reference, validation: Validation | None) -> _Comparison:
-    """A file just written beside the checkpoint, by each program that it is for. Raises CheckpointError when it fails with one."""
+    """A file just written compared with the checkpoint, in each program that it is for. Raises CheckpointError if one disagrees."""
     asked, logits = _reader(exporter, file)
     first = _comparison(exporter, logits, reference, validation, "onnxruntime")
     remarks = list(asked)
@@ -159,7 +159,7 @@ def _comparison(
 
 
 def _reader(exporter: Exporter, file: Path) -> tuple[tuple[str, ...], Logits]:
-    """(a remark on who was asked, for formats with a client of their own; the logits of a file just written)."""
+    """(a remark on what ran the file, for formats with their own client; the logits of a file just written)."""
     if exporter.client is None:
         return (), exporter.open(file, torch.device("cpu")).logits
     name, logits = exporter.client(file)
@@ -167,9 +167,9 @@ def _reader(exporter: Exporter, file: Path) -> tuple[tuple[str, ...], Logits]:
 
 
 def open_any(path: Path, device: torch.device, which: str | None = None) -> tuple[Opened, Path, Choice | None]:
-    """(network, the checkpoint folder or export file that was taken, why that checkpoint).
+    """(network, the checkpoint folder or export file that was loaded, why that checkpoint).
 
-    A run gives the averaged weights of the checkpoint that `which` names, as in `load_trained`; an export folder the first of onnx,
+    A run gives the EMA weights of the checkpoint `which`, as in `load_trained`; an export folder the first of onnx,
     safetensors, pt2 and timm. Raises CheckpointError, RecipeError for a choice where there is none.
     """
     file = _exported_file(path)
@@ -182,7 +182,7 @@ def open_any(path: Path, device: torch.device, which: str | None = None) -> tupl
 def subject_of_any(
     path: Path, device: torch.device, precision: Literal["auto", "fp32", "bf16"], which: str | None = None
 ) -> Subject:
-    """The same as something to be evaluated: a checkpoint on `device`, an export as its program computes it. Raises as `open_any` does."""
+    """The same as a subject of evaluation: a checkpoint on `device`, an export in its own program. Raises as `open_any` does."""
     file = _exported_file(path)
     if file is None:
         return subject_of(load_trained(path, "ema", device, which), resolve_precision(precision, device), device)
@@ -191,7 +191,7 @@ def subject_of_any(
 
 
 def refuse_choice(file: Path, which: str | None) -> None:
-    """Raise RecipeError where a checkpoint is to be chosen of an exported file."""
+    """Raise RecipeError if a checkpoint is chosen for an exported file."""
     if which is not None:
         raise RecipeError(f"--checkpoint {which}: {file} is an export, of one checkpoint", "leave it out, or name the run")
 
@@ -206,7 +206,7 @@ def _exported_file(path: Path) -> Path | None:
 
 
 def subject_of_export(path: Path) -> Subject:
-    """An exported file to be evaluated, on the CPU as its program computes it. Raises CheckpointError."""
+    """An exported file to evaluate, on the CPU in its own program. Raises CheckpointError."""
     opened = _open_file(path, torch.device("cpu"))
     told = opened.description
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What every export format gives: how to write it, and how to read it back."""
+"""What defines an export format: how to write it, and how to read it back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from inceptionctl.export.description import Description
 
 Logits = Callable[[Tensor], Tensor]
 Client = Callable[[Path], tuple[str, Logits]]
-"""Gives the program that it asks, in words, and the logits of a file just written. Raises CheckpointError."""
+"""Gives the name of the program that runs a file just written, and its logits. Raises CheckpointError."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An export or a checkpoint that can be asked for logits."""
+    """An export or a checkpoint ready for inference."""
 
     description: Description
     logits: Logits
@@ -33,11 +33,11 @@ class Exporter:
     """A format: `file` is the name of its file, `write` makes the content of its files, `open` reads it from a path again.
 
     In `file` {network} stands for the network's name. `write` leaves the network as it was. `open` raises CheckpointError when the
-    file is damaged or not of inceptionctl. `client` gives the program that the file is for and what it computes, where that is another
-    than `open` asks; an export is compared with that one, and with those of `also`. `remarks` says what the files leave out of a network.
+    file is damaged or not of inceptionctl. `client` runs the program that the file is for, if `open` uses another;
+    the export is compared in that one and in those of `also`. `remarks` says what the files leave out of a network.
 
-    Where `noted` is given, the export is in fewer bits than the checkpoint: it is judged by its accuracy instead of by its logits, and
-    `noted` adds what was measured to the content of its file.
+    Where `noted` is given, the export has fewer bits than the checkpoint: its accuracy is compared instead of its logits, and
+    `noted` adds the measurement to the content of its file.
     """
 
     file: str
@@ -46,17 +46,17 @@ class Exporter:
     client: Client | None = None
     remarks: Callable[[Trained], list[str]] = lambda trained: []
     takes_pixels: bool = False
-    """Whether the file takes decoded pictures and gives probabilities."""
+    """Whether the file takes decoded pictures and returns probabilities."""
     noted: Callable[[bytes, Description], bytes] | None = None
     also: tuple[Client, ...] = ()
 
     def of(self, trained: Trained) -> Exporter:
-        """The same with the network's name in `file`."""
+        """A copy with the network's name in `file`."""
         return replace(self, file=self.file.format(network=trained.recipe.model.name.replace("/", "_")))
 
 
 def logits_of(model: nn.Module, device: torch.device) -> Logits:
-    """What an `Opened` gives, of a network of ours on a device."""
+    """The `logits` of an `Opened`, for a network of ours on a device."""
 
     @torch.inference_mode()
     def logits(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""ONNX networks in fewer bits: half precision, and 8-bit integers by ranges seen on real images. Both by onnxruntime's own tools."""
+"""ONNX networks in fewer bits, by onnxruntime's tools: fp16, and static int8 quantization calibrated on real images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Batches = Callable[[], Iterator[Tensor]]
 
 
 def to_fp16(network: Any) -> Any:
-    """Weights and arithmetic in float16; `images` and `logits` stay float32, so that nobody who feeds it has to change. Changes `network`."""
+    """Weights and arithmetic in float16; `images` and `logits` stay float32, so callers need not change. Changes `network`."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -39,7 +39,7 @@ def to_int8(network: Any, images: Batches) -> Any:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """onnxruntime asks one for batches until it gives None."""
+        """Gives onnxruntime batches, then None."""
 
         def __init__(self) -> None:
             self._batches = images()
@@ -48,7 +48,7 @@ def to_int8(network: Any, images: Batches) -> Any:
             batch = next(self._batches, None)
             return None if batch is None else {"images": batch.contiguous().numpy()}
 
-    with tempfile.TemporaryDirectory() as folder:  # it writes files alone
+    with tempfile.TemporaryDirectory() as folder:  # it only writes files
         file = Path(folder) / "int8.onnx"
         quantize_static(
             network,
@@ -69,7 +69,7 @@ def to_int8(network: Any, images: Batches) -> Any:
 def calibration_images(trained: Trained, data_root: Path, count: int, num_threads: int) -> Batches:
     """Up to `count` images of the training split, evenly spaced; the same at every call.
 
-    Prepared as for evaluation. Raises DataError where there are none.
+    With the preprocessing of an evaluation. Raises DataError if there are none.
     """
     split = open_images(trained, data_root, "train", "--precision int8 is calibrated on images of the training split")
     picked = split.spread(count)

@@ -48,7 +48,7 @@ def write(trained: Trained, description: Description) -> dict[str, bytes]:
 
 
 def remarks(trained: Trained) -> list[str]:
-    """What the files leave out."""
+    """The parts of the network that the files leave out."""
     return [WITHOUT_HEAD] if any(name.startswith(AUX_HEAD) for name in trained.model.state_dict()) else []
 
 
@@ -71,7 +71,7 @@ def _counterpart(trained: Trained) -> Counterpart:
         hint = f"train {other}, which is timm's" if other else f"use {OTHER_FORMATS}"
         raise CheckpointError(f"timm has no network that computes what {section.name} computes: {why}", hint)
     spec = find_spec(section.name)
-    fixed = {  # what timm builds, whatever is asked for
+    fixed = {  # what timm builds regardless of options
         "width": (section.width, 1.0),
         "residual_scale": (section.residual_scale or spec.residual_scale, spec.residual_scale),
         "residual_unit": (section.residual_unit or spec.residual_unit, spec.residual_unit),
@@ -143,7 +143,7 @@ def open_export(path: Path, device: torch.device) -> Opened:
 
 
 def read_config(config: Path) -> dict[str, Any] | None:
-    """A config.json in timm's form; None if it is none."""
+    """A config.json in timm's form, else None."""
     try:
         content = json.loads(config.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
@@ -152,7 +152,7 @@ def read_config(config: Path) -> dict[str, Any] | None:
 
 
 def ask_timm(path: Path) -> tuple[str, Logits]:
-    """What computes the logits of the file, and they: timm itself where it is installed and runs, else our network."""
+    """What computes the logits of the file, and the logits: timm itself if it is installed and runs, else our network."""
     with quiet():
         try:
             timm = import_timm("--format timm")
