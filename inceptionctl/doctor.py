@@ -1,7 +1,7 @@
-"""What this machine has, and what of it stands in the way of a training: small checks, each one a function in CHECKS.
+"""Checks of this machine before a training, each a function in CHECKS.
 
 DALI and DeepSpeed are started once, each in a process of its own (smoke_tests.py): a library that crashes or hangs becomes a
-finding, not the end.
+diagnosis, not the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that was looked at: `fail` keeps a training from running, `warn` makes it slow or fail later."""
+    """Result of a check: `fail` prevents a training, `warn` makes it slow or fail later."""
 
     name: str
     state: State
@@ -51,7 +51,7 @@ Check = Callable[[], list[Diagnosis]]
 
 
 def examine(checks: Sequence[Check] | None = None) -> list[Diagnosis]:
-    """Findings of all `checks` (CHECKS by default), in order. A check that crashes becomes a finding that fails."""
+    """Results of all `checks` (CHECKS by default), in order. A check that crashes fails."""
     return [finding for check in (CHECKS if checks is None else checks) for finding in _guarded(check)]
 
 
@@ -134,7 +134,7 @@ def _meets(version: str, wanted: str) -> bool:
 
 
 def own_pipelines() -> list[Diagnosis]:
-    """`pipelines` is a generic name: the one that Python finds must be the one that came with inceptionctl."""
+    """`pipelines` is a generic name: the package that Python finds must be inceptionctl's own."""
     spec = importlib.util.find_spec("pipelines")
     ours = Path(inceptionctl.__path__[0]).resolve().parent
     if spec is None:
@@ -206,7 +206,7 @@ def _no_gpu(driver: str | None, torch_version: str, built_for: str | None) -> Di
 
 
 def cpu() -> list[Diagnosis]:
-    """Cores that this process may use: all, those of its affinity, and the time that its control group grants."""
+    """Cores of this machine, those of this process's affinity, and its cgroup's CPU limit."""
     usable, present, granted = (
         len(os.sched_getaffinity(0)),
         os.cpu_count() or 1,
@@ -218,7 +218,7 @@ def cpu() -> list[Diagnosis]:
     text += f", the control group grants the time of {granted:g}"
     if granted >= usable:
         return [Diagnosis("cpu", "ok", text)]
-    # Threads are counted by affinity, which a time limit does not change: more of them than time is slower than fewer.
+    # Threads are counted by affinity, which a CPU quota does not change: too many threads are slower than fewer.
     hint = f"start with `taskset -c 0-{max(1, int(granted)) - 1}`, or give the container cores (--cpuset-cpus), not --cpus"
     return [Diagnosis("cpu", "warn", text, hint)]
 

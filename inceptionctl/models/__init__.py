@@ -43,13 +43,13 @@ class NetworkArguments(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network that recipes can name.
+    """A network in the table.
 
     `place` is module and class, `arguments` those of its constructor that make it this network. `default_input_px` is the paper's image side,
     `min_input_px` the smallest that passes the strides. `source` is paper and figure. The errors are the Inception-v4 paper's:
     percent, single crop, on the validation images that are not blacklisted; None where it prints none.
 
-    The rest says which options the network has, and what they are when nothing is said; None for a network without the option.
+    The rest are the defaults of the network's options; None for a network without the option.
     The auxiliary head needs images of at least `aux_head_min_input_px`.
     """
 
@@ -109,8 +109,8 @@ def build_model(
     `timm/NAME` is a network of timm, initialised as timm does (see `timm_network.build_timm_network`).
 
     The network takes images (N, 3, H, W) and gives logits (N, num_classes); in training with an auxiliary head it gives
-    (logits, auxiliary logits). `batch_norm_momentum` is torch's: 1 - TensorFlow's decay. `input_px` matters to the auxiliary head
-    alone. The last four are the network's own defaults where they are None. Raises RecipeError for an unknown name and for an
+    (logits, auxiliary logits). `batch_norm_momentum` is torch's: 1 - TensorFlow's decay. Only the auxiliary head
+    depends on `input_px`. None stands for the network's default. Raises RecipeError for an unknown name and for an
     option that the network does not have, ValueError for an argument out of its range, EnvironmentFault where timm is wanted and
     not to be had.
     """
@@ -147,12 +147,12 @@ def build_model(
 
 
 def is_timm(name: str) -> bool:
-    """Whether `name` means a network of timm, known there or not."""
+    """Whether `name` is written as a network of timm, known there or not."""
     return name.startswith(TIMM_PREFIX) and name != TIMM_PREFIX
 
 
 def find_spec(name: str) -> ModelSpec:
-    """The line of MODELS that `name` means. Raises RecipeError naming the nearest."""
+    """The entry of MODELS. Raises RecipeError naming the nearest."""
     spec = MODELS.get(name)
     if spec is None:
         raise RecipeError(f"unknown model {name!r}", hint_of_name(name))
@@ -160,7 +160,7 @@ def find_spec(name: str) -> ModelSpec:
 
 
 def hint_of_name(name: str) -> str:
-    """What a name that is none of MODELS may mean: other programs' spelling of one, a near one, or a network of timm."""
+    """A hint for an unknown name: another program's spelling, the nearest name, or a network of timm."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower().removeprefix(TIMM_PREFIX).partition(".")[0])
     if plain in _ELSEWHERE:
         own, why = _ELSEWHERE[plain]
@@ -202,7 +202,7 @@ def option_problem(
 ) -> tuple[str, str] | None:
     """What is wrong with these options of the network `name`, and a hint; None if nothing is.
 
-    The message opens with the option. timm is not asked: what its networks take is found out when they are built. Raises RecipeError
+    The message opens with the option. Networks of timm are only checked when they are built. Raises RecipeError
     for an unknown name.
     """
     if is_timm(name):

@@ -17,19 +17,19 @@ from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_
 
 
 def smoothing_of(found: RunContents) -> float | None:
-    """train.label_smoothing of a run; None where its recipe cannot be read."""
+    """train.label_smoothing of a run; None if its recipe cannot be read."""
     return found.recipe.train.label_smoothing if found.recipe else None
 
 
 def least_loss(label_smoothing: float, num_classes: int) -> float:
-    """The least that the cross entropy of smoothed labels can be, the entropy of such a label in nats (train/loss.py)."""
+    """The minimum cross entropy with label smoothing: the entropy of a smoothed label in nats (train/loss.py)."""
     rest = label_smoothing / num_classes
     shares = [1.0 - label_smoothing + rest, *[rest] * (num_classes - 1)]
     return -sum(share * math.log(share) for share in shares if share)
 
 
 def training_loss_in_words(found: RunContents) -> str:
-    """A sentence about the training loss of a run; empty where its recipe cannot be read."""
+    """A sentence about the training loss of a run; empty if its recipe cannot be read."""
     if found.recipe is None:
         return ""
     smoothing, num_classes = found.recipe.train.label_smoothing, found.recipe.model.num_classes
@@ -89,7 +89,7 @@ def _draw(found: RunContents, suffix: str) -> bytes:
 
 
 def scale_of_losses(axes: Any, rows: Sequence[Row]) -> None:
-    """From zero; logarithmic where the losses are so far apart (averages of the first steps) that the others would lie on the axis."""
+    """Linear from zero; logarithmic if the first losses would squeeze the others onto the axis."""
     losses = [value for row in rows if (value := finite(row.get("loss"))) is not None and value > 0]
     if losses and max(losses) > WIDE_RANGE * min(losses):
         axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""`inceptionctl report`: one HTML page of several runs, with nothing outside of it, and its pictures as files."""
+"""`inceptionctl report`: one self-contained HTML page for several runs, and its pictures as files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IMAGENET_CLASSES = 1000
 
 
 class Shown(ResultWithReal):
-    """An evaluation of a run, and what the page needs of it besides."""
+    """An evaluation of a run, with what the page needs besides."""
 
     file: Path
     num_classes: int
@@ -58,11 +58,11 @@ class ReportedRun:
     contents: RunContents
     evaluations: list[Shown] = field(default_factory=list)
     record: Record | None = None
-    """Probabilities of the evaluation that is shown, where they are kept."""
+    """Probabilities of the evaluation shown, if they are kept."""
 
     @property
     def shown(self) -> Shown | None:
-        """The newest evaluation of the best checkpoint, which `evaluate` and `export` take too, else the newest of all."""
+        """The newest evaluation of the best checkpoint, the default of `evaluate` and `export`; else the newest of all."""
         best = {row["step"] for row in self.contents.checkpoints if "best" in row["pointers"]}
         of_best = [one for one in self.evaluations if one["step"] in best]
         shown = of_best or self.evaluations
@@ -75,7 +75,7 @@ class ReportedRun:
 
     @property
     def is_of_imagenet(self) -> bool:
-        """Whether the network tells as many classes apart as ImageNet has."""
+        """Whether the network has ImageNet's number of classes."""
         told = {one["num_classes"] for one in self.evaluations}
         if not told and self.contents.recipe:
             told = {self.contents.recipe.model.num_classes}
@@ -87,7 +87,7 @@ def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) 
     that is no ensemble's result, EnvironmentFault when the disk refuses."""
     reported = [_reported(open_run(path), name) for path, name in named(runs).items()]
     pictures = list(_pictures(reported))
-    # Before anything is written: a file that is no ensemble's leaves nothing behind.
+    # Rendered before anything is written: an invalid ensemble file leaves nothing behind.
     text = _render(reported, [_ensemble(file) for file in ensembles], pictures)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) 
 
 
 def named(runs: Sequence[Path]) -> dict[Path, str]:
-    """A name of each run that no other has, by its path; a run that is given twice is one."""
+    """A unique name for each run, by path; a run given twice counts once."""
     paths = list({path.resolve(): path for path in runs}.values())
     names = Counter(path.resolve().name for path in paths)
     found: dict[Path, str] = {}
@@ -116,7 +116,7 @@ def _reported(run: Run, name: str) -> ReportedRun:
             result: ResultWithReal = json.loads(file.read_text(encoding="utf-8"))
             found.append({**result, "file": file, "num_classes": len(result["classes"]), "error": result["top1_error"]})
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # not one of ours, or one of another version; the page says how many it shows
+            continue  # not ours, or of another version; the page says how many it shows
     found.sort(key=lambda one: (one["step"], one["file"].stat().st_mtime))
     reported = ReportedRun(name, read_run(run), found)
     reported.record = _record(reported.shown) if reported.shown else None
@@ -196,7 +196,7 @@ def _comparable(result: Mapping[str, Any]) -> bool:
 def _tables(
     reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
 ) -> list[tuple[PaperTable, list[tuple[PaperRow, list[Row]]]]]:
-    """The paper's tables with what was measured here; none where nothing is of ImageNet's classes, since errors of others do not compare."""
+    """The paper's tables with the results measured here; empty if no result is on ImageNet, since others do not compare."""
     if not (any(one.is_of_imagenet for one in reported) or any(map(_comparable, ensembles))):
         return []
     return [(table, [_beside(table, row, reported, ensembles) for row in table.rows]) for table in TABLES]
@@ -205,7 +205,7 @@ def _tables(
 def _beside(
     table: PaperTable, row: PaperRow, reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
 ) -> tuple[PaperRow, list[Row]]:
-    """A row of the paper with what was measured here for it: on ImageNet's classes, by its protocol and on its subset."""
+    """A row of the paper with the results measured for it: on ImageNet, by its protocol and on its subset."""
     measured: list[Row] = [
         {**result, "name": one.name, "network": one.network} for one in reported for result in one.evaluations
     ]
@@ -219,7 +219,7 @@ def _beside(
 
 
 def _crops(one: ReportedRun) -> Row | None:
-    """The shown evaluation's crops on its first image that can be opened, or why there is none."""
+    """The shown evaluation's crops on its first readable image, or why there is none."""
     result = one.shown
     if result is None or one.contents.recipe is None or one.record is None:
         return None
@@ -239,7 +239,7 @@ def _crops(one: ReportedRun) -> Row | None:
 
 
 def _data_root(one: ReportedRun, about: About) -> Path:
-    """Where the images of an evaluation lie: as it was told, as that was meant then, or from where the run was started."""
+    """Where an evaluation's images are: the path as given, made absolute then, or relative to where the run was started."""
     told = about["data_root"]
     places: list[str | Path] = [told, about.get("data_root_absolute", told)]
     places += [place / told for place in directories(one.contents.run)]
@@ -259,7 +259,7 @@ def _matrix(record: Record) -> NDArray[np.int64]:
 
 
 def _confused(one: ReportedRun) -> Row | None:
-    """The pairs of classes that the shown evaluation confused most, with the images it was surest of, and why some are not shown."""
+    """The most confused pairs of classes of the shown evaluation, with its most confident images, and why some are not shown."""
     record = one.record
     if record is None:
         return None
@@ -294,7 +294,7 @@ def _confused(one: ReportedRun) -> Row | None:
 
 
 def _thumbnail(path: Path) -> bytes | None:
-    """A small copy; None when the image cannot be shown, which `_why_not_shown` words."""
+    """A thumbnail; None if the image cannot be shown (see `_why_not_shown`)."""
     from PIL import Image, ImageOps
 
     try:

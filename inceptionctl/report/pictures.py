@@ -20,11 +20,11 @@ THEMES: tuple[Theme, ...] = ("light", "dark")
 INK = {"light": "#1b1f24", "dark": "#d7dde4"}
 PAPER = {"light": "#ffffff", "dark": "#16191d"}
 GRID = {"light": "#d8dee4", "dark": "#363c44"}
-# Told apart with every common colour blindness, on both grounds (Okabe and Ito; yellow left out).
+# Distinguishable with every common colour blindness, on light and dark (Okabe and Ito, without yellow).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", ":", "-.")
 
-# What a confusion matrix's cells go to from the ground's colour, each lighter or darker than the one before.
+# Colour map of a confusion matrix, starting from the background.
 DEPTHS = {"light": ("#d6e6f2", "#0072b2", "#003a5c"), "dark": ("#143246", "#2f8ec4", "#b5dcf5")}
 MAX_HEAT_CLASSES, MAX_WRITTEN_CLASSES = 40, 20
 LONGEST_NAME = 32
@@ -42,7 +42,7 @@ TRAIN_CURVES = (
 
 @dataclass(frozen=True)
 class ReportPicture:
-    """A picture with what it shows in words, for who cannot see it."""
+    """A picture with its alternative text."""
 
     name: str
     title: str
@@ -53,7 +53,7 @@ class ReportPicture:
 def error_curves(runs: Mapping[str, Rows], *, with_top5: bool) -> ReportPicture | None:
     """Top-1 and top-5 validation error by epoch, as the paper's Figures 21 to 26.
 
-    `runs` are the evaluate rows of each, by name; all of one are of the same images.
+    `runs` are the evaluate rows of each, by name, all on the same images.
     """
     shown = {name: rows for name, rows in runs.items() if rows}
     if not shown:
@@ -74,7 +74,7 @@ def error_curves(runs: Mapping[str, Rows], *, with_top5: bool) -> ReportPicture 
 def train_curves(runs: Mapping[str, Rows], losses: Mapping[str, str]) -> ReportPicture | None:
     """Loss, learning rate, gradient norm, share of zeros, images/s and data wait by epoch.
 
-    `runs` are the train rows of each, `losses` what the loss of each is of, in words.
+    `runs` are the train rows of each, `losses` describes each training loss.
     """
     shown = {name: rows for name, rows in runs.items() if rows}
     if not shown:
@@ -138,7 +138,7 @@ def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> R
         axes.set_yticks(range(len(names)), names)
         if len(classes) <= MAX_WRITTEN_CLASSES:
             for (i, j), count in np.ndenumerate(matrix):
-                # Written on what the cell's colour is, not on the page's.
+                # Contrasts with the cell, not with the page.
                 ink = PAPER[theme] if shares[i, j] > 0.5 else INK[theme]
                 if count:
                     axes.text(j, i, f"{count}", ha="center", va="center", color=ink, fontsize=8)
@@ -190,7 +190,7 @@ def _legend(figure: Any, runs: Mapping[str, Rows]) -> None:
 
 
 def in_rows(items: Sequence[T], columns: int) -> list[T]:
-    """Items in the order in which a legend of so many columns, which fills one column after the other, shows them row by row."""
+    """Items reordered so that a legend, which fills its columns one by one, shows them row by row."""
     return [item for column in range(columns) for item in items[column::columns]]
 
 

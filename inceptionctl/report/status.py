@@ -1,4 +1,4 @@
-"""What `inceptionctl watch` shows of a run: where it is, how it goes, and how long it will take."""
+"""What `inceptionctl watch` shows of a run: progress, metrics and time left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS_FOR_SPEED = 20
 
 
 def total_steps(found: RunContents) -> int | None:
-    """Optimizer steps of the whole run, from its newest checkpoint; before the first one from the epochs of the last row."""
+    """Optimizer steps of the whole run, from its newest checkpoint; before the first, estimated from the last row's epoch."""
     told = found.progress.get("total_steps")
     if isinstance(told, int):
         return told
@@ -31,9 +31,9 @@ def total_steps(found: RunContents) -> int | None:
 
 
 def seconds_left(found: RunContents) -> float | None:
-    """At the pace of the last twenty rows, pauses for validation and all; None where two rows are not there yet.
+    """At the pace of the last twenty rows, validations included; None before there are two rows.
 
-    Only the times of the machine that trains are compared, so that its clock may differ from this one's.
+    Only times of the training machine are compared, so its clock may differ from this one's.
     """
     rows = [row for row in found.train_rows[-ROWS_FOR_SPEED:] if finite(row.get("time")) is not None]
     total = total_steps(found)
@@ -44,7 +44,7 @@ def seconds_left(found: RunContents) -> float | None:
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH, bars: str = BARS) -> str:
-    """Values as a row of eight `bars` from the lowest to the highest, each the mean of those that fall on it."""
+    """Values as a row of bars of eight heights, each bar the mean of its share of the values."""
     if not values:
         return ""
     count = min(width, len(values))
@@ -55,7 +55,7 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH, bars: str = BAR
 
 
 def in_gigabytes(value: float) -> str:
-    """Bytes for people."""
+    """Bytes as GB."""
     return f"{value / 1e9:.2f} GB"
 
 

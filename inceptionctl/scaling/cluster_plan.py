@@ -18,7 +18,7 @@ from inceptionctl.words import counted
 
 @dataclass(frozen=True)
 class Site:
-    """Where it is to be trained; rates in bytes or images a second."""
+    """The cluster; rates in bytes or images a second."""
 
     gpus_per_node: int
     inside: Link
@@ -30,19 +30,19 @@ class Site:
     image_bytes: int = 110_000
 
     def cluster(self, gpus: int) -> Cluster:
-        """The first `gpus` of it."""
+        """Its first `gpus` GPUs."""
         return Cluster(gpus, self.gpus_per_node, self.inside, self.between, LAUNCH)
 
     @property
     def supply(self) -> Supply:
-        """What brings the images; what is not known is taken as no limit."""
+        """Data supply; an unknown rate counts as unlimited."""
         loader = math.inf if self.loader_per_core is None else self.loader_per_core * self.cores_per_gpu
         return Supply(loader, math.inf if self.file_system is None else self.file_system / self.image_bytes)
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """How many are trained on and validated with; None where nobody knows."""
+    """Number of training and validation images; None if unknown."""
 
     train: int | None
     val: int | None
@@ -51,7 +51,7 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class Point:
-    """A number of GPUs: what was predicted for it, or why nothing was."""
+    """The prediction for a number of GPUs, or why there is none."""
 
     gpus: int
     nodes: int
@@ -68,7 +68,7 @@ class Point:
         return None if self.seconds is None else self.gpus * self.seconds / 3600
 
     def to_json(self, price: float | None) -> dict[str, object]:
-        """Everything about it, seconds and images; null where nothing can be said."""
+        """As JSON values in seconds and images; null if unknown."""
         found: dict[str, Any] = {"gpus": self.gpus, "nodes": self.nodes, "problem": self.problem}
         if self.batch and self.step:
             found |= {
@@ -105,7 +105,7 @@ def plan_points(
 ) -> list[Point]:
     """A point for each number of GPUs. With `scale_batch` each GPU keeps train.micro_batch_size images, and the global batch grows.
 
-    Raises RecipeError when not one of the numbers can share the batch.
+    Raises RecipeError when the batch is divisible by none of the numbers.
     """
     points: list[Point] = []
     refusals: list[Problem] = []
@@ -198,7 +198,7 @@ def _remedy(point: Point, last: Point, site: Site, zero_stage: int) -> str:
 
 
 def _file_rate(point: Point, site: Site) -> float:
-    """Bytes a second that the images of a step would need, if nothing else held it up."""
+    """Bytes a second that reading must reach to keep up with the GPUs."""
     assert point.step and point.batch
     return point.batch.global_batch_size * site.image_bytes / (point.step.compute + point.step.exposed)
 

@@ -1,4 +1,4 @@
-"""What a recipe's network costs and exchanges, counted on torch's meta device. The only module here that needs torch."""
+"""MACs, parameters and communication of a recipe's network, counted on torch's meta device. The only module here that needs torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from inceptionctl.train.gradient_average import BUCKET_BYTES
 
 HIDDEN = 0.5
 """Of an averaging that begins beside the backward pass: four published trainings lie 0 to 3 points below it (docs/scaling.md)."""
-FP32 = 4  # bytes; weights and gradients stay so under autocast
+FP32 = 4  # bytes; weights and gradients stay fp32 under autocast
 
 
 @dataclass(frozen=True)
 class Network:
-    """`trained` counts the values that get a gradient, `multiply_adds` a forward pass over one image."""
+    """`trained` counts parameters with a gradient, `multiply_adds` the MACs of a forward pass over one image."""
 
     trained: int
     multiply_adds: int

@@ -1,4 +1,4 @@
-"""`inceptionctl weights import`: a file of another program becomes a checkpoint folder of ours, or an error that lists every tensor."""
+"""`inceptionctl weights import`: a file of another program becomes a checkpoint folder, or an error lists every tensor that does not fit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REPORT = "import.json"
 
 @dataclass(frozen=True)
 class Import:
-    """What was read and what becomes of it. `match` has no problems."""
+    """A converted file, not yet written. `match` has no problems."""
 
     source: Path
     form: Form
@@ -84,13 +84,12 @@ def prepare(
     mean: Triple | None = None,
     std: Triple | None = None,
 ) -> Import:
-    """Read a file and find a place for each of its tensors in our network `model`; nothing is written.
+    """Read a file and match each of its tensors to our network `model`; nothing is written.
 
-    `form` auto goes by the kind of file. `which` chooses between averaged and last weights where the file has both. Without
-    `class_names` and `num_classes` a file of 1,001 classes gives 1,000: the first is TF-slim's background. `aux_head` None builds
-    the auxiliary head if the file has one. `mean` and `std` of the images that the weights expect are the form's where nothing is
-    said. Raises CheckpointError that lists every tensor that is missing, wrong or left over; RecipeError for names that do not fit
-    each other.
+    `form` auto goes by the kind of file. `which` chooses between EMA and last weights if the file has both. Without `class_names` and
+    `num_classes` a file of 1,001 classes gives 1,000: the first is TF-slim's background. `aux_head` None builds the auxiliary head if
+    the file has one. `mean` and `std` default to those of the form. Raises CheckpointError that lists every tensor that is missing,
+    wrong or left over; RecipeError for names that do not fit each other.
     """
     find_spec(model)
     content = read(source, which)
@@ -130,7 +129,7 @@ def _form_of(kind: Kind, wanted: Form | Literal["auto"], source: Path) -> Form:
 
 
 def _classes(in_file: int, names: Sequence[str] | None, number: int | None) -> tuple[tuple[str, ...], bool]:
-    """(names of the classes, whether the background goes)."""
+    """(names of the classes, whether the background class is dropped)."""
     if names is not None and number is not None and len(names) != number:
         raise RecipeError(f"--class-names gives {len(names)} names, --num-classes {number}", "give one of them")
     default = in_file - 1 if in_file == WITH_BACKGROUND else in_file
@@ -186,7 +185,7 @@ def _refuse(source: Path, model: str, form: Form, found: Match) -> NoReturn:
 
 
 def write(done: Import, folder: Path) -> None:
-    """Write the checkpoint folder whole or not at all: weights twice (averages and last are the same), recipe, report.
+    """Write the checkpoint folder atomically: the weights twice (EMA and last are the same), recipe, report.
 
     Raises CheckpointError when something is there already, EnvironmentFault when the disk refuses.
     """

@@ -1,4 +1,4 @@
-"""Which network of another program has the layers of which of ours, what its weights expect of an image, and its classes."""
+"""Networks of timm, torchvision and TF-slim with the layers of ours: their preprocessing and classes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Counterpart:
-    """Another program's network whose tensors are those of one of ours.
+    """Another program's network with the same tensors as one of ours.
 
-    `same_function`: the same weights give the same logits there; False where a layer without weights differs.
+    `same_function`: the same weights give the same logits there; False if a layer without weights differs.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Counterpart:
     """Our modules that own tensors -> theirs."""
     batch_norm_eps: float = 1e-3
     takes_batch_norm_eps: bool = True
-    """Whether it can be built with another."""
+    """Whether it can be built with another epsilon."""
     first_conv: str = "stem.conv_1.conv"
     """Our name of the convolution that sees the image."""
     same_function: bool = True
@@ -44,10 +44,10 @@ class Counterpart:
     std: Triple = HALF
     """Normalisation of the RGB values in [0, 1] that the weights were trained with."""
     central_fraction: float = 0.875
-    """Of the evaluation that the form's published errors are of."""
+    """crop_pct of the evaluation behind the published errors."""
 
 
-# The rest of those evaluations: keys of a recipe's section evaluate.
+# The rest of that evaluation: keys of a recipe's section evaluate.
 EVALUATIONS: dict[Form, dict[str, object]] = {
     "timm": {"keep_aspect": True, "interpolation": "bicubic", "antialias": True},
     "torchvision": {"keep_aspect": True, "interpolation": "bilinear", "antialias": True},
@@ -117,7 +117,7 @@ TAKE_INSTEAD: dict[str, tuple[str, str]] = {
 
 
 def find_counterpart(form: Form, model: str) -> Counterpart:
-    """Raises RecipeError for a network of ours that the form has nothing for, naming the nearest that it has."""
+    """The counterpart of our network `model`. Raises RecipeError if the form has none, naming the nearest."""
     find_spec(model)
     found = COUNTERPARTS[form].get(model)
     if found is not None:
@@ -133,9 +133,9 @@ AS_LARGE = {"inception_v4": "inception_v4_tf_slim"}
 
 
 def timm_network_as_large(model: str) -> str:
-    """timm's name of its network with the parameters and multiply-adds of ours, layer by layer; `timm/NAME` is its own.
+    """timm's name of its network with our parameters and MACs, layer by layer; `timm/NAME` is its own.
 
-    Raises RecipeError for a network that timm has nothing as large for, naming those that it has.
+    Raises RecipeError if timm has no network of that size, naming those that it has.
     """
     if is_timm(model):
         return model.removeprefix(TIMM_PREFIX)

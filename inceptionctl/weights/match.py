@@ -1,4 +1,4 @@
-"""Put another program's tensors beside those of a network of ours: every one is mapped, or named as missing, left over or wrong."""
+"""Match another program's tensors to a network of ours: each is mapped, or reported as missing, left over or wrong."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ AUX_HEAD = "aux_head."
 CLASSIFIERS = ("classifier.", "aux_head.classifier.")
 
 AVERAGE = "ExponentialMovingAverage"
-# What optimizers and TensorFlow's sessions keep beside the weights.
+# State of optimizers and TensorFlow's sessions.
 NO_WEIGHTS = re.compile(r"(^|/)(global_step|beta1_power|beta2_power|RMSProp(_\d+)?|Momentum|Adam(_\d+)?|Adagrad)$")
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """A tensor of ours and where its values come from: `theirs`, or nothing, and then `note` says what was put there."""
+    """A tensor of ours and the source of its values: `theirs`, or None with a `note` on what was filled in."""
 
     ours: str
     theirs: str | None
@@ -34,7 +34,7 @@ class Mapped:
 
 @dataclass
 class Match:
-    """What became of every tensor on both sides. `tensors` are complete when there are no `problems`."""
+    """The fate of every tensor on both sides. `tensors` is complete if there are no `problems`."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     mapped: list[Mapped] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Match:
     wrong: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
-    """Their tensors that have no place here, each with the reason why that is no fault."""
+    """Their tensors that are not needed here, each with the reason."""
 
     @property
     def problems(self) -> list[str]:
@@ -78,7 +78,7 @@ def to_our_layout(tensor: Tensor, kind: Kind, num_axes: int) -> Tensor:
 
 
 def choose_averages(tensors: Mapping[str, Tensor], which: Which) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """TensorFlow's variables by their plain names, and what was not taken, with the reason.
+    """TensorFlow's variables by their plain names, and those set aside, with the reason.
 
     A training checkpoint holds, beside a variable, its running average as `variable/ExponentialMovingAverage`.
     """
@@ -109,10 +109,10 @@ def count_classes(names: Names, tensors: Mapping[str, Tensor], kind: Kind) -> in
 def match(
     own: Mapping[str, Tensor], names: Names, tensors: Mapping[str, Tensor], kind: Kind, *, drop_background: bool
 ) -> Match:
-    """Find a tensor of theirs for each of `own` (shapes suffice: they may be on the meta device), in our layout and fp32.
+    """Find their tensor for each of `own` (which may be on the meta device), in our layout and fp32.
 
-    `drop_background` takes the first row off the classifiers. A norm's gamma that is not there is ones, as TF-slim trains it, and
-    a counter of batches is 0.
+    `drop_background` drops the first row of the classifiers. A missing gamma is filled with ones, as TF-slim trains without it, and
+    num_batches_tracked with 0.
     """
     found = Match()
     taken: set[str] = set()
@@ -149,7 +149,7 @@ def _fill_or_miss(found: Match, ours: str, theirs: str | None, place: Tensor, ki
 
 
 def _sort_rest(found: Match, own: Mapping[str, Tensor], names: Names, rest: Mapping[str, Tensor], kind: Kind) -> None:
-    """Their auxiliary head has no place in a network that is built without one; whatever else is left, is a fault."""
+    """Their auxiliary head is dropped for a network built without one; anything else left over is an error."""
     of_head = tuple(f"{theirs}{'.' if kind == 'torch' else '/'}" for ours, theirs in names.items() if ours.startswith(AUX_HEAD))
     without_head = not any(name.startswith(AUX_HEAD) for name in own)
     for name, tensor in rest.items():

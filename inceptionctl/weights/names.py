@@ -1,6 +1,6 @@
-"""The parts of a table of names: small dictionaries from our modules to another program's, joined and prefixed.
+"""Building blocks of name tables: small dictionaries from our modules to another program's, joined and prefixed.
 
-A table holds the modules that own tensors, and nothing else: convolutions, norms and linear layers. Each is bijective.
+A table holds only modules that own tensors: convolutions, norms and linear layers. Each is bijective.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def chain(ours: str, *theirs: str) -> Names:
 
 
 def prefixed(ours: str, theirs: str, names: Mapping[str, str]) -> Names:
-    """The names inside of a block, seen from outside. The separators are part of the prefixes."""
+    """The names inside a block, with prefixes that include the separators."""
     return {f"{ours}{name}": f"{theirs}{other}" for name, other in names.items()}
 
 
 def expanded(blocks: Mapping[str, str], conv_norm: ConvNorm) -> Names:
-    """Every convolution with norm of ours by the modules that it is made of."""
+    """Each of our convolutions with norm, expanded into its modules."""
     return {part: other for ours, theirs in blocks.items() for part, other in conv_norm(ours, theirs).items()}
 
 

@@ -35,7 +35,7 @@ PARTS = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The name by which TensorFlow knows the checkpoint that a path means; None where it means none.
+    """TensorFlow's name of the checkpoint at a path; None if there is none.
 
     The path is that name itself (`model.ckpt`, `model.ckpt-1000`), one of the files behind it, or a folder of checkpoints.
     """
@@ -54,7 +54,7 @@ def _is_table(path: Path) -> bool:
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(variables by name, names of what is no array of numbers with the reason).
+    """(variables by name, names of non-numeric ones with the reason).
 
     Raises EnvironmentFault without TensorFlow, CheckpointError when it cannot read the checkpoint.
     """
@@ -89,19 +89,19 @@ def _ask(checkpoint: Path, file: Path) -> dict[str, dict[str, str]]:
 
 Which = Literal["ema", "raw"]
 
-# Under these keys training programs keep a state dict beside other things; the first that is there is taken, as timm does.
+# Keys under which training programs save a state_dict; the first present is taken, as in timm.
 STATE_KEYS: dict[Which, tuple[str, ...]] = {
     "ema": ("state_dict_ema", "model_ema", "state_dict", "model"),
     "raw": ("state_dict", "model"),
 }
-# What torch.compile and DistributedDataParallel put before every name, in either order.
+# Prefixes of torch.compile and DistributedDataParallel, in either order.
 WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 HINT = "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt or .ckpt.index)"
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds: tensors by their names, and `set_aside`: names of what are no weights, each with the reason."""
+    """Contents of a file: tensors by name, and `set_aside`: names of other entries, each with the reason."""
 
     kind: Literal["torch", "tensorflow"]
     tensors: dict[str, Tensor]
@@ -109,7 +109,7 @@ class Content:
 
 
 def read(path: Path, which: Which) -> Content:
-    """The weights in a file; `which` chooses where a state dict of averages lies beside the last weights.
+    """The weights in a file; `which` chooses between EMA and last weights if it has both.
 
     Raises CheckpointError for a file that is missing, damaged, no state dict, or holds code; EnvironmentFault where TensorFlow is
     needed and missing.
