@@ -215,7 +215,7 @@ def cpu() -> list[Diagnosis]:
     text = f"{usable} of {present} cores usable"
     if granted is None:
         return [Diagnosis("cpu", "ok", text)]
-    text += f", the control group grants the time of {granted:g}"
+    text += f", the cgroup's CPU limit is {granted:g}"
     if granted >= usable:
         return [Diagnosis("cpu", "ok", text)]
     # Threads are counted by affinity, which a CPU quota does not change: too many threads are slower than fewer.

@@ -67,7 +67,7 @@ def import_(
     # TensorFlow's checkpoints are named by what their files begin with.
     if not file.exists() and not any(file.parent.glob(f"{file.name}*")):
         raise CheckpointError(
-            f"no file {file}", "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt)"
+            f"no file {file}", "name a .safetensors, .pth or .pt file with a state_dict, or a TensorFlow checkpoint (.ckpt)"
         )
 
     from inceptionctl.weights.conversion import prepare, write

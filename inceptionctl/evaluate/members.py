@@ -111,7 +111,7 @@ def check_same_images(members: Sequence[EnsembleMember]) -> None:
             if not same:
                 raise DataError(
                     f"{members[0].name} and {member.name} would be validated on different {what}: {opened.folder} and {images.folder}",
-                    "an ensemble answers about one set of images; let the members' sections `data` name the same",
+                    "an ensemble is evaluated on one set of images: give all members the same section `data`",
                 )
 
 
@@ -140,7 +140,7 @@ def combine(
     labels = records[0].labels
     if not len(labels):
         raise DataError(
-            f"{names[0]} has no labels, so there are no errors to give", "--submission FILE writes what the ensemble answers"
+            f"{names[0]} has no labels, so errors cannot be computed", "--submission FILE writes the ensemble's predictions"
         )
     seconds = [seconds_per_image(record) for record in records]
     each = [figures(record.probabilities, record.labels) for record in records]
@@ -230,7 +230,7 @@ def _check_same(records: Sequence[Record], names: Sequence[str]) -> None:
         for key, words in SHARED.items():
             if record.about.get(key) != first.about.get(key):
                 told = f": {first.about.get(key)} and {record.about.get(key)}" if key == "protocol" else ""
-                raise DataError(f"{names[0]} and {name} have different {words}{told}", "evaluate both alike first")
+                raise DataError(f"{names[0]} and {name} have different {words}{told}", "evaluate both in the same way first")
         if record.images != first.images:
             raise DataError(_different_images(first, record, names[0], name), "evaluate both on the same data set and subset")
         if not torch.equal(record.labels, first.labels):
@@ -242,4 +242,4 @@ def _check_same(records: Sequence[Record], names: Sequence[str]) -> None:
 def _different_images(first: Record, other: Record, name: str, other_name: str) -> str:
     message = f"{name} and {other_name} are of different images: {len(first.images)} and {len(other.images)}"
     only = sorted(set(first.images) ^ set(other.images))
-    return f"{message}; {only[0]} is in one alone" if only else f"{message}; their order differs"
+    return f"{message}; only one has {only[0]}" if only else f"{message}; their order differs"

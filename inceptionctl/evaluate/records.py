@@ -84,7 +84,7 @@ def read_record(path: Path) -> Record:
         return Record(table["image"].to_pylist(), torch.tensor(labels).long(), torch.tensor(values), about)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise DataError(
-            f"{path} is no file of probabilities: {type(error).__name__}: {error}", "`inceptionctl evaluate` writes them"
+            f"{path} is not a file of probabilities: {type(error).__name__}: {error}", "`inceptionctl evaluate` writes them"
         ) from None
 
 

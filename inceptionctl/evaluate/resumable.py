@@ -57,7 +57,7 @@ class Parts:
     def collect(self) -> Floats:
         """All batches in order, [images, classes]. Raises DataError when files were removed or changed meanwhile."""
         if self.missing():
-            raise DataError(f"{self.folder} lacks parts that were written", "give the same command again")
+            raise DataError(f"{self.folder} lacks parts that were saved", "rerun the same command")
         parts: dict[int, Floats] = {}
         for first, last, file in self._files():
             images = range(self._batches[first].start, self._batches[last].stop)
@@ -80,7 +80,7 @@ def _load(file: Path, num_images: int) -> Floats:
     try:
         part: Floats = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} is damaged: {error}", f"remove it; the same command then makes it again: rm {file}") from None
+        raise DataError(f"{file} is damaged: {error}", f"remove it and rerun the same command: rm {file}") from None
     if part.ndim != 2 or len(part) != num_images:
         raise DataError(f"{file} holds {part.shape} numbers for {num_images} images", f"remove it: rm {file}")
     return part

@@ -103,7 +103,7 @@ def numeric_order(names: Sequence[str]) -> list[int]:
     nameless = [name for name, match in zip(names, found, strict=True) if not match]
     if nameless:
         raise DataError(
-            f"no number at the end of the name of {some(nameless, 3)}, so nobody knows which line it has",
+            f"no number at the end of the name of {some(nameless, 3)}, so its line is unknown",
             "a submission is of images named like ILSVRC2012_test_00000001.JPEG",
         )
     prefixes = sorted({match[1] for match in found if match})

@@ -194,7 +194,7 @@ class Validation:
         found, expected = torch.cat([logits(batch) for batch in self._inputs(takes_pixels)]), self.expected
         if not found.isfinite().all():
             raise CheckpointError(
-                "the export gives values that are not finite: its numbers overflow; it was not written",
+                "the export gives values that are not finite: it overflows; it was not written",
                 "take --precision fp32, or int8, whose ranges follow the data",
             )
         labels = torch.from_numpy(self.images.labels).long()

@@ -233,7 +233,7 @@ def _open_file(path: Path, device: torch.device) -> Opened:
         if path.suffix == Path(exporter.file).suffix:
             return exporter.open(path, device)
     known = ", ".join(exporter.file for exporter in EXPORTERS.values())
-    raise CheckpointError(f"{path} is no export", f"name a run directory, a checkpoint folder, or one of {known}")
+    raise CheckpointError(f"{path} is not an export", f"name a run directory, a checkpoint folder, or one of {known}")
 
 
 def _open_checkpoint(path: Path, device: torch.device, which: str | None) -> tuple[Opened, Path, Choice | None]:

@@ -25,7 +25,7 @@ def ask_openvino(path: Path) -> tuple[str, Logits]:
         compiled = core.compile_model(core.read_model(path.read_bytes()), "CPU", exact)
     except Exception as error:  # RuntimeError and exceptions of its own
         raise CheckpointError(
-            f"{name} does not take the export: {_essence(error)}; it was not written", "leave --check openvino out"
+            f"{name} rejects the export: {_essence(error)}; it was not written", "leave --check openvino out"
         ) from None
     pixels_in = compiled.input(0).get_any_name() == "pixels"
 

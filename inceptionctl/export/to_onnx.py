@@ -128,7 +128,7 @@ def in_opset(proto: Any, opset: int) -> Any:
         onnx.checker.check_model(converted, full_check=True)
     except Exception as error:  # RuntimeError of the converter, ValidationError and InferenceError of the checker
         raise CheckpointError(
-            f"this network cannot be had in opset {opset}: {str(error).splitlines()[0]}", f"leave --opset out for {OPSET}"
+            f"this network cannot be converted to opset {opset}: {str(error).splitlines()[0]}", f"leave --opset out for {OPSET}"
         ) from None
     return converted
 

@@ -129,7 +129,7 @@ def _ensemble(file: Path) -> ShownEnsemble:
         key = ensemble_key(str(member["network"]) for member in result["members"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file} is no result of an ensemble: {error}", "`inceptionctl ensemble ... --output FILE` writes one"
+            f"{file} is not a result of an ensemble: {error}", "`inceptionctl ensemble ... --output FILE` writes one"
         ) from None
     return {**result, "network": key, "name": file.stem, "num_classes": len(result["classes"])}
 

@@ -124,7 +124,7 @@ def plan_points(
         useful = useful_batch(compute, traffic, cluster)
         points.append(Point(gpus, cluster.nodes, batch, step, steps=steps, seconds=seconds, useful_batch=useful))
     if len(refusals) == len(counts):
-        raise RecipeError("the batch fits none of these numbers of GPUs", problems=refusals)
+        raise RecipeError("the batch is not divisible by any of these numbers of GPUs", problems=refusals)
     return points
 
 
@@ -155,9 +155,11 @@ def advise(points: Sequence[Point], compute: Compute, site: Site, zero_stage: in
         words.append("--scale-batch plans each number of GPUs with train.micro_batch_size images a GPU instead")
     words += _small_batches(told, compute) + _large_batches(told)
     if site.loader_per_core is None:
-        words.append("the loader is taken as fast enough: --data FILE (of `inceptionctl bench data --output FILE`) counts it")
+        words.append(
+            "the loader is assumed to be fast enough: --data FILE (of `inceptionctl bench data --output FILE`) takes it into account"
+        )
     if site.file_system is None:
-        words.append("the file system is taken as fast enough: --file-system-rate GB/S counts it")
+        words.append("the file system is assumed to be fast enough: --file-system-rate GB/S takes it into account")
     return words
 
 
@@ -167,13 +169,13 @@ def _first_limit(points: Sequence[Point], site: Site, zero_stage: int) -> str:
             return f"from {counted(point.gpus, 'GPU')} on, {_WHAT[point.step.limit]}. {_remedy(point, points[-1], site, zero_stage)}"
     last = points[-1]
     reached = last.step.efficiency if last.step else 0.0
-    return f"the GPUs themselves limit, up to {last.gpus} of them ({reached:.0%} of their own speed): only a faster step helps"
+    return f"the GPUs themselves are the bottleneck, up to {last.gpus} of them ({reached:.0%} scaling efficiency): only a faster step helps"
 
 
 _WHAT: dict[Limit, str] = {
-    "averaging": "the averaging of gradients limits",
-    "data loading": "the processor cores that prepare images limit",
-    "file system": "the file system limits",
+    "averaging": "averaging gradients is the bottleneck",
+    "data loading": "data loading on the CPU cores is the bottleneck",
+    "file system": "the file system is the bottleneck",
 }
 
 
@@ -213,8 +215,8 @@ def _small_batches(points: Sequence[Point], compute: Compute) -> list[str]:
         if point.batch
     )
     return [
-        f"one GPU was measured with {counted(compute.measured_images, 'image')} at once, but {sizes}: small passes are slower than told here;"
-        f" measure one more and give --step twice"
+        f"one GPU was measured at a micro batch of {counted(compute.measured_images, 'image')}, but {sizes}:"
+        f" small passes are slower than predicted; measure one more and give --step twice"
     ]
 
 

@@ -72,7 +72,7 @@ def read_rate(path: Path, figure: str | None, images: int) -> Rate:
     """
     content, figures = _read(path)
     if content.get("ranks", 1) != 1:
-        raise DataError(f"{path} was measured on {content['ranks']} ranks", "give a step of one, who has nobody to wait for")
+        raise DataError(f"{path} was measured on {content['ranks']} ranks", "give a step of one rank, without communication")
     rates = {each["name"]: each for each in figures if each["unit"] == "images/s"}
     if figure is None and len(rates) > 1 and OWN not in rates:
         raise DataError(f"{path} has several figures in images/s", f"name one with --figure: {', '.join(map(repr, rates))}")

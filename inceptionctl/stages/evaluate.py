@@ -204,7 +204,7 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
     speaks = ranks.rank == 0
     if file is None and ranks.size > 1:
         raise RecipeError(
-            f"{work.subject.source} lies in no run directory, where ranks could meet", "name a file with --output"
+            f"{work.subject.source} lies in no run directory, where ranks could exchange results", "name a file with --output"
         )
     with folder_of_parts(file) as folder:
         with answering(ranks, "evaluating") as show:

@@ -96,7 +96,7 @@ def export(request: ExportRequest) -> Exported:
     folder = request.output or (trained.run.export if trained.run else None)
     if folder is None:
         raise RecipeError(
-            f"{trained.checkpoint} lies in no run directory, so there is no export folder", "name one with --output DIR"
+            f"{trained.checkpoint} lies in no run directory, so there is not an export folder", "name one with --output DIR"
         )
     formats = request.formats or tuple(trained.recipe.export.formats)
     done, reference = _export(request, trained, formats, folder, machine.num_threads)

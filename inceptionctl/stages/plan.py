@@ -135,11 +135,11 @@ def _refuse_no_numbers(request: PlanRequest) -> None:
     for name in names:
         value = getattr(request, name)
         if value is not None and not 0 < value < float("inf"):
-            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is no positive number", "correct it, or leave it out")
+            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is not a positive number", "correct it, or leave it out")
 
 
 def _refuse_unclear_source(rates: Sequence[Rate], peak_tflops: float | None, utilisation: float | None) -> None:
-    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and a share that you guess"
+    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and an assumed share"
     if (peak_tflops is None) != (utilisation is None):
         raise RecipeError("an estimate takes both --peak-tflops and --utilisation", example)
     if utilisation and utilisation > 1:

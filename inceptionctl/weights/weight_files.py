@@ -96,7 +96,7 @@ STATE_KEYS: dict[Which, tuple[str, ...]] = {
 }
 # Prefixes of torch.compile and DistributedDataParallel, in either order.
 WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
-HINT = "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt or .ckpt.index)"
+HINT = "name a .safetensors, .pth or .pt file with a state_dict, or a TensorFlow checkpoint (.ckpt or .ckpt.index)"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def read(path: Path, which: Which) -> Content:
         if isinstance(value, Tensor):
             tensors[name] = value.detach()
         else:
-            set_aside[name] = f"no tensor but {type(value).__name__}"
+            set_aside[name] = f"not a tensor but {type(value).__name__}"
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors", HINT)
     return Content("torch", tensors, set_aside)
@@ -137,7 +137,7 @@ def read(path: Path, which: Which) -> Content:
 
 def _state_dict(loaded: Any, which: Which, path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path} is no state dict but {type(loaded).__name__}", HINT)
+        raise CheckpointError(f"{path} is not a state_dict but {type(loaded).__name__}", HINT)
     for key in STATE_KEYS[which]:
         if isinstance(loaded.get(key), dict):
             return loaded[key], {str(other): f"beside {key!r}, which was taken" for other in loaded if other != key}
@@ -171,6 +171,6 @@ def _pickled(path: Path) -> Any:
         if code:
             raise CheckpointError(
                 f"{path} holds more than tensors: reading it would run code ({code[0]}); nothing of it was run",
-                "save the state dict alone, with torch.save(model.state_dict(), FILE) or as .safetensors",
+                "save only the state_dict, with torch.save(model.state_dict(), FILE) or as .safetensors",
             ) from None
         raise CheckpointError(f"torch cannot read {path} as tensors: it is damaged or of another kind", HINT) from None

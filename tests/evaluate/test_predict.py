@@ -171,7 +171,7 @@ def test_command_with_a_source_that_is_none(data: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, said in (
         ("nowhere", "no run or checkpoint"),
-        (image, "is no export"),
+        (image, "is not an export"),
         (str(tmp_path), "neither a run"),
         (str(tmp_path / "empty"), "is an empty folder"),
     ):

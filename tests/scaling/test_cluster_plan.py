@@ -67,23 +67,23 @@ def test_a_growing_batch_fits_every_number() -> None:
 
 def test_the_first_limit_is_named_with_what_to_change() -> None:
     slow = site(between=NETWORKS["ethernet-25"].link)
-    assert "from 20 GPUs on, the averaging of gradients limits" in told(points([8, 20], where=slow), slow)
+    assert "from 20 GPUs on, averaging gradients is the bottleneck" in told(points([8, 20], where=slow), slow)
     few_cores = site(loader_per_core=25.0)
     assert "A GPU needs 20 cores, not 8" in told(points([8, 20], where=few_cores), few_cores)
     small_disk = site(file_system=0.1e9)
     words = told(points([8, 20], where=small_disk), small_disk)
     assert (
-        "the file system limits" in words and "0.4 GB/s for 8 GPUs, 1.0 GB/s for 20 GPUs" in words
+        "the file system is the bottleneck" in words and "0.4 GB/s for 8 GPUs, 1.0 GB/s for 20 GPUs" in words
     )  # 8 x 500 images/s of 110 kB
-    assert "the GPUs themselves limit, up to 8" in told(points([8]))
+    assert "the GPUs themselves are the bottleneck, up to 8" in told(points([8]))
 
 
 def test_what_is_not_counted_and_not_measured_is_told() -> None:
     words = told(points([8, 64]))
-    assert "the loader is taken as fast enough" in words and "the file system is taken as fast enough" in words
+    assert "the loader is assumed to be fast enough" in words and "the file system is assumed to be fast enough" in words
     assert "64 GPUs take 10" in words
     known = site(loader_per_core=1e6, file_system=1e15)
-    assert "taken as fast enough" not in told(points([8], where=known), known)
+    assert "assumed to be fast enough" not in told(points([8], where=known), known)
 
 
 def test_unknown_links_list_the_known_ones() -> None:

@@ -109,7 +109,7 @@ def test_code_in_a_pickle_is_never_run(run, state: State, tmp_path: Path, old: b
 
 def test_a_whole_module_is_refused(run, tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pt")
-    refused(run(tmp_path / "net.pt"), 5, "torch.nn.modules.linear.Linear", "save the state dict alone")
+    refused(run(tmp_path / "net.pt"), 5, "torch.nn.modules.linear.Linear", "save only the state_dict")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short", b"\x80\x02}q\x00", b"12345678{"])
