@@ -205,43 +205,26 @@ def option_problem(
     The message opens with the option. Networks of timm are only checked when they are built. Raises RecipeError
     for an unknown name.
     """
-    if is_timm(name):
-        return _timm_option_problem(name, width, aux_head, residual_scale, residual_unit)
-    spec = find_spec(name)
-    if input_px is not None and input_px < spec.min_input_px:
+    spec = None if is_timm(name) else find_spec(name)
+    if spec is None and width != 1.0:
+        return (
+            f"width: {name} has the one width that timm gives it, got {width:g}",
+            "leave width at 1.0, or name a narrower network",
+        )
+    if spec and input_px is not None and input_px < spec.min_input_px:
         return f"input_px {input_px} is too small for {name}: at least {spec.min_input_px}", "choose larger images"
-    if aux_head and spec.aux_head is None:
-        return f"aux_head: {name} has no auxiliary head", _that_have("aux_head")
-    if residual_scale is not None and spec.residual_scale is None:
-        return f"residual_scale: {name} has no residuals to scale", _that_have("residual_scale")
-    if residual_unit is not None and spec.residual_unit is None:
-        return f"residual_unit: {name} has no residual units to choose", _that_have("residual_unit")
-    wanted = spec.aux_head if aux_head is None else aux_head
-    smallest = spec.aux_head_min_input_px
-    if wanted and smallest is not None and input_px is not None and input_px < smallest:
+    for option, given, lacking in (
+        ("aux_head", bool(aux_head), "no auxiliary head"),
+        ("residual_scale", residual_scale is not None, "no residuals to scale"),
+        ("residual_unit", residual_unit is not None, "no residual units to choose"),
+    ):
+        if given and getattr(spec, option, None) is None:
+            having = [other for other, its in MODELS.items() if getattr(its, option) is not None]
+            return f"{option}: {name} has {lacking}", f"these networks have it: {', '.join(having)}"
+    smallest = spec.aux_head_min_input_px if spec and (spec.aux_head if aux_head is None else aux_head) else None
+    if smallest is not None and input_px is not None and input_px < smallest:
         return (
             f"aux_head of {name} needs input_px of at least {smallest}, got {input_px}",
             f"set aux_head to false, or input_px to {smallest} or more",
         )
     return None
-
-
-def _timm_option_problem(
-    name: str, width: float, aux_head: Any, residual_scale: Any, residual_unit: Any
-) -> tuple[str, str] | None:
-    if width != 1.0:
-        return (
-            f"width: {name} has the one width that timm gives it, got {width:g}",
-            "leave width at 1.0, or name a narrower network",
-        )
-    if aux_head:
-        return f"aux_head: {name} has no auxiliary head", _that_have("aux_head")
-    if residual_scale is not None:
-        return f"residual_scale: {name} has no residuals to scale", _that_have("residual_scale")
-    if residual_unit is not None:
-        return f"residual_unit: {name} has no residual units to choose", _that_have("residual_unit")
-    return None
-
-
-def _that_have(option: str) -> str:
-    return f"these networks have it: {', '.join(name for name, spec in MODELS.items() if getattr(spec, option) is not None)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -100,6 +100,18 @@ class VariantSpec:
     """Figure of each part."""
 
 
+V2 = VariantSpec(
+    network="Inception-ResNet-v2",
+    repeats=(5, 10, 5),
+    chain_a=(48, 64),
+    reduction_a=(256, 256, 384, 384),
+    block_b=(192, 128, 160, 192),
+    reduction_b=(384, 288, 320),
+    block_c=(192, 192, 224, 256),
+    conv_head=None,
+    last_block_is_plain=False,
+    figures={"stem": "3", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
+)
 VARIANTS: dict[Variant, VariantSpec] = {
     "v1": VariantSpec(
         network="Inception-ResNet-v1",
@@ -113,29 +125,14 @@ VARIANTS: dict[Variant, VariantSpec] = {
         last_block_is_plain=False,
         figures={"stem": "14", "a": "10", "b": "11", "reduction_b": "12", "c": "13"},
     ),
-    "v2": VariantSpec(
-        network="Inception-ResNet-v2",
-        repeats=(5, 10, 5),
-        chain_a=(48, 64),
-        reduction_a=(256, 256, 384, 384),
-        block_b=(192, 128, 160, 192),
-        reduction_b=(384, 288, 320),
-        block_c=(192, 192, 224, 256),
-        conv_head=None,
-        last_block_is_plain=False,
-        figures={"stem": "3", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
-    ),
-    "v2_tf_slim": VariantSpec(
+    "v2": V2,
+    "v2_tf_slim": replace(
+        V2,
         network="TF-slim's Inception-ResNet-v2",
         repeats=(10, 20, 10),
-        chain_a=(48, 64),
-        reduction_a=(256, 256, 384, 384),
-        block_b=(192, 128, 160, 192),
-        reduction_b=(384, 288, 320),
-        block_c=(192, 192, 224, 256),
         conv_head=1536,
         last_block_is_plain=True,
-        figures={"stem": "14", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
+        figures=V2.figures | {"stem": "14"},
     ),
 }
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from inceptionctl.models.inception_v4 import fork, reduction_a
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
@@ -108,20 +109,6 @@ def inception_5x5(
     )
 
 
-def reduction_a(in_channels: int, conv: Conv, c: Channels) -> Parallel:
-    """Figure 10 of arXiv 1512.00567: (N, 288, 35, 35) -> (N, 768, 17, 17)."""
-    return Parallel(
-        out_channels=c(384) + c(96) + in_channels,
-        branch_3x3=conv(in_channels, c(384), 3, stride=2, padding="valid"),
-        branch_double_3x3=nn.Sequential(
-            conv(in_channels, c(64), 1),
-            conv(c(64), c(96), 3),
-            conv(c(96), c(96), 3, stride=2, padding="valid"),
-        ),
-        branch_pool=max_pool_3x3_reduce(),
-    )
-
-
 def inception_7x7(in_channels: int, conv: Conv, c: Channels, *, inner: int, counts_padding: bool) -> Parallel:
     """The block of the 17 x 17 grid, Figure 6 with n = 7: (N, 768, 17, 17) -> (N, 768, 17, 17).
 
@@ -169,25 +156,17 @@ def reduction_b(in_channels: int, conv: Conv, c: Channels) -> Parallel:
 
 def inception_fork(in_channels: int, conv: Conv, c: Channels, *, counts_padding: bool) -> Parallel:
     """The block of the 8 x 8 grid, Figure 7: (N, C, 8, 8) -> (N, 2048, 8, 8). Two branches end in a fork: 1x3 and 3x1."""
-
-    def fork() -> Parallel:
-        return Parallel(
-            out_channels=2 * c(384),
-            conv_1x3=conv(c(384), c(384), (1, 3)),
-            conv_3x1=conv(c(384), c(384), (3, 1)),
-        )
-
     return Parallel(
         out_channels=c(320) + 4 * c(384) + c(192),
         branch_1x1=conv(in_channels, c(320), 1),
         branch_fork=nn.Sequential(
             conv(in_channels, c(384), 1),
-            fork(),
+            fork(c(384), c(384), conv),
         ),
         branch_3x3_fork=nn.Sequential(
             conv(in_channels, c(448), 1),
             conv(c(448), c(384), 3),
-            fork(),
+            fork(c(384), c(384), conv),
         ),
         branch_pool=nn.Sequential(
             average_pool_3x3(counts_padding=counts_padding),
@@ -251,7 +230,7 @@ class InceptionV3(ImageClassifier):
             self.blocks_a.append(block)
             channels = block.out_channels
         # 35 x 35 x 288, after 256 and 288
-        self.reduction_a = reduction_a(channels, conv, c)
+        self.reduction_a = reduction_a(channels, conv, k=c(64), l=c(96), m=c(96), n=c(384))
         channels = self.reduction_a.out_channels
         # 17 x 17 x 768
         self.blocks_b = nn.Sequential()

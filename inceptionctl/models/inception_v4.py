@@ -127,7 +127,10 @@ def inception_a(in_channels: int, conv: Conv, c: Channels) -> Parallel:
 
 
 def reduction_a(in_channels: int, conv: Conv, *, k: int, l: int, m: int, n: int) -> Parallel:  # noqa: E741  the paper's letters
-    """Reduction-A, Figure 7, with the k, l, m, n of Table 1: (N, C, 35, 35) -> (N, n + m + C, 17, 17)."""
+    """Reduction-A, Figure 7, with the k, l, m, n of Table 1: (N, C, 35, 35) -> (N, n + m + C, 17, 17).
+
+    Figure 10 of arXiv 1512.00567 is the same block: Inception-v3 has k 64, l 96, m 96 and n 384.
+    """
     return Parallel(
         out_channels=n + m + in_channels,
         branch_3x3=conv(in_channels, n, 3, stride=2, padding="valid"),
@@ -184,29 +187,31 @@ def reduction_b(in_channels: int, conv: Conv, c: Channels) -> Parallel:
     )
 
 
+def fork(in_channels: int, out_channels: int, conv: Conv) -> Parallel:
+    """1x3 and 3x1 of the same input: (N, in_channels, 8, 8) -> (N, 2 x out_channels, 8, 8)."""
+    return Parallel(
+        out_channels=2 * out_channels,
+        conv_1x3=conv(in_channels, out_channels, (1, 3)),
+        conv_3x1=conv(in_channels, out_channels, (3, 1)),
+    )
+
+
 def inception_c(in_channels: int, conv: Conv, c: Channels, kernel_order: KernelOrder = "paper") -> Parallel:
     """Inception-C, Figure 6: (N, 1536, 8, 8) -> (N, 1536, 8, 8). Two branches end in a fork: 1x3 and 3x1 of the same input."""
     first, second = ((1, 3), (3, 1)) if kernel_order == "paper" else ((3, 1), (1, 3))
-
-    def fork(channels: int) -> Parallel:
-        return Parallel(
-            out_channels=2 * c(256),
-            conv_1x3=conv(channels, c(256), (1, 3)),
-            conv_3x1=conv(channels, c(256), (3, 1)),
-        )
 
     return Parallel(
         out_channels=6 * c(256),
         branch_1x1=conv(in_channels, c(256), 1),
         branch_fork=nn.Sequential(
             conv(in_channels, c(384), 1),
-            fork(c(384)),
+            fork(c(384), c(256), conv),
         ),
         branch_3x3_fork=nn.Sequential(
             conv(in_channels, c(384), 1),
             conv(c(384), c(448), first),
             conv(c(448), c(512), second),
-            fork(c(512)),
+            fork(c(512), c(256), conv),
         ),
         branch_pool=nn.Sequential(
             average_pool_3x3(),
