@@ -7,6 +7,7 @@ config.json in model.pt2.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,11 +17,15 @@ from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.models import MODELS, NetworkArguments, is_timm, option_problem
 from inceptionctl.recipe.data_section import Filter, Positive
+from inceptionctl.train.loading import preparation_of
 
 # The fields that `to_properties` gives as they are.
 _TEXTS = frozenset(
     {"architecture", "input_layout", "interpolation", "precision", "output", "weights", "checkpoint", "checkpoint_sha256"}
 )
+
+# Keys of a recipe's section model that are fields here.
+_OF_THE_NETWORK = {"num_classes", "width", "batch_norm_eps", "aux_head", "residual_scale", "residual_unit"}
 
 Scale = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -114,16 +119,8 @@ class Description(BaseModel):
     @property
     def preparation(self) -> Preparation:
         """How a picture becomes the network's input."""
-        return Preparation(
-            input_px=self.input_px,
-            central_fraction=self.central_fraction,
-            keep_aspect=self.keep_aspect,
-            interpolation=self.interpolation,
-            antialias=self.antialias,
-            mean=(self.mean[0], self.mean[1], self.mean[2]),
-            std=(self.std[0], self.std[1], self.std[2]),
-            exif_orientation=self.exif_orientation,
-        )
+        values = {item.name: getattr(self, item.name) for item in fields(Preparation)}
+        return Preparation(**values | {"mean": tuple(self.mean), "std": tuple(self.std)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -139,7 +136,7 @@ class Description(BaseModel):
 
     def model_arguments(self) -> NetworkArguments:
         """Arguments of `build_model` for this network. Dropout and batch norm's momentum only matter in training."""
-        names = ("num_classes", "width", "batch_norm_eps", "input_px", "aux_head", "residual_scale", "residual_unit")
+        names = (*_OF_THE_NETWORK, "input_px")
         return cast(NetworkArguments, {"name": self.architecture, **{name: getattr(self, name) for name in names}})
 
     def to_json(self) -> str:
@@ -153,25 +150,13 @@ class Description(BaseModel):
 
 def describe(trained: Trained) -> Description:
     """The description of an export of a trained network."""
-    section, evaluated = trained.recipe.model, trained.recipe.evaluate
+    section, preparation = trained.recipe.model, preparation_of(trained.recipe)
     place = trained.checkpoint.absolute()
     return Description(
         architecture=section.name,
-        width=section.width,
-        batch_norm_eps=section.batch_norm_eps,
-        aux_head=section.aux_head,
-        residual_scale=list(section.residual_scale) if isinstance(section.residual_scale, tuple) else section.residual_scale,
-        residual_unit=section.residual_unit,
-        num_classes=section.num_classes,
+        **section.model_dump(mode="json", include=_OF_THE_NETWORK),
         class_names=list(trained.classes),
-        input_px=section.input_px,
-        central_fraction=evaluated.central_fraction,
-        keep_aspect=evaluated.keep_aspect,
-        interpolation=evaluated.interpolation,
-        antialias=evaluated.antialias,
-        mean=list(trained.recipe.data.mean),
-        std=list(trained.recipe.data.std),
-        exif_orientation=trained.recipe.data.exif_orientation,
+        **asdict(preparation) | {"mean": list(preparation.mean), "std": list(preparation.std)},
         weights=trained.weights,
         step=trained.step,
         # Only the last names: an export goes to other machines, where the folders above mean nothing.

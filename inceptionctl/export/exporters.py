@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.evaluate.subject import Subject, subject_of
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.export.comparison import Reference, Validation, check, check_pixels
 from inceptionctl.export.description import Accuracy, describe
-from inceptionctl.export.formats import Exporter, Logits, Opened
+from inceptionctl.export.formats import Exporter, Logits, Opened, logits_of
 from inceptionctl.export.to_onnx import ONNX
 from inceptionctl.export.to_pt2 import PT2
 from inceptionctl.export.to_safetensors import SAFETENSORS
@@ -238,11 +237,5 @@ def _open_file(path: Path, device: torch.device) -> Opened:
 
 def _open_checkpoint(path: Path, device: torch.device, which: str | None) -> tuple[Opened, Path, Choice | None]:
     trained = load_trained(path, "ema", device, which)
-
-    @torch.inference_mode()
-    def logits(images: Tensor) -> Tensor:
-        allow_tf32(trained.recipe.train.tf32)
-        result: Tensor = trained.model(images.to(device)).float().cpu()
-        return result
-
-    return Opened(describe(trained), logits), trained.checkpoint, trained.choice
+    allow_tf32(trained.recipe.train.tf32)
+    return Opened(describe(trained), logits_of(trained.model, device)), trained.checkpoint, trained.choice

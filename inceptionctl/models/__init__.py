@@ -169,8 +169,8 @@ def hint_of_name(name: str) -> str:
     if plain in spelt:
         return f"it is written `{spelt[plain]}`"
     nearest = difflib.get_close_matches(name.lower(), MODELS, n=1)
-    guess = f"did you mean `{nearest[0]}`?" if nearest else f"there are {', '.join(MODELS)}"
-    return f"{guess}; networks of timm are written timm/NAME: `{TIMM_PREFIX}resnet50d`"
+    guess = f"did you mean `{nearest[0]}`?" if nearest else f"there are {', '.join(MODELS)}."
+    return f"{guess} Networks of timm are written timm/NAME: `{TIMM_PREFIX}resnet50d`"
 
 
 # Names of timm, torchvision, Keras and TF-slim, in letters and digits alone -> ours, and why that one.

@@ -16,11 +16,6 @@ from inceptionctl.run import Run, write_atomically
 from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_run
 
 
-def smoothing_of(found: RunContents) -> float | None:
-    """train.label_smoothing of a run; None if its recipe cannot be read."""
-    return found.recipe.train.label_smoothing if found.recipe else None
-
-
 def least_loss(label_smoothing: float, num_classes: int) -> float:
     """The minimum cross entropy with label smoothing: the entropy of a smoothed label in nats (train/loss.py)."""
     rest = label_smoothing / num_classes
@@ -68,7 +63,7 @@ def _draw(found: RunContents, suffix: str) -> bytes:
     figure = Figure(figsize=(9, 4), layout="constrained")
     figure.suptitle(found.run.path.resolve().name, wrap=True)
     loss, error = figure.subplots(1, 2)
-    smoothing = smoothing_of(found)
+    smoothing = found.recipe.train.label_smoothing if found.recipe else None
     _line(loss, found.train_rows, "loss", f"training, label smoothing {smoothing:g}" if smoothing else "training")
     for subset, rows in by_subset(found.evaluate_rows).items():
         of = "" if subset == "all" else f", {subset}"
