@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,19 +63,16 @@ def check_protocol(subject: Subject, name: str) -> None:
 
 def subject_of(trained: Trained, precision: Precision, device: torch.device) -> Subject:
     """A checkpoint's network on its device."""
-    return Subject(
-        _asking(trained.model, precision, trained.recipe.train.tf32, device),
-        trained.classes,
-        preparation_of(trained.recipe),
-        device,
+    return _subject(
+        trained.model,
+        trained.recipe,
         precision,
-        trained.weights,
-        trained.step,
-        trained.checkpoint,
-        trained.recipe.model.name,
-        trained.weights_sha256,
-        tf32=trained.recipe.train.tf32,
-        in_threads=device.type == "cpu",
+        device,
+        classes=trained.classes,
+        weights=trained.weights,
+        step=trained.step,
+        source=trained.checkpoint,
+        sha256=trained.weights_sha256,
         choice=trained.choice,
     )
 
@@ -84,25 +81,14 @@ def untrained_subject(recipe: Recipe, precision: Precision, device: torch.device
     """A recipe's network with initial weights, to measure its cost."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(**recipe.model.network()).to(device).eval().requires_grad_(False)
-    return Subject(
-        _asking(model, precision, recipe.train.tf32, device),
-        tuple(map(str, range(recipe.model.num_classes))),
-        preparation_of(recipe),
-        device,
-        precision,
-        "raw",
-        0,
-        Path(),
-        recipe.model.name,
-        "",
-        tf32=recipe.train.tf32,
-        in_threads=device.type == "cpu",
-    )
+    classes = tuple(map(str, range(recipe.model.num_classes)))
+    return _subject(model, recipe, precision, device, classes=classes, weights="raw", step=0, source=Path(), sha256="")
 
 
-def _asking(model: nn.Module, precision: Precision, tf32: bool, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _subject(model: nn.Module, recipe: Recipe, precision: Precision, device: torch.device, **origin: Any) -> Subject:
     # The loaders' images are channels_last: with the weights in the same format nothing is copied.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tf32 = recipe.train.tf32
 
     def logits(images: Tensor) -> Tensor:
         allow_tf32(tf32)
@@ -110,7 +96,16 @@ def _asking(model: nn.Module, precision: Precision, tf32: bool, device: torch.de
             answer: Tensor = model(images)
         return answer.float()
 
-    return logits
+    return Subject(
+        logits,
+        preparation=preparation_of(recipe),
+        device=device,
+        precision=precision,
+        network=recipe.model.name,
+        tf32=tf32,
+        in_threads=device.type == "cpu",
+        **origin,
+    )
 
 
 def claim_machine() -> Machine:
