@@ -14,7 +14,7 @@ import re
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,7 +47,7 @@ class Diagnosis:
     hint: str | None = None
 
 
-Check = Callable[[], list[Diagnosis]]
+Check = Callable[[], Iterable[Diagnosis]]
 
 
 def examine(checks: Sequence[Check] | None = None) -> list[Diagnosis]:
@@ -55,22 +55,15 @@ def examine(checks: Sequence[Check] | None = None) -> list[Diagnosis]:
     return [finding for check in (CHECKS if checks is None else checks) for finding in _guarded(check)]
 
 
-def _guarded(check: Check) -> list[Diagnosis]:
+def _guarded(check: Check) -> Iterator[Diagnosis]:
+    name = check.__name__.strip("_").replace("_", " ")
     try:
-        return check()
+        yield from check()
     except InceptionctlError as error:
-        return [Diagnosis(_title(check), "fail", error.message, error.hint)]
+        yield Diagnosis(name, "fail", error.message, error.hint)
     except Exception as error:
         text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        return [
-            Diagnosis(
-                _title(check), "fail", text, "the check itself broke: a package that does not load, or a bug of inceptionctl"
-            )
-        ]
-
-
-def _title(check: Check) -> str:
-    return check.__name__.strip("_").replace("_", " ")
+        yield Diagnosis(name, "fail", text, "the check itself broke: a package that does not load, or a bug of inceptionctl")
 
 
 # ---- Python and its packages
@@ -84,27 +77,22 @@ def python() -> list[Diagnosis]:
     return [Diagnosis("python", "ok" if fits else "fail", f"{platform.python_version()} ({sys.executable})", hint)]
 
 
-def packages() -> list[Diagnosis]:
+def packages() -> Iterator[Diagnosis]:
     """Each package that inceptionctl needs against the versions it asks for."""
-    needed = _own_requirements()
+    needed, version = _own_requirements(), inceptionctl.__version__
     if not needed:
-        return [
-            Diagnosis(
-                "inceptionctl",
-                "warn",
-                f"{inceptionctl.__version__}, not installed: no package versions to compare",
-                "in the clone: pip install -e .",
-            )
-        ]
-    findings = [Diagnosis("inceptionctl", "ok", f"{inceptionctl.__version__} ({Path(inceptionctl.__path__[0])})")]
-    findings += [_package(name, wanted) for name, wanted in needed.items()]
+        text = f"{version}, not installed: no package versions to compare"
+        yield Diagnosis("inceptionctl", "warn", text, "in the clone: pip install -e .")
+        return
+    yield Diagnosis("inceptionctl", "ok", f"{version} ({Path(inceptionctl.__path__[0])})")
+    for name, wanted in needed.items():
+        yield _package(name, wanted)
     dali = sorted(
         {found.name for found in importlib.metadata.distributions() if (found.name or "").startswith("nvidia-dali-cuda")}
     )
     if len(dali) > 1:
         text = f"{' and '.join(dali)} are both installed and overwrite each other's files"
-        findings.append(Diagnosis("nvidia-dali", "warn", text, f"pip uninstall {' '.join(dali)}, then install one of them"))
-    return findings
+        yield Diagnosis("nvidia-dali", "warn", text, f"pip uninstall {' '.join(dali)}, then install one of them")
 
 
 def _own_requirements() -> dict[str, str]:
@@ -133,25 +121,21 @@ def _meets(version: str, wanted: str) -> bool:
     return SpecifierSet(wanted).contains(Version(version).base_version)
 
 
-def own_pipelines() -> list[Diagnosis]:
+def own_pipelines() -> Iterator[Diagnosis]:
     """`pipelines` is a generic name: the package that Python finds must be inceptionctl's own."""
     spec = importlib.util.find_spec("pipelines")
     ours = Path(inceptionctl.__path__[0]).resolve().parent
     if spec is None:
-        return [
-            Diagnosis(
-                "pipelines",
-                "fail",
-                f"no package `pipelines` beside inceptionctl in {ours}",
-                "in the clone: pip install --force-reinstall --no-deps .",
-            )
-        ]
+        text = f"no package `pipelines` beside inceptionctl in {ours}"
+        yield Diagnosis("pipelines", "fail", text, "in the clone: pip install --force-reinstall --no-deps .")
+        return
     places = list(spec.submodule_search_locations or [spec.origin or "?"])
     found = Path(places[0]).resolve()
-    if found != ours / "pipelines":
+    if found == ours / "pipelines":
+        yield Diagnosis("pipelines", "ok", f"inceptionctl's own ({found})")
+    else:
         hint = f"start from another directory than {found.parent}, or take that off PYTHONPATH"
-        return [Diagnosis("pipelines", "fail", f"another package named `pipelines` hides inceptionctl's own: {found}", hint)]
-    return [Diagnosis("pipelines", "ok", f"inceptionctl's own ({found})")]
+        yield Diagnosis("pipelines", "fail", f"another package named `pipelines` hides inceptionctl's own: {found}", hint)
 
 
 # ---- processors
@@ -289,41 +273,32 @@ def _trial(name: str) -> Diagnosis:
 # ---- what the operating system grants
 
 
-def disk() -> list[Diagnosis]:
+def disk() -> Iterator[Diagnosis]:
     """Free space where runs are written."""
     place = Path("runs") if Path("runs").is_dir() else Path.cwd()
     free = shutil.disk_usage(place).free
     text = f"{size(free)} free at {place.resolve()}"
     if not os.access(place, os.W_OK):
-        return [
-            Diagnosis("disk", "warn", f"{place.resolve()} cannot be written", "start elsewhere, or name a place with --output")
-        ]
-    if free < FREE_DISK_BYTES:
-        return [
-            Diagnosis(
-                "disk",
-                "warn",
-                text,
-                "a checkpoint of inception_v4 takes 0.7 GB: free some space, or name another place with --output",
-            )
-        ]
-    return [Diagnosis("disk", "ok", text)]
+        yield Diagnosis(
+            "disk", "warn", f"{place.resolve()} cannot be written", "start elsewhere, or name a place with --output"
+        )
+    elif free < FREE_DISK_BYTES:
+        hint = "a checkpoint of inception_v4 takes 0.7 GB: free some space, or name another place with --output"
+        yield Diagnosis("disk", "warn", text, hint)
+    else:
+        yield Diagnosis("disk", "ok", text)
 
 
-def shared_memory() -> list[Diagnosis]:
+def shared_memory() -> Iterator[Diagnosis]:
     """Size of /dev/shm, through which NCCL's ranks of one machine talk."""
     if not Path("/dev/shm").is_dir():
-        return [
-            Diagnosis(
-                "shared memory", "warn", "no /dev/shm", "mount a tmpfs there; NCCL needs it between the GPUs of a machine"
-            )
-        ]
+        hint = "mount a tmpfs there; NCCL needs it between the GPUs of a machine"
+        yield Diagnosis("shared memory", "warn", "no /dev/shm", hint)
+        return
     total = shutil.disk_usage("/dev/shm").total
     small = total < SHARED_MEMORY_BYTES
-    hint = (
-        "NCCL needs more between the GPUs of a machine; a container gets it with --shm-size=8g or --ipc=host" if small else None
-    )
-    return [Diagnosis("shared memory", "warn" if small else "ok", f"/dev/shm has {size(total)}", hint)]
+    hint = "NCCL needs more between the GPUs of a machine; a container gets it with --shm-size=8g or --ipc=host"
+    yield Diagnosis("shared memory", "warn" if small else "ok", f"/dev/shm has {size(total)}", hint if small else None)
 
 
 def open_files() -> list[Diagnosis]:
@@ -340,16 +315,13 @@ def open_files() -> list[Diagnosis]:
     return [Diagnosis("open files", "warn", f"up to {soft}", hint)]
 
 
-def loopback() -> list[Diagnosis]:
+def loopback() -> Iterator[Diagnosis]:
     """Whether the ranks of this machine can find each other: a TCP port on 127.0.0.1."""
     try:
-        return [Diagnosis("loopback", "ok", f"port {free_port()} on 127.0.0.1 can be bound")]
+        yield Diagnosis("loopback", "ok", f"port {free_port()} on 127.0.0.1 can be bound")
     except OSError as error:
-        return [
-            Diagnosis(
-                "loopback", "fail", f"no port on 127.0.0.1 can be bound: {error}", "bring the interface up: `ip link set lo up`"
-            )
-        ]
+        text = f"no port on 127.0.0.1 can be bound: {error}"
+        yield Diagnosis("loopback", "fail", text, "bring the interface up: `ip link set lo up`")
 
 
 CHECKS: tuple[Check, ...] = (

@@ -324,7 +324,7 @@ def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert disk.found.endswith(str(tmp_path))
     assert "--shm-size" in str(shared.hint)
     (tmp_path / "runs").mkdir()
-    assert doctor.disk()[0].found.endswith(str(tmp_path / "runs"))
+    assert next(doctor.disk()).found.endswith(str(tmp_path / "runs"))
 
 
 def test_loopback_that_is_down_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ def test_loopback_that_is_down_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(99, "Cannot assign requested address")
 
     monkeypatch.setattr(doctor, "free_port", refuse)
-    assert doctor.loopback()[0].state == "fail"
+    assert next(doctor.loopback()).state == "fail"
 
 
 @pytest.mark.parametrize(
