@@ -122,7 +122,7 @@ def test_missing_files_and_folders(run, tmp_path: Path) -> None:
     refused(run(tmp_path / "nowhere.pth"), 5, "no file")
     refused(run(tmp_path), 5, "holds no TensorFlow checkpoint")
     torch.save([1, 2], tmp_path / "list.pth")
-    refused(run(tmp_path / "list.pth"), 5, "no state dict but list")
+    refused(run(tmp_path / "list.pth"), 5, "is not a state_dict but list")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     refused(run(tmp_path / "empty.pth"), 5, "holds no tensors")
 
