@@ -13,11 +13,9 @@ from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.loss import training_loss
-from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.optim import WeightAverage, build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
-from inceptionctl.train.precision import allow_tf32, autocast, resolve_precision
+from inceptionctl.train.step import allow_tf32, autocast, resolve_precision, training_loss
 
 
 class _Job:

@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.train.gradient_average import GradientAverage
-from inceptionctl.train.training import Training
+from inceptionctl.train.engine import GradientAverage
+from inceptionctl.train.job import Training
 
 STEPS = {"cpu": 3, "cuda": 10}
 WARM_UP = 2  # the first of them without the profiler, the second with it: its own start takes a while

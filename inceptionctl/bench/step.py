@@ -28,14 +28,12 @@ from inceptionctl.errors import RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.clipping import build_clipping
-from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.loading import train_transforms
-from inceptionctl.train.loss import training_loss
-from inceptionctl.train.optim import build_optimizer
-from inceptionctl.train.precision import Precision, autocast, native_bf16
-from inceptionctl.train.training import Training
+from inceptionctl.train.engine import build_clipping
+from inceptionctl.train.inputs import train_transforms
+from inceptionctl.train.job import Training
+from inceptionctl.train.optim import WeightAverage, build_optimizer
+from inceptionctl.train.step import Precision, autocast, native_bf16, training_loss
+from inceptionctl.train.torch_compile import Compile, CompileMode, compile_errors, compile_network
 
 ENGINE, LIVE, BARE, DDP = "inceptionctl", "inceptionctl, live data", "bare loop", "torch DDP"
 OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm and clipping"

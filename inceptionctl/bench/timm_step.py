@@ -23,8 +23,8 @@ from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.models.timm_network import build_timm_network, import_timm
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.variants import Optim, RmsPropSection, SgdSection
-from inceptionctl.train.precision import autocast
-from inceptionctl.train.training import Training
+from inceptionctl.train.job import Training
+from inceptionctl.train.step import autocast
 from inceptionctl.weights.forms import timm_network_as_large
 
 EAGER, COMPILED = "timm", "timm, compiled"

@@ -8,7 +8,7 @@ from inceptionctl.cores import usable_cores
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.distributed.session import Machine
 from inceptionctl.recipe.data_section import DataSection
-from inceptionctl.train.precision import allow_tf32
+from inceptionctl.train.step import allow_tf32
 
 __all__ = ["Machine", "claim_machine", "loading_of"]
 

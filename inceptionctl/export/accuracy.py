@@ -21,7 +21,7 @@ from inceptionctl.evaluate.images import load_pictures, load_set
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Accuracy
 from inceptionctl.export.forms import Logits
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from inceptionctl.words import percent
 
 BATCH_SIZE = 16

@@ -16,7 +16,7 @@ from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.images import load_pictures, load_set
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.forms import Logits
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from inceptionctl.words import counted
 
 NUM_IMAGES = 8

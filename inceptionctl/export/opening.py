@@ -19,7 +19,7 @@ from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.run import is_run
 from inceptionctl.train.checkpoint_choice import Choice
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
-from inceptionctl.train.precision import allow_tf32, resolve_precision
+from inceptionctl.train.step import allow_tf32, resolve_precision
 
 
 def open_any(path: Path, device: torch.device, which: str | None = None) -> tuple[Opened, Path, Choice | None]:

@@ -13,7 +13,7 @@ from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.images import load_set
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 
 CALIBRATION_BATCH = 8
 

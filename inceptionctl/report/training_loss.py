@@ -15,7 +15,7 @@ def smoothing_of(found: RunContents) -> float | None:
 
 
 def least_loss(label_smoothing: float, num_classes: int) -> float:
-    """The least that the cross entropy of smoothed labels can be, the entropy of such a label in nats (train/loss.py)."""
+    """The least that the cross entropy of smoothed labels can be, the entropy of such a label in nats (train/step.py)."""
     rest = label_smoothing / num_classes
     shares = [1.0 - label_smoothing + rest, *[rest] * (num_classes - 1)]
     return -sum(share * math.log(share) for share in shares if share)

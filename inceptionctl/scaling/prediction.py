@@ -42,7 +42,7 @@ class Traffic:
     gradients: float
     """All of them, fp32."""
     statistics: float
-    """Batch norm's running means and variances, averaged after each step (train/batch_norm.py)."""
+    """Batch norm's running means and variances, averaged after each step (train/step.py)."""
     bucket: float
     """Most that goes around in one call."""
     gathers: bool = False

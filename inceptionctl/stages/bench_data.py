@@ -68,7 +68,7 @@ def data(request: BenchDataRequest) -> dict[str, Any]:
 
     from inceptionctl.bench.data import bench_data
     from inceptionctl.bench.machine import facts
-    from inceptionctl.train.loading import loader_settings, train_transforms
+    from inceptionctl.train.inputs import loader_settings, train_transforms
 
     machine = this_machine(request.threads)
     loading = loader_settings(recipe, machine.device, machine.num_threads)

@@ -146,7 +146,7 @@ def _subject(source: Recipe | Path, request: BenchEvaluateRequest, machine: Mach
     """What answers, and its recipe."""
     from inceptionctl.evaluate.subject import subject_of, untrained_subject
     from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.train.precision import resolve_precision
+    from inceptionctl.train.step import resolve_precision
 
     precision = resolve_precision(request.precision, machine.device)
     if not isinstance(source, Path):

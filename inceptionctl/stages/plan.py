@@ -90,7 +90,7 @@ def plan(request: PlanRequest) -> Plan:
     from inceptionctl.scaling.advice import advise
     from inceptionctl.scaling.network import count_network
     from inceptionctl.scaling.planning import Images, plan_points
-    from inceptionctl.train.plan import num_images
+    from inceptionctl.train.dry_run import num_images
 
     network, images = count_network(recipe), Images(*num_images(recipe))
     if request.peak_tflops and request.utilisation:

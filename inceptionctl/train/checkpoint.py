@@ -19,8 +19,7 @@ from inceptionctl.data.sampler import batch_at
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import described_optimizer, state_names
+from inceptionctl.train.optim import WeightAverage, described_optimizer, state_names
 from inceptionctl.train.optimizer_state import OptimizerState, WholeState
 
 
@@ -45,7 +44,7 @@ class Rollback(TypedDict):
 
 
 class WindowSums(TypedDict, total=False):
-    """A log window that a signal has interrupted (train/window.py); nothing between windows."""
+    """A log window that a signal has interrupted (train/job.py); nothing between windows."""
 
     passes: int
     accumulation: int
@@ -74,7 +73,7 @@ class Progress:
     evaluation_due: bool = False
     """A signal came before the validation that was due after this step."""
     window: WindowSums = field(default_factory=WindowSums)
-    """What the log window had summed up when a signal came (train/window.py)."""
+    """What the log window had summed up when a signal came (train/job.py)."""
     rollbacks: list[Rollback] = field(default_factory=list)
     """Oldest first."""
 

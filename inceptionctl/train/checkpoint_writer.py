@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, Snapshot, take_snapshot, write_snapshot
-from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.optim import WeightAverage
 
 
 class CheckpointWriter:

@@ -1,7 +1,10 @@
-"""Optimizers: TensorFlow's RMSProp, torch's SGD and AdamW, timm's LAMB; weight decay on weights only."""
+"""What changes the weights: optimizers (TensorFlow's RMSProp, torch's SGD and AdamW, timm's LAMB), the learning rate and the EMA."""
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,8 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault, RecipeError
-from inceptionctl.recipe.variants import AdamWSection, LambSection, Optim, RmsPropSection, SgdSection
+from inceptionctl.recipe.variants import (
+    AdamWSection,
+    ConstantSection,
+    CosineSection,
+    LambSection,
+    Optim,
+    RmsPropSection,
+    Schedule,
+    SgdSection,
+    StaircaseSection,
+)
 from inceptionctl.train import cpu_rmsprop
+from inceptionctl.words import counted_epochs
 
 
 class TensorFlowRMSProp(torch.optim.Optimizer):
@@ -229,3 +243,96 @@ def described_optimizer(optimizer: torch.optim.Optimizer) -> tuple[str, set[str]
     name = {"TensorFlowRMSProp": "rmsprop", "SGD": "sgd", "AdamW": "adamw", "Lamb": "lamb"}[type(optimizer).__name__]
     group = optimizer.param_groups[0]
     return name, set(state_names(name, momentum=group.get("momentum", 0.0), centered=group.get("centered", False)))
+
+
+def staircase(schedule: StaircaseSection, epoch: float) -> float:
+    """The paper's: base_lr x factor ^ floor(epoch / every_epochs) (section 4: 0.045, 0.94, 2)."""
+    # The small constant keeps a stair that begins on a whole step from starting one step late by rounding.
+    stair = math.floor(epoch / schedule.every_epochs + 1e-9)
+    return schedule.base_lr * schedule.factor**stair
+
+
+def cosine(schedule: CosineSection, epoch: float, epochs: float) -> float:
+    """Half a cosine from base_lr, after the warm-up, to final_lr at the end."""
+    start = schedule.warmup_epochs
+    done = min(1.0, max(0.0, (epoch - start) / (epochs - start)))
+    low, high = schedule.final_lr, schedule.base_lr
+    return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def learning_rate(schedule: Schedule, *, step: int, steps_per_epoch: float, epochs: float) -> float:
+    """Learning rate of optimizer step `step` (from 0)."""
+    warmup_steps, epoch = schedule.warmup_epochs * steps_per_epoch, step / steps_per_epoch
+    match schedule:
+        case StaircaseSection():
+            rate = staircase(schedule, epoch)
+        case CosineSection():
+            rate = cosine(schedule, epoch, epochs)
+        case ConstantSection():
+            rate = schedule.base_lr
+    # The first step is not wasted on a rate of zero: the rise goes through (step + 1) / warmup_steps.
+    return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else rate
+
+
+def schedule_in_words(schedule: Schedule, epochs: float) -> str:
+    """One line for people, for `train --dry-run`."""
+    match schedule:
+        case StaircaseSection():
+            words = (
+                f"{schedule.base_lr:g} x {schedule.factor:g} every {counted_epochs(schedule.every_epochs)},"
+                f" down to {staircase(schedule, max(0.0, epochs - 1e-6)):.3g} at epoch {epochs:g}"
+            )
+        case CosineSection():
+            words = f"half a cosine from {schedule.base_lr:g} to {schedule.final_lr:g} over {counted_epochs(epochs)}"
+        case ConstantSection():
+            words = f"{schedule.base_lr:g} throughout"
+    rise = f", after a linear rise over {counted_epochs(schedule.warmup_epochs)}" if schedule.warmup_epochs else ""
+    return f"{words}{rise}"
+
+
+class WeightAverage:
+    """Exponential moving average over parameters and batch-norm statistics, with TensorFlow's warm-up of the decay.
+
+    Update number n (from 1) uses min(decay, (1 + n) / (10 + n)), so that the average soon forgets the random start. The
+    statistics are averaged too, as the original training code does. It starts from the initial weights, as TensorFlow's.
+
+    torch's AveragedModel copies the model at its first update, and keeps its counter in a tensor that it copies to the device once for
+    each kind of tensor and update: a wait for the device, where nothing else in a step waits.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        """Updates so far; belongs into every checkpoint."""
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        """The averaged network, in evaluation mode."""
+        self._of: nn.Module | None = None
+        self._averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._counters: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights and statistics of `model` after an optimizer step. No wait for the device."""
+        self.num_updates += 1
+        if self._of is not model:
+            self._find_tensors(model)
+        torch._foreach_lerp_(*self._averaged, 1.0 - self.decay_at(self.num_updates))
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
+
+    def _find_tensors(self, model: nn.Module) -> None:
+        # Once: to walk through both networks takes the host milliseconds, and in a step of a GPU it is the host that is short of time.
+        self._of = model
+        own, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.model, model))
+        pairs = list(zip(own, theirs, strict=True))
+        self._averaged = _columns(pair for pair in pairs if pair[0].is_floating_point())
+        self._counters = _columns(pair for pair in pairs if not pair[0].is_floating_point())  # of batches, one in each norm
+
+    def decay_at(self, update: int) -> float:
+        """Decay of update number `update` (from 1)."""
+        return min(self.decay, (1 + update) / (10 + update))
+
+
+def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    rows = list(pairs)
+    return [one for one, _ in rows], [other for _, other in rows]

@@ -26,28 +26,25 @@ from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, discard_unused, located, note_end
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.bad_images import read_bad_images
-from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
-from inceptionctl.train.batch_norm import check_batch_norm
+from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, total_steps
 from inceptionctl.train.build import build_training
-from inceptionctl.train.checking import faults, first_weights, refuse
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
-from inceptionctl.train.compiling import check_compiler, compile_errors
 from inceptionctl.train.data_list import keep_list
-from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.dry_run import disk_needed
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.fine_tuning import read_initial_weights, start_from
-from inceptionctl.train.images import open_images
 from inceptionctl.train.inheritance import WeightsSource, as_expected, find_weights, refuse_another_function
+from inceptionctl.train.job import Training, read_bad_images
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import train, train_loader
-from inceptionctl.train.plan import disk_needed
-from inceptionctl.train.precision import resolve_precision
+from inceptionctl.train.optim import WeightAverage
+from inceptionctl.train.preflight import faults, first_weights, open_images, refuse
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
 from inceptionctl.train.startup_log import changes_in_words, farewell, greet
-from inceptionctl.train.training import Training
+from inceptionctl.train.step import resolve_precision
+from inceptionctl.train.torch_compile import check_compiler, compile_errors
 
 
 def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> Run:

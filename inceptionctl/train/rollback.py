@@ -12,8 +12,8 @@ from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, disk_errors, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, Rollback, load_checkpoint
+from inceptionctl.train.job import Training
 from inceptionctl.train.start import newest_of
-from inceptionctl.train.training import Training
 
 ENTRY = {"step": int, "to_step": int, "first_batch": int, "last_batch": int, "reason": str}
 # What this start has found out; the rest of a Progress is the checkpoint's.

@@ -18,8 +18,8 @@ from inceptionctl.models import build_model, timm_network
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.load import load_recipe
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.step import training_loss
 from inceptionctl.weights.forms import timm_network_as_large
 from tests.commands import inceptionctl, refused, sets
 

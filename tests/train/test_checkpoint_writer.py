@@ -13,8 +13,7 @@ from inceptionctl.run import write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, take_snapshot, write_snapshot
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import TensorFlowRMSProp
+from inceptionctl.train.optim import TensorFlowRMSProp, WeightAverage
 from inceptionctl.train.optimizer_state import WholeState
 from tests.disks import mount_small, mount_with_quota
 

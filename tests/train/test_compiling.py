@@ -12,9 +12,9 @@ from torch._dynamo.utils import counters
 
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import HealthSection
-from inceptionctl.train.compiling import compile_network, compiled_blocks
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.health import HealthWatch
+from inceptionctl.train.optim import WeightAverage
+from inceptionctl.train.step import HealthWatch
+from inceptionctl.train.torch_compile import compile_network, compiled_blocks
 from tests.commands import environment, inceptionctl, refused, rows, sets
 from tests.data.conftest import two_classes
 

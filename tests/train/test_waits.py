@@ -24,8 +24,8 @@ from inceptionctl.distributed.session import Machine, Session
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.distributed.world import World
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.train.loading import train_transforms
-from inceptionctl.train.loop import Training
+from inceptionctl.train.inputs import train_transforms
+from inceptionctl.train.job import Training
 from tests.commands import environment
 from tests.forked import run_ranks
 

@@ -11,16 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inceptionctl.data.dataset import ImageSet, open_data
+from inceptionctl.data.sources.blacklist import subset_of
 from inceptionctl.errors import InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.images import Opened, open_images
 from inceptionctl.train.inheritance import WeightsSource, find_weights
 from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from torch import nn
+
+Opened = tuple[ImageSet, ImageSet]
+"""The images that a recipe trains on, and those that its validations while training are made on."""
 
 
 def first_weights(recipe: Recipe) -> Path | None:
@@ -130,3 +134,13 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> None:
     from inceptionctl.train.optim import build_optimizer
 
     build_optimizer(model, recipe.optim, recipe.schedule.base_lr)
+
+
+def open_images(recipe: Recipe) -> Opened:
+    """Training images, and the validation images of `evaluate.subset`.
+
+    Raises DataError for data that `open_data` refuses, and for a subset that the validation images do not have.
+    """
+    root = recipe.data.root_path
+    train, val = open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+    return train, subset_of(val, recipe.evaluate.subset, recipe.evaluate.blacklist_path)
