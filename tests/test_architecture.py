@@ -22,17 +22,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
-    "jit": {"errors"},
     "models": {"errors"},
     "section": set(),
     "augmentations": {"section"},
     "recipe": {"errors", "nearby", "words", "models", "section", "augmentations"},
     "run": {"errors", "nearby", "recipe"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit", "augmentations"},
+    "data": {"errors", "nearby", "words", "pipelines", "cores", "stderr_capture", "augmentations"},
     "train": {
         *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
-        *("cores", "jit", "gpu_faults"),
+        *("cores", "gpu_faults"),
     },
     "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "distributed", "cores"},
     "export": {
@@ -78,7 +77,7 @@ ONLY_IMPORTER = {
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
     # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
-    "numba": {"inceptionctl/jit.py"},
+    "numba": {"inceptionctl/data/cpu_transforms.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }

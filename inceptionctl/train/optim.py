@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,6 @@ from inceptionctl.recipe.variants import (
     SgdSection,
     StaircaseSection,
 )
-from inceptionctl.train import cpu_rmsprop
 from inceptionctl.words import counted_epochs
 
 
@@ -73,7 +73,8 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
             if not weights:
                 continue
             states = [self._state(weight, group) for weight in weights]
-            update = _update_foreach if weights[0].is_cuda else _update_in_one_pass
+            # Many tensors in one call spare a GPU's host; on a CPU their temporaries, as large as the network, cost more than calls.
+            update = _update_foreach if weights[0].is_cuda else _update_each
             update(weights, [weight.grad for weight in weights], states, group)
 
     def _state(self, weight: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -87,31 +88,24 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
         return state
 
 
-def _update_in_one_pass(
+def _update_each(
     weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], group: Mapping[str, Any]
 ) -> None:
-    decay, momentum, lr = group["decay"], group["momentum"], group["lr"]
-    rows, others = [], []
-    for i, (weight, gradient, state) in enumerate(zip(weights, gradients, states, strict=True)):
-        row = [weight, as_it_lies(gradient, weight), *(state[name] for name in _STATE if name in state)]
-        if cpu_rmsprop.lie_alike(row):
-            rows.append(row)
-        else:
-            others.append(i)
-    kernel = cpu_rmsprop.rmsprop_kernel(momentum, group["centered"])
-    cpu_rmsprop.update(kernel, rows, group["weight_decay"], decay, 1 - decay, momentum, group["epsilon"], lr)
-    if others:
-        _update_foreach([weights[i] for i in others], [gradients[i] for i in others], [states[i] for i in others], group)
-
-
-_STATE = ("mean_square", "momentum", "mean_gradient")
-
-
-def as_it_lies(gradient: Tensor, weight: Tensor) -> Tensor:
-    """A gradient in the order of memory of its weight, which backward passes leave it in."""
-    if gradient.stride() == weight.stride() or cpu_rmsprop.lie_alike((gradient, weight)):
-        return gradient
-    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
+    """One tensor after the other: what lies between two operators stays in a CPU's cache. Each product, quotient, sum and root is rounded
+    by itself (no addcmul, no lerp), so that every processor gives the same bits."""
+    decay, momentum = group["decay"], group["momentum"]
+    for weight, gradient, state in zip(weights, gradients, states, strict=True):
+        if group["weight_decay"]:
+            gradient = torch.mul(weight, group["weight_decay"]).add_(gradient)
+        square = state["mean_square"].mul_(decay).add_(torch.mul(gradient, 1 - decay).mul_(gradient))
+        root = square + group["epsilon"]
+        if group["centered"]:
+            mean = state["mean_gradient"].mul_(decay).add_(torch.mul(gradient, 1 - decay))
+            root.sub_(mean * mean)
+        with np.errstate(invalid="ignore"):  # torch's own root is MKL's, whose last bit is left to it
+            np.sqrt(root.numpy(), out=root.numpy())
+        step = torch.mul(gradient, group["lr"]).div_(root)
+        weight.sub_(state["momentum"].mul_(momentum).add_(step) if momentum > 0 else step)
 
 
 def _update_foreach(
@@ -155,13 +149,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
     return [group for group in groups if group["params"]]
 
 
-def compile_beside(optimizer: torch.optim.Optimizer) -> None:
-    """Have what steps on a CPU need compiled in a thread, beside the first images and passes: the first step would wait for it."""
-    groups = [group for group in optimizer.param_groups if group["params"][0].device.type == "cpu"]
-    if groups and isinstance(optimizer, TensorFlowRMSProp):
-        cpu_rmsprop.compile_beside({cpu_rmsprop.rmsprop_kernel(group["momentum"], group["centered"]) for group in groups})
-
-
 def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Optimizer:
     """The optimizer that a recipe's optim section describes, over a model's trained parameters.
 
@@ -195,8 +182,17 @@ def _adamw(groups: Groups, lr: float, optim: AdamWSection, device: str) -> torch
 def _lay_gradients_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            if weight.grad is not None:
-                weight.grad = as_it_lies(weight.grad, weight)
+            if weight.grad is not None and not _lie_alike(weight.grad, weight):
+                weight.grad = torch.empty_like(weight, dtype=weight.grad.dtype).copy_(weight.grad)
+
+
+def _lie_alike(gradient: Tensor, weight: Tensor) -> bool:
+    """Whether two tensors of one shape are in the same order of memory."""
+    # Not by their strides alone: those of a dimension of size 1 mean nothing.
+    formats = (torch.contiguous_format, torch.channels_last)
+    return gradient.stride() == weight.stride() or any(
+        gradient.is_contiguous(memory_format=one) and weight.is_contiguous(memory_format=one) for one in formats
+    )
 
 
 def _lamb(groups: Groups, lr: float, optim: LambSection) -> torch.optim.Optimizer:
