@@ -22,7 +22,7 @@ def check_recipe(
     """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line; else give each one's images.
 
     A data set or first weights that nobody has named, the placeholders of bundled recipes, may be missing: that is remarked. `data` is
-    false for a data set that is elsewhere, which gives None, `begins` for a run that goes on and needs no first weights.
+    false for a data set that is elsewhere, which gives None, `begins` for a run that resumes and needs no first weights.
     """
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.places import is_placeholder, place_of

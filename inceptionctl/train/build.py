@@ -103,7 +103,7 @@ def _checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWrite
         keep_last=wishes.keep_last,
         keep_best=wishes.keep_best,
         say=log.say,
-        goes_on=wishes.on_write_error == "continue",
+        continue_on_error=wishes.on_write_error == "continue",
     )
 
 

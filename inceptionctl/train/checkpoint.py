@@ -105,7 +105,7 @@ def progress_of(checkpoint: Path) -> Progress:
 
 @dataclass
 class Snapshot:
-    """A copy of everything that a checkpoint holds, on the CPU: training may go on while it is written."""
+    """A copy of everything that a checkpoint holds, on the CPU: training continues while it is written."""
 
     tensors: dict[str, dict[str, Tensor]]
     """Tensors by name, by file."""

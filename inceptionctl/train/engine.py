@@ -83,9 +83,8 @@ class Engine:
         self._weights = [*self.model.parameters()]
         if not self._partitioned:
             self._engine.enable_backward_allreduce = False
-            self._engine.zero_grad = (
-                self._forget_gradients
-            )  # its own walks through the network in each step: milliseconds of the host
+            # Its own walks through the network in each step: milliseconds of the host.
+            self._engine.zero_grad = self._forget_gradients
             num_ranks = dist.get_world_size()
             self._average = GradientAverage(self._weights, num_ranks) if num_ranks > 1 else None
 

@@ -45,7 +45,7 @@ def faults(
 ) -> tuple[list[Fault], Opened | None]:
     """Everything that keeps a recipe from being trained on this machine, whatever the ranks; and the images, where nothing is wrong with them.
 
-    `begins` is false for a run that goes on from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
+    `begins` is false for a run that resumes from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
     `verified` where somebody else compares the files of first weights with their manifest; their values are never read.
     """
     found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]

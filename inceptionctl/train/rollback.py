@@ -65,7 +65,7 @@ def roll_back(job: Training, found: DivergedError) -> None:
 
 
 def known_rollbacks(run: Run, progress: Progress, recipe: Recipe) -> list[Rollback]:
-    """The rollbacks of a training that goes on from `progress`: the run's own file knows of those after that checkpoint too.
+    """The rollbacks of a training that resumes from `progress`: the run's own file knows of those after that checkpoint too.
 
     A new run from a checkpoint of another, with another seed or global batch, has none: its stream is another one.
     Raises CheckpointError when the file was broken by hand.
