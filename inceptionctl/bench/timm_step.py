@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.bench.timing import Contestant, Figure, ratio
+from inceptionctl.bench.figures import Contestant, Figure, ratio
 from inceptionctl.bench.ways import TIMM, TIMM_COMPILED
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import RecipeError
@@ -155,9 +155,8 @@ def _network(recipe: Recipe) -> nn.Module:
 def _in_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     devices = [device] if device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch 2.13 calls the argument otherwise; before, it knows this name alone
+        # torch 2.13 calls the argument otherwise; before, it knows this name alone.
+        warnings.simplefilter("ignore", FutureWarning)
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 

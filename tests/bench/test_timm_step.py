@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from inceptionctl.bench.timing import Figure
+from inceptionctl.bench.figures import Figure
 from inceptionctl.bench.timm_step import TimmStep, check_comparable, differences, flags, ratios
 from inceptionctl.data.loaders import Batch
 from inceptionctl.distributed.world import World

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from inceptionctl.bench.loop import _EnoughError, make_job, run_loop
-from inceptionctl.bench.step import random_batch
+from inceptionctl.bench.step_rate import random_batch
+from inceptionctl.bench.turns import _EnoughError, make_job, run_loop
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loaders import Batch, TrainLoader
 from inceptionctl.data.sampler import BatchSampler

@@ -43,8 +43,8 @@ RANK = """
 import json, sys
 import torch
 from pathlib import Path
-from inceptionctl.bench.loop import Turns, make_job, run_loop
-from inceptionctl.bench.step import random_batch
+from inceptionctl.bench.turns import Turns, make_job, run_loop
+from inceptionctl.bench.step_rate import random_batch
 from inceptionctl.distributed.exit import leave
 from inceptionctl.distributed.local import free_port
 from inceptionctl.distributed.signals import RankSignals

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inceptionctl.bench.timing import Contestant, Taken, cpu_seconds, settle
+from inceptionctl.bench.figures import Contestant, Taken, cpu_seconds, settle
 from inceptionctl.data.imageset import ImageSet, Names
 from inceptionctl.data.loaders import Batch
 from inceptionctl.distributed.session import Session
