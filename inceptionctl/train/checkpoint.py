@@ -228,10 +228,7 @@ def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch
     kept = progress.recipe.get("optim")
     if not kept:
         return
-    theirs = (
-        kept["name"],
-        set(state_names(kept["name"], momentum=kept.get("momentum", 0.0), centered=kept.get("centered", False))),
-    )
+    theirs = kept["name"], set(state_names(kept["name"], kept))
     ours = described_optimizer(optimizer)
     if ours != theirs:
         raise CheckpointError(
@@ -273,15 +270,20 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 def load_weights(path: Path, model: nn.Module) -> None:
     """Copy weights and statistics into a network, in place. Raises CheckpointError listing every tensor that does not fit."""
     tensors, own = read_tensors(path), model.state_dict()
-    wrong = [f"{name}: missing" for name in own if name not in tensors]
-    wrong += [f"{name}: not in this network" for name in tensors if name not in own]
-    wrong += [
-        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
+    wrong = misfits(tensors, own)
     if wrong:
-        shown = "\n  ".join(wrong[:5]) + (f"\n  ... and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise CheckpointError(f"{path} is of another network:\n  {shown}", "use the recipe that it was trained with")
+        raise CheckpointError(f"{path} is of another network:\n  {wrong}", "use the recipe that it was trained with")
     for name, value in own.items():
         value.copy_(tensors[name])
+
+
+def misfits(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What of the tensors of a file does not fit a network's, a line each for the first five; empty where everything does."""
+    wrong = [f"{name}: missing" for name in own if name not in theirs]
+    wrong += [f"{name}: not in this network" for name in theirs if name not in own]
+    wrong += [
+        f"{name}: {tuple(theirs[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in own
+        if name in theirs and theirs[name].shape != own[name].shape
+    ]
+    return "\n  ".join(wrong[:5]) + (f"\n  ... and {len(wrong) - 5} more" if len(wrong) > 5 else "")

@@ -207,11 +207,15 @@ def _lamb(groups: Groups, lr: float, optim: LambSection) -> torch.optim.Optimize
     return lamb
 
 
-def state_names(name: str, *, momentum: float = 0.0, centered: bool = False) -> tuple[str, ...]:
-    """Names of the tensors, each of a weight's shape, that the optimizer of this name in a recipe keeps for every weight."""
+def state_names(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the tensors, each of a weight's shape, that the optimizer of this name in a recipe keeps for every weight.
+
+    `options` are those of its section, or of a parameter group.
+    """
+    momentum, centered = options.get("momentum", 0.0) > 0, options.get("centered", False)
     names = {
-        "rmsprop": {"mean_square": True, "momentum": momentum > 0, "mean_gradient": centered},
-        "sgd": {"momentum_buffer": momentum > 0},
+        "rmsprop": {"mean_square": True, "momentum": momentum, "mean_gradient": centered},
+        "sgd": {"momentum_buffer": momentum},
         "adamw": {"exp_avg": True, "exp_avg_sq": True},
         "lamb": {"exp_avg": True, "exp_avg_sq": True},
     }
@@ -220,13 +224,7 @@ def state_names(name: str, *, momentum: float = 0.0, centered: bool = False) -> 
 
 def state_names_of(optim: Optim) -> tuple[str, ...]:
     """The same of the optimizer that a recipe's optim section describes."""
-    match optim:
-        case RmsPropSection():
-            return state_names(optim.name, momentum=optim.momentum, centered=optim.centered)
-        case SgdSection():
-            return state_names(optim.name, momentum=optim.momentum)
-        case _:
-            return state_names(optim.name)
+    return state_names(optim.name, optim.model_dump())
 
 
 def first_value(state_name: str) -> float:
@@ -237,8 +235,7 @@ def first_value(state_name: str) -> float:
 def described_optimizer(optimizer: torch.optim.Optimizer) -> tuple[str, set[str]]:
     """(name in the recipe, `state_names`) of an optimizer that `build_optimizer` made."""
     name = {"TensorFlowRMSProp": "rmsprop", "SGD": "sgd", "AdamW": "adamw", "Lamb": "lamb"}[type(optimizer).__name__]
-    group = optimizer.param_groups[0]
-    return name, set(state_names(name, momentum=group.get("momentum", 0.0), centered=group.get("centered", False)))
+    return name, set(state_names(name, optimizer.param_groups[0]))
 
 
 def staircase(schedule: StaircaseSection, epoch: float) -> float:
