@@ -24,7 +24,7 @@ from inceptionctl.distributed.session import Session
 from inceptionctl.distributed.world import World
 from inceptionctl.errors import CheckpointError, DataError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, disk_errors, write_atomically
+from inceptionctl.run import Run, write_atomically
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.checkpoint import Progress, WindowSums
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
@@ -329,5 +329,4 @@ def _note_bad_images(job: Training, fresh: list[tuple[str, str]]) -> None:
     for name, reason in fresh:
         job.log.say(f"an image is left out: {name}: {reason}")
     items = [{"image": name, "reason": reason} for name, reason in [*read_bad_images(job.run), *fresh]]
-    with disk_errors(job.run.bad_images_file):
-        write_atomically(job.run.bad_images_file, json.dumps(items, indent=2) + "\n")
+    write_atomically(job.run.bad_images_file, json.dumps(items, indent=2) + "\n")
