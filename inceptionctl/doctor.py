@@ -211,8 +211,8 @@ def precision() -> list[Diagnosis]:
     """What `train.precision: auto` becomes here, why `train.channels_last` is on, and whether `train.compile` could compile."""
     import torch
 
-    from inceptionctl.train.compiling import lacks
-    from inceptionctl.train.precision import resolve_precision
+    from inceptionctl.train.step import resolve_precision
+    from inceptionctl.train.torch_compile import lacks
 
     if torch.cuda.is_available():
         device = torch.device("cuda", 0)

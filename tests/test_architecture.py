@@ -22,7 +22,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
-    "jit": {"errors"},
     "models": {"errors"},
     "protocols": {"errors"},
     "section": set(),
@@ -30,10 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"errors", "protocols", "nearby", "words", "models", "section", "augmentations"},
     "run": {"errors", "nearby", "recipe"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "protocols", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit", "augmentations"},
+    "data": {"errors", "protocols", "nearby", "words", "pipelines", "cores", "stderr_capture", "augmentations"},
     "train": {
         *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
-        *("cores", "jit", "gpu_faults"),
+        *("cores", "gpu_faults"),
     },
     "evaluate": {
         "errors",
@@ -105,7 +104,7 @@ ONLY_IMPORTER = {
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
     # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
-    "numba": {"inceptionctl/jit.py"},
+    "numba": {"inceptionctl/data/cpu_transforms.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }

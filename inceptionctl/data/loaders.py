@@ -15,8 +15,7 @@ from inceptionctl.augmentations import Augmentation, parameters_of
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.base_loader import BaseLoader, Batch, Indices, Inputs, batch_of
 from inceptionctl.data.colour import colour_maps, limits, normalised
-from inceptionctl.data.cpu_colour import Changes
-from inceptionctl.data.cpu_transforms import Finished
+from inceptionctl.data.cpu_transforms import Changes, Finished
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.graphs import PipelineSettings, decoded, evaluation, training, views
 from inceptionctl.data.loader_settings import LoaderSettings

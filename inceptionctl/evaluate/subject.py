@@ -18,8 +18,8 @@ from inceptionctl.evaluate.trained import Trained, Weights
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.checkpoint_choice import Choice
-from inceptionctl.train.loading import preparation_of
-from inceptionctl.train.precision import Precision, allow_tf32, autocast
+from inceptionctl.train.inputs import preparation_of
+from inceptionctl.train.step import Precision, allow_tf32, autocast
 
 
 @dataclass(frozen=True)

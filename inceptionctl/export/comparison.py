@@ -24,7 +24,7 @@ from inceptionctl.evaluate.inputs import load_images, load_pictures
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Accuracy
 from inceptionctl.export.formats import Logits
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from inceptionctl.words import counted, percent
 
 NUM_IMAGES = 8

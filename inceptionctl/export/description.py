@@ -17,7 +17,7 @@ from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.models import MODELS, NetworkArguments, is_timm, option_problem
 from inceptionctl.recipe.data_section import Filter, Positive
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 
 # The fields that `to_properties` gives as they are.
 _TEXTS = frozenset(

@@ -28,7 +28,7 @@ from inceptionctl.export.to_triton import TRITON
 from inceptionctl.run import disk_errors, is_run, sync_folder, write_atomically
 from inceptionctl.train.checkpoint_choice import Choice
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
-from inceptionctl.train.precision import allow_tf32, resolve_precision
+from inceptionctl.train.step import allow_tf32, resolve_precision
 
 EXPORTERS: dict[str, Exporter] = {
     "onnx": ONNX,

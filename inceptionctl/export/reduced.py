@@ -12,7 +12,7 @@ from torch import Tensor
 from inceptionctl.evaluate.inputs import load_images
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.comparison import open_images
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 
 CALIBRATION_BATCH = 8
 

@@ -17,7 +17,7 @@ from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_
 
 
 def least_loss(label_smoothing: float, num_classes: int) -> float:
-    """The minimum cross entropy with label smoothing: the entropy of a smoothed label in nats (train/loss.py)."""
+    """The minimum cross entropy with label smoothing: the entropy of a smoothed label in nats (train/step.py)."""
     rest = label_smoothing / num_classes
     shares = [1.0 - label_smoothing + rest, *[rest] * (num_classes - 1)]
     return -sum(share * math.log(share) for share in shares if share)

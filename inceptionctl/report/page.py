@@ -27,7 +27,7 @@ from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ens
 from inceptionctl.report.pictures import MAX_HEAT_CLASSES, ReportPicture, confusion, error_curves, reliability, train_curves
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
 from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from inceptionctl.words import has_top5
 
 MAX_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96

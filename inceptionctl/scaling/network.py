@@ -11,10 +11,9 @@ from inceptionctl.models import build_model
 from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.scaling.prediction import Traffic
-from inceptionctl.train.batch_norm import SharedStatistics
-from inceptionctl.train.engine import REDUCE_BUCKET
+from inceptionctl.train.engine import BUCKET_BYTES, REDUCE_BUCKET
 from inceptionctl.train.fine_tuning import freeze
-from inceptionctl.train.gradient_average import BUCKET_BYTES
+from inceptionctl.train.step import SharedStatistics
 
 HIDDEN = 0.5
 """Of an averaging that begins beside the backward pass: four published trainings lie 0 to 3 points below it (docs/scaling.md)."""

@@ -42,7 +42,7 @@ class Traffic:
     gradients: float
     """fp32."""
     statistics: float
-    """Batch norm's running means and variances, averaged after each step (train/batch_norm.py)."""
+    """Batch norm's running means and variances, averaged after each step (train/step.py)."""
     bucket: float
     """Bytes of a call at most."""
     gathers: bool = False

@@ -113,7 +113,7 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
     from inceptionctl.evaluate.crop_boxes import draw_crops
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.export.exporters import subject_of_export
-    from inceptionctl.train.loading import preparation_of
+    from inceptionctl.train.inputs import preparation_of
 
     source, file = request.source, request.output or Path("crops.png")
     of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
@@ -150,7 +150,7 @@ def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Sub
     from inceptionctl.evaluate.subject import subject_of
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.run import Run, is_run, located
-    from inceptionctl.train.precision import resolve_precision
+    from inceptionctl.train.step import resolve_precision
 
     if not source.is_file():
         trained = load_trained(source, request.weights, machine.device, request.checkpoint)

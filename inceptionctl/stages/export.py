@@ -140,7 +140,7 @@ def _onnx_options(request: ExportRequest, trained: Trained, formats: Sequence[st
     from inceptionctl.export.onnx_options import OPSET, OnnxOptions, check_opset
     from inceptionctl.export.openvino_check import import_openvino
     from inceptionctl.export.preprocessing import preparation_graph
-    from inceptionctl.train.loading import preparation_of
+    from inceptionctl.train.inputs import preparation_of
 
     _refuse_without_onnx(request, formats)
     if request.opset is not None:

@@ -89,7 +89,7 @@ def plan(request: PlanRequest) -> Plan:
 
     from inceptionctl.scaling.cluster_plan import ImageCounts, advise, plan_points
     from inceptionctl.scaling.network import count_network
-    from inceptionctl.train.plan import num_images
+    from inceptionctl.train.dry_run import num_images
 
     network, images = count_network(recipe), ImageCounts(*num_images(recipe))
     if request.peak_tflops and request.utilisation:

@@ -19,7 +19,7 @@ from inceptionctl.evaluate.crop_boxes import crops_png
 from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import Run
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from tests.commands import inceptionctl, started
 from tests.evaluate.making import make_data, make_run
 

@@ -25,7 +25,7 @@ from inceptionctl.export.card import CARD, evaluations_of, write_card
 from inceptionctl.export.comparison import instruction_set
 from inceptionctl.export.exporters import ExportedFile
 from inceptionctl.run import Run
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from tests.commands import environment
 from tests.evaluate.making import CLASSES
 from tests.evaluate.test_evaluation import in_other_form

@@ -14,8 +14,7 @@ from inceptionctl.evaluate.inputs import folder_of, load_images
 from inceptionctl.models import find_spec
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.optim import WeightAverage, build_optimizer
 from tests.defaults import preparation
 from tests.evaluate.making import photo
 

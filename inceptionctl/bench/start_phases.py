@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
-from inceptionctl.bench.timing import Figure
+from inceptionctl.bench.figures import Figure
 from inceptionctl.distributed.milestones import FILE
 from inceptionctl.errors import EnvironmentFault
 

@@ -12,13 +12,10 @@ from inceptionctl.console import size
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.batch import plan_batch, too_few_images, total_steps
-from inceptionctl.train.batch_norm import check_batch_norm
-from inceptionctl.train.clipping import build_clipping
-from inceptionctl.train.engine import deepspeed_config
-from inceptionctl.train.images import Opened, open_images
-from inceptionctl.train.optim import state_names_of
-from inceptionctl.train.schedule import schedule_in_words
+from inceptionctl.train.batch import check_batch_norm, plan_batch, too_few_images, total_steps
+from inceptionctl.train.engine import build_clipping, deepspeed_config
+from inceptionctl.train.optim import schedule_in_words, state_names_of
+from inceptionctl.train.preflight import Opened, open_images
 
 IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES = 1_281_167, 50_000
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inceptionctl.bench.timing import Contestant, Figure, costs, interleaved, ratio
+from inceptionctl.bench.figures import Contestant, Figure, costs, interleaved, ratio
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import Picture, in_batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,27 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from inceptionctl.bench import timm_step
-from inceptionctl.bench.loop import Turns, make_job, run_loop
+from inceptionctl.bench.figures import Contestant, Figure, Taken, ratio
 from inceptionctl.bench.profile import StepProfile, profiled
-from inceptionctl.bench.timing import Contestant, Figure, Taken
 from inceptionctl.bench.timm_step import TimmFacts
+from inceptionctl.bench.turns import Turns, make_job, run_loop
 from inceptionctl.bench.waits import Waits, counted_waits
 from inceptionctl.bench.ways import COMPILED, FORMATS, GRAPHS, PARTS, PRODUCTS, compiles, has_timm
+from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.imageset import ImageSet
-from inceptionctl.data.loaders import Batch, TrainLoader
-from inceptionctl.data.sampler import BatchSampler
+from inceptionctl.data.loaders import Batch
 from inceptionctl.distributed.session import Session
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.clipping import build_clipping
-from inceptionctl.train.compiling import Compile, CompileMode, compile_errors, compile_network
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.loading import train_transforms
-from inceptionctl.train.loss import training_loss
-from inceptionctl.train.optim import build_optimizer
-from inceptionctl.train.precision import Precision, autocast, native_bf16
-from inceptionctl.train.training import Training
+from inceptionctl.train.engine import build_clipping
+from inceptionctl.train.job import Training
+from inceptionctl.train.loop import train_loader
+from inceptionctl.train.optim import WeightAverage, build_optimizer
+from inceptionctl.train.step import Precision, autocast, native_bf16, training_loss
+from inceptionctl.train.torch_compile import Compile, CompileMode, compile_errors, compile_network
 
 ENGINE, LIVE, BARE, DDP = "inceptionctl", "inceptionctl, live data", "bare loop", "torch DDP"
 OPTIMIZER, AVERAGES, CLIPPING = "optimizer", "averages of the weights", "norm and clipping"
@@ -46,28 +45,32 @@ VARIANTS: tuple[tuple[Precision, bool], ...] = (("fp32", False), ("fp32", True),
 
 
 class BareLoop:
-    """Forward, loss, backward and the optimizer, nothing else: what anybody would write in torch, of the recipe's own parts."""
+    """Forward, loss, backward and the optimizer, nothing else: what anybody would write in torch, of the recipe's own parts.
+
+    A batch in bfloat16 stays so where that is the precision, else it becomes float32; `ranks` above 1 make it torch's DDP.
+    """
 
     def __init__(
         self,
-        job: Training,
+        recipe: Recipe,
+        batch: Batch,
         precision: Precision,
         channels_last: bool,
         *,
         passes: int,
+        ranks: int = 1,
         compiled: tuple[Compile, CompileMode] = ("none", "default"),
     ) -> None:
-        recipe, self._device, self._precision, self._passes = job.recipe, job.device, precision, passes
+        self._device, self._precision, self._passes = batch.images.device, precision, passes
         torch.manual_seed(recipe.train.seed)
-        self.network: nn.Module = build_model(**recipe.model.network()).to(job.device).train()
+        self.network: nn.Module = build_model(**recipe.model.network()).to(self._device).train()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self.optimizer = build_optimizer(self.network, recipe.optim, recipe.schedule.base_lr)
         compile_network(self.network, *compiled)
         self._marks = compiled[1] == "cuda-graphs"
-        self._model = nn.parallel.DistributedDataParallel(self.network) if job.world.size > 1 else self.network
+        self._model = nn.parallel.DistributedDataParallel(self.network) if ranks > 1 else self.network
         self._smoothing, self._aux_weight = recipe.train.label_smoothing, recipe.train.aux_loss_weight
-        batch = random_batch(job)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self._images, self._labels = batch.images.float().contiguous(memory_format=layout), batch.labels
         if precision == "bf16":
@@ -86,12 +89,23 @@ class BareLoop:
             self.optimizer.step()
 
 
+def noise(recipe: Recipe, size: int, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0) -> Batch:
+    """A batch of random images, channels_last as loaders give them, and labels."""
+    px, drawn = recipe.model.input_px, torch.Generator().manual_seed(seed)
+    images = torch.randn(size, px, px, 3, generator=drawn).to(device, dtype).permute(0, 3, 1, 2)
+    return Batch(images, torch.randint(recipe.model.num_classes, (size,), generator=drawn).to(device))
+
+
 def random_batch(job: Training) -> Batch:
-    """Noise in the form in which the loader gives images, and labels."""
-    px, size = job.recipe.model.input_px, job.batch.micro_batch_size
-    noise = torch.Generator().manual_seed(job.world.rank)
-    images = torch.randn(size, px, px, 3, generator=noise).to(job.device, job.loader_settings.dtype).permute(0, 3, 1, 2)
-    return Batch(images, torch.randint(job.recipe.model.num_classes, (size,), generator=noise).to(job.device))
+    """Noise in the form in which the job's loader gives images."""
+    return noise(job.recipe, job.batch.micro_batch_size, job.device, job.loader_settings.dtype, job.world.rank)
+
+
+def _bare_loop(
+    job: Training, precision: Precision, channels_last: bool, compiled: tuple[Compile, CompileMode], passes: int
+) -> BareLoop:
+    batch, ranks = random_batch(job), job.world.size
+    return BareLoop(job.recipe, batch, precision, channels_last, passes=passes, ranks=ranks, compiled=compiled)
 
 
 def bench_step(
@@ -104,8 +118,8 @@ def bench_step(
     steps: int,
     repeats: int,
     ways: Sequence[str],
-    profile: StepProfile | None = None,
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    profile: StepProfile | None,
+    progress: Callable[[str, int, int], None],
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Figures of this rank, and what they are of; every rank calls it.
 
@@ -118,7 +132,7 @@ def bench_step(
         raise RecipeError(f"--ways {GRAPHS}: a CPU has no CUDA graphs", f"leave {GRAPHS} out")
     job = make_job(joined, recipe, folder, signals)
     asked = recipe.train.compile, recipe.train.compile_mode
-    bare = BareLoop(job, job.precision, recipe.train.channels_last, passes=steps, compiled=asked)
+    bare = _bare_loop(job, job.precision, recipe.train.channels_last, asked, steps)
     own = DDP if joined.world.size > 1 else BARE
     others = [Contestant(own, bare.round, steps)]
     others += _parts(bare, recipe) if PARTS in ways else []
@@ -131,7 +145,8 @@ def bench_step(
         others += found
     waits: Waits = {}
     sources: dict[str, Iterator[Batch]] = {ENGINE: itertools.repeat(random_batch(job))}
-    with closing(_loader(job, live)) if live else nullcontext() as loader:
+    # The training's own loader, but for an image that cannot be decoded, which ends the measurement.
+    with closing(train_loader(replace(job, train_set=live, bad=BadImages()))) if live else nullcontext() as loader:
         if loader:
             sources[LIVE] = iter(loader)
         together = _meeting(job)
@@ -191,26 +206,14 @@ def _meeting(job: Training) -> Callable[[], None]:
     return meet
 
 
-def _loader(job: Training, images: ImageSet) -> TrainLoader:
-    batches = BatchSampler(
-        seed=job.recipe.train.seed,
-        global_batch_size=job.batch.global_batch_size,
-        micro_batch_size=job.batch.micro_batch_size,
-        rank=job.world.rank,
-        world_size=job.world.size,
-        num_steps=1 << 40,
-    )
-    return TrainLoader(images, batches, train_transforms(job.recipe), job.loader_settings)
-
-
 def _parts(bare: BareLoop, recipe: Recipe) -> list[Contestant]:
     """Again with the gradients that the turn before has left."""
     average, clipping = WeightAverage(bare.network, recipe.train.ema_decay), build_clipping(recipe.optim)
     weights = [*bare.network.parameters()]
     return [
-        Contestant(OPTIMIZER, lambda: _discard(bare.optimizer.step()), 1),
+        Contestant(OPTIMIZER, bare.optimizer.step, 1),
         Contestant(AVERAGES, lambda: average.update(bare.network), 1),
-        Contestant(CLIPPING, lambda: _discard(clipping.clip_all(weights)), 1),
+        Contestant(CLIPPING, lambda: clipping.clip_all(weights), 1),
     ]
 
 
@@ -221,7 +224,7 @@ def _variants(job: Training, steps: int) -> list[Contestant]:
     for precision, channels_last in VARIANTS:
         if (precision, channels_last) != own and (precision == "fp32" or native_bf16(job.device)):
             name = f"{BARE}, {precision}, {'channels_last' if channels_last else 'contiguous'}"
-            found.append(Contestant(name, BareLoop(job, precision, channels_last, passes=steps).round, steps))
+            found.append(Contestant(name, _bare_loop(job, precision, channels_last, ("none", "default"), steps).round, steps))
     return found
 
 
@@ -231,7 +234,7 @@ def _compiled(job: Training, steps: int, ways: Sequence[str]) -> list[Contestant
     found = []
     for way in (COMPILED[name] for name in ways if name in COMPILED):
         if way != own and (way[0] != "none" or own[0] != "none"):
-            loop = BareLoop(job, job.precision, job.recipe.train.channels_last, passes=steps, compiled=way)
+            loop = _bare_loop(job, job.precision, job.recipe.train.channels_last, way, steps)
             found.append(Contestant(f"{BARE}, {_way_in_words(*way)}", loop.round, steps))
     return found
 
@@ -285,8 +288,7 @@ def _ratios(figures: Sequence[Figure], own: str, own_precision: str, images: int
     for unit in ("s/step", "CPU s/step"):
         for name in (ENGINE, LIVE):
             if (name, unit) in values:
-                pairs = zip(values[name, unit], values[own, unit], strict=True)
-                found.append(Figure(f"{name} / {own}", f"ratio of {unit}", [a / b for a, b in pairs]))
+                found.append(ratio(figures, name, own, unit))
         if (OPTIMIZER, unit) in values:
             names = ((OPTIMIZER, unit), (AVERAGES, unit), (ENGINE, unit))
             parts = zip(*(values[name] for name in names), strict=True)
@@ -300,7 +302,3 @@ def _ratios(figures: Sequence[Figure], own: str, own_precision: str, images: int
             shares = [100.0 * done / cost / best for cost, best in zip(costs, peak, strict=True)]
             found.append(Figure(f"{name}, share of the {precision} product", f"% by {unit.removesuffix('/step')}", shares))
     return found
-
-
-def _discard(_: object) -> None:
-    """What is measured gives something back, and nobody wants it here."""

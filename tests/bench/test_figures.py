@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from inceptionctl.bench.timing import Contestant, Figure, Taken, cpu_seconds, interleaved, rates, ratio
+from inceptionctl.bench.figures import Contestant, Figure, Taken, cpu_seconds, interleaved, rates, ratio
 
 
 def test_contestants_take_turns_and_the_first_round_does_not_count() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from inceptionctl.bench.figures import Contestant, Figure, interleaved, rates, ratio
 from inceptionctl.bench.peers import PREFETCH_FACTOR, PillowImages, is_jpeg, pillow_batches, turbo_round
-from inceptionctl.bench.timing import Contestant, Figure, interleaved, rates, ratio
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import TrainLoader

@@ -12,9 +12,9 @@ from torch._dynamo.utils import counters
 
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import HealthSection
-from inceptionctl.train.compiling import compile_network, compiled_blocks
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.health import HealthWatch
+from inceptionctl.train.optim import WeightAverage
+from inceptionctl.train.step import HealthWatch
+from inceptionctl.train.torch_compile import compile_network, compiled_blocks
 from tests.commands import environment, inceptionctl, refused, rows, sets
 from tests.data.conftest import two_classes
 
@@ -43,8 +43,8 @@ RANK = """
 import json, sys
 import torch
 from pathlib import Path
-from inceptionctl.bench.loop import Turns, make_job, run_loop
-from inceptionctl.bench.step import random_batch
+from inceptionctl.bench.turns import Turns, make_job, run_loop
+from inceptionctl.bench.step_rate import random_batch
 from inceptionctl.distributed.exit import leave
 from inceptionctl.distributed.local import free_port
 from inceptionctl.distributed.signals import RankSignals

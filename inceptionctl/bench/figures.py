@@ -21,7 +21,7 @@ class Contestant:
 
     name: str
     """What tables and JSON call it."""
-    round: Callable[[], None]
+    round: Callable[[], object]
     """The work that is measured."""
     amount: int
     """Images of a round, or whatever is counted."""

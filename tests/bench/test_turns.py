@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.bench.loop import STEPS_WITHOUT_END, Turns, _EnoughError
-from inceptionctl.bench.timing import Contestant
+from inceptionctl.bench.figures import Contestant
+from inceptionctl.bench.turns import STEPS_WITHOUT_END, Turns, _EnoughError
 from inceptionctl.errors import ResumeLater
 from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import create_run

@@ -11,16 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inceptionctl.data.dataset import ImageSet, open_data
+from inceptionctl.data.sources.blacklist import subset_of
 from inceptionctl.errors import InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.images import Opened, open_images
 from inceptionctl.train.inheritance import WeightsSource, find_weights
 from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
     from torch import nn
+
+Opened = tuple[ImageSet, ImageSet]
+"""The images that a recipe trains on, and those that its validations while training are made on."""
 
 
 def first_weights(recipe: Recipe) -> Path | None:
@@ -41,7 +45,7 @@ def faults(
 ) -> tuple[list[Fault], Opened | None]:
     """Everything that keeps a recipe from being trained on this machine, whatever the ranks; and the images, where nothing is wrong with them.
 
-    `begins` is false for a run that goes on from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
+    `begins` is false for a run that resumes from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
     `verified` where somebody else compares the files of first weights with their manifest; their values are never read.
     """
     found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
@@ -130,3 +134,13 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> None:
     from inceptionctl.train.optim import build_optimizer
 
     build_optimizer(model, recipe.optim, recipe.schedule.base_lr)
+
+
+def open_images(recipe: Recipe) -> Opened:
+    """Training images, and the validation images of `evaluate.subset`.
+
+    Raises DataError for data that `open_data` refuses, and for a subset that the validation images do not have.
+    """
+    root = recipe.data.root_path
+    train, val = open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+    return train, subset_of(val, recipe.evaluate.subset, recipe.evaluate.blacklist_path)

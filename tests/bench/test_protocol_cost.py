@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inceptionctl.bench.evaluate import bench_evaluate, passes, pictures_by_kind
+from inceptionctl.bench.protocol_cost import bench_evaluate, passes, pictures_by_kind
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.evaluation import Work, answers

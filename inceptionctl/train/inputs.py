@@ -9,7 +9,7 @@ from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.transforms import TrainTransforms
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.precision import resolve_precision
+from inceptionctl.train.step import resolve_precision
 
 
 def loader_settings(recipe: Recipe, device: torch.device, num_threads: int) -> LoaderSettings:

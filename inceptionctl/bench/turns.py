@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from inceptionctl.bench.timing import Contestant, Taken, cpu_seconds, settle
+from inceptionctl.bench.figures import Contestant, Taken, cpu_seconds, settle
 from inceptionctl.data.imageset import ImageSet, Names
 from inceptionctl.data.loaders import Batch
 from inceptionctl.distributed.session import Session
@@ -19,11 +19,11 @@ from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import create_run
 from inceptionctl.train.build import build_training
 from inceptionctl.train.checkpoint import Progress
-from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.engine import Engine
+from inceptionctl.train.job import Training
 from inceptionctl.train.loop import train
+from inceptionctl.train.optim import WeightAverage
 from inceptionctl.train.runlog import RunLog
-from inceptionctl.train.training import Training
 
 STEPS_WITHOUT_END = 1 << 40  # neither validation nor a save falls due
 
