@@ -10,8 +10,9 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.bench_tables import print_profile, print_result, print_sum_model, say_timm, say_waits
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, ProtocolName, Settings, renamed, whole_numbers
+from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, Settings, renamed, whole_numbers
 from inceptionctl.errors import RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages import bench_data, bench_network, bench_ranks, bench_steps
 from inceptionctl.words import counted
 
@@ -168,6 +169,7 @@ def step(
     cpu_ranks: CpuRanks = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of a turn: 1 on a CPU and 10 on GPUs by default.")] = None,
     repeats: Repeats = 5,
+    output: Output = None,
     ways: Annotated[
         str | None,
         typer.Option(
@@ -184,7 +186,6 @@ def step(
             help="Run some steps under torch.profiler: a table of costs, and a Chrome trace in FILE (.json, .json.gz).",
         ),
     ] = None,
-    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """A step of the real training loop on random images beside a bare torch loop of the same network, torch DDP on several ranks.
@@ -194,7 +195,7 @@ def step(
     named = None if ways is None else ways.split(",")
     micro_batch_size = micro_batch_size or images
     request = bench_steps.BenchStepRequest(
-        recipe, settings or (), micro_batch_size, data, gpus, cpu_ranks, steps, repeats, named, profile, output
+        recipe, settings or (), micro_batch_size, data, gpus, cpu_ranks, steps, repeats, output, named, profile
     )
     found = bench_steps.step(request)
     if found is None:
@@ -303,7 +304,7 @@ def compare(
 
 
 def _row(pair: Pair) -> tuple[str, ...]:
-    from inceptionctl.bench.timing import shown
+    from inceptionctl.bench.figures import shown
 
     ratio = "" if pair.ratio is None else f"{pair.ratio:.3f}"
     apart = "overlap" if pair.overlaps else "apart"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, Settings
 from inceptionctl.cli.predict import say_written
 from inceptionctl.errors import RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages.ensemble import Combined, EnsembleRequest, Planned
 from inceptionctl.stages.ensemble import ensemble as run_ensemble
 from inceptionctl.words import counted, has_top5

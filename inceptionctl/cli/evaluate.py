@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption, run_named
+from inceptionctl.cli.options import CheckpointOption, DataOption, Json, WeightsOption, run_named
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 if TYPE_CHECKING:

@@ -62,7 +62,6 @@ def runs_named(paths: list[Path]) -> list[Path]:
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.", callback=run_named)
 ]
-ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]  # that of evaluate.protocols, which loads torch
 
 
 def renamed(old: str, new: str, given: T | None, value: T) -> T:

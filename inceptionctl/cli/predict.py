@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, run_named
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmissionRequest, check, submit
 from inceptionctl.stages.predict import predict as predict_classes
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.predict import Prediction
+    from inceptionctl.evaluate.unlabelled import Prediction
     from inceptionctl.train.checkpoint_choice import Choice
 
 
@@ -104,7 +105,7 @@ def _submit(request: SubmissionRequest, as_json: bool) -> None:
 
 def say_written(file: Path, names: list[str]) -> None:
     """Tell that a submission was written, and whether the server wants another number of lines."""
-    from inceptionctl.evaluate.submission import lines_lacking
+    from inceptionctl.evaluate.unlabelled import lines_lacking
 
     differ = lines_lacking(names)
     if differ:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from inceptionctl.cli.options import ProtocolName, whole_numbers
+from inceptionctl.cli.options import whole_numbers
 from inceptionctl.errors import RanksEndedError, RecipeError
+from inceptionctl.protocols import ProtocolName
 
 
 def shorter_sides(scales: str | None, protocol: ProtocolName) -> tuple[int, ...] | None:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from inceptionctl import console
 
 if TYPE_CHECKING:
+    from inceptionctl.distributed.session import Machine
     from inceptionctl.distributed.world import World
-    from inceptionctl.evaluate.machine import Machine
     from inceptionctl.evaluate.resumable import Ranks
 
 
 @contextlib.contextmanager
 def join_ranks(world: World | None) -> Iterator[tuple[Machine, Ranks]]:
     """The machine's part of this process, and what it is among others."""
-    from inceptionctl.evaluate.machine import claim_machine
     from inceptionctl.evaluate.resumable import Ranks
+    from inceptionctl.evaluate.subject import claim_machine
 
     if world is None:
         yield claim_machine(), Ranks()

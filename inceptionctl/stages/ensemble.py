@@ -15,10 +15,10 @@ from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.sources import refuse_missing_answers
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.members import Member, State
-    from inceptionctl.evaluate.protocols import Name as Protocol
+    from inceptionctl.evaluate.members import EnsembleMember, MemberState
     from inceptionctl.evaluate.records import Record
     from inceptionctl.evaluate.results import EnsembleResult
+    from inceptionctl.protocols import ProtocolName
     from inceptionctl.recipe import Ensemble
 
 
@@ -30,7 +30,7 @@ class EnsembleRequest:
     """One recipe of an ensemble, by path or bundled name; or runs and evaluations."""
     settings: Sequence[str] = ()
     """As --set, of a recipe alone: "train.epochs=10"."""
-    protocol: Protocol | None = None
+    protocol: ProtocolName | None = None
     """The recipe's by default; of runs `single`."""
     checkpoint: str | None = None
     """`best`, `latest` or a step."""
@@ -84,7 +84,7 @@ class Combined:
     images: Sequence[str]
     """Names of what was answered."""
     result: EnsembleResult | None
-    """Errors, shares and differences of the members (evaluate/ensemble.py: `combine`); None for a submission of images without labels."""
+    """Errors, shares and differences of the members (evaluate/members.py: `combine`); None for a submission of images without labels."""
     output: Path | None
     submission: Path | None
 
@@ -262,7 +262,9 @@ def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
     return loaded.model_copy(update={"members": inherited}), folder
 
 
-def _states(loaded: Ensemble, folder: Path, request: EnsembleRequest) -> tuple[Protocol, list[Member], list[State]]:
+def _states(
+    loaded: Ensemble, folder: Path, request: EnsembleRequest
+) -> tuple[ProtocolName, list[EnsembleMember], list[MemberState]]:
     from inceptionctl.evaluate.members import members_of
 
     protocol, members = request.protocol or loaded.protocol, members_of(loaded, folder)
@@ -270,7 +272,7 @@ def _states(loaded: Ensemble, folder: Path, request: EnsembleRequest) -> tuple[P
 
 
 def _prepare(
-    loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, request: EnsembleRequest
+    loaded: Ensemble, members: Sequence[EnsembleMember], states: Sequence[MemberState], folder: Path, request: EnsembleRequest
 ) -> None:
     """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
@@ -292,7 +294,7 @@ def _prepare(
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 
-def _train_and_evaluate(member: Member, state: State, protocol: Protocol, request: EnsembleRequest) -> Path:
+def _train_and_evaluate(member: EnsembleMember, state: MemberState, protocol: ProtocolName, request: EnsembleRequest) -> Path:
     run, checkpoint = member.run.path, request.checkpoint
     if not state.trained:
         _run_step(member.name, command_words("train", member.recipe_file, options={"output": run, **request.ranks}), request)
@@ -306,7 +308,7 @@ def _train_and_evaluate(member: Member, state: State, protocol: Protocol, reques
     return state.record
 
 
-def _in_words(state: State, protocol: str) -> str:
+def _in_words(state: MemberState, protocol: str) -> str:
     if state.record:
         return f"trained and evaluated by {protocol}"
     if state.trained:
@@ -328,7 +330,7 @@ def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None
 
 
 def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:
-    from inceptionctl.evaluate.ensemble import combine, write_ensemble
+    from inceptionctl.evaluate.members import combine, write_ensemble
     from inceptionctl.evaluate.records import read_record
 
     output = answers.output
@@ -346,8 +348,8 @@ def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:
 
 
 def _write_submission(file: Path, records: Sequence[Record], answers: _Answers, class_ids: Path | None) -> None:
-    from inceptionctl.evaluate.ensemble import mean_answer
-    from inceptionctl.evaluate.submission import ids_of, numeric_order, submission
+    from inceptionctl.evaluate.members import mean_answer
+    from inceptionctl.evaluate.unlabelled import ids_of, numeric_order, submission
     from inceptionctl.storage import write_atomically
 
     mean, _ = mean_answer(records, answers.names, answers.weights)

@@ -11,9 +11,9 @@ from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.scaling.cluster_plan import ImageCounts, Point, Site
     from inceptionctl.scaling.collectives import Link
     from inceptionctl.scaling.measured import Rate
-    from inceptionctl.scaling.planning import Images, Point, Site
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,11 @@ def plan(request: PlanRequest) -> Plan:
     _refuse_unclear_source(rates, request.peak_tflops, request.utilisation)
     site, network_name = _site(request)
 
-    from inceptionctl.scaling.advice import advise
+    from inceptionctl.scaling.cluster_plan import ImageCounts, advise, plan_points
     from inceptionctl.scaling.network import count_network
-    from inceptionctl.scaling.planning import Images, plan_points
-    from inceptionctl.train.plan import num_images
+    from inceptionctl.train.dry_run import num_images
 
-    network, images = count_network(recipe), Images(*num_images(recipe))
+    network, images = count_network(recipe), ImageCounts(*num_images(recipe))
     if request.peak_tflops and request.utilisation:
         rates = [estimated_rate(network.multiply_adds, request.peak_tflops, request.utilisation, micro)]
     compute, gpus = fit_compute(rates), sorted(set(request.gpus))
@@ -110,7 +109,7 @@ def plan(request: PlanRequest) -> Plan:
     return Plan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
 
 
-def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: Images) -> dict[str, Any]:
+def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: ImageCounts) -> dict[str, Any]:
     return {
         "zero_stage": recipe.train.zero_stage,
         "gpus_per_node": site.gpus_per_node,
@@ -136,11 +135,11 @@ def _refuse_no_numbers(request: PlanRequest) -> None:
     for name in names:
         value = getattr(request, name)
         if value is not None and not 0 < value < float("inf"):
-            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is no positive number", "correct it, or leave it out")
+            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is not a positive number", "correct it, or leave it out")
 
 
 def _refuse_unclear_source(rates: Sequence[Rate], peak_tflops: float | None, utilisation: float | None) -> None:
-    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and a share that you guess"
+    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and an assumed share"
     if (peak_tflops is None) != (utilisation is None):
         raise RecipeError("an estimate takes both --peak-tflops and --utilisation", example)
     if utilisation and utilisation > 1:
@@ -157,9 +156,9 @@ def _refuse_unclear_source(rates: Sequence[Rate], peak_tflops: float | None, uti
 
 def _site(request: PlanRequest) -> tuple[Site, str]:
     """Where it is to be trained, and what the network between its nodes is called."""
+    from inceptionctl.scaling.cluster_plan import Site
     from inceptionctl.scaling.interconnects import NODES, find_link
     from inceptionctl.scaling.measured import read_loader_rate
-    from inceptionctl.scaling.planning import Site
 
     between, name = _between(request)
     site = Site(

@@ -17,7 +17,7 @@ from inceptionctl.stages.jobs import has_jobs, jobs_of, note_job
 if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
-    from inceptionctl.train.images import Opened
+    from inceptionctl.train.preflight import Opened
     from inceptionctl.train.start import Start
 
 
@@ -206,7 +206,7 @@ def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:
 
 def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> Opened | None:
     """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
-    from inceptionctl.train.checking import faults, refuse
+    from inceptionctl.train.preflight import faults, refuse
 
     check_batch(recipe, ranks)
     if recipe.data.decodes_on_gpu and on_cpu:
