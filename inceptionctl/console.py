@@ -100,13 +100,15 @@ def print_error(error: InceptionctlError) -> None:
         err.print(Text.assemble(("\nhint: ", "bold"), error.hint))
 
 
+JsonObject = dict[str, Any]
+"""A JSON object: a result for programs, a file of a run, or what ranks tell each other."""
 json_on_stdout: list[Any] = []
 """What `print_json` has printed since the command began."""
 
 
-def error_object(error: InceptionctlError) -> dict[str, Any]:
+def error_object(error: InceptionctlError) -> JsonObject:
     """An error for programs: `error`, `hint`, `exit_code`, and the `problems` of a recipe."""
-    told: dict[str, Any] = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    told: JsonObject = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
     if error.problems:
         told["problems"] = [{"where": item.where, "message": item.message, "hint": item.hint} for item in error.problems]
     return told

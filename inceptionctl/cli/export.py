@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -126,7 +126,7 @@ def export(
         console.warn(f"{done.folder / 'README.md'} is not of inceptionctl and stays as it is", "rename it to get a model card")
 
 
-def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> None:
+def _print_exports(result: console.JsonObject, sample: Sample, as_json: bool) -> None:
     if as_json:
         console.print_json(result)
     else:
@@ -158,7 +158,7 @@ def _print_exports(result: dict[str, Any], sample: Sample, as_json: bool) -> Non
         )
 
 
-def _differently_compared(item: dict[str, Any]) -> list[str]:
+def _differently_compared(item: console.JsonObject) -> list[str]:
     """What the line about the differences does not say."""
     file, found = Path(item["path"]).name, item["accuracy"]
     if found:

@@ -107,7 +107,7 @@ def _errors_of_ranks(as_json: bool) -> Iterator[None]:
         yield
 
 
-def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> None:
+def _tell(error: console.JsonObject, as_json: bool, *, relayed: bool = False) -> None:
     """An error for programs: on stdout where nothing is yet, or for the command that has started this process."""
     file = _error_file()
     if file and file.stem != str(os.getpid()):
@@ -124,7 +124,7 @@ def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> Non
     console.print_json({**error, "error": error["error"] or "stopped by a signal"})
 
 
-def _of_usage(error: Any) -> dict[str, Any]:
+def _of_usage(error: Any) -> console.JsonObject:
     path = getattr(getattr(error, "ctx", None), "command_path", "inceptionctl")
     return {"error": error.format_message(), "hint": f"`{path} --help`", "exit_code": error.exit_code}
 

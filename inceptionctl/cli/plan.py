@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -140,7 +140,7 @@ def _print(found: Plan) -> None:
         console.out.print(f"- {text}")
 
 
-def _speed(link: dict[str, Any]) -> str:
+def _speed(link: console.JsonObject) -> str:
     return f"{link['name']}: {link['bytes_per_second'] / 1e9:.3g} GB/s, {link['hop_seconds'] * 1e6:.3g} microseconds a hop"
 
 

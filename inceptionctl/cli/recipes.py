@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def list_recipes(as_json: Json = False) -> None:
 
     of_paper = all_rows()
     kinds = {"training": bundled_recipes(), "ensemble": bundled_ensembles()}
-    found: list[dict[str, Any]] = [
+    found: list[console.JsonObject] = [
         {
             "name": name,
             "kind": kind,
@@ -71,7 +71,7 @@ def list_recipes(as_json: Json = False) -> None:
     )
 
 
-def _in_words(item: dict[str, Any]) -> str:
+def _in_words(item: console.JsonObject) -> str:
     """Title, expectation, cost, and rows of the paper's tables, a line each."""
     facts = [f"{key}: {item[key]}" for key in ("expected", "cost") if key in item]
     rows = [f"Table {row['table']}: {row['evaluation']}" for row in item["rows"]]

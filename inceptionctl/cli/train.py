@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -55,7 +55,7 @@ def train(
         console.print_json(summary_of(run))
 
 
-def _print_plan(name: str, plan: dict[str, Any], as_json: bool) -> None:
+def _print_plan(name: str, plan: console.JsonObject, as_json: bool) -> None:
     for warning in plan["warnings"]:
         console.warn(warning)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -100,7 +100,7 @@ def import_(
         )
 
 
-def _print_import(done: Import, result: dict[str, Any]) -> None:
+def _print_import(done: Import, result: console.JsonObject) -> None:
     filled = Counter(item.note for item in done.match.mapped if item.theirs is None)
     names = f"{done.classes[0]} ... {done.classes[-1]}"
     pairs = [

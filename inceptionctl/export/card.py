@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import yaml
 
 from inceptionctl import __version__
-from inceptionctl.console import size
+from inceptionctl.console import JsonObject, size
 from inceptionctl.data.elpv import license_of
 from inceptionctl.data.sources.class_lists import imagenet_ids
 from inceptionctl.evaluate.results import Result
@@ -40,10 +40,6 @@ ENTRY = ("format", "file", "bytes", "largest_difference", "compared_on")
 START = ("started", "ranks", "gpus", "cores", "precision", "from_step", "python", "versions")
 EVALUATION = ("step", "weights", "checkpoint", "protocol", "preparation", "subset", "num_images", "precision", "classes")
 ERRORS = ("top1_error", "top1_error_interval", "top5_error", "top5_error_interval")
-
-
-Json = dict[str, Any]
-"""An object of a JSON or YAML file, or what a template is given."""
 
 
 class FileEntry(TypedDict):
@@ -137,7 +133,7 @@ def _compared_on(item: Exported, compared_on: str) -> str:
     return images if item.of == "logit" else f"{images} (of a probability)"
 
 
-def _kept_files(ours: Json, sha256: str) -> dict[str, FileEntry]:
+def _kept_files(ours: JsonObject, sha256: str) -> dict[str, FileEntry]:
     """What an earlier card says of exports of the same checkpoint, by file."""
     entries = ours.get("files") if ours.get("checkpoint_sha256") == sha256 else None
     known: list[FileEntry] = [entry for entry in entries if _has(entry, ENTRY)] if isinstance(entries, list) else []
@@ -148,7 +144,7 @@ def _has(values: object, keys: Collection[str]) -> bool:
     return isinstance(values, dict) and values.keys() >= set(keys)
 
 
-def _render(facts: Json) -> str:
+def _render(facts: JsonObject) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Markdown, not HTML: nothing is escaped.
@@ -195,7 +191,7 @@ def evaluations_of(trained: Trained) -> list[Evaluated]:
     return found
 
 
-def _validation(trained: Trained) -> Json | None:
+def _validation(trained: Trained) -> JsonObject | None:
     """The validation of this step while it was trained; those are of the averaged weights."""
     if trained.run is None or trained.weights != "ema":
         return None
@@ -208,7 +204,7 @@ def _metadata(
     files: Sequence[FileEntry],
     evaluations: Sequence[Evaluated],
     license: str | None,
-) -> Json:
+) -> JsonObject:
     section = trained.recipe.model
     papers = re.findall(r"arXiv (\d{4}\.\d{5})", MODELS[section.name].source) if section.name in MODELS else []
     license = license or trained.recipe.export.license
@@ -226,12 +222,12 @@ def _metadata(
     }
 
 
-def _results(trained: Trained, evaluations: Sequence[Evaluated]) -> Json:
+def _results(trained: Trained, evaluations: Sequence[Evaluated]) -> JsonObject:
     index = {"name": name_of(trained), "results": [_result(trained, one) for one in evaluations]}
     return {"metrics": ["accuracy"], "model-index": [index]}
 
 
-def _result(trained: Trained, one: Evaluated) -> Json:
+def _result(trained: Trained, one: Evaluated) -> JsonObject:
     name = one["elsewhere"] or dataset_name(trained)
     kind = HUB_IMAGENET if _is_imagenet(trained) and not one["elsewhere"] else name
     made = {"protocol": one["protocol"], "subset": one["subset"], "num_images": one["num_images"], "of": one["of"]}
@@ -249,7 +245,7 @@ def _result(trained: Trained, one: Evaluated) -> Json:
     }
 
 
-def _network(trained: Trained) -> Json:
+def _network(trained: Trained) -> JsonObject:
     section = trained.recipe.model
     spec = MODELS.get(section.name)
     return {
@@ -273,13 +269,13 @@ def _pillow(recipe: Recipe) -> dict[str, bool | str]:
     return {"transform": plain, "exact": exact, "filter": section.interpolation.upper()}
 
 
-def _starts(run: Run | None) -> list[Json]:
+def _starts(run: Run | None) -> list[JsonObject]:
     """Environments of the starts of a run, less the host's name and the command."""
     found = _json(run.environment_file) if run else None
     return [start for start in found if _has(start, START)] if isinstance(found, list) else []
 
 
-def _public(values: Json) -> Json:
+def _public(values: JsonObject) -> JsonObject:
     """A recipe without the folders of the machine that it was trained on."""
     return {
         key: _public(value)
@@ -295,7 +291,7 @@ def _without_folders(text: str) -> str:
     return re.sub(r"(?<!\S)\S*/([^/\s]+)", r"\1", text)
 
 
-def _front_matter(file: Path) -> Json:
+def _front_matter(file: Path) -> JsonObject:
     """What stands between the first two lines of dashes; empty where that is not YAML."""
     try:
         found = re.match(r"---\n(.*?)\n---\n", file.read_text(encoding="utf-8"), re.S)
@@ -313,6 +309,6 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _dumped(values: Json) -> str:
+def _dumped(values: JsonObject) -> str:
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
     return text.rstrip()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault
@@ -57,12 +57,12 @@ def refuse_unwritable(output: Path | None) -> None:
         raise EnvironmentFault(f"cannot write {output}", "name a file in a folder that exists")
 
 
-def with_figures(result: dict[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
+def with_figures(result: console.JsonObject, figures: Sequence[Figure]) -> console.JsonObject:
     """What `--json` prints: the result with its figures."""
     return {**result, "figures": [figure.to_json() for figure in figures]}
 
 
-def written(result: dict[str, Any], output: Path | None) -> dict[str, Any]:
+def written(result: console.JsonObject, output: Path | None) -> console.JsonObject:
     """The result, once it is in the file `output` as JSON, if one is named."""
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, with_figures, written
@@ -18,6 +18,7 @@ from inceptionctl.stages.rank_result import leave_result, run_in_ranks
 
 if TYPE_CHECKING:
     from inceptionctl.bench.profile import StepProfile
+    from inceptionctl.console import JsonObject
     from inceptionctl.distributed.signals import RankSignals
     from inceptionctl.distributed.world import World
     from inceptionctl.recipe.schema import Recipe
@@ -75,7 +76,7 @@ class BenchTrainRequest:
         return command_words("bench train", self.recipe, settings=self.settings, options=options)
 
 
-def step(request: BenchStepRequest) -> dict[str, Any] | None:
+def step(request: BenchStepRequest) -> JsonObject | None:
     """A step of the training loop on random images beside a bare torch loop, torch DDP on several ranks: what `--json` prints.
 
     Ranks are started as `train` starts them, even one. None in a rank that is not the one to print: under torchrun or srun ranks but 0,
@@ -92,7 +93,7 @@ def step(request: BenchStepRequest) -> dict[str, Any] | None:
     return _measure(request, recipe, ways, live=request.data is not None, trace=request.profile)
 
 
-def train(request: BenchTrainRequest) -> dict[str, Any] | None:
+def train(request: BenchTrainRequest) -> JsonObject | None:
     """The training loop on live data beside itself on random images and a bare torch loop: what `--json` prints. As `step` otherwise."""
     recipe = _for_steps(request)
     refuse_unwritable(request.output)
@@ -114,7 +115,7 @@ def _for_steps(request: BenchStepRequest | BenchTrainRequest) -> Recipe:
 
 def _measure(
     request: BenchStepRequest | BenchTrainRequest, recipe: Recipe, ways: tuple[str, ...], *, live: bool, trace: Path | None
-) -> dict[str, Any] | None:
+) -> JsonObject | None:
     """Start the ranks and take their result, or be one of them."""
     from inceptionctl.bench.ways import has_timm
     from inceptionctl.distributed.signals import RankSignals, stoppable
@@ -152,7 +153,7 @@ def _measure_as_rank(
     *,
     live: bool,
     has_profile: bool,
-) -> tuple[dict[str, Any], StepProfile | None]:
+) -> tuple[JsonObject, StepProfile | None]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from inceptionctl.bench.machine import facts
     from inceptionctl.bench.profile import STEPS, StepProfile

@@ -65,7 +65,7 @@ class Planned:
     """Of a dry run: how far each member is."""
 
     protocol: str
-    members: list[dict[str, Any]]
+    members: list[console.JsonObject]
     recipe: str | None = None
     """None where runs were named."""
 

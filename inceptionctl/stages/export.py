@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
@@ -62,7 +62,7 @@ class ExportRequest:
 class Exported:
     """What was written."""
 
-    result: dict[str, Any]
+    result: console.JsonObject
     """As `export --json` prints it."""
     folder: Path
     sample: Sample
@@ -162,7 +162,9 @@ def _refuse_without_onnx(request: ExportRequest, formats: Sequence[str]) -> None
         )
 
 
-def _result(trained: Trained, folder: Path, done: Sequence[ExportedFile], sample: Sample, card: Path | None) -> dict[str, Any]:
+def _result(
+    trained: Trained, folder: Path, done: Sequence[ExportedFile], sample: Sample, card: Path | None
+) -> console.JsonObject:
     return {
         "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),

@@ -6,15 +6,16 @@ import datetime
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from inceptionctl.console import JsonObject
     from inceptionctl.run import Run
 
 
-def status(path: Path) -> dict[str, Any]:
+def status(path: Path) -> JsonObject:
     """Jobs of the run at `path`, what squeue says of them (`queue`), and how far the training is.
 
     Raises CheckpointError when there is no run or it never had a job, EnvironmentFault when Slurm cannot be asked.
@@ -37,7 +38,7 @@ def status(path: Path) -> dict[str, Any]:
     }
 
 
-def cancel(path: Path) -> dict[str, Any]:
+def cancel(path: Path) -> JsonObject:
     """Cancel the jobs of the run at `path` that are in the queue; {"run": ..., "cancelled": their numbers}. Raises as `status` does."""
     from inceptionctl.distributed.slurm import cancel as cancel_jobs
     from inceptionctl.distributed.slurm import in_queue, queue

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
+    from inceptionctl.console import JsonObject
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.scaling.collectives import Link
     from inceptionctl.scaling.measured import Rate
@@ -59,14 +60,14 @@ class PlanRequest:
 class Plan:
     """What is predicted."""
 
-    inputs: dict[str, Any]
+    inputs: JsonObject
     """What it rests on, as JSON values."""
     points: Sequence[Point]
     """One for each number of GPUs, ascending."""
     remarks: Sequence[str]
     price: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What `--json` prints."""
         points = [point.to_json(self.price) for point in self.points]
         return {**self.inputs, "points": points, "remarks": list(self.remarks)}
@@ -110,7 +111,7 @@ def plan(request: PlanRequest) -> Plan:
     return Plan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
 
 
-def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: Images) -> dict[str, Any]:
+def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: Images) -> JsonObject:
     return {
         "zero_stage": recipe.train.zero_stage,
         "gpus_per_node": site.gpus_per_node,
@@ -127,7 +128,7 @@ def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str,
     }
 
 
-def _link(name: str, link: Link) -> dict[str, Any]:
+def _link(name: str, link: Link) -> JsonObject:
     return {"name": name, "bytes_per_second": link.bandwidth, "hop_seconds": link.latency}
 
 

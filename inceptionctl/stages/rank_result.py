@@ -7,15 +7,15 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import RanksEndedError
 from inceptionctl.stages.bench_io import written
 
 RESULT_FILE = "INCEPTIONCTL_RESULT_FILE"
 
 
-def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, output: Path | None) -> dict[str, Any]:
+def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, output: Path | None) -> JsonObject:
     """Start `inceptionctl WORDS` once a rank; write what rank 0 has given to `leave_result` into `output`, and return it.
 
     Without a number it is one rank, on a GPU where there is one. Raises RanksEndedError when a rank fails, which says why, and what
@@ -38,7 +38,7 @@ def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, 
     return found
 
 
-def leave_result(result: dict[str, Any]) -> bool:
+def leave_result(result: JsonObject) -> bool:
     """Give a JSON-like result to the process that has started this rank; False where that was torchrun or srun."""
     name = os.environ.get(RESULT_FILE)
     if name is None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import CheckpointError, RecipeError
@@ -80,7 +80,7 @@ class Submission:
     text: str | None = None
     """Of a dry run: what the script would be."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> console.JsonObject:
         """What `--json` prints."""
         run = str(self.run.absolute())
         if self.text is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import RanksEndedError, ResumeLater
@@ -69,7 +69,7 @@ def train(request: TrainRequest) -> Run:
         return _train_on_this_machine(request, recipe)
 
 
-def plan(request: TrainRequest, *, data: bool = True) -> dict[str, Any]:
+def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
     """What a training would be, as JSON values; nothing is written. Raises all that keeps it from being trained here.
 
     Without `data` the data set is not looked at.

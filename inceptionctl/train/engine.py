@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import warnings
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from inceptionctl.console import JsonObject
 from inceptionctl.distributed.process_group import import_deepspeed
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.clipping import Clipping, norms_of
@@ -22,7 +22,7 @@ from inceptionctl.train.optimizer_state import OptimizerState, PartitionedState,
 REDUCE_BUCKET = 1 << 22
 
 
-def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> dict[str, Any]:
+def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> JsonObject:
     """DeepSpeed's configuration, derived from the recipe; there is no second file to edit."""
     return {
         "train_batch_size": batch.global_batch_size,
@@ -53,7 +53,7 @@ class Engine:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        config: dict[str, Any],
+        config: JsonObject,
         *,
         clipping: Clipping,
         channels_last: bool,
