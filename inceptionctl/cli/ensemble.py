@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings
-from inceptionctl.cli.predict import say_written
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, Settings, requested
 from inceptionctl.errors import RecipeError
 from inceptionctl.stages.ensemble import Combined, EnsembleRequest, Planned
 from inceptionctl.stages.ensemble import ensemble as run_ensemble
@@ -59,24 +58,7 @@ def ensemble(
     A recipe's members are trained one after the other, evaluated and combined; rerun the same command to resume where it was stopped.
     Of a run the evaluation of its best checkpoint by the protocol is taken; where there is none, it is evaluated.
     """
-    shares = _numbers(weights)
-    request = EnsembleRequest(
-        sources,
-        settings or (),
-        protocol,
-        checkpoint,
-        shares,
-        gpus,
-        cpu_ranks,
-        saved_only,
-        output,
-        dry_run,
-        submission,
-        class_ids,
-    )
-    found = run_ensemble(request)
-    if isinstance(found, Combined) and found.submission:
-        say_written(found.submission, list(found.images))
+    found = run_ensemble(requested(locals(), EnsembleRequest, weights=_numbers(weights)))
     if as_json:
         console.print_json(found.to_json())
     elif isinstance(found, Planned):

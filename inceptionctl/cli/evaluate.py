@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, DataOption, Json, ProtocolName, WeightsOption, run_named
+from inceptionctl.cli.options import (
+    CheckpointOption,
+    DataOption,
+    Json,
+    Precision,
+    ProtocolName,
+    WeightsOption,
+    requested,
+    run_named,
+)
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
@@ -56,9 +65,7 @@ def evaluate(
     real_labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="real.json of ImageNet ReaL: give the error by its labels too.")
     ] = None,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
-    ] = "auto",
+    precision: Precision = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Crops at once; the recipe's by default.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of this machine to evaluate on; the first by default.")] = None,
     cpu_ranks: Annotated[int | None, typer.Option(min=1, help="Evaluate on the CPU with this many processes.")] = None,
@@ -77,10 +84,7 @@ def evaluate(
     """
     from inceptionctl.stages.evaluate import EvaluateRequest, check, draw, evaluations
 
-    sides = shorter_sides(scales, protocol)
-    request = EvaluateRequest(
-        source, protocol, sides, weights, checkpoint, every, data, subset, blacklist, real_labels, precision, batch_size, output
-    )
+    request = requested(locals(), EvaluateRequest, scales=shorter_sides(scales, protocol))
     if show_crops:
         picture = draw(request, show_crops)
         if as_json:

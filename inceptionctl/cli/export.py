@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption, run_named
+from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption, requested, run_named
 
 if TYPE_CHECKING:
     from inceptionctl.export.checking import Sample
@@ -97,25 +97,13 @@ def export(
     from inceptionctl.stages.export import ExportRequest
     from inceptionctl.stages.export import export as export_network
 
-    done = export_network(
-        ExportRequest(
-            source,
-            tuple(kind.value for kind in formats or ()),
-            weights,
-            checkpoint,
-            data,
-            output,
-            license,
-            data_license,
-            tuple(precision.value for precision in precisions or ()),
-            preprocessing,
-            opset,
-            calibration_images,
-            accuracy_images,
-            max_accuracy_loss,
-            check,
-        )
+    request = requested(
+        locals(),
+        ExportRequest,
+        formats=[kind.value for kind in formats or ()],
+        precisions=[precision.value for precision in precisions or ()],
     )
+    done = export_network(request)
     _print_exports(done.result, done.sample, as_json)
     if done.data_without_license:
         console.say(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -16,6 +18,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe: --set train.epochs=10. May be repeated."),
+]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Bundled name or path of a recipe.")]
+RunOutput = Annotated[Path | None, typer.Option(help="Run directory; runs/DATE_MODEL_FINGERPRINT by default.")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
 ]
 WeightsOption = Annotated[
     Literal["ema", "raw"], typer.Option(help="Running averages of the weights, or the weights of the last step.")
@@ -43,6 +50,16 @@ ClassIdsOption = Annotated[
         help="The label of each class in a submission: the development kit, or a text with name and number a line; ILSVRC's by default.",
     ),
 ]
+
+
+def requested(arguments: Mapping[str, Any], kind: type[T], **read: object) -> T:
+    """The request of a command's stage out of the command's `arguments`: each field is the option of that name, or what was `read` of it.
+
+    An option that was not given leaves its field at the default.
+    """
+    values = {field.name: {**arguments, **read}[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None}
+    return kind(**given)
 
 
 def run_named(path: Path | None) -> Path | None:

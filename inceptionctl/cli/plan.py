@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, Settings
+from inceptionctl.cli.options import Json, RecipeArgument, Settings, requested
 from inceptionctl.errors import RecipeError
 from inceptionctl.stages.plan import Plan, PlanRequest
 from inceptionctl.stages.plan import plan as make_plan
@@ -32,7 +32,7 @@ AllreduceFile = Annotated[
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    recipe: RecipeArgument,
     settings: Settings = None,
     gpus: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of GPUs to compare.")] = "8,20,64,256,1024",
     step: StepFiles = None,
@@ -78,30 +78,7 @@ def plan(
 
     From one GPU's measured step, the bytes of the gradients, and what is known of the links (docs/scaling.md has the formulas).
     """
-    request = PlanRequest(
-        recipe,
-        settings or (),
-        _counts(gpus),
-        step or (),
-        figure,
-        images_per_second,
-        step_seconds,
-        measured_images,
-        peak_tflops,
-        utilisation,
-        interconnect,
-        cards_per_node,
-        inside,
-        gpus_per_node,
-        link_bandwidth,
-        allreduce,
-        data,
-        cores_per_gpu,
-        file_system_rate,
-        image_bytes,
-        price,
-        scale_batch,
-    )
+    request = requested(locals(), PlanRequest, gpus=_counts(gpus))
     found = make_plan(request)
     if as_json:
         console.print_json(found.to_json())

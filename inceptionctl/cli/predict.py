@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, run_named
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, requested, run_named
 from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmissionRequest, check, submit
@@ -31,11 +31,11 @@ def predict(
         ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
-    checkpoint: CheckpointOption = None,
     submission: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the ILSVRC test server's file: five labels a line, images by their numbers."),
     ] = None,
+    checkpoint: CheckpointOption = None,
     class_ids: ClassIdsOption = None,
     protocol: Annotated[
         ProtocolName, typer.Option(help="With --submission: crops of an image, as `evaluate` has them.")
@@ -75,12 +75,9 @@ def predict(
             raise RecipeError(
                 f"{alone[0]} needs --submission FILE", "without it each image is shown as the recipe's one crop, in fp32"
             )
-        _show(PredictRequest(source, tuple(images), checkpoint), as_json)
+        _show(requested(locals(), PredictRequest), as_json)
         return
-    sides = shorter_sides(scales, protocol)
-    request = SubmissionRequest(
-        source, tuple(images), submission, checkpoint, class_ids, protocol, sides, precision, batch_size
-    )
+    request = requested(locals(), SubmissionRequest, scales=shorter_sides(scales, protocol))
     check(request)
     if not start_ranks(gpus, cpu_ranks):
         _submit(request, as_json)
@@ -98,20 +95,7 @@ def _submit(request: SubmissionRequest, as_json: bool) -> None:
     by = done.choice.in_words() if done.choice else ""
     if by:
         console.say(f"by {by}")
-    say_written(done.file, done.names)
-    console.say(f"and the probabilities into {done.record.name}; `inceptionctl ensemble` averages several")
-
-
-def say_written(file: Path, names: list[str]) -> None:
-    """Tell that a submission was written, and whether the server wants another number of lines."""
-    from inceptionctl.evaluate.submission import lines_lacking
-
-    differ = lines_lacking(names)
-    if differ:
-        console.warn(
-            f"{differ[0]:,} lines, and that set has {differ[1]:,} images", "the server takes files of all images alone"
-        )
-    console.say(f"wrote {file}")
+    console.say(f"wrote its probabilities to {done.record}; `inceptionctl ensemble` averages several such files")
 
 
 def _show(request: PredictRequest, as_json: bool) -> None:

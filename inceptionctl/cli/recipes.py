@@ -11,7 +11,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, NoData, Settings
+from inceptionctl.cli.options import Json, NoData, RecipeArgument, Settings
 from inceptionctl.errors import InceptionctlError, RecipeError
 from inceptionctl.stages.checks import check_recipe
 
@@ -80,7 +80,7 @@ def _in_words(item: console.JsonObject) -> str:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Bundled name or path.")],
+    name: RecipeArgument,
     settings: Settings = None,
     complete: Annotated[bool, typer.Option("--complete", help="Print every key, defaults and bases included.")] = False,
     as_json: Json = False,
@@ -98,7 +98,7 @@ def show(
 
 @app.command()
 def copy(
-    name: Annotated[str, typer.Argument(help="Bundled name or path.")],
+    name: RecipeArgument,
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file that does not exist yet, or a folder.")],
     as_json: Json = False,
 ) -> None:
@@ -120,7 +120,7 @@ def copy(
 
 @app.command()
 def check(
-    path: Annotated[str, typer.Argument(metavar="RECIPE", help="Bundled name or path.")],
+    path: RecipeArgument,
     settings: Settings = None,
     no_data: NoData = False,
     as_json: Json = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, renamed, runs_named
+from inceptionctl.cli.options import Json, renamed, requested, runs_named
 
 
 def report(
@@ -31,7 +31,7 @@ def report(
     from inceptionctl.stages.report import ReportRequest
     from inceptionctl.stages.report import report as write_report
 
-    done = write_report(ReportRequest(tuple(sources), renamed("--out", "--output", out, output)))
+    done = write_report(requested(locals(), ReportRequest, output=renamed("--out", "--output", out, output)))
     size = done.page.stat().st_size
     if as_json:
         console.print_json({"page": str(done.page), "bytes": size, "pictures": [str(file) for file in done.pictures]})

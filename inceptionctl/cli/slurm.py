@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, RunArgument, Settings
+from inceptionctl.cli.options import Json, RecipeArgument, RunArgument, RunOutput, Settings, requested
 from inceptionctl.stages import jobs
 from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.submit import Submission, SubmitRequest
@@ -24,14 +23,14 @@ app = typer.Typer(help="Train as a Slurm job that saves, is requeued and resumes
 
 @app.command()
 def submit(
-    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    recipe: RecipeArgument,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")],
     time: Annotated[str, typer.Option(metavar="H:M:S", help="Time limit of one start, in Slurm's forms.")],
     settings: Settings = None,
     gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs, and so ranks, on each node.")] = None,
     cpu_ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on the CPU of each node instead.")] = None,
     cpus_per_rank: Annotated[int | None, typer.Option(min=1, help="Cores of a rank: 8 beside a GPU, else 1.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Run directory; runs/DATE_MODEL_FINGERPRINT by default.")] = None,
+    output: RunOutput = None,
     resume: Annotated[str, typer.Option(metavar="auto|never|PATH", help="As in `inceptionctl train`.")] = "auto",
     partition: Annotated[str | None, typer.Option(help="sbatch's option of this name; so are the next three.")] = None,
     account: Annotated[str | None, typer.Option()] = None,
@@ -59,28 +58,7 @@ def submit(
     The job trains on one rank a GPU, saves before its time limit or when it is preempted, is requeued and resumes at the next sample.
     Of an ensemble's recipe each member becomes a job of its own.
     """
-    request = SubmitRequest(
-        recipe,
-        nodes,
-        time,
-        settings or (),
-        gpus_per_node,
-        cpu_ranks_per_node,
-        cpus_per_rank,
-        output,
-        resume,
-        partition,
-        account,
-        qos,
-        constraint,
-        array,
-        container,
-        sbatch or (),
-        notice,
-        give_up_after,
-        no_submit,
-        dry_run,
-    )
+    request = requested(locals(), SubmitRequest)
     done = submit_jobs(request, on_each=(lambda one: None) if as_json else (lambda one: _print_submission(one, request)))
     if as_json:
         told = [one.to_json() for one in done]

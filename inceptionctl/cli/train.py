@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.group import is_lower_rank
-from inceptionctl.cli.options import Json, NoData, Settings
+from inceptionctl.cli.options import Json, NoData, RecipeArgument, RunOutput, Settings, requested
 from inceptionctl.cli.runs import summary_of
 from inceptionctl.errors import RecipeError
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    recipe: RecipeArgument,
     settings: Settings = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of this machine to train on; all of them by default.")] = None,
     cpu_ranks: Annotated[
         int | None, typer.Option(min=1, help="Train on the CPU with this many ranks; 1 is the fastest.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Run directory; runs/DATE_MODEL_FINGERPRINT by default.")] = None,
+    output: RunOutput = None,
     resume: Annotated[
         str,
         typer.Option(
@@ -46,7 +45,7 @@ def train(
 
     if no_data and not dry_run:
         raise RecipeError("--no-data: a training needs its data set", "give it with --dry-run, or leave it out")
-    request = TrainRequest(recipe, tuple(settings or ()), gpus, cpu_ranks, output, resume, port)
+    request = requested(locals(), TrainRequest)
     if dry_run:
         _print_plan(recipe, plan_training(request, data=not no_data), as_json)
         return

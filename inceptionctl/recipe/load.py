@@ -14,14 +14,14 @@ from pydantic import BaseModel, ValidationError
 from inceptionctl.errors import Problem, RecipeError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.keys import MEMBERS, is_text
+from inceptionctl.recipe.problems import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.variants import VARIANTS
-from inceptionctl.recipe.wording import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
 from inceptionctl.section import Tree
 
 if TYPE_CHECKING:
-    from inceptionctl.recipe.ensemble import Ensemble
+    from inceptionctl.recipe.ensemble_recipe import Ensemble
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -39,7 +39,7 @@ def bundled_recipes() -> dict[str, Path]:
 
 
 def bundled_ensembles() -> dict[str, Path]:
-    """The same for recipes of ensembles (ensemble.py)."""
+    """The same for ensemble recipes (ensemble_recipe.py)."""
     return {name: path for name, path in _bundled().items() if MEMBERS in read_source(path).data}
 
 

@@ -56,7 +56,7 @@ def start(request: BenchStartRequest) -> JsonObject:
     """
     from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.recipe.places import place_of
+    from inceptionctl.recipe.ensemble_recipe import place_of
 
     settings = [*request.settings, "train.log_every_steps=1"]
     recipe = load_recipe(request.recipe, settings)

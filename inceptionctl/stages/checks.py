@@ -25,7 +25,7 @@ def check_recipe(
     false for a data set that is elsewhere, which gives None, `begins` for a run that goes on and needs no first weights.
     """
     from inceptionctl.recipe import Ensemble
-    from inceptionctl.recipe.places import is_placeholder, place_of
+    from inceptionctl.recipe.ensemble_recipe import is_placeholder, place_of
     from inceptionctl.train.checking import Fault, faults, first_weights, refuse
 
     opened: list[Opened | None] = []
@@ -68,7 +68,7 @@ def check_steps(recipe: Recipe, name: str, settings: Sequence[str], ranks: int) 
 
     The micro batch is the one that --micro-batch-size names, with no other images in a step.
     """
-    from inceptionctl.recipe.places import place_of
+    from inceptionctl.recipe.ensemble_recipe import place_of
     from inceptionctl.train.checking import faults, refuse
 
     check_batch(recipe, ranks, "--micro-batch-size")

@@ -12,6 +12,7 @@ from inceptionctl import console
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
 from inceptionctl.stages.checks import check_inputs
 from inceptionctl.stages.commands import command_words
+from inceptionctl.stages.inference import write_submission
 from inceptionctl.stages.sources import refuse_missing_answers
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:
         raise RecipeError(f"--output {output} is a folder", "name a JSON file, for example ensemble.json in it")
     records = [read_record(file) for file in answers.files]
     if request.submission:
-        _write_submission(request.submission, records, answers, request.class_ids)
+        _submit(request.submission, records, answers, request.class_ids)
         if not len(records[0].labels) and not output:
             return Combined(answers.names, records[0].images, None, None, request.submission)
     probabilities, result = combine(records, answers.names, answers.weights)
@@ -345,11 +346,10 @@ def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:
     return Combined(answers.names, records[0].images, result, output, request.submission)
 
 
-def _write_submission(file: Path, records: Sequence[Record], answers: _Answers, class_ids: Path | None) -> None:
+def _submit(file: Path, records: Sequence[Record], answers: _Answers, class_ids: Path | None) -> None:
     from inceptionctl.evaluate.ensemble import mean_answer
-    from inceptionctl.evaluate.submission import ids_of, numeric_order, submission
-    from inceptionctl.run import write_atomically
+    from inceptionctl.evaluate.submission import ids_of, numeric_order
 
     mean, _ = mean_answer(records, answers.names, answers.weights)
     order = numeric_order(records[0].images)
-    write_atomically(file, submission(mean[order], ids_of(records[0].about["classes"], class_ids)))
+    write_submission(file, records[0].images, mean[order], ids_of(records[0].about["classes"], class_ids))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
-from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
+from inceptionctl.stages.inference import join_ranks, partial_results, progress
 from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
         raise RecipeError(
             f"{work.subject.source} lies in no run directory, where ranks could meet", "name a file with --output"
         )
-    with folder_of_parts(file) as folder:
-        with answering(ranks, "evaluating") as show:
+    with partial_results(file) as folder:
+        with progress(ranks, "evaluating") as show:
             done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
         if done is None:
             return None

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import DataError
-from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
 from inceptionctl.stages.evaluate import Protocol
+from inceptionctl.stages.inference import join_ranks, partial_results, progress, write_submission
 from inceptionctl.stages.sources import refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class SubmissionRequest:
 
     source: Path
     images: tuple[Path, ...]
-    file: Path
+    submission: Path
     """Five labels a line; a .parquet of all probabilities beside it."""
     checkpoint: str | None = None
     class_ids: Path | None = None
@@ -161,28 +161,26 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
     from inceptionctl.evaluate.evaluation import how_answered
     from inceptionctl.evaluate.records import write_answers
     from inceptionctl.evaluate.results import HowUnlabelled
-    from inceptionctl.evaluate.submission import submission
-    from inceptionctl.run import write_atomically
 
-    record = request.file.with_suffix(".parquet")
-    with folder_of_parts(request.file) as folder:
+    record = request.submission.with_suffix(".parquet")
+    with partial_results(request.submission) as folder:
         answers = _answered(work, folder, ranks)
         if answers is None:
             return None
         classes = work.subject.classes
         about: HowUnlabelled = {**how_answered(work), "classes": [*classes]}
         write_answers(record, names, None, classes, answers.probabilities, about)
-        write_atomically(request.file, submission(from_numpy(answers.probabilities), ids))
+        write_submission(request.submission, names, from_numpy(answers.probabilities), ids)
         answers.parts.remove()
     crops = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()
-    return Submitted(names, request.file, record, crops, work.subject.choice)
+    return Submitted(names, request.submission, record, crops, work.subject.choice)
 
 
 def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
     from inceptionctl.evaluate.resumable import answer_all
 
     say = console.say if ranks.rank == 0 else lambda text: None
-    with answering(ranks, "predicting") as show:
+    with progress(ranks, "predicting") as show:
         try:
             return answer_all(work, folder, ranks, on_progress=show, say=say)
         except DataError as error:

@@ -140,7 +140,7 @@ def _ranks_of(request: TrainRequest, recipe: Recipe) -> LocalRanks:
 
 
 def _checked(request: TrainRequest, recipe: Recipe, ranks: LocalRanks) -> Opened:
-    from inceptionctl.recipe.places import place_of
+    from inceptionctl.recipe.ensemble_recipe import place_of
     from inceptionctl.run import Run, is_run
     from inceptionctl.stages.checks import check_inputs
     from inceptionctl.train.start import begins_anew

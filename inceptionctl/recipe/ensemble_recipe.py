@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from inceptionctl.errors import Problem
 from inceptionctl.recipe.keys import MEMBERS
 from inceptionctl.recipe.load import (
+    bundled_folder,
     examine,
     failure,
     find_recipe,
@@ -190,3 +191,18 @@ def _unfit_together(source: Source, recipes: dict[str, Recipe]) -> list[Problem]
                 found.append(Problem(where, f"{MEMBERS}.{name} has {counts}", "set model.num_classes to the same in all"))
         seen[name] = recipe
     return found
+
+
+def place_of(name: str, settings: Sequence[str], key: str, member: str = "") -> str | None:
+    """Where a dotted key of a recipe, or of a member of an ensemble, has its value from; None for a default."""
+    source, top = read_source(find_recipe(name)), settings_source(settings)
+    layers = member_source(source, top, member) if member else merged(source, top)
+    return layers.lines.get(tuple(key.split(".")))
+
+
+def is_placeholder(place: str | None) -> bool:
+    """Whether a value is nobody's choice: a default, or one of a recipe that comes with inceptionctl."""
+    if place is None:
+        return True
+    file = Path(place.rpartition(":")[0])
+    return not place.startswith("--set ") and file.resolve().is_relative_to(bundled_folder().resolve())
