@@ -100,14 +100,10 @@ def _rows(path: Path) -> list[ListedCheckpoint]:
         for problem in problems:
             if problem.startswith("checkpoints/"):  # a pointer; the others stand in the rows
                 console.warn(problem)
-        return [_listed(folder / row["name"], row) for row in rows]
+        return [{"path": str(folder / row["name"]), **row} for row in rows]
     if not any((path / name).exists() for name in (*files.FILES, files.MANIFEST)):
         raise CheckpointError(f"{path} is neither a run directory nor a checkpoint", "name a run, or a folder step-... in one")
-    return [_listed(path, read_checkpoint(path)[0])]
-
-
-def _listed(path: Path, row: CheckpointRow) -> ListedCheckpoint:
-    return {"path": str(path), **row}
+    return [{"path": str(path), **read_checkpoint(path)[0]}]
 
 
 def _check_exists(path: Path) -> None:
@@ -129,11 +125,7 @@ def _report(path: Path, title: str, rows: list[ListedCheckpoint], as_json: bool)
     if as_json:
         console.print_json(rows)
     else:
-        _print_rows(title, rows)
-    _refuse_damage(path, rows)
-
-
-def _refuse_damage(path: Path, rows: list[ListedCheckpoint]) -> None:
+        print_checkpoints(title, rows)
     if not rows:
         raise CheckpointError(f"{path} has no checkpoint yet", "a training saves one as the recipe's `checkpoint` section says")
     damaged = [row["name"] for row in rows if row["problem"]]
@@ -148,7 +140,8 @@ def _refuse_damage(path: Path, rows: list[ListedCheckpoint]) -> None:
         )
 
 
-def _print_rows(title: str, rows: list[ListedCheckpoint]) -> None:
+def print_checkpoints(title: str, rows: Sequence[CheckpointRow]) -> None:
+    """A table of checkpoints on stdout."""
     console.print_table(
         title,
         ("checkpoint", "step", "epoch", "size", "is", "damage"),
@@ -183,12 +176,10 @@ def _files(checkpoint: Path) -> list[CheckpointFile]:
     return found
 
 
-def _skipped(rollbacks: Sequence[Rollback]) -> str:
-    return ", ".join(f"{each['first_batch']} to {each['last_batch']}" for each in rollbacks)
-
-
 def _print_checkpoint(result: Row) -> None:
     best = result.get("best") or {}
+    rollbacks: Sequence[Rollback] = result.get("rollbacks") or ()
+    skipped = ", ".join(f"{each['first_batch']} to {each['last_batch']}" for each in rollbacks)
     pairs = [
         ("step", f"{result['step']} of {result['total_steps']}, epoch {result['epoch']:.2f}"),
         ("network", ((result["recipe"] or {}).get("model") or {}).get("name")),
@@ -199,7 +190,7 @@ def _print_checkpoint(result: Row) -> None:
         ),
         ("EMA updates", result["ema_updates"]),
         ("best so far", best_in_words(best) if best else "not validated yet"),
-        ("skipped batches", _skipped(result.get("rollbacks") or ()) or "none"),
+        ("skipped batches", skipped or "none"),
         ("kept for good", ", ".join(map(str, result.get("kept") or ())) or "none"),
     ]
     console.print_pairs(result["path"], pairs)

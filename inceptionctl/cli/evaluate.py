@@ -104,42 +104,33 @@ def evaluate(
         console.print_json(results if every else results[0])
 
 
-def _real_row(result: ResultWithReal) -> list[tuple[str, str]]:
-    if "real_top1_error" not in result:
-        return []
-    found = f"{error_and_accuracy(result['real_top1_error'])}, of {counted(result['real_num_images'], 'image')}"
-    return [("ReaL top-1 error", found)]
-
-
 def _with_interval(error: float, interval: Sequence[float]) -> str:
     low, high = interval
     return f"{error:.2f}% (95%: {low:.2f} to {high:.2f}), accuracy {100.0 - error:.2f}%"
 
 
 def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
-    chosen = choice.in_words() if choice else ""
+    pairs = {
+        "checkpoint": result["checkpoint"],
+        "chosen": choice and choice.in_words(),
+        "weights": f"{result['weights']} at step {result['step']}",
+        "images": f"{result['num_images']} of {result['data_root']}, {result['subset']}",
+        "protocol": result["preparation"],
+        "top-1 error": _with_interval(result["top1_error"], result["top1_error_interval"]),
+    }
     top5, interval = result["top5_error"], result["top5_error_interval"]
-    pairs = (
-        ("checkpoint", result["checkpoint"]),
-        *([("chosen", chosen)] if chosen else []),
-        ("weights", f"{result['weights']} at step {result['step']}"),
-        ("images", f"{result['num_images']} of {result['data_root']}, {result['subset']}"),
-        ("protocol", result["preparation"]),
-        ("top-1 error", _with_interval(result["top1_error"], result["top1_error_interval"])),
-        *(
-            [("top-5 error", _with_interval(top5, interval))]
-            if top5 is not None and interval and has_top5(len(result["classes"]))
-            else []
-        ),
-        *_real_row(result),
-        ("loss", f"{result['loss']:.4f}"),
-        ("calibration", f"expected error {result['calibration_error']:.2f}%"),
-        (
-            "speed",
-            f"{result['images_per_second']:.1f} images/s in {result['precision']} ({console.duration(result['seconds'])})",
-        ),
-    )
-    console.print_pairs("Evaluation", pairs)
+    if top5 is not None and interval and has_top5(len(result["classes"])):
+        pairs["top-5 error"] = _with_interval(top5, interval)
+    if "real_top1_error" in result:
+        of = counted(result["real_num_images"], "image")
+        pairs["ReaL top-1 error"] = f"{error_and_accuracy(result['real_top1_error'])}, of {of}"
+    speed = f"{result['images_per_second']:.1f} images/s in {result['precision']} ({console.duration(result['seconds'])})"
+    pairs |= {
+        "loss": f"{result['loss']:.4f}",
+        "calibration": f"expected error {result['calibration_error']:.2f}%",
+        "speed": speed,
+    }
+    console.print_pairs("Evaluation", [(name, value) for name, value in pairs.items() if value])
     console.out.print()
     classes, matrix = result["classes"], _matrix(result)
     if matrix and len(classes) <= MAX_TABLE_CLASSES and _matrix_fits(classes, matrix):

@@ -54,7 +54,8 @@ class ErrorGroup(Group):
                 error.problems = tuple(replace(each, hint=worded_for(command, each.hint)) for each in error.problems)
                 # A rank whose error another rank reports already has nothing to add.
                 if isinstance(error, ResumeLater):
-                    _say_how_to_go_on(error)
+                    for text in filter(None, (error.message, error.hint)):  # no error: a rank has said it in its log
+                        console.say(text)
                 elif not isinstance(error, RelayedError | RanksEndedError):
                     console.print_error(error)
                 _tell(console.error_object(error), as_json, relayed=isinstance(error, RelayedError))
@@ -127,13 +128,6 @@ def _tell(error: console.JsonObject, as_json: bool, *, relayed: bool = False) ->
 def _of_usage(error: Any) -> console.JsonObject:
     path = getattr(getattr(error, "ctx", None), "command_path", "inceptionctl")
     return {"error": error.format_message(), "hint": f"`{path} --help`", "exit_code": error.exit_code}
-
-
-def _say_how_to_go_on(stopped: ResumeLater) -> None:
-    # Not an error; a rank has said it in its log.
-    for text in (stopped.message, stopped.hint):
-        if text:
-            console.say(text)
 
 
 def _of_the_machine(error: Exception) -> EnvironmentFault | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,16 +34,16 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         console.print_json(found)
         return
+    errors = ("paper_top1_error_percent", "paper_top5_error_percent")
     rows = [
         (
             item["name"],
             item["input_px"],
             f"{item['parameters']:,}",
-            _percent(spec.paper_top1_error_percent),
-            _percent(spec.paper_top5_error_percent),
-            _arxiv(spec.source),
+            *("-" if item[key] is None else f"{item[key]:.1f}" for key in errors),
+            _arxiv(item["source"]),
         )
-        for item, spec in zip(found, MODELS.values(), strict=True)
+        for item in found
     ]
     columns = ("name", "px", "parameters", "top-1 %", "top-5 %", "paper")
     title = "Networks, with the Inception-v4 paper's single-crop errors"
@@ -53,7 +53,7 @@ def list_models(as_json: Json = False) -> None:
     )
 
 
-def _listed(name: str, spec: ModelSpec) -> dict[str, object]:
+def _listed(name: str, spec: ModelSpec) -> console.JsonObject:
     from inceptionctl.recipe.schema import ModelSection
 
     return {
@@ -92,10 +92,6 @@ def _arxiv(source: str) -> str:
     return found[0] if found else source
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A name from `inceptionctl models list`, or timm/NAME.")],
@@ -117,7 +113,7 @@ def show(
         "name": name,
         "num_classes": num_classes,
         "width": width,
-        "input_px": spec["default_input_px"] if input_px is None else input_px,
+        "input_px": spec.default_input_px if input_px is None else input_px,
         "aux_head": aux_head,
         "residual_scale": _numbers(residual_scale),
         "residual_unit": residual_unit,
@@ -128,27 +124,20 @@ def show(
     network = _built(section)
     about = {
         **section.model_dump(include={"name", "num_classes", "width", "input_px"}),
-        **{option: _in_force(section, spec, option) for option in ("aux_head", "residual_scale", "residual_unit")},
-        "source": spec["source"],
-        "min_input_px": spec["min_input_px"],
+        **{
+            option: getattr(spec if getattr(section, option) is None else section, option)
+            for option in ("aux_head", "residual_scale", "residual_unit")
+        },
+        "source": spec.source,
+        "min_input_px": spec.min_input_px or None,
         **_parameters(network),
         "multiply_adds": multiply_adds(network, section.input_px),
-        "paper_top1_error_percent": spec["paper_top1_error_percent"],
-        "paper_top5_error_percent": spec["paper_top5_error_percent"],
+        "paper_top1_error_percent": spec.paper_top1_error_percent,
+        "paper_top5_error_percent": spec.paper_top5_error_percent,
     }
     found = endpoints(network, section.input_px)
-    stages = [
-        {
-            "name": stage.name,
-            "source": stage.source,
-            "shape": list(stage.shape),
-            "parameters": stage.parameters,
-            "multiply_adds": stage.multiply_adds,
-        }
-        for stage in found
-    ]
     if as_json:
-        console.print_json({**about, "endpoints": stages})
+        console.print_json({**about, "endpoints": [asdict(stage) for stage in found]})
     else:
         _print_network(about, found)
 
@@ -164,27 +153,18 @@ def _numbers(text: str | None) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _in_force(section: ModelSection, spec: dict[str, Any], option: str) -> Any:
-    """What the network is built with: the option, or its own default, or null where it has no such option."""
-    given = getattr(section, option)
-    return spec[option] if given is None else given
+def _known(name: str) -> ModelSpec:
+    """The facts of a network: its line of MODELS, or what timm knows of it. Raises RecipeError."""
+    from inceptionctl.models import ModelSpec, build_model, find_spec, is_timm
+
+    if not is_timm(name):
+        return find_spec(name)
+    from inceptionctl.models.timm_network import default_input_px
+
+    return ModelSpec(build_model, default_input_px(name), 0, "timm")
 
 
-def _known(name: str) -> dict[str, Any]:
-    """The facts of a network: its line of MODELS, or what timm knows of it."""
-    from inceptionctl.models import MODELS, ModelSpec, hint_of_name, is_timm
-
-    facts: dict[str, Any] = {field.name: None for field in dataclasses.fields(ModelSpec)}
-    if is_timm(name):
-        from inceptionctl.models.timm_network import default_input_px
-
-        return facts | {"default_input_px": default_input_px(name), "source": "timm"}
-    if name in MODELS:
-        return facts | {field: getattr(MODELS[name], field) for field in facts}
-    raise RecipeError(f"no network '{name}'", hint_of_name(name))
-
-
-def _checked(wanted: dict[str, Any]) -> ModelSection:
+def _checked(wanted: console.JsonObject) -> ModelSection:
     """The model section of a recipe with these keys: its bounds are the only ones."""
     from inceptionctl.recipe import recipe_from_dict
 
@@ -204,7 +184,7 @@ def _of_option(problem: Problem) -> Problem:
     return Problem(where, message.removeprefix(f"{key[1]}: ") if key else message, problem.hint)
 
 
-def _print_network(about: dict[str, Any], stages: Sequence[Endpoint]) -> None:
+def _print_network(about: console.JsonObject, stages: Sequence[Endpoint]) -> None:
     smallest, of_head = about["min_input_px"], about["aux_head_parameters"]
     top1, top5 = about["paper_top1_error_percent"], about["paper_top5_error_percent"]
     scale = about["residual_scale"]

@@ -18,7 +18,6 @@ from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.predict import Prediction
-    from inceptionctl.train.checkpoint_choice import Choice
 
 
 def predict(
@@ -61,23 +60,15 @@ def predict(
     Exit code 3 if one cannot be decoded; the others are answered all the same, unless a submission needs every line.
     Open a model.pt2 only from a source that you trust: torch may run code in it.
     """
+    arguments = locals()
     if submission is None:
-        given = {
-            "--class-ids": class_ids,
-            "--scales": scales,
-            "--batch-size": batch_size,
-            "--gpus": gpus,
-            "--cpu-ranks": cpu_ranks,
-        }
-        alone = [name for name, value in given.items() if value is not None]
-        alone += ["--protocol"] * (protocol != "single") + ["--precision"] * (precision != "auto")
-        if alone:
-            raise RecipeError(
-                f"{alone[0]} needs --submission FILE", "without it each image is shown as the recipe's one crop, in fp32"
-            )
-        _show(requested(locals(), PredictRequest), as_json)
+        for name in ("class_ids", "scales", "batch_size", "gpus", "cpu_ranks", "protocol", "precision"):
+            if arguments[name] not in (None, "single", "auto"):
+                hint = "without it each image is evaluated on the recipe's single crop, in fp32"
+                raise RecipeError(f"--{name.replace('_', '-')} needs --submission FILE", hint)
+        _show(requested(arguments, PredictRequest), as_json)
         return
-    request = requested(locals(), SubmissionRequest, scales=shorter_sides(scales, protocol))
+    request = requested(arguments, SubmissionRequest, scales=shorter_sides(scales, protocol))
     check(request)
     if not start_ranks(gpus, cpu_ranks):
         _submit(request, as_json)
@@ -106,15 +97,11 @@ def _show(request: PredictRequest, as_json: bool) -> None:
         console.print_json({**told, "predictions": [_prediction_json(item) for item in done.predictions]})
     else:
         _print_predictions(done.predictions)
-        _say_source(done.source, done.choice)
+        chosen = done.choice.in_words() if done.choice else ""
+        console.say(f"by {done.source}{chosen and f', {chosen}'}")
     bad = [f"{item.image}: {item.reason}" for item in done.predictions if item.reason]
     if bad:
         raise DataError("cannot decode " + (bad[0] if len(bad) == 1 else f"{len(bad)} images:\n" + "\n".join(bad)))
-
-
-def _say_source(taken: Path, choice: Choice | None) -> None:
-    words = choice.in_words() if choice else ""
-    console.say(f"by {taken}" + (f", {words}" if words else ""))
 
 
 def _prediction_json(item: Prediction) -> dict[str, object]:

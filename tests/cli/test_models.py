@@ -69,7 +69,7 @@ def test_show_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_network_names_the_nearest() -> None:
     result = run("show", "inceptoin_v4")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "no network 'inceptoin_v4'" in result.stderr
+    assert "unknown model 'inceptoin_v4'" in result.stderr
     assert "hint: did you mean `inception_v4`?" in result.stderr
     assert "inception_v4_tf_slim" in run("show", "zzz").stderr
 
