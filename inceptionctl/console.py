@@ -83,7 +83,7 @@ def say(message: str) -> None:
 
 
 def warn(message: str, hint: str | None = None) -> None:
-    """Something that went on but should be known."""
+    """A problem that stops nothing but should be known, on stderr."""
     err.print(Text.assemble(("warning: ", "bold yellow"), message))
     if hint:
         err.print(Text.assemble(("hint: ", "bold"), hint))
@@ -101,7 +101,7 @@ def print_error(error: InceptionctlError) -> None:
 
 
 JsonObject = dict[str, Any]
-"""A JSON object: a result for programs, a file of a run, or what ranks tell each other."""
+"""A JSON object: a result for programs, a file of a run, or a message between ranks."""
 json_on_stdout: list[Any] = []
 """What `print_json` has printed since the command began."""
 

@@ -32,7 +32,6 @@ from inceptionctl.errors import EnvironmentFault, InceptionctlError
 
 app = typer.Typer(
     name="inceptionctl",
-    help="Train, resume, evaluate and export the networks of the Inception-v4 paper.",
     cls=ErrorGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -58,7 +57,8 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 fine, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 75 resume me, 130 interrupted."
+    epilog="Exit codes: 0 success, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 75 stopped (rerun to resume),"
+    " 130 interrupted."
 )
 def _options(
     version: Annotated[

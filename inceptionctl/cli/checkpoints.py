@@ -1,4 +1,4 @@
-"""`inceptionctl checkpoints`: what is in a checkpoint and whether it is whole. Reads what training wrote, changes nothing."""
+"""`inceptionctl checkpoints`: what is in a checkpoint and whether it is intact. Read-only."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ PathOf = Annotated[
 
 @app.command(name="list")
 def list_checkpoints(path: PathOf, as_json: Json = False) -> None:
-    """List checkpoints, oldest first, with what keeps them. Damage as far as names and sizes tell; `verify` reads every byte.
+    """List checkpoints, oldest first, and why each is kept. Detects damage by names and sizes only; `verify` reads every byte.
 
-    Exit code 5 when one is damaged, or there is none.
+    Exit code 5 if a checkpoint is damaged, or if there is none.
     """
     _report(path, f"Checkpoints of {path}", _rows(path), as_json)
 
 
 @app.command()
 def verify(path: PathOf, as_json: Json = False) -> None:
-    """Compare every byte of every file with the manifest's sha256.
+    """Verify every file against the sha256 in its manifest.
 
-    Exit code 5 when a checkpoint is damaged or holds a file that its manifest does not name, or there is none.
+    Exit code 5 if a checkpoint is damaged or has a file that its manifest does not list, or if there is no checkpoint.
     """
     rows = _rows(path)
     for row in rows:
         row["problem"] = _damage(Path(row["path"]))
-    _report(path, f"Checkpoints of {path}, every byte compared", rows, as_json)
+    _report(path, f"Checkpoints of {path}, every byte verified", rows, as_json)
 
 
 @app.command()
 def show(path: PathOf, as_json: Json = False) -> None:
-    """Show where a checkpoint is in its training, and its files: of a run the newest whole one.
+    """Show the training progress and the files of a checkpoint; for a run, of the newest intact one.
 
-    Every byte is compared first. Exit code 5 when the checkpoint is damaged, or the run has none that is whole.
+    Verifies every byte first. Exit code 5 if the checkpoint is damaged, or if the run has no intact one.
     """
     from inceptionctl.run import is_run
     from inceptionctl.train import checkpoint_files as files
@@ -85,7 +85,7 @@ def show(path: PathOf, as_json: Json = False) -> None:
         return
     _print_checkpoint(result)
     if skipped:
-        console.say(f"`inceptionctl checkpoints verify {shlex.quote(str(path))}` says more about the damage")
+        console.say(f"`inceptionctl checkpoints verify {shlex.quote(str(path))}` reports the damage")
 
 
 def _rows(path: Path) -> list[ListedCheckpoint]:
@@ -131,7 +131,8 @@ def _report(path: Path, title: str, rows: list[ListedCheckpoint], as_json: bool)
     damaged = [row["name"] for row in rows if row["problem"]]
     if len(damaged) == len(rows):
         raise CheckpointError(
-            f"no checkpoint of {path} is whole: {', '.join(damaged)}", "restore a copy, or start anew with another --output"
+            f"no checkpoint of {path} is intact: {', '.join(damaged)}",
+            "restore a copy, or start a new run with another --output",
         )
     if damaged:
         raise CheckpointError(
@@ -191,12 +192,12 @@ def _print_checkpoint(result: Row) -> None:
         ("EMA updates", result["ema_updates"]),
         ("best so far", best_in_words(best) if best else "not validated yet"),
         ("skipped batches", skipped or "none"),
-        ("kept for good", ", ".join(map(str, result.get("kept") or ())) or "none"),
+        ("kept permanently", ", ".join(map(str, result.get("kept") or ())) or "none"),
     ]
     console.print_pairs(result["path"], pairs)
     console.out.print()
     console.print_table(
-        "Files, each compared with its sha256",
+        "Files, verified by sha256",
         ("file", "size", "tensors", "sha256"),
         [(item["name"], console.size(item["bytes"]), item["tensors"], item["sha256"]) for item in result["files"]],
         right=("size", "tensors"),

@@ -18,7 +18,7 @@ MAX_ODD = 3  # of each kind
 
 
 def print_report(report: DataReport) -> None:
-    """Counts and sizes, what was found, the bad images, examples of the odd ones, and problems, the gravest last."""
+    """Counts and sizes, findings, bad images, examples of odd ones, and problems, the most serious last."""
     splits = [split.split for split in report.splits]
     rows = zip(_PROPERTIES, *map(_properties, report.splits), strict=True)
     console.print_table(f"Images of {report.root}", ("", *splits), rows)
@@ -77,7 +77,7 @@ def _print_found(report: DataReport) -> None:
     if rows:
         console.print_table("Findings", ("", "kind", *columns, "what"), rows, right=columns)
     else:
-        console.out.print("Nothing bad and nothing odd was found.")
+        console.out.print("No bad or odd images were found.")
 
 
 def _print_passed_over(report: DataReport) -> None:
@@ -89,12 +89,12 @@ def _print_passed_over(report: DataReport) -> None:
     if not rows:
         return
     console.out.print()
-    console.print_table("Passed over, by training too", ("split", "what", "files", "for example"), rows, right=("files",))
+    console.print_table("Ignored, also by training", ("split", "what", "files", "for example"), rows, right=("files",))
     meant = sum(found.count for split in report.splits for found in split.passed_over if found.what != OTHER)
     if meant:
         console.warn(
-            f"{counted(meant, 'file')} that may be meant as images {'is' if meant == 1 else 'are'} passed over",
-            "images lie in <split>/<class>/ itself; rename .jfif, .jpe and the like to .jpg, convert HEIC and what else is not decoded",
+            f"{counted(meant, 'file')} that may be images {'is' if meant == 1 else 'are'} ignored",
+            "put images into <split>/<class>/ itself; rename .jfif and .jpe to .jpg, and convert HEIC and other undecodable formats",
         )
 
 
@@ -124,4 +124,4 @@ def _print_duplicates(report: DataReport) -> None:
     if len(groups) > MAX_BAD:
         rows.append(("", "", f"and {len(groups) - MAX_BAD:,} more"))
     console.out.print()
-    console.print_table(f"Copies, byte for byte: {len(groups):,}", ("splits", "classes", "images"), rows)
+    console.print_table(f"Exact duplicates: {len(groups):,}", ("splits", "classes", "images"), rows)

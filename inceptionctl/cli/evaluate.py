@@ -11,15 +11,18 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.options import (
     CheckpointOption,
+    CpuRanks,
     DataOption,
+    Gpus,
     Json,
     Precision,
     ProtocolName,
     WeightsOption,
     requested,
     run_named,
+    shorter_sides,
+    start_ranks,
 )
-from inceptionctl.cli.ranks import shorter_sides, start_ranks
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 if TYPE_CHECKING:
@@ -36,51 +39,54 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="RUN|CHECKPOINT|EXPORT",
-            help="A run directory or its name under runs/, a folder checkpoints/step-... in one, one of `weights import`, or an exported file.",
+            help="A run directory or its name under runs/, a checkpoint folder (also of `weights import`), or an exported file.",
             callback=run_named,
         ),
     ],
     protocol: Annotated[
         ProtocolName,
-        typer.Option(help="Crops of an image: the recipe's one, AlexNet's 10, these and the whole square, GoogLeNet's 144."),
+        typer.Option(
+            help="Crops per image: the recipe's one, AlexNet's 10, or 12 or 144 as in GoogLeNet; `dense` takes whole images."
+        ),
     ] = "single",
     scales: Annotated[
         str | None,
-        typer.Option(metavar="PX,...", help="Shorter sides that images are resized to; by default as the sources do."),
+        typer.Option(metavar="PX,...", help="Shorter sides that images are resized to; those of the protocol by default."),
     ] = None,
     weights: WeightsOption = "ema",
     checkpoint: CheckpointOption = None,
-    every: Annotated[bool, typer.Option("--all", help="Every checkpoint of the run, one after the other.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Evaluate every checkpoint of the run.")] = False,
     data: DataOption = None,
     subset: Annotated[
         Literal["all", "non-blacklisted"],
-        typer.Option(help="ImageNet without the images that --blacklist lists, as in the paper."),
+        typer.Option(help="`non-blacklisted` leaves out the images that --blacklist lists, as the paper does."),
     ] = "all",
     blacklist: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The development kit's list; by default the recipe's, or the one that lies in the data root."
+            metavar="FILE",
+            help="ImageNet's blacklist, from the development kit; by default the recipe's, or the one in the data root.",
         ),
     ] = None,
     real_labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="real.json of ImageNet ReaL: give the error by its labels too.")
+        Path | None, typer.Option(metavar="FILE", help="real.json of ImageNet ReaL: also report the error against its labels.")
     ] = None,
     precision: Precision = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops at once; the recipe's by default.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of this machine to evaluate on; the first by default.")] = None,
-    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="Evaluate on the CPU with this many processes.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per batch; the recipe's by default.")] = None,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON file to write, a .parquet beside it; in RUN/evaluations by default."),
+        typer.Option(metavar="FILE", help="JSON file to write, with a .parquet next to it; in RUN/evaluations by default."),
     ] = None,
     show_crops: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Draw the crops of an image into crops.png (or --output), and stop.")
+        Path | None, typer.Option(metavar="IMAGE", help="Draw the crops of an image into crops.png (or --output), and exit.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the errors of a trained network on the validation images.
 
-    An interrupted evaluation goes on where it was when the same command is given again. Under torchrun or srun it is one rank of the job.
+    Rerun the same command to resume an interrupted evaluation. Under torchrun or srun it is one rank of the job.
     """
     from inceptionctl.stages.evaluate import EvaluateRequest, check, draw, evaluations
 
@@ -183,7 +189,7 @@ def _print_confused(result: ResultWithReal, matrix: list[list[int]] | None) -> N
 
         pairs = most_confused(tensor(matrix), result["classes"])
     if not pairs:
-        typer.echo("No image was taken for another class.")
+        typer.echo("No image was misclassified.")
         return
     rows = [(pair["true"], pair["predicted"], pair["count"]) for pair in pairs[:MAX_PAIRS_SHOWN]]
-    console.print_table("Classes confused most often", ("true class", "taken for", "images"), rows, right=("images",))
+    console.print_table("Classes confused most often", ("true class", "predicted as", "images"), rows, right=("images",))

@@ -26,7 +26,7 @@ from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CPU's
-_SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what others have"
+_SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what is free"
 # Where ranks and steps leave the first error for the command that started them, which has the --json.
 ERROR_FILE = "INCEPTIONCTL_ERROR_FILE"
 _ON_STDERR = "stderr says why"

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from inceptionctl.models.summary import Endpoint
     from inceptionctl.recipe.schema import ModelSection
 
-app = typer.Typer(help="List the networks, show one.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List the networks and show one.", no_args_is_help=True, cls=Group)
 
 
 @app.command(name="list")
 def list_models(as_json: Json = False) -> None:
-    """List the networks with their size and the paper's errors."""
+    """List the networks with their sizes and the paper's errors."""
     from inceptionctl.models import MODELS
 
     found = [_listed(name, spec) for name, spec in MODELS.items()]
@@ -48,9 +48,7 @@ def list_models(as_json: Json = False) -> None:
     columns = ("name", "px", "parameters", "top-1 %", "top-5 %", "paper")
     title = "Networks, with the Inception-v4 paper's single-crop errors"
     console.print_table(title, columns, rows, right=columns[1:5], whole=columns[:1])
-    console.say(
-        "`inceptionctl models show NAME` shows the stages of one; timm/NAME is a network of timm, where that is installed"
-    )
+    console.say("`inceptionctl models show NAME` shows the stages of one; timm/NAME is a network of timm, if installed")
 
 
 def _listed(name: str, spec: ModelSpec) -> console.JsonObject:
@@ -68,7 +66,7 @@ def _listed(name: str, spec: ModelSpec) -> console.JsonObject:
 
 
 def _built(section: ModelSection) -> nn.Module:
-    """The network without values: what it costs depends on shapes alone."""
+    """The network on the meta device: its costs depend on shapes only."""
     import torch
 
     from inceptionctl.models import build_model
@@ -78,7 +76,7 @@ def _built(section: ModelSection) -> nn.Module:
 
 
 def _parameters(network: nn.Module) -> dict[str, int | None]:
-    """Parameters of the network that evaluation runs, and beside them those of its auxiliary head, null where it has none."""
+    """Parameters without the auxiliary head, and those of the auxiliary head, null where there is none."""
     from inceptionctl.models.summary import count_parameters
 
     head = getattr(network, "aux_head", None)
@@ -96,18 +94,19 @@ def _arxiv(source: str) -> str:
 def show(
     name: Annotated[str, typer.Argument(help="A name from `inceptionctl models list`, or timm/NAME.")],
     num_classes: Annotated[int | None, typer.Option(help="Number of classes; 1000 by default.")] = None,
-    width: Annotated[float | None, typer.Option(help="Factor on every channel count; 1.0 by default.")] = None,
-    input_px: Annotated[int | None, typer.Option(help="Side of the input in pixels; the paper's by default.")] = None,
+    width: Annotated[float | None, typer.Option(help="Multiplier of all channel counts; 1.0 by default.")] = None,
+    input_px: Annotated[int | None, typer.Option(help="Input resolution in pixels; the paper's by default.")] = None,
     aux_head: Annotated[
-        bool | None, typer.Option("--aux-head/--no-aux-head", help="With the auxiliary head; the network's own default else.")
+        bool | None,
+        typer.Option("--aux-head/--no-aux-head", help="Include the auxiliary head; by default as in the network's paper."),
     ] = None,
     residual_scale: Annotated[
-        str | None, typer.Option(help="Of an Inception-ResNet: one number, or three with commas, for the three grids.")
+        str | None, typer.Option(help="Inception-ResNets: scale of the residuals; one number, or three, one per grid size.")
     ] = None,
-    residual_unit: Annotated[str | None, typer.Option(help="Of a ResNet: `original` or `bottleneck`.")] = None,
+    residual_unit: Annotated[str | None, typer.Option(help="ResNets: `original` or `bottleneck`.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show parameters, multiply-adds and the stages of a network."""
+    """Show the parameters, multiply-adds (MACs) and stages of a network."""
     spec = _known(name)
     wanted = {
         "name": name,
@@ -172,7 +171,7 @@ def _checked(wanted: console.JsonObject) -> ModelSection:
         return recipe_from_dict({"model": wanted}, wanted["name"]).model
     except RecipeError as error:
         raise RecipeError(
-            f"{wanted['name']} cannot be built like this", problems=[_of_option(item) for item in error.problems]
+            f"{wanted['name']} cannot be built with these options", problems=[_of_option(item) for item in error.problems]
         ) from None
 
 
@@ -199,8 +198,8 @@ def _print_network(about: console.JsonObject, stages: Sequence[Endpoint]) -> Non
         ("classes", about["num_classes"]),
         ("width", f"{about['width']:g}"),
         *options,
-        ("parameters", f"{about['parameters']:,}" + (f", and {of_head:,} of the auxiliary head" if of_head else "")),
-        ("multiply-adds", f"{about['multiply_adds']:,} an image"),
+        ("parameters", f"{about['parameters']:,}" + (f", plus {of_head:,} of the auxiliary head" if of_head else "")),
+        ("multiply-adds", f"{about['multiply_adds']:,} per image (MACs)"),
         ("paper's errors", f"top-1 {top1:.1f}%, top-5 {top5:.1f}%, at width 1" if top1 is not None else "-"),
     ]
     console.print_pairs(about["name"], pairs)
@@ -214,6 +213,6 @@ def _print_network(about: console.JsonObject, stages: Sequence[Endpoint]) -> Non
         )
         for stage in stages
     ]
-    columns = ("stage", "leaves (H x W x C)", "parameters", "million multiply-adds", "source")
+    columns = ("stage", "output (H x W x C)", "parameters", "million MACs", "source")
     console.out.print()
     console.print_table("Stages", columns, rows, right=columns[1:4])

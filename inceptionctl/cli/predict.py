@@ -1,4 +1,4 @@
-"""`inceptionctl predict`: the likeliest classes of images, on the screen or as the file of the ILSVRC test server."""
+"""`inceptionctl predict`: the most likely classes of images, on the terminal or as a file for the ILSVRC test server."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, ProtocolName, requested, run_named
-from inceptionctl.cli.ranks import shorter_sides, start_ranks
+from inceptionctl.cli.options import (
+    CheckpointOption,
+    ClassIdsOption,
+    Json,
+    ProtocolName,
+    requested,
+    run_named,
+    shorter_sides,
+    start_ranks,
+)
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmissionRequest, check, submit
 from inceptionctl.stages.predict import predict as predict_classes
@@ -32,33 +40,29 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     submission: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the ILSVRC test server's file: five labels a line, images by their numbers."),
+        typer.Option(metavar="FILE", help="Write a file for the ILSVRC test server: five labels per line, images by number."),
     ] = None,
     checkpoint: CheckpointOption = None,
     class_ids: ClassIdsOption = None,
-    protocol: Annotated[
-        ProtocolName, typer.Option(help="With --submission: crops of an image, as `evaluate` has them.")
-    ] = "single",
+    protocol: Annotated[ProtocolName, typer.Option(help="With --submission: crops per image, as in `evaluate`.")] = "single",
     scales: Annotated[
         str | None, typer.Option(metavar="PX,...", help="With --submission: shorter sides that images are resized to.")
     ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        typer.Option(help="With --submission; `auto` is bf16 where the processor computes it natively."),
+        typer.Option(help="With --submission: `auto` is bf16 where the hardware supports it natively."),
     ] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help=f"With --submission: crops at once; {DEFAULT_BATCH_SIZE} by default.")
+        int | None, typer.Option(min=1, help=f"With --submission: crops per batch; {DEFAULT_BATCH_SIZE} by default.")
     ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="With --submission: GPUs of this machine to share the images.")
-    ] = None,
-    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="With --submission: CPU processes to share the images.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="With --submission: GPUs of this machine to use.")] = None,
+    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="With --submission: ranks on the CPU.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Name the five likeliest classes of images.
+    """Predict the five most likely classes of images.
 
-    Exit code 3 if one cannot be decoded; the others are answered all the same, unless a submission needs every line.
-    Open a model.pt2 only from a source that you trust: torch may run code in it.
+    Exit code 3 if an image cannot be decoded; the others are still predicted, except for a submission, which needs every line.
+    Only open a model.pt2 that you trust: torch may run code in it.
     """
     arguments = locals()
     if submission is None:
@@ -116,4 +120,4 @@ def _print_predictions(predictions: Sequence[Prediction]) -> None:
         for rank, (name, value) in enumerate(item.classes)
     ]
     if rows:
-        console.print_table("Likeliest classes", ("image", "class", "probability"), rows, right=("probability",))
+        console.print_table("Most likely classes", ("image", "class", "probability"), rows, right=("probability",))

@@ -1,4 +1,4 @@
-"""`inceptionctl runs`: what is in the run directories, also in those that are damaged."""
+"""`inceptionctl runs`: what is in run directories, damaged ones included."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from inceptionctl.run import Run
     from inceptionctl.run_contents import Row, RunContents
 
-app = typer.Typer(help="List runs, show one.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List runs and show one.", no_args_is_help=True, cls=Group)
 
 ROOT = Path("runs")
 RECIPE_KEYS = (
@@ -44,7 +44,7 @@ VERSIONS = ("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130")
 
 @app.command(name="list")
 def list_runs(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that holds run directories.")] = ROOT,
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of run directories.")] = ROOT,
     as_json: Json = False,
 ) -> None:
     """List the runs in a folder, oldest first."""
@@ -55,7 +55,7 @@ def list_runs(
         console.print_json(_strict(found))
         return
     if not found:
-        console.say(f"no runs under {root}; `inceptionctl train quickstart` makes one")
+        console.say(f"no runs under {root}; `inceptionctl train quickstart` creates one")
         return
     columns = ("run", "model", "step", "epoch", "best error %", "last loss", "state", "size")
     rows = [
@@ -126,7 +126,7 @@ def _summary(found: RunContents) -> Row:
 
 
 def summary_of(run: Run) -> Row:
-    """What `runs list --json` tells of a run, and the commands that go on from it."""
+    """The entry of a run in `runs list --json`, and the next commands."""
     from inceptionctl.run_contents import read_run
 
     found = read_run(run)
@@ -137,12 +137,10 @@ def summary_of(run: Run) -> Row:
 @app.command()
 def show(
     run: RunArgument,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw loss and errors by epoch: png, svg or pdf.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot loss and errors by epoch: png, svg or pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run: its recipe, starts, numbers and checkpoints, and the command that goes on."""
+    """Show a run: its recipe, starts, metrics and checkpoints, and the next command."""
     from inceptionctl.run_contents import files_below, read_run
 
     found = read_run(opened(run))
@@ -170,11 +168,11 @@ def show(
 
 
 def opened(path: Path) -> Run:
-    """A run directory, also a damaged one. Raises CheckpointError saying what is there instead."""
+    """A run directory, even a damaged one. Raises CheckpointError for any other path."""
     from inceptionctl.run import Run, open_run
     from inceptionctl.run_contents import looks_like_run
 
-    return Run(path) if looks_like_run(path) else open_run(path)  # which says what is there instead
+    return Run(path) if looks_like_run(path) else open_run(path)  # which words the error
 
 
 def _main_keys(found: RunContents) -> dict[str, object] | None:

@@ -12,8 +12,7 @@ from inceptionctl.console import JsonObject
 from inceptionctl.errors import RecipeError
 from inceptionctl.stages.bench_io import progress_bar, refuse_unwritable, with_figures, written
 from inceptionctl.stages.checks import check_inputs
-from inceptionctl.stages.commands import command_words
-from inceptionctl.stages.rank_result import leave_result, run_in_ranks
+from inceptionctl.stages.commands import command_words, leave_result, run_in_ranks
 from inceptionctl.words import counted
 
 

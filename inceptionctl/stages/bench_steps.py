@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, with_figures, written
 from inceptionctl.stages.checks import check_steps
-from inceptionctl.stages.commands import command_words
-from inceptionctl.stages.rank_result import leave_result, run_in_ranks
+from inceptionctl.stages.commands import command_words, leave_result, run_in_ranks
 
 if TYPE_CHECKING:
     from inceptionctl.bench.profile import StepProfile

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inceptionctl.train.checkpoint_choice import Choice
 
 Protocol = Literal["single", "10crop", "12crop", "144crop", "dense"]
-DEFAULT_BATCH_SIZE = 32  # of an export that lies in no run
+DEFAULT_BATCH_SIZE = 32  # of an export outside a run
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class EvaluateRequest:
     """A run, a checkpoint or an exported file."""
     protocol: Protocol = "single"
     scales: tuple[int, ...] | None = None
-    """Shorter sides in px; by default as the sources do."""
+    """Shorter sides in px; the protocol's by default."""
     weights: Literal["ema", "raw"] = "ema"
     checkpoint: str | None = None
     """`best`, `latest` or a step; the best by default."""
@@ -48,9 +48,9 @@ class EvaluateRequest:
     """real.json of ImageNet ReaL."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     batch_size: int | None = None
-    """Crops at once; the recipe's by default."""
+    """Crops per batch; the recipe's by default."""
     output: Path | None = None
-    """JSON file, a .parquet beside it; in RUN/evaluations by default."""
+    """JSON file, with a .parquet next to it; in RUN/evaluations by default."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Evaluated:
 def check(request: EvaluateRequest) -> None:
     """Raise what is wrong with a request, as far as that is known before torch is imported."""
     if request.every and request.output:
-        raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
+        raise RecipeError("--all writes a file per checkpoint, but --output names a single one", "leave one of the two out")
     if request.every and request.checkpoint:
         raise RecipeError(
-            f"--all takes every checkpoint, and --checkpoint {request.checkpoint} names one", "leave one of the two out"
+            f"--all takes every checkpoint, but --checkpoint {request.checkpoint} names one", "leave one of the two out"
         )
     refuse_missing_network(request.source, request.checkpoint)
     refuse_missing_data(request.data)
@@ -94,7 +94,7 @@ def evaluations(request: EvaluateRequest) -> Iterator[Evaluated]:
 
     check(request)
     with (
-        stoppable("within the evaluation; what was answered is kept"),
+        stoppable("within the evaluation; finished batches are kept"),
         join_ranks(world_from_environment()) as (machine, ranks),
     ):
         for source in _checkpoints(request.source) if request.every else [request.source]:
@@ -147,7 +147,7 @@ def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, rank
 
 
 def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Subject, Recipe | None, Path | None]:
-    """(what answers, the recipe that it was trained by, where in its run results belong without the protocol's name)."""
+    """(the network, the recipe that it was trained with, where in its run results belong without the protocol's name)."""
     from inceptionctl.evaluate.subject import subject_of
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.run import Run, is_run, located
@@ -178,9 +178,7 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
     from inceptionctl.recipe.data_section import DataSection
 
     if recipe is None and request.data is None:
-        raise RecipeError(
-            f"{subject.source} lies in no run directory, so its images are not known", "name them with --data ROOT"
-        )
+        raise RecipeError(f"{subject.source} is not in a run directory, so its data set is unknown", "name it with --data ROOT")
     name = request.protocol
     check_protocol(subject, name)
     root = request.data or (recipe.data.root_path if recipe else Path())
@@ -203,7 +201,8 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
     speaks = ranks.rank == 0
     if file is None and ranks.size > 1:
         raise RecipeError(
-            f"{work.subject.source} lies in no run directory, where ranks could meet", "name a file with --output"
+            f"{work.subject.source} is not in a run directory, where the ranks could share their results",
+            "name a file with --output",
         )
     with partial_results(file) as folder:
         with progress(ranks, "evaluating") as show:

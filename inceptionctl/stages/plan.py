@@ -1,4 +1,4 @@
-"""`inceptionctl plan`: what more GPUs would bring a recipe's training."""
+"""`inceptionctl plan`: how a training scales to more GPUs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PlanRequest:
     recipe: str
     settings: Sequence[str] = ()
     gpus: Sequence[int] = (8, 20, 64, 256, 1024)
-    """Numbers of GPUs to compare."""
+    """GPU counts to compare."""
     step: Sequence[Path] = ()
     """JSON of `bench step` on one GPU; several for several micro batches."""
     figure: str | None = None
@@ -53,7 +53,7 @@ class PlanRequest:
     price: float | None = None
     """Of a GPU-hour."""
     scale_batch: bool = False
-    """Keep train.micro_batch_size images a GPU: the global batch grows."""
+    """Keep train.micro_batch_size images per GPU, so that the global batch grows."""
 
 
 @dataclass(frozen=True)
@@ -137,27 +137,27 @@ def _refuse_no_numbers(request: PlanRequest) -> None:
     for name in names:
         value = getattr(request, name)
         if value is not None and not 0 < value < float("inf"):
-            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is no positive number", "correct it, or leave it out")
+            raise RecipeError(f"--{name.replace('_', '-')} {value:g} is not a positive number", "correct it, or leave it out")
 
 
 def _refuse_unclear_source(rates: Sequence[Rate], peak_tflops: float | None, utilisation: float | None) -> None:
-    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and a share that you guess"
+    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and a guessed utilisation"
     if (peak_tflops is None) != (utilisation is None):
         raise RecipeError("an estimate takes both --peak-tflops and --utilisation", example)
     if utilisation and utilisation > 1:
-        raise RecipeError(f"--utilisation {utilisation:g} is more than the whole peak", example)
+        raise RecipeError(f"--utilisation {utilisation:g} is more than 1", example)
     if rates and peak_tflops:
         raise RecipeError("one GPU's speed is both measured and estimated", "give one of the two")
     if not rates and not peak_tflops:
         raise RecipeError(
-            "nothing tells how fast one GPU is",
+            "the speed of one GPU is not known",
             "measure it (inceptionctl bench step RECIPE --output FILE) and give --step FILE or --images-per-second X;"
             f" or estimate it, {example}",
         )
 
 
 def _site(request: PlanRequest) -> tuple[Site, str]:
-    """Where it is to be trained, and what the network between its nodes is called."""
+    """The cluster, and the name of the network between its nodes."""
     from inceptionctl.scaling.interconnects import NODES, find_link
     from inceptionctl.scaling.measured import read_loader_rate
     from inceptionctl.scaling.planning import Site

@@ -1,4 +1,4 @@
-"""`inceptionctl predict` as calls: the likeliest classes of images, or the file of the ILSVRC test server."""
+"""`inceptionctl predict` as calls: the most likely classes of images, or the file of the ILSVRC test server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What answers, and which images it is asked about."""
+    """The network, and the images to classify."""
 
     source: Path
     """A run, a checkpoint, an exported file or a folder of exports."""
@@ -37,7 +37,7 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was answered, and by what."""
+    """The predictions, and what they are from."""
 
     predictions: Sequence[Prediction]
     source: Path
@@ -52,7 +52,7 @@ class SubmissionRequest:
     source: Path
     images: tuple[Path, ...]
     submission: Path
-    """Five labels a line; a .parquet of all probabilities beside it."""
+    """Five labels per line, with a .parquet of all probabilities next to it."""
     checkpoint: str | None = None
     class_ids: Path | None = None
     protocol: Protocol = "single"
@@ -86,7 +86,7 @@ def check(request: PredictRequest | SubmissionRequest) -> None:
 
 
 def predict(request: PredictRequest) -> Predicted:
-    """The five likeliest classes of each image by the recipe's one crop, in fp32; one that cannot be decoded has a reason instead.
+    """The five most likely classes of each image, on the recipe's single crop, in fp32; an image that cannot be decoded has a reason instead.
 
     Raises CheckpointError and DataError for what the request names.
     """
@@ -111,7 +111,7 @@ def predict(request: PredictRequest) -> Predicted:
 
 
 def submit(request: SubmissionRequest) -> Submitted | None:
-    """Answer all images and write the server's file; resumes an interrupted one.
+    """Predict all images and write the server's file; resumes an interrupted prediction.
 
     Under torchrun or srun this process is one rank of the job, and there is a result on rank 0 alone. Raises DataError for an image
     that cannot be decoded, since a submission needs every line, and ResumeLater when a signal has stopped it.
@@ -121,7 +121,7 @@ def submit(request: SubmissionRequest) -> Submitted | None:
     from inceptionctl.distributed.world import world_from_environment
 
     with (
-        stoppable("within the prediction; what was answered is kept"),
+        stoppable("within the prediction; finished batches are kept"),
         join_ranks(world_from_environment()) as (machine, ranks),
     ):
         work, names, ids = _work(request, machine)
@@ -172,7 +172,7 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
         write_answers(record, names, None, classes, answers.probabilities, about)
         write_submission(request.submission, names, from_numpy(answers.probabilities), ids)
         answers.parts.remove()
-    crops = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()
+    crops = "the recipe's single crop" if work.protocol is None else work.protocol.in_words()
     return Submitted(names, request.submission, record, crops, work.subject.choice)
 
 
@@ -186,5 +186,5 @@ def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
         except DataError as error:
             raise DataError(
                 error.message,
-                "a submission has a line for every image: mend these, then rerun the same command to resume",
+                "a submission needs a line for every image: repair these, then rerun the same command to resume",
             ) from None

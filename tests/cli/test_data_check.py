@@ -37,7 +37,7 @@ def test_the_tables_name_what_is_bad_and_odd(spoilt: Path) -> None:
         r"train/class_0/\xff\xfe.jpg",
         r"train/class_0/[bold]back\\slash.jpg",
         "no image: the file is no image (it starts with b'no image')",
-        "Copies, byte for byte: 2",
+        "Exact duplicates: 2",
         "train/class_1/000.jpg, train/class_1/copy.jpg",
     ):
         assert words in result.stdout, result.stdout

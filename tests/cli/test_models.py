@@ -100,7 +100,7 @@ def test_impossible_options_are_worded(option: str, value: str, words: str) -> N
         ),
         ("inception_resnet_v1", ("--residual-scale", "0.1,x"), "--residual-scale: '0.1,x' is neither a number", ""),
         ("inception_resnet_v1", ("--residual-scale", "0.1,0.2"), "--residual-scale: [0.1, 0.2] is neither a number", ""),
-        ("inception_resnet_v1", ("--residual-scale", "0"), "--residual-scale: 0.0 is neither a number above 0", ""),
+        ("inception_resnet_v1", ("--residual-scale", "0"), "--residual-scale: 0.0 is neither a number in (0, 1]", ""),
         ("inception_resnet_v1", ("--aux-head",), "--aux-head: inception_resnet_v1 has no auxiliary head", "inception_v3"),
         ("inception_v3", ("--input-px", "106"), "aux_head of inception_v3 needs input_px of at least 107, got 106", "false"),
         ("inception_v3", ("--residual-unit", "original"), "--residual-unit: inception_v3 has no residual units", "resnet_18"),

@@ -49,7 +49,7 @@ def test_a_job_for_slurm(root: Path) -> None:
     [made] = submit(request, on_each=told.append)
     assert told == [made] and made.job is None and made.script
     assert made.script.read_text() == dry.text
-    with pytest.raises(CheckpointError, match="never given to Slurm"):
+    with pytest.raises(CheckpointError, match="never submitted to Slurm"):
         jobs.status(Path("run"))
     with pytest.raises(RecipeError, match="either --gpus-per-node"):
         submit(SubmitRequest("inception_v4", 2, "1:00:00", settings))
@@ -60,7 +60,7 @@ def test_a_plan() -> None:
     assert [point.gpus for point in found.points] == [8, 64] and found.remarks
     told = found.to_json()
     assert told["recipe"] == "inception_v4" and told["points"][0]["cost"] == 2 * told["points"][0]["gpu_hours"]
-    with pytest.raises(RecipeError, match="no positive number"):
+    with pytest.raises(RecipeError, match="not a positive number"):
         plan(PlanRequest("inception_v4", images_per_second=-1))
 
 
