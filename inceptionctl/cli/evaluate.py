@@ -46,7 +46,7 @@ def evaluate(
     protocol: Annotated[
         ProtocolName,
         typer.Option(
-            help="Crops per image: the recipe's one, AlexNet's 10, or 12 or 144 as in GoogLeNet; `dense` takes whole images."
+            help="Crops per image: the recipe's single one, AlexNet's 10, or 12 or 144 as in GoogLeNet; `dense` takes whole images."
         ),
     ] = "single",
     scales: Annotated[

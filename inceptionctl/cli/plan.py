@@ -9,7 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json, RecipeArgument, Settings, requested, whole_numbers
-from inceptionctl.stages.plan import Plan, PlanRequest
+from inceptionctl.stages.plan import PlanRequest, ScalingPlan
 from inceptionctl.stages.plan import plan as make_plan
 from inceptionctl.words import counted, counted_epochs
 
@@ -80,7 +80,7 @@ def plan(
         _print(found)
 
 
-def _print(found: Plan) -> None:
+def _print(found: ScalingPlan) -> None:
     about, points, price = found.inputs, found.points, found.price
     columns = ("GPUs", "batch", "images/s", "eff.", "step ms", "avg. ms", "hours", "cost" if price else "GPU-h", "limit")
     rows = [_row(point, price) for point in points]

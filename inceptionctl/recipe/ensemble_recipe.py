@@ -96,7 +96,7 @@ def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
         if recipe:
             recipes[member] = recipe
     problems += _unfit_together(source, recipes)
-    whole = merged(_own(source), _own(top))
+    whole = merged(_sections(source, of_recipe=False), _sections(top, of_recipe=False))
     # What is wrong with a member has been said; these stand for those with problems.
     whole.data[MEMBERS] = {member: recipes.get(member, Recipe()) for member in names}
     ensemble, found = examine(whole, Ensemble)
@@ -132,16 +132,11 @@ def _part(source: Source, name: str) -> Source:
     return Source(deepcopy(written) if isinstance(written, dict) else {}, lines)
 
 
-def _sections(source: Source) -> Source:
-    """What is written of every member."""
-    data = {key: deepcopy(value) for key, value in source.data.items() if key in Recipe.model_fields}
-    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data})
-
-
-def _own(source: Source) -> Source:
-    """What is written of the ensemble itself, and what is neither that nor a recipe's."""
-    data = {key: deepcopy(value) for key, value in source.data.items() if key not in Recipe.model_fields}
-    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data}, list(source.problems))
+def _sections(source: Source, *, of_recipe: bool = True) -> Source:
+    """The sections at the top, which apply to every member; else the other keys: the ensemble's own, and unknown ones."""
+    data = {key: deepcopy(value) for key, value in source.data.items() if (key in Recipe.model_fields) == of_recipe}
+    problems = [] if of_recipe else list(source.problems)
+    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data}, problems)
 
 
 def _told_of_a_member(member: str, problems: Iterable[Problem], of_all: set[str]) -> Iterator[Problem]:

@@ -105,13 +105,13 @@ def ensemble(request: EnsembleRequest) -> Combined | Planned:
     recipe = _recipe_of(request.sources)
     _refuse_misfits(request, recipe)
     with stoppable("between two steps of the ensemble: nothing is lost"):
-        if recipe and request.dry_run:
-            return _members_of_recipe(recipe, request)
         if recipe:
-            return _combine_members(recipe, request)
+            return _of_recipe(recipe, request)
         sources = _runs_and_evaluations(request.sources)
         if request.dry_run:
-            return _evaluations_of(sources, request)
+            found = [(source, _saved(source, request)) for source in sources]
+            rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
+            return Planned(request.protocol or "single", rows)
         files = [_record_file(source, request) for source in sources]
         return _combine(request, files, [str(source) for source in sources], request.weights, request.output)
 
@@ -171,12 +171,6 @@ def _saved(source: Path, request: EnsembleRequest) -> Path | None:
     return found[-1] if found else None
 
 
-def _evaluations_of(sources: Sequence[Path], request: EnsembleRequest) -> Planned:
-    found = [(source, _saved(source, request)) for source in sources]
-    rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
-    return Planned(request.protocol or "single", rows)
-
-
 def _record_file(source: Path, request: EnsembleRequest) -> Path:
     file, protocol = _saved(source, request), request.protocol or "single"
     evaluate = {"protocol": protocol, "checkpoint": request.checkpoint}
@@ -193,47 +187,45 @@ def _record_file(source: Path, request: EnsembleRequest) -> Path:
     return file
 
 
-def _members_of_recipe(recipe: str, request: EnsembleRequest) -> Planned:
-    """What would be trained and evaluated."""
-    loaded, folder = _load(recipe, request)
-    protocol, members, states = _states(loaded, folder, request)
-    rows = [
-        {
-            "member": member.name,
-            "network": member.recipe.model.name,
-            "seed": member.recipe.train.seed,
-            "epochs": member.recipe.train.epochs,
-            "run": str(member.run.path),
-            "step": state.step,
-            "trained": state.trained,
-            "evaluation": state.record and str(state.record),
-            "chosen": state.chosen,
-            "to_do": _in_words(state, protocol),
-        }
-        for member, state in zip(members, states, strict=True)
-    ]
-    return Planned(protocol, rows, recipe)
+def _of_recipe(recipe: str, request: EnsembleRequest) -> Combined | Planned:
+    """Train and evaluate the members that are not yet, one after the other, and combine them; of a dry run what would be done."""
+    from inceptionctl.evaluate.members import members_of
 
-
-def _combine_members(recipe: str, request: EnsembleRequest) -> Combined:
-    """Train and evaluate the members that are not yet, one after the other, and combine them."""
     loaded, folder = _load(recipe, request)
-    protocol, members, states = _states(loaded, folder, request)
-    missing = [member.name for member, state in zip(members, states, strict=True) if state.record is None]
+    protocol = request.protocol or loaded.protocol
+    members = [(member, member.state(protocol, request.checkpoint)) for member in members_of(loaded, folder)]
+    if request.dry_run:
+        return Planned(protocol, [_row(member, state, protocol) for member, state in members], recipe)
+    missing = [member.name for member, state in members if state.record is None]
     if missing and request.saved_only:
         raise CheckpointError(
             f"{', '.join(missing)} of {folder}: no evaluation by {protocol} yet",
             "leave --saved-only out to train and evaluate what is missing",
         )
     if missing:
-        _prepare(loaded, members, states, folder, request)
+        _prepare(loaded, members, folder, request)
     files = []
-    for number, (member, state) in enumerate(zip(members, states, strict=True), start=1):
+    for number, (member, state) in enumerate(members, start=1):
         chosen = f"; {state.chosen}" if state.chosen else ""
         console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, protocol)}{chosen}")
         files.append(state.record or _train_and_evaluate(member, state, protocol, request))
-    weights = request.weights or loaded.shares
-    return _combine(request, files, [member.name for member in members], weights, folder / f"ensemble_{protocol}.json")
+    names = [member.name for member, _ in members]
+    return _combine(request, files, names, request.weights or loaded.shares, folder / f"ensemble_{protocol}.json")
+
+
+def _row(member: Member, state: State, protocol: Protocol) -> console.JsonObject:
+    return {
+        "member": member.name,
+        "network": member.recipe.model.name,
+        "seed": member.recipe.train.seed,
+        "epochs": member.recipe.train.epochs,
+        "run": str(member.run.path),
+        "step": state.step,
+        "trained": state.trained,
+        "evaluation": state.record and str(state.record),
+        "chosen": state.chosen,
+        "to_do": _in_words(state, protocol),
+    }
 
 
 def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
@@ -254,16 +246,7 @@ def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
     return loaded.model_copy(update={"members": inherited}), folder
 
 
-def _states(loaded: Ensemble, folder: Path, request: EnsembleRequest) -> tuple[Protocol, list[Member], list[State]]:
-    from inceptionctl.evaluate.members import members_of
-
-    protocol, members = request.protocol or loaded.protocol, members_of(loaded, folder)
-    return protocol, members, [member.state(protocol, request.checkpoint) for member in members]
-
-
-def _prepare(
-    loaded: Ensemble, members: Sequence[Member], states: Sequence[State], folder: Path, request: EnsembleRequest
-) -> None:
+def _prepare(loaded: Ensemble, members: Sequence[tuple[Member, State]], folder: Path, request: EnsembleRequest) -> None:
     """Raise the problems of every member before the first is trained for days, and save their recipes."""
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
@@ -273,14 +256,14 @@ def _prepare(
     here = choose_ranks(request.gpus, request.cpu_ranks)
     if request.gpus is None and request.cpu_ranks is None:  # `train` takes as many as the batch is divisible by
         here = LocalRanks(here.devices[:1], here.on_cpu)
-    for member, state in zip(members, states, strict=True):
+    for member, state in members:
         if not state.trained:
             check_inputs(member.recipe, here, f"members.{member.name}", begins=not state.step)
-    check_same_images(members)
+    check_same_images([member for member, _ in members])
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "ensemble.yaml", dump_recipe(loaded))
-    for member in members:
+    for member, _ in members:
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.results import RealErrors, ResultWithReal
-    from inceptionctl.evaluate.resumable import Done, Ranks
+    from inceptionctl.evaluate.resumable import Ranks
     from inceptionctl.evaluate.subject import Subject
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.train.checkpoint_choice import Choice
@@ -54,7 +54,7 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluateResult:
     """One network's result."""
 
     result: ResultWithReal
@@ -78,7 +78,7 @@ def check(request: EvaluateRequest) -> None:
     refuse_missing_files(blacklist=request.blacklist, real_labels=request.real_labels)
 
 
-def evaluate(request: EvaluateRequest) -> list[Evaluated]:
+def evaluate(request: EvaluateRequest) -> list[EvaluateResult]:
     """Measure the errors on the validation images and write them; resumes an interrupted evaluation.
 
     Under torchrun or srun this process is one rank of the job, and the list is empty but on rank 0. Raises RecipeError, CheckpointError and
@@ -87,7 +87,7 @@ def evaluate(request: EvaluateRequest) -> list[Evaluated]:
     return list(evaluations(request))
 
 
-def evaluations(request: EvaluateRequest) -> Iterator[Evaluated]:
+def evaluations(request: EvaluateRequest) -> Iterator[EvaluateResult]:
     """`evaluate`, one checkpoint after the other."""
     from inceptionctl.distributed.signals import stoppable
     from inceptionctl.distributed.world import world_from_environment
@@ -133,7 +133,7 @@ def _checkpoints(source: Path) -> list[Path]:
     return list_checkpoints(open_run(source).checkpoints)
 
 
-def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> Evaluated | None:
+def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> EvaluateResult | None:
     from inceptionctl.data.sources.blacklist import subset_of
 
     subject, recipe, stem = _open(request, source, machine)
@@ -143,7 +143,7 @@ def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, rank
     name = request.protocol if request.subset == "all" else f"{request.protocol}_{request.subset}"
     file = request.output or (stem and stem.with_name(f"{stem.name}_{name}.json"))
     result = _run(work, ranks, file, request.real_labels)
-    return None if result is None else Evaluated(result, work.subject.choice, file)
+    return None if result is None else EvaluateResult(result, work.subject.choice, file)
 
 
 def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Subject, Recipe | None, Path | None]:
@@ -195,7 +195,10 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
 
 def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) -> ResultWithReal | None:
     """Evaluate and write; rank 0 gets the result."""
+    from torch import from_numpy
+
     from inceptionctl.evaluate.evaluation import write_probabilities, write_result
+    from inceptionctl.evaluate.real_labels import real_errors
     from inceptionctl.evaluate.resumable import run_evaluation
 
     speaks = ranks.rank == 0
@@ -209,18 +212,12 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
             done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
         if done is None:
             return None
-        real: RealErrors = _real_errors(work, done, real_labels) if real_labels else {}
+        real: RealErrors = {}
+        if real_labels:
+            real = real_errors(work.images, from_numpy(done.probabilities).argmax(1), real_labels)
         result: ResultWithReal = {**done.result, **real}
         if file:
             write_result(result, file)
             write_probabilities(work, done.probabilities, result, file.with_suffix(".parquet"))
         done.parts.remove()
     return result
-
-
-def _real_errors(work: Work, done: Done, file: Path) -> RealErrors:
-    import torch
-
-    from inceptionctl.evaluate.real_labels import real_errors
-
-    return real_errors(work.images, torch.from_numpy(done.probabilities).argmax(1), file)

@@ -14,7 +14,7 @@ from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_netw
 if TYPE_CHECKING:
     from inceptionctl.evaluate.trained import Trained
     from inceptionctl.export.checking import Sample
-    from inceptionctl.export.exporting import Exported as ExportedFile
+    from inceptionctl.export.exporting import Exported
     from inceptionctl.export.onnx_options import OnnxOptions
 
 Format = Literal["onnx", "safetensors", "pt2", "timm", "triton", "torchscript"]
@@ -52,14 +52,9 @@ class ExportRequest:
     check: Literal["openvino"] | None = None
     """Compare ONNX in OpenVINO too."""
 
-    @property
-    def of_onnx_alone(self) -> bool:
-        """Whether it asks for something that other formats have not."""
-        return bool(self.precisions or self.preprocessing or self.opset or self.check)
-
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written."""
 
     result: console.JsonObject
@@ -72,7 +67,7 @@ class Exported:
     """The data set whose licence the card does not state."""
 
 
-def export(request: ExportRequest) -> Exported:
+def export(request: ExportRequest) -> ExportResult:
     """Write the files and a model card, README.md. An earlier export in the same place is replaced.
 
     Raises RecipeError, CheckpointError and DataError for what the request names, and whatever an export that differs from the checkpoint
@@ -102,12 +97,12 @@ def export(request: ExportRequest) -> Exported:
     done, sample = _export(request, trained, formats, folder, machine.num_threads)
     card = write_card(trained, folder, done, sample.source, request.license, request.data_license)
     unstated = dataset_name(trained) if card and data_license_of(trained, request.data_license) is None else None
-    return Exported(_result(trained, folder, done, sample, card), folder, sample, card, unstated)
+    return ExportResult(_result(trained, folder, done, sample, card), folder, sample, card, unstated)
 
 
 def _export(
     request: ExportRequest, trained: Trained, formats: Sequence[str], folder: Path, num_threads: int
-) -> tuple[Sequence[ExportedFile], Sample]:
+) -> tuple[Sequence[Exported], Sample]:
     from inceptionctl.export.accuracy import draw_validation
     from inceptionctl.export.checking import draw_sample
     from inceptionctl.export.exporting import EXPORTERS
@@ -155,16 +150,14 @@ def _onnx_options(request: ExportRequest, trained: Trained, formats: Sequence[st
 
 
 def _refuse_without_onnx(request: ExportRequest, formats: Sequence[str]) -> None:
-    if request.of_onnx_alone and "onnx" not in formats:
+    if (request.precisions or request.preprocessing or request.opset or request.check) and "onnx" not in formats:
         raise RecipeError(
             "--precision, --preprocessing, --opset and --check apply to ONNX, which is not among the formats",
             "add --format onnx, or leave them out",
         )
 
 
-def _result(
-    trained: Trained, folder: Path, done: Sequence[ExportedFile], sample: Sample, card: Path | None
-) -> console.JsonObject:
+def _result(trained: Trained, folder: Path, done: Sequence[Exported], sample: Sample, card: Path | None) -> console.JsonObject:
     return {
         "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),

@@ -57,7 +57,7 @@ class PlanRequest:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScalingPlan:
     """What is predicted."""
 
     inputs: JsonObject
@@ -73,7 +73,7 @@ class Plan:
         return {**self.inputs, "points": points, "remarks": list(self.remarks)}
 
 
-def plan(request: PlanRequest) -> Plan:
+def plan(request: PlanRequest) -> ScalingPlan:
     """Predict images/s, efficiency, time and cost on several numbers of GPUs, and what limits, by the formulas of docs/scaling.md.
 
     Raises RecipeError for inputs that do not fit together, DataError for a file that holds no such measurement.
@@ -108,7 +108,7 @@ def plan(request: PlanRequest) -> Plan:
         **traffic,
         **_inputs(request, recipe, site, network_name, images),
     }
-    return Plan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
+    return ScalingPlan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
 
 
 def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: Images) -> JsonObject:

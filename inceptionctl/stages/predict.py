@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.predict import Prediction
-    from inceptionctl.evaluate.resumable import Answers, Ranks
+    from inceptionctl.evaluate.resumable import Ranks
     from inceptionctl.train.checkpoint_choice import Choice
 
 DEFAULT_BATCH_SIZE = 32
@@ -161,10 +161,17 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
     from inceptionctl.evaluate.evaluation import how_answered
     from inceptionctl.evaluate.records import write_answers
     from inceptionctl.evaluate.results import HowUnlabelled
+    from inceptionctl.evaluate.resumable import answer_all
 
     record = request.submission.with_suffix(".parquet")
+    say = console.say if ranks.rank == 0 else lambda text: None
     with partial_results(request.submission) as folder:
-        answers = _answered(work, folder, ranks)
+        with progress(ranks, "predicting") as show:
+            try:
+                answers = answer_all(work, folder, ranks, on_progress=show, say=say)
+            except DataError as error:
+                hint = "a submission needs a line for every image: repair these, then rerun the same command to resume"
+                raise DataError(error.message, hint) from None
         if answers is None:
             return None
         classes = work.subject.classes
@@ -174,17 +181,3 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
         answers.parts.remove()
     crops = "the recipe's single crop" if work.protocol is None else work.protocol.in_words()
     return Submitted(names, request.submission, record, crops, work.subject.choice)
-
-
-def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
-    from inceptionctl.evaluate.resumable import answer_all
-
-    say = console.say if ranks.rank == 0 else lambda text: None
-    with progress(ranks, "predicting") as show:
-        try:
-            return answer_all(work, folder, ranks, on_progress=show, say=say)
-        except DataError as error:
-            raise DataError(
-                error.message,
-                "a submission needs a line for every image: repair these, then rerun the same command to resume",
-            ) from None

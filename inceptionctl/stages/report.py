@@ -19,14 +19,14 @@ class ReportRequest:
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportResult:
     """What was written."""
 
     page: Path
     pictures: tuple[Path, ...]
 
 
-def report(request: ReportRequest) -> Reported:
+def report(request: ReportRequest) -> ReportResult:
     """Write the self-contained page, and its figures next to it as PNG files.
 
     Raises CheckpointError and DataError for what is not there.
@@ -44,4 +44,4 @@ def report(request: ReportRequest) -> Reported:
     from inceptionctl.report.page import write_report
 
     page = write_report(runs, ensembles, request.output)
-    return Reported(page, tuple(sorted(request.output.glob("*.png"))))
+    return ReportResult(page, tuple(sorted(request.output.glob("*.png"))))
