@@ -95,7 +95,7 @@ def test_packing_leaves_out_what_is_on_the_list(spoilt: Path, tmp_path: Path) ->
 
 def test_wrong_options_are_refused(root: Path, tmp_path: Path) -> None:
     refused(inceptionctl("data", "check"), 2, "no data set to check", "--recipe RECIPE")
-    refused(inceptionctl("data", "check", root, "--also", "small"), 2, "--also small is no kind", "duplicate, mislabelled")
+    refused(inceptionctl("data", "check", root, "--also", "small"), 2, "--also small is not a kind", "duplicate, mislabelled")
     refused(inceptionctl("data", "check", root, "--also", "tiny"), 2, "--also needs --write-exclusions")
     refused(
         inceptionctl("data", "check", root, *sets("data.formt=csv")), 2, "data.formt: unknown key", "did you mean `format`?"
