@@ -94,7 +94,7 @@ def dali_once() -> str:
     from inceptionctl.data.loader_settings import LoaderSettings
     from inceptionctl.data.loaders import EvalLoader
     from inceptionctl.recipe.schema import Recipe
-    from inceptionctl.train.loading import preparation_of
+    from inceptionctl.train.inputs import preparation_of
 
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "val", "two-colours", "image.jpg")
@@ -133,7 +133,7 @@ def decoding_once(decode: str, way: str) -> str:
     from inceptionctl.data.loaders import TrainLoader
     from inceptionctl.data.sampler import BatchSampler
     from inceptionctl.recipe.schema import Recipe
-    from inceptionctl.train.loading import train_transforms
+    from inceptionctl.train.inputs import train_transforms
 
     usual = train_transforms(Recipe())
     plain = replace(usual, input_px=96, horizontal_flip=0.0, brightness=0.0, saturation=0.0)
@@ -192,9 +192,8 @@ def deepspeed_once() -> str:
     from inceptionctl.distributed.session import session
     from inceptionctl.distributed.world import World
     from inceptionctl.train.batch import BatchPlan
-    from inceptionctl.train.clipping import Clipping
-    from inceptionctl.train.engine import Engine, deepspeed_config
-    from inceptionctl.train.loss import training_loss
+    from inceptionctl.train.engine import Clipping, Engine, deepspeed_config
+    from inceptionctl.train.step import training_loss
 
     world = World(rank=0, size=1, local_rank=0, local_size=1, master_address="127.0.0.1", master_port=free_port())
     with session(world) as joined:

@@ -1,12 +1,14 @@
-"""Catch what C libraries write to descriptor 2 by themselves."""
+"""Catch what C libraries write to descriptor 2 by themselves, or silence them."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 
 @contextmanager
@@ -25,3 +27,14 @@ def capture_stderr() -> Iterator[Callable[[], str]]:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings, prints and log messages inside the block, also those of C++ code, which writes to descriptor 2 itself.
+
+    As with `capture_stderr`, no progress display may draw inside the block. Errors pass as exceptions.
+    """
+    with capture_stderr(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -8,7 +8,7 @@ from typing import Any
 from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.transforms import TrainTransforms
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.loading import preparation_of, train_transforms
+from inceptionctl.train.inputs import preparation_of, train_transforms
 
 
 def preparation(input_px: int, **changes: Any) -> Preparation:

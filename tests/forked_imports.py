@@ -33,14 +33,12 @@ with warnings.catch_warnings():
         if not _module.name.endswith(_OTHERS):
             importlib.import_module(_module.name)
 
-from inceptionctl.data import cpu_colour  # noqa: E402
+from inceptionctl.data import cpu_transforms  # noqa: E402
 from inceptionctl.data.reasons import MAX_PIXELS  # noqa: E402
-from inceptionctl.train import cpu_rmsprop  # noqa: E402
 from pipelines.settings import PipelineSettings  # noqa: E402
 from pipelines.training import training  # noqa: E402
 
-cpu_colour.compiled()
-cpu_rmsprop.compiled(cpu_rmsprop.rmsprop_kernel(0.9, centered=False))
+cpu_transforms.compiled()
 # DALI translates the Python of a graph with conditions when it is first called.
 _settings = PipelineSettings(
     batch_size=2,

@@ -22,19 +22,32 @@ MAY_IMPORT: dict[str, set[str]] = {
     "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
-    "jit": {"errors"},
     "models": {"errors"},
+    "protocols": {"errors"},
     "section": set(),
     "augmentations": {"section"},
-    "recipe": {"errors", "nearby", "words", "models", "section", "augmentations"},
+    "recipe": {"errors", "protocols", "nearby", "words", "models", "section", "augmentations"},
     "run": {"errors", "nearby", "recipe"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "nearby", "words", "pipelines", "cores", "stderr_capture", "jit", "augmentations"},
+    "data": {"errors", "protocols", "nearby", "words", "pipelines", "cores", "stderr_capture", "augmentations"},
     "train": {
         *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
-        *("cores", "jit", "gpu_faults"),
+        *("cores", "gpu_faults"),
     },
-    "evaluate": {"errors", "nearby", "console", "words", "models", "recipe", "run", "data", "train", "distributed", "cores"},
+    "evaluate": {
+        "errors",
+        "protocols",
+        "nearby",
+        "console",
+        "words",
+        "models",
+        "recipe",
+        "run",
+        "data",
+        "train",
+        "distributed",
+        "cores",
+    },
     "export": {
         *(
             "errors",
@@ -52,9 +65,22 @@ MAY_IMPORT: dict[str, set[str]] = {
         )
     },
     "weights": {"errors", "nearby", "models", "recipe", "run", "train"},
-    "report": {"errors", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
+    "report": {"errors", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
-    "bench": {"errors", "words", "cores", "data", "recipe", "train", "evaluate", "models", "distributed", "run", "weights"},
+    "bench": {
+        "errors",
+        "protocols",
+        "words",
+        "cores",
+        "data",
+        "recipe",
+        "train",
+        "evaluate",
+        "models",
+        "distributed",
+        "run",
+        "weights",
+    },
     # What a plan counts is the training's: how it shares a batch, averages statistics, and DeepSpeed's buckets.
     "scaling": {"errors", "words", "recipe", "models", "train"},
     "smoke_tests": {"errors", "distributed", "train", "data", "pipelines", "recipe", "evaluate"},
@@ -78,7 +104,7 @@ ONLY_IMPORTER = {
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
     # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
-    "numba": {"inceptionctl/jit.py"},
+    "numba": {"inceptionctl/data/cpu_transforms.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }

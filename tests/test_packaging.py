@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.bench import machine
+from inceptionctl.bench import machine_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
@@ -35,8 +35,8 @@ def test_every_folder_with_modules_is_a_package() -> None:
 
 def test_figures_of_an_installed_package_name_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where it would lie in an environment: a folder that is no clone.
-    monkeypatch.setattr(machine.inceptionctl, "__path__", [str(tmp_path / "inceptionctl")])
-    monkeypatch.setattr(machine.inceptionctl, "__version__", "7.8.9")
-    found = machine.facts([])
+    monkeypatch.setattr(machine_facts.inceptionctl, "__path__", [str(tmp_path / "inceptionctl")])
+    monkeypatch.setattr(machine_facts.inceptionctl, "__version__", "7.8.9")
+    found = machine_facts.facts([])
     assert found["commit"] is None
-    assert machine.in_words(found).endswith("; version 7.8.9")
+    assert machine_facts.in_words(found).endswith("; version 7.8.9")

@@ -1,1 +1,1 @@
-"""Measurements on this machine: the data path, and what opening a large list of images costs."""
+"""What `inceptionctl bench` measures on this machine."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from inceptionctl.bench.timing import Figure
+from inceptionctl.bench.figures import Figure
 from inceptionctl.distributed.world import World
 
 SMALLEST, LARGEST = 4 << 10, 256 << 20

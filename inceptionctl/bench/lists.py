@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from inceptionctl.bench.timing import Figure
+from inceptionctl.bench.figures import Figure
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.imageset import ImageSet, Names, smallest
 from inceptionctl.data.shared_permutation import make_sampler

@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.train.gradient_average import GradientAverage
-from inceptionctl.train.training import Training
+from inceptionctl.train.engine import GradientAverage
+from inceptionctl.train.job import Training
 
 STEPS = {"cpu": 3, "cuda": 10}
 WARM_UP = 2  # the first of them without the profiler, the second with it: its own start takes a while
@@ -158,9 +158,8 @@ def _named(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 def _evaluate(found: StepProfile, events: Iterable[FunctionEvent]) -> None:
     """Own times of all operators of the steps, by group and by name."""
-    spent: dict[tuple[str, str], list[float]] = defaultdict(
-        lambda: [0.0, 0.0]
-    )  # (group, operator): seconds and calls of a step
+    # (group, operator): seconds and calls of a step
+    spent: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
     on_host = [event for event in events if event.device_type.name == "CPU"]
     loop = {event.thread for event in on_host if event.name.startswith(STEP)}
     for event in on_host:

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.bench.timing import Contestant, Figure, ratio
+from inceptionctl.bench.figures import Contestant, Figure, ratio
 from inceptionctl.bench.ways import TIMM, TIMM_COMPILED
 from inceptionctl.data.loaders import Batch
 from inceptionctl.errors import RecipeError
@@ -23,9 +23,9 @@ from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.models.timm_network import build_timm_network, import_timm
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.variants import Optim, RmsPropSection, SgdSection
-from inceptionctl.train.precision import autocast
-from inceptionctl.train.training import Training
-from inceptionctl.weights.forms import timm_network_as_large
+from inceptionctl.train.job import Training
+from inceptionctl.train.step import autocast
+from inceptionctl.weights.counterparts import timm_network_as_large
 
 EAGER, COMPILED = "timm", "timm, compiled"
 INDUCTOR = "inductor"  # what `--torchcompile` means there
@@ -155,9 +155,8 @@ def _network(recipe: Recipe) -> nn.Module:
 def _in_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     devices = [device] if device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch 2.13 calls the argument otherwise; before, it knows this name alone
+        # torch 2.13 calls the argument otherwise; before, it knows this name alone.
+        warnings.simplefilter("ignore", FutureWarning)
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 

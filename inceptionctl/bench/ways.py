@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
-    from inceptionctl.train.compiling import Compile, CompileMode
+    from inceptionctl.train.torch_compile import Compile, CompileMode
 
 BARE = "bare"
 PARTS, FORMATS, PRODUCTS = "parts", "formats", "products"

@@ -15,13 +15,13 @@ from inceptionctl.cli.options import (
     Json,
     MicroBatchOption,
     Precision,
-    ProtocolName,
     RecipeArgument,
     Settings,
     renamed,
     whole_numbers,
 )
 from inceptionctl.errors import RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages import bench_data, bench_network, bench_ranks, bench_steps
 from inceptionctl.words import counted
 
@@ -175,6 +175,7 @@ def step(
     cpu_ranks: CpuRanks = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of a turn: 1 on a CPU and 10 on GPUs by default.")] = None,
     repeats: Repeats = 5,
+    output: Output = None,
     ways: Annotated[
         str | None,
         typer.Option(
@@ -191,7 +192,6 @@ def step(
             help="Run some steps under torch.profiler: a table of costs, and a Chrome trace in FILE (.json, .json.gz).",
         ),
     ] = None,
-    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """A step of the real training loop on random images beside a bare torch loop of the same network, torch DDP on several ranks.
@@ -201,7 +201,7 @@ def step(
     named = None if ways is None else ways.split(",")
     micro_batch_size = micro_batch_size or images
     request = bench_steps.BenchStepRequest(
-        recipe, settings or (), micro_batch_size, data, gpus, cpu_ranks, steps, repeats, named, profile, output
+        recipe, settings or (), micro_batch_size, data, gpus, cpu_ranks, steps, repeats, output, named, profile
     )
     found = bench_steps.step(request)
     if found is None:
@@ -310,7 +310,7 @@ def compare(
 
 
 def _row(pair: Pair) -> tuple[str, ...]:
-    from inceptionctl.bench.timing import shown
+    from inceptionctl.bench.figures import shown
 
     ratio = "" if pair.ratio is None else f"{pair.ratio:.3f}"
     apart = "overlap" if pair.overlaps else "apart"

@@ -8,7 +8,7 @@ from inceptionctl import console
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
-    from inceptionctl.bench.machine import Facts
+    from inceptionctl.bench.machine_facts import Facts
 
 MAX_OPERATORS = 10
 
@@ -25,8 +25,8 @@ _WORDS = {
 
 def print_result(result: console.JsonObject, as_json: bool) -> None:
     """The figures of a measurement, and what they were measured on."""
-    from inceptionctl.bench.machine import in_words
-    from inceptionctl.bench.timing import shown
+    from inceptionctl.bench.figures import shown
+    from inceptionctl.bench.machine_facts import in_words
 
     if as_json:
         console.print_json(result)

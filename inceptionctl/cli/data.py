@@ -117,7 +117,7 @@ def _check_places(files: dict[str, Path | None]) -> None:
 
 def _refused_by_training(recipe: Recipe) -> list[tuple[str, str | None]]:
     """Why the recipe does not go with its data set: the number of classes, a subset that is not there."""
-    from inceptionctl.train.images import open_images
+    from inceptionctl.train.preflight import open_images
 
     try:
         open_images(recipe)

@@ -9,7 +9,7 @@ from inceptionctl.cli.options import Json
 from inceptionctl.errors import EnvironmentFault
 
 if TYPE_CHECKING:
-    from inceptionctl.doctor import Finding
+    from inceptionctl.doctor import Diagnosis
 
 
 def doctor(as_json: Json = False) -> None:
@@ -29,7 +29,7 @@ def doctor(as_json: Json = False) -> None:
         raise EnvironmentFault(f"{count}: {', '.join(failed)}")
 
 
-def _print_findings(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Diagnosis]) -> None:
     console.print_table("This machine", ("state", "check", "found"), [(item.state, item.name, item.found) for item in findings])
     for item in findings:
         if item.state != "ok" and item.hint:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, CpuRanks, Gpus, Json, ProtocolName, Settings, requested
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, CpuRanks, Gpus, Json, Settings, requested
 from inceptionctl.errors import RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages.ensemble import Combined, EnsembleRequest, Planned
 from inceptionctl.stages.ensemble import ensemble as run_ensemble
 from inceptionctl.words import counted, has_top5

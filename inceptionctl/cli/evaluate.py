@@ -16,13 +16,13 @@ from inceptionctl.cli.options import (
     Gpus,
     Json,
     Precision,
-    ProtocolName,
     WeightsOption,
     requested,
     run_named,
     shorter_sides,
     start_ranks,
 )
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 if TYPE_CHECKING:

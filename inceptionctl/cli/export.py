@@ -12,7 +12,7 @@ from inceptionctl import console
 from inceptionctl.cli.options import CheckpointOption, Json, WeightsOption, requested, run_named
 
 if TYPE_CHECKING:
-    from inceptionctl.export.checking import Sample
+    from inceptionctl.export.comparison import Reference
 
 
 class Format(StrEnum):
@@ -102,7 +102,7 @@ def export(
         precisions=[precision.value for precision in precisions or ()],
     )
     done = export_network(request)
-    _print_exports(done.result, done.sample, as_json)
+    _print_exports(done.result, done.reference, as_json)
     if done.data_without_license:
         console.say(
             f"hint: {done.card} does not state the licence of {done.data_without_license}:"
@@ -112,7 +112,7 @@ def export(
         console.warn(f"{done.folder / 'README.md'} is not from inceptionctl and was kept", "rename it to get a model card")
 
 
-def _print_exports(result: console.JsonObject, sample: Sample, as_json: bool) -> None:
+def _print_exports(result: console.JsonObject, reference: Reference, as_json: bool) -> None:
     if as_json:
         console.print_json(result)
     else:
@@ -128,8 +128,8 @@ def _print_exports(result: console.JsonObject, sample: Sample, as_json: bool) ->
         columns = ("file", "size", "largest difference", "seconds")
         console.print_table(f"Exports of {result['checkpoint']}, {result['weights']} weights", columns, rows, right=columns[1:])
         console.out.print(
-            f"largest difference: of a logit from the checkpoint's in fp32, on {sample.source};"
-            f" between these images a logit varies by up to {sample.logit_spread:.3g}"
+            f"largest difference: of a logit from the checkpoint's in fp32, on {reference.source};"
+            f" between these images a logit varies by up to {reference.logit_spread:.3g}"
         )
         for item in result["exports"]:
             for line in _differently_compared(item):
@@ -137,9 +137,9 @@ def _print_exports(result: console.JsonObject, sample: Sample, as_json: bool) ->
             for remark in item["remarks"]:
                 console.out.print(f"{item['format']}: {remark}")
     console.say(f"wrote {result['folder']}")
-    if not sample.tells:
+    if not reference.tells:
         console.warn(
-            f"the logits hardly differ between images (by {sample.logit_spread:.1e}), so the comparison proves little",
+            f"the logits hardly differ between images (by {reference.logit_spread:.1e}), so the comparison proves little",
             "export a network that was trained for longer",
         )
 

@@ -154,13 +154,13 @@ def _numbers(text: str | None) -> Any:
 
 def _known(name: str) -> ModelSpec:
     """The facts of a network: its line of MODELS, or what timm knows of it. Raises RecipeError."""
-    from inceptionctl.models import ModelSpec, build_model, find_spec, is_timm
+    from inceptionctl.models import ModelSpec, find_spec, is_timm
 
     if not is_timm(name):
         return find_spec(name)
     from inceptionctl.models.timm_network import default_input_px
 
-    return ModelSpec(build_model, default_input_px(name), 0, "timm")
+    return ModelSpec("timm:create_model", default_input_px(name), 0, "timm")
 
 
 def _checked(wanted: console.JsonObject) -> ModelSection:

@@ -13,6 +13,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.errors import RanksEndedError, RecipeError
+from inceptionctl.protocols import ProtocolName
 
 T = TypeVar("T")
 
@@ -85,7 +86,6 @@ def runs_named(paths: list[Path]) -> list[Path]:
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory, or its name under runs/.", callback=run_named)
 ]
-ProtocolName = Literal["single", "10crop", "12crop", "144crop", "dense"]  # that of evaluate.protocols, which loads torch
 
 
 def renamed(old: str, new: str, given: T | None, value: T) -> T:

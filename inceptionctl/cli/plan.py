@@ -14,7 +14,7 @@ from inceptionctl.stages.plan import plan as make_plan
 from inceptionctl.words import counted, counted_epochs
 
 if TYPE_CHECKING:
-    from inceptionctl.scaling.planning import Point
+    from inceptionctl.scaling.cluster_plan import Point
 
 
 StepFiles = Annotated[

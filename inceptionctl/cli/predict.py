@@ -13,19 +13,19 @@ from inceptionctl.cli.options import (
     CheckpointOption,
     ClassIdsOption,
     Json,
-    ProtocolName,
     requested,
     run_named,
     shorter_sides,
     start_ranks,
 )
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmissionRequest, check, submit
 from inceptionctl.stages.predict import predict as predict_classes
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.predict import Prediction
+    from inceptionctl.evaluate.unlabelled import Prediction
 
 
 def predict(

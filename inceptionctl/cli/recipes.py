@@ -17,7 +17,7 @@ from inceptionctl.stages.checks import check_recipe
 
 if TYPE_CHECKING:
     from inceptionctl.recipe import Recipe
-    from inceptionctl.train.images import Opened
+    from inceptionctl.train.preflight import Opened
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, cls=Group)
 

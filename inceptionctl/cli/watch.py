@@ -51,7 +51,7 @@ def _frame(run: Run) -> tuple[RenderableType, bool]:
     from rich.table import Table
     from rich.text import Text
 
-    from inceptionctl.report.watching import ASCII_BARS, BARS, lines, seconds_left, total_steps
+    from inceptionctl.report.status import ASCII_BARS, BARS, lines, seconds_left, total_steps
     from inceptionctl.run_contents import read_run
 
     found = read_run(run)

@@ -14,7 +14,7 @@ from inceptionctl.cli.options import Json
 from inceptionctl.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from inceptionctl.weights.importing import Import
+    from inceptionctl.weights.conversion import Import
 
 MAX_TABLE_ROWS = 20
 
@@ -57,17 +57,17 @@ def import_(
     written. Code in a file is never executed.
     """
     from inceptionctl.models import find_spec
-    from inceptionctl.weights.class_names import read_class_names
+    from inceptionctl.weights.counterparts import read_class_names
 
     find_spec(model)
     names = read_class_names(class_names) if class_names else None
     # TensorFlow's checkpoints are named by what their files begin with.
     if not file.exists() and not any(file.parent.glob(f"{file.name}*")):
         raise CheckpointError(
-            f"no file {file}", "name a .safetensors, .pth or .pt file with a state dict, or a TensorFlow checkpoint (.ckpt)"
+            f"no file {file}", "name a .safetensors, .pth or .pt file with a state_dict, or a TensorFlow checkpoint (.ckpt)"
         )
 
-    from inceptionctl.weights.importing import prepare, write
+    from inceptionctl.weights.conversion import prepare, write
 
     done = prepare(
         file,
@@ -89,7 +89,7 @@ def import_(
         _print_import(done, result)
     console.say(f"wrote {folder}; next: inceptionctl evaluate {folder} --data ROOT")
     if not done.counterpart.same_function:
-        from inceptionctl.weights.forms import TAKE_INSTEAD
+        from inceptionctl.weights.counterparts import TAKE_INSTEAD
 
         other, why = TAKE_INSTEAD[model]
         console.warn(

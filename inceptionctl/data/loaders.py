@@ -15,8 +15,7 @@ from inceptionctl.augmentations import Augmentation, parameters_of
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.base_loader import BaseLoader, Batch, Indices, Inputs, batch_of
 from inceptionctl.data.colour import colour_maps, limits, normalised
-from inceptionctl.data.cpu_colour import Changes
-from inceptionctl.data.cpu_transforms import Finished
+from inceptionctl.data.cpu_transforms import Changes, Finished
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.graphs import PipelineSettings, decoded, evaluation, training, views
 from inceptionctl.data.loader_settings import LoaderSettings
@@ -32,6 +31,7 @@ from inceptionctl.data.transforms import (
     chosen_flips,
     crop_candidates,
 )
+from inceptionctl.protocols import square_start
 
 __all__ = ["Batch", "EvalLoader", "Picture", "PictureLoader", "TrainLoader", "ViewLoader"]
 
@@ -273,17 +273,6 @@ class ViewLoader(BaseLoader[list[Picture]]):
         places = [square_start(name, height, width) for name in self._squares]
         squares = dict(zip(places, sizes[self._num_sides :], strict=True))
         return Picture(height, width, sizes[: self._num_sides], squares, label)
-
-
-def square_start(name: str, height: int, width: int) -> tuple[int, int]:
-    """(top, left) of the 'first' (left or top), 'middle' or 'last' square of an image, as wide as its shorter side, in px."""
-    shorter = min(height, width)
-    down, across = (_start(name, side - shorter) for side in (height, width))
-    return down, across
-
-
-def _start(name: str, room: int) -> int:
-    return {"first": 0, "middle": room // 2, "last": room}[name]
 
 
 class PictureLoader(BaseLoader[list[Tensor]]):

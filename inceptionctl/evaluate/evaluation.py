@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -20,14 +19,12 @@ from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.crops import crop_probabilities
+from inceptionctl.evaluate.crops import crop_probabilities, in_order
 from inceptionctl.evaluate.metrics import confusion_matrix, figures
-from inceptionctl.evaluate.parts import Parts
-from inceptionctl.evaluate.protocols import Protocol
 from inceptionctl.evaluate.records import name_below_root, write_record
 from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
 from inceptionctl.evaluate.subject import Subject
-from inceptionctl.evaluate.workers import in_order
+from inceptionctl.protocols import Protocol
 from inceptionctl.run import disk_errors, write_atomically
 from inceptionctl.words import percent
 
@@ -35,29 +32,26 @@ MAX_MATRIX_CLASSES = 100
 MAX_PAIRS = 50
 # An image of 144 crops is many batches by itself; what an interruption loses should stay small.
 IMAGES_AT_ONCE, FEW_VIEWS = 4, 24
-SECONDS_BETWEEN_PARTS = 10.0
-
-OnProgress = Callable[[int, int], None]
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Work:
-    """An evaluation to be done: the images in batches whose bounds no number of ranks changes, and how each is answered."""
+    """An evaluation to run: the images in batches that do not depend on the number of ranks, the network and the protocol."""
 
     subject: Subject
     images: ImageSet
     protocol: Protocol | None
     """None is the single crop of the recipe."""
     batch_size: int
-    """Most crops that the network sees at once."""
+    """Crops of a forward pass at most."""
     loading: LoaderSettings
     subset: str = "all"
-    """How `images` are called among those of the data set."""
+    """Which images of the data set these are."""
 
     @property
     def batches(self) -> list[range]:
-        """Indices of the images that are read and answered together."""
+        """Indices of the images of each batch."""
         size = self.batch_size
         if self.protocol:
             few = not self.protocol.dense and len(self.protocol.views(1, 1)) <= FEW_VIEWS
@@ -66,12 +60,12 @@ class Work:
 
     @property
     def num_workers(self) -> int:
-        """Threads that ask the network side by side; 0 where it uses the cores by itself."""
+        """Threads that run the network side by side; 0 where it uses all cores itself."""
         return self.loading.num_threads if self.subject.in_threads else 0
 
     @property
     def identity(self) -> dict[str, object]:
-        """What makes two evaluations the same to the bit on one machine."""
+        """What two evaluations share if they are bit-identical on one machine."""
         names = hashlib.sha256()
         for i in range(len(self.images)):
             names.update(f"{name_below_root(self.images, i)}\0{int(self.images.labels[i])}\0".encode())
@@ -87,35 +81,6 @@ class Work:
             "batch_size": self.batch_size,
             "images": names.hexdigest(),
         }
-
-
-def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgress = lambda done, total: None) -> None:
-    """Answer the batches with the numbers `mine` and keep the probabilities in `parts` every ten seconds, and when interrupted.
-
-    Raises DataError when an image cannot be decoded.
-    """
-    batches = work.batches
-    held: list[Floats] = []
-    first = last = -1
-    written = time.monotonic()
-    done, total = 0, sum(len(batches[number]) for number in mine)
-
-    def keep() -> None:
-        if held:
-            parts.write(first, last, np.concatenate(held))
-            held.clear()
-
-    try:
-        for number, probabilities in zip(mine, answers(work, [batches[number] for number in mine]), strict=True):
-            if held and (number != last + 1 or time.monotonic() - written > SECONDS_BETWEEN_PARTS):
-                keep()
-                written = time.monotonic()
-            first, last = (first if held else number), number
-            held.append(probabilities.numpy())
-            done += len(probabilities)
-            on_progress(done, total)
-    finally:
-        keep()
 
 
 def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
@@ -146,14 +111,14 @@ def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
 
 
 def view_loader(work: Work, batches: Sequence[range], shorter_sides: Sequence[int], squares: Sequence[str]) -> ViewLoader:
-    """The images of `batches` in these sizes, prepared as the network wants them."""
+    """The images of `batches` at these sizes, with the network's preprocessing."""
     return ViewLoader(
         work.images, batches, work.subject.preparation, work.loading, shorter_sides=shorter_sides, squares=squares
     )
 
 
 def answering(work: Work) -> Callable[[Tensor], Tensor]:
-    """What gives probabilities float32 [N, classes] on the CPU of crops uint8 [N, height, width, 3]."""
+    """A function from crops uint8 [N, height, width, 3] to probabilities float32 [N, classes] on the CPU."""
     subject = work.subject
     normalise = _normaliser(subject.preparation.mean, subject.preparation.std, subject.device)
     return lambda pixels: _answer(work, normalise(pixels))
@@ -177,7 +142,7 @@ def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.devic
 def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: float) -> Result:
     """The result as JSON values, from the probabilities of every image.
 
-    `num_answered` images took `seconds`; the others were answered by an evaluation that was interrupted.
+    `num_answered` images took `seconds`; the others come from an interrupted evaluation.
     """
     subject, classes = work.subject, work.subject.classes
     answers, labels = torch.from_numpy(probabilities), torch.from_numpy(work.images.labels.astype(np.int64))
@@ -198,7 +163,7 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
 
 
 def how_answered(work: Work) -> HowAnswered:
-    """What was asked, about what, and how the images were shown, as JSON values."""
+    """Protocol, preprocessing, network and data of an evaluation, as JSON values."""
     subject, preparation = work.subject, work.subject.preparation
     return {
         "protocol": work.protocol.name if work.protocol else "single",
@@ -250,7 +215,7 @@ def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, ClassErrors]
 
 
 def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MAX_PAIRS) -> list[Confused]:
-    """The pairs of different classes that were confused most often, as true, predicted and count; none that never were."""
+    """The pairs of classes confused most often, as true, predicted and count."""
     wrong = matrix.clone().fill_diagonal_(0).flatten()
     counts, places = wrong.sort(descending=True, stable=True)
     pairs = [(place, count) for place, count in zip(places[:most].tolist(), counts[:most].tolist(), strict=True) if count]
@@ -261,14 +226,14 @@ def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MAX_PAIRS)
 
 
 def write_result(result: Result | EnsembleResult, path: Path) -> None:
-    """Write a result whole or not at all. Raises EnvironmentFault when the disk refuses."""
+    """Write a result atomically. Raises EnvironmentFault when the disk refuses."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_probabilities(work: Work, probabilities: Floats, result: Result, path: Path) -> None:
-    """Write them with what they are of beside the result."""
+    """Write them beside the result, with its description in the metadata."""
     write_record(path, work.images, probabilities, without_tables(result))
 
 

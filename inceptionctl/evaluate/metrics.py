@@ -1,13 +1,19 @@
-"""Figures from class probabilities: errors with their intervals, loss, calibration, confusion."""
+"""Figures from class probabilities: errors with their intervals, loss, calibration, confusion, errors by ImageNet ReaL's labels."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inceptionctl.evaluate.results import Metrics
+from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.sources.blacklist import image_numbers, text_of
+from inceptionctl.errors import DataError
+from inceptionctl.evaluate.results import Metrics, RealErrors
 from inceptionctl.words import has_top5, percent
 
 NUM_RESAMPLES = 10_000
@@ -16,7 +22,7 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 
 def figures(probabilities: Tensor, labels: Tensor) -> Metrics:
-    """Errors in percent, mean cross entropy, calibration, of float32 [N, classes] and int64 [N]; the same bits whenever they are equal.
+    """Errors in percent, mean cross entropy, calibration, of float32 [N, classes] and int64 [N]; bit-identical for equal inputs.
 
     `interval`: the middle 95% of 10,000 bootstrap resamples of the images (fixed seed).
     `calibration_error`: the expected calibration error in percent (arXiv 1706.04599) over 15 equal bins of the likeliest class's
@@ -63,7 +69,32 @@ def calibration(confidence: Tensor, correct: Tensor) -> tuple[list[dict[str, flo
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Images of class row that were taken for class column: int64, classes x classes."""
+    """int64 [true class, predicted class]."""
     return torch.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes).reshape(
         num_classes, num_classes
     )
+
+
+def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> RealErrors:
+    """Top-1 error in percent by the labels of ImageNet ReaL (arXiv 2006.07159), any of an image's being right, and of how many images.
+
+    `file` is its real.json: a list of labels for each image in the order of their numbers, empty lists being left out. `predicted` is
+    int64 [N]. Raises DataError when it does not fit the images.
+    """
+    try:
+        labels = json.loads(text_of(file))
+        sets = [frozenset(map(int, one)) for one in labels]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file} holds no lists of labels: {error}", "name real.json of ImageNet ReaL") from None
+    numbers = image_numbers(images)
+    if max(numbers) > len(sets):
+        raise DataError(
+            f"{file} has labels for {len(sets)} images, but there is a number {max(numbers)}", "name real.json whole"
+        )
+    highest = max((label for one in sets for label in one), default=-1)
+    if highest >= len(images.classes):
+        raise DataError(f"{file} names class {highest}, the data has {len(images.classes)}", "evaluate all 1,000 classes")
+    hits = [guess in sets[number - 1] for number, guess in zip(numbers, predicted.tolist(), strict=True) if sets[number - 1]]
+    if not hits:
+        raise DataError(f"{file} has no labels for these images", "name real.json of ImageNet ReaL")
+    return {"real_top1_error": percent(hits.count(False), len(hits)), "real_num_images": len(hits)}

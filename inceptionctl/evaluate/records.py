@@ -1,4 +1,4 @@
-"""Per-image results as a Parquet file: what `pandas.read_parquet` opens, and ensembles are made of (docs/evaluation.md)."""
+"""Per-image results as a Parquet file, for `pandas.read_parquet` and for ensembles (docs/evaluation.md)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Record:
     images: list[str]
     """Names below the data root, in the data set's order."""
     labels: Tensor
-    """int64 [N]; [0] where nobody knows them, as of a challenge's test images."""
+    """int64 [N]; [0] where they are unknown, as for a challenge's test images."""
     probabilities: Tensor
     """float32 [N, classes]."""
     about: About
@@ -54,7 +54,7 @@ def write_answers(
     probabilities: NDArray[np.float32],
     about: About | HowAnswered,
 ) -> None:
-    """The same of images by their names below the data root and integer labels [N]; without those no columns label and class."""
+    """The same for images by their names below the data root and labels int [N]; without labels there are no columns label and class."""
     names = np.array(classes, dtype=object)
     truth = {} if labels is None else {"label": labels.astype(np.int32), "class": names[labels]}
     table = arrow.table(
@@ -84,7 +84,7 @@ def read_record(path: Path) -> Record:
         return Record(table["image"].to_pylist(), torch.tensor(labels).long(), torch.tensor(values), about)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise DataError(
-            f"{path} is no file of probabilities: {type(error).__name__}: {error}", "`inceptionctl evaluate` writes them"
+            f"{path} is not a file of probabilities: {type(error).__name__}: {error}", "`inceptionctl evaluate` writes them"
         ) from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.protocols import Name
+    from inceptionctl.protocols import ProtocolName
 
 
 class Metrics(TypedDict):
@@ -23,16 +23,16 @@ class Metrics(TypedDict):
 
 
 class RealErrors(TypedDict, total=False):
-    """By the labels of ImageNet ReaL, where they were asked for."""
+    """Errors by the labels of ImageNet ReaL, if requested."""
 
     real_top1_error: float
     real_num_images: int
 
 
 class HowAnswered(TypedDict):
-    """What was asked, about what, and how the images were shown."""
+    """Protocol, preprocessing, network and data of an evaluation."""
 
-    protocol: Name
+    protocol: ProtocolName
     preparation: str
     """In words."""
     scales: list[int] | None
@@ -54,7 +54,7 @@ class HowAnswered(TypedDict):
 
 
 class HowUnlabelled(HowAnswered):
-    """The same of images whose labels nobody knows, of which there is no result."""
+    """The same for images without labels, which have no result."""
 
     classes: list[str]
 
@@ -67,7 +67,7 @@ class ClassErrors(TypedDict):
 
 
 class Confused(TypedDict):
-    """How many images of one class were taken for another."""
+    """How many images of one class were predicted as another."""
 
     true: str
     predicted: str
@@ -89,7 +89,7 @@ class Result(HowAnswered, Metrics):
 
 
 class ResultWithReal(Result, RealErrors):
-    """The same with those."""
+    """A result with errors by ImageNet ReaL."""
 
 
 class MemberFigures(TypedDict):
@@ -108,21 +108,21 @@ class MemberFigures(TypedDict):
 
 
 class Difference(TypedDict):
-    """Share of images of which two members, by their places, name different classes."""
+    """Share of images for which two members, by index, predict different classes."""
 
     members: list[int]
     percent: float
 
 
-class Images(TypedDict, total=False):
-    """Which images the members answered, where their records tell."""
+class AnsweredImages(TypedDict, total=False):
+    """The images that the members were evaluated on, where known."""
 
     data_root: str
     subset: str
 
 
-class EnsembleResult(Metrics, Images):
-    """An ensemble's; `agree` is the share of images in percent of which all members name the same class."""
+class EnsembleResult(Metrics, AnsweredImages):
+    """An ensemble's; `agree` is the share of images in percent for which all members predict the same class."""
 
     protocol: str
     members: list[MemberFigures]
@@ -133,7 +133,7 @@ class EnsembleResult(Metrics, Images):
 
 
 class About(TypedDict, total=False):
-    """What a file of probabilities tells of them: a result without its tables, of which readers want these."""
+    """Metadata of a file of probabilities: the keys that readers use of a result without its tables."""
 
     protocol: str
     classes: list[str]

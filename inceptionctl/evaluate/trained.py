@@ -1,4 +1,4 @@
-"""A trained network, ready to be used: from a run directory or one of its checkpoints."""
+"""A trained network, loaded from a run directory or one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ WEIGHT_FILES: dict[Weights, str] = {"ema": "ema.safetensors", "raw": "model.safe
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in evaluation mode with fp32 weights, and where they come from."""
+    """A network in evaluation mode with fp32 weights, and their origin."""
 
     model: nn.Module
     """Images float32 [N, 3, px, px], normalised by the recipe's data.mean and data.std -> logits [N, number of classes]."""
     recipe: Recipe
-    """Of the checkpoint, with paths of the data that lead somewhere from here, where there are such."""
+    """The checkpoint's, with data paths that exist from here, if there are any."""
     classes: tuple[str, ...]
     """Names in the order of the logits."""
     step: int
     checkpoint: Path
     weights: Weights
     choice: Choice | None = None
-    """Why this checkpoint, where a run was named."""
+    """Why this checkpoint, if a run was named."""
 
     @property
     def run(self) -> Run | None:
@@ -62,7 +62,7 @@ class Trained:
 
 
 def load_trained(path: Path, weights: Weights, device: torch.device, which: str | None = None) -> Trained:
-    """Load the averaged (`ema`) or the last (`raw`) weights of a run's checkpoint, or of a checkpoint folder.
+    """Load the EMA (`ema`) or the last (`raw`) weights of a run's checkpoint, or of a checkpoint folder.
 
     `which` is `best`, `latest` or a step; by default the best, where the run keeps one (train/checkpoint_choice.py).
 
@@ -85,7 +85,7 @@ def load_trained(path: Path, weights: Weights, device: torch.device, which: str 
 
 
 def empty_network(arguments: NetworkArguments) -> nn.Module:
-    """A network on the CPU in evaluation mode whose weights are yet to be loaded, all of them: they need not be initialised.
+    """A network on the CPU in evaluation mode without initialised weights: all of them must be loaded.
 
     `arguments` are those of `build_model`; the auxiliary head is among the weights where it was trained with.
     """

@@ -1,6 +1,6 @@
-"""README.md beside the exports: a model card in the form of the Hugging Face Hub, made of what the run holds and nothing else.
+"""README.md beside the exports: a model card in the form of the Hugging Face Hub, made only of what the run holds.
 
-Front matter: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. A README.md of somebody's own is left as it is.
+Front matter: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. A user's own README.md is left alone.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from inceptionctl.data.elpv import license_of
 from inceptionctl.data.sources.class_lists import imagenet_ids
 from inceptionctl.evaluate.results import Result
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.export.exporting import Exported
+from inceptionctl.export.exporters import ExportedFile
 from inceptionctl.models import MODELS
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, disk_errors, visible, write_atomically
-from inceptionctl.train.loading import preparation_of
-from inceptionctl.train.schedule import schedule_in_words
+from inceptionctl.train.inputs import preparation_of
+from inceptionctl.train.optim import schedule_in_words
 from inceptionctl.words import counted, counted_epochs, has_top5
 
 CARD = "README.md"
-# The key of the front matter by which a card of ours is told from somebody's own, and which keeps the facts of earlier exports.
+# The key of the front matter that marks a card as ours and keeps the facts of earlier exports.
 OURS = "inceptionctl"
-# Paths of the training machine, which mean nothing elsewhere.
+# Keys with paths of the training machine.
 PATHS = frozenset({"root", "class_names", "val_labels", "train_csv", "val_csv", "exclusions", "init_from"})
 HUB_IMAGENET = "ILSVRC/imagenet-1k"
 MAX_CLASSES = 20
-# What is told of each; files of other versions that lack something are passed over.
+# Required keys; files of other versions that lack one are skipped.
 ENTRY = ("format", "file", "bytes", "largest_difference", "compared_on")
 START = ("started", "ranks", "gpus", "cores", "precision", "from_step", "python", "versions")
 EVALUATION = ("step", "weights", "checkpoint", "protocol", "preparation", "subset", "num_images", "precision", "classes")
@@ -43,7 +43,7 @@ ERRORS = ("top1_error", "top1_error_interval", "top5_error", "top5_error_interva
 
 
 class FileEntry(TypedDict):
-    """What a card says of an export."""
+    """An export in a card."""
 
     format: str
     file: str
@@ -54,8 +54,8 @@ class FileEntry(TypedDict):
     compared_on: str
 
 
-class Evaluated(Result):
-    """A result with what it is of: the checkpoint or an export, and the data's name where they are not the recipe's."""
+class CardResult(Result):
+    """A result with its subject, the checkpoint or an export, and the data set's name if it is not the recipe's."""
 
     of: str
     file: str
@@ -63,11 +63,16 @@ class Evaluated(Result):
 
 
 def write_card(
-    trained: Trained, folder: Path, done: Sequence[Exported], compared_on: str, license: str | None, data_license: str | None
+    trained: Trained,
+    folder: Path,
+    done: Sequence[ExportedFile],
+    compared_on: str,
+    license: str | None,
+    data_license: str | None,
 ) -> Path | None:
-    """Write the card of a folder of exports, those of the same checkpoint that lie there from before included.
+    """Write the card of a folder of exports, earlier ones of the same checkpoint included.
 
-    None where the README.md there is not one of ours. Raises EnvironmentFault when the disk refuses.
+    None if the README.md there is not ours. Raises EnvironmentFault when the disk refuses.
     """
     file = folder / CARD
     ours = _front_matter(file).get(OURS)
@@ -86,7 +91,7 @@ def write_card(
         }
     listed = [entry for _, entry in sorted(files.items()) if (folder / entry["file"]).is_file()]
     for entry in listed:
-        kept = entry.get("beside")  # which cards of before do not have
+        kept = entry.get("beside")  # earlier cards lack it
         beside = kept.items() if isinstance(kept, dict) else ()
         entry["beside"] = {other: number for other, number in beside if (folder / other).is_file()}
     evaluations = evaluations_of(trained)
@@ -120,7 +125,7 @@ def write_card(
     return file
 
 
-def _compared_on(item: Exported, compared_on: str) -> str:
+def _compared_on(item: ExportedFile, compared_on: str) -> str:
     accuracy = item.accuracy
     if accuracy is None:
         images = _without_folders(compared_on)
@@ -134,7 +139,7 @@ def _compared_on(item: Exported, compared_on: str) -> str:
 
 
 def _kept_files(ours: JsonObject, sha256: str) -> dict[str, FileEntry]:
-    """What an earlier card says of exports of the same checkpoint, by file."""
+    """Exports of the same checkpoint in an earlier card, by file."""
     entries = ours.get("files") if ours.get("checkpoint_sha256") == sha256 else None
     known: list[FileEntry] = [entry for entry in entries if _has(entry, ENTRY)] if isinstance(entries, list) else []
     return {str(entry["file"]): entry for entry in known}
@@ -156,17 +161,17 @@ def _render(facts: JsonObject) -> str:
 
 
 def name_of(trained: Trained) -> str:
-    """What the model is called: its run, or the checkpoint's folder."""
+    """Name of the model: its run, or the checkpoint's folder."""
     return (trained.run.path if trained.run else trained.checkpoint).absolute().name
 
 
 def data_license_of(trained: Trained, given: str | None) -> str | None:
-    """The licence of the data that it was trained on: as given, as the recipe has it, or as the data themselves tell; None if unknown."""
+    """Licence of the training data: as given, from the recipe, or from the data itself; None if unknown."""
     return given or trained.recipe.export.data_license or license_of(trained.recipe.data.root_path, trained.classes)
 
 
 def dataset_name(trained: Trained) -> str:
-    """ImageNet where the classes are its synsets, else the data folder's name."""
+    """ImageNet if the classes are its synsets, else the data folder's name."""
     return "ImageNet-1k (ILSVRC 2012)" if _is_imagenet(trained) else trained.recipe.data.root_path.name
 
 
@@ -174,11 +179,11 @@ def _is_imagenet(trained: Trained) -> bool:
     return list(trained.classes) == list(imagenet_ids())
 
 
-def evaluations_of(trained: Trained) -> list[Evaluated]:
-    """Results that `evaluate` has left in the run, of these very weights or of exports of them; sorted by file name."""
+def evaluations_of(trained: Trained) -> list[CardResult]:
+    """Results of `evaluate` in the run for these weights or exports of them; sorted by file name."""
     if trained.run is None:
         return []
-    found: list[Evaluated] = []
+    found: list[CardResult] = []
     for file in sorted(path for path in visible(trained.run.evaluations) if path.suffix == ".json"):
         result = _json(file)
         if _has(result, (*EVALUATION, *ERRORS)) and (result["step"], result["weights"]) == (trained.step, trained.weights):
@@ -192,7 +197,7 @@ def evaluations_of(trained: Trained) -> list[Evaluated]:
 
 
 def _validation(trained: Trained) -> JsonObject | None:
-    """The validation of this step while it was trained; those are of the averaged weights."""
+    """The validation of this step during training, which is of the EMA weights."""
     if trained.run is None or trained.weights != "ema":
         return None
     rows = [row for row in trained.run.metrics() if row.get("kind") == "evaluate" and row["step"] == trained.step]
@@ -202,7 +207,7 @@ def _validation(trained: Trained) -> JsonObject | None:
 def _metadata(
     trained: Trained,
     files: Sequence[FileEntry],
-    evaluations: Sequence[Evaluated],
+    evaluations: Sequence[CardResult],
     license: str | None,
 ) -> JsonObject:
     section = trained.recipe.model
@@ -222,12 +227,12 @@ def _metadata(
     }
 
 
-def _results(trained: Trained, evaluations: Sequence[Evaluated]) -> JsonObject:
+def _results(trained: Trained, evaluations: Sequence[CardResult]) -> JsonObject:
     index = {"name": name_of(trained), "results": [_result(trained, one) for one in evaluations]}
     return {"metrics": ["accuracy"], "model-index": [index]}
 
 
-def _result(trained: Trained, one: Evaluated) -> JsonObject:
+def _result(trained: Trained, one: CardResult) -> JsonObject:
     name = one["elsewhere"] or dataset_name(trained)
     kind = HUB_IMAGENET if _is_imagenet(trained) and not one["elsewhere"] else name
     made = {"protocol": one["protocol"], "subset": one["subset"], "num_images": one["num_images"], "of": one["of"]}
@@ -261,22 +266,22 @@ def _changed(width: float, paper_px: int, input_px: int) -> list[str]:
 
 
 def _pillow(recipe: Recipe) -> dict[str, bool | str]:
-    """How a user prepares an image with Pillow: its `resize` widens the filter where an image shrinks, its `transform` never does."""
+    """How to preprocess an image with Pillow: its `resize` antialiases, its `transform` does not."""
     section = recipe.evaluate
     plain = not section.antialias and section.interpolation in ("bilinear", "nearest")
-    # Nearest knows no antialiasing.
+    # Nearest has no antialiasing.
     exact = plain or section.antialias or section.interpolation == "nearest"
     return {"transform": plain, "exact": exact, "filter": section.interpolation.upper()}
 
 
 def _starts(run: Run | None) -> list[JsonObject]:
-    """Environments of the starts of a run, less the host's name and the command."""
+    """Environments of the starts of a run, without host name and command."""
     found = _json(run.environment_file) if run else None
     return [start for start in found if _has(start, START)] if isinstance(found, list) else []
 
 
 def _public(values: JsonObject) -> JsonObject:
-    """A recipe without the folders of the machine that it was trained on."""
+    """A recipe without paths of the training machine."""
     return {
         key: _public(value)
         if isinstance(value, dict)
@@ -292,7 +297,7 @@ def _without_folders(text: str) -> str:
 
 
 def _front_matter(file: Path) -> JsonObject:
-    """What stands between the first two lines of dashes; empty where that is not YAML."""
+    """The YAML between the first two lines of dashes; empty if it is none."""
     try:
         found = re.match(r"---\n(.*?)\n---\n", file.read_text(encoding="utf-8"), re.S)
         values = yaml.safe_load(found[1]) if found else None
@@ -302,7 +307,7 @@ def _front_matter(file: Path) -> JsonObject:
 
 
 def _json(file: Path) -> Any:
-    """The content of a JSON file; None where there is none that can be read."""
+    """The content of a JSON file; None if it cannot be read."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

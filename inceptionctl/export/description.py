@@ -1,12 +1,13 @@
-"""What an export says of itself: enough to build the network, prepare an image, and name the classes.
+"""Metadata of an export: enough to build the network, preprocess an image, and name the classes.
 
-It is the config.json beside model.safetensors, the metadata of model.onnx (values that are no text as JSON), and the extra file
+It is the config.json beside model.safetensors, the metadata of model.onnx (values other than text as JSON), and the extra file
 config.json in model.pt2.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,11 +17,15 @@ from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.models import MODELS, NetworkArguments, is_timm, option_problem
 from inceptionctl.recipe.data_section import Filter, Positive
+from inceptionctl.train.inputs import preparation_of
 
 # The fields that `to_properties` gives as they are.
 _TEXTS = frozenset(
     {"architecture", "input_layout", "interpolation", "precision", "output", "weights", "checkpoint", "checkpoint_sha256"}
 )
+
+# Keys of a recipe's section model that are fields here.
+_OF_THE_NETWORK = {"num_classes", "width", "batch_norm_eps", "aux_head", "residual_scale", "residual_unit"}
 
 Scale = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -35,25 +40,25 @@ class Accuracy(BaseModel):
     num_images: int = Field(ge=1)
     """Validation images that were compared."""
     top1_checkpoint: float
-    """Percent of them that the checkpoint names rightly."""
+    """Percent that the checkpoint classifies correctly."""
     top1: float
-    """Percent that the export names rightly."""
+    """Percent that the export classifies correctly."""
     loss: float
     """Percentage points lost; negative where the export is better."""
     loss_interval: list[float] | None = Field(default=None, min_length=2, max_length=2)
     """95% interval of the loss in percentage points; null in files of earlier versions."""
     agreement: float
-    """Percent of which both name the same class."""
+    """Percent for which both predict the same class."""
     max_difference: float | None
     """Largest absolute difference of a logit; null where the export gives probabilities."""
     max_probability_difference: float
     """Largest absolute difference of a probability."""
     instruction_set: str | None = None
-    """What the processor that measured it multiplies 8-bit integers with; null in files of earlier versions."""
+    """Instruction set for 8-bit products of the processor that measured it; null in files of earlier versions."""
 
 
 class Description(BaseModel):
-    """The facts of an export. Keys that others have added are ignored."""
+    """The facts of an export. Unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, use_attribute_docstrings=True)
 
@@ -66,7 +71,7 @@ class Description(BaseModel):
     batch_norm_eps: float = Field(gt=0.0)
     """Added to the variance in batch norm."""
     aux_head: bool | None = None
-    """Whether the weights include an auxiliary head, which nothing but training uses; null is the network's default."""
+    """Whether the weights include an auxiliary head, which only training uses; null is the network's default."""
     residual_scale: Scale | Annotated[list[Scale], Field(min_length=3, max_length=3)] | None = None
     """Factor on the residuals, or one for each of the three grids; null is the network's default."""
     residual_unit: Literal["original", "bottleneck"] | None = None
@@ -80,15 +85,15 @@ class Description(BaseModel):
     input_layout: str = "N x 3 x input_px x input_px, float32, RGB"
     """Shape and type of the input: `images`, or `pixels` as decoded."""
     pixels_in: bool = False
-    """Whether the file prepares pictures by itself: the input is as decoded (and turned upright), of any size."""
+    """Whether the file includes the preprocessing: the input is as decoded (and turned upright), of any size."""
     output: Literal["logits", "probabilities"] = "logits"
-    """What comes out."""
+    """What the file computes."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Numbers that the file computes with."""
+    """Precision of weights and arithmetic."""
     accuracy: Accuracy | None = None
     """What fewer bits cost; null in fp32, whose logits are the checkpoint's."""
     central_fraction: float = Field(gt=0.0, le=1.0)
-    """Share of each side of a picture that the central crop keeps, before it is resized to the square."""
+    """Share of each side that the central crop keeps before the resize to the square: timm's crop_pct."""
     keep_aspect: bool = False
     """false: the crop is squashed to the square; true: the shorter side is resized to floor(input_px / central_fraction) and the
     middle square taken."""
@@ -99,9 +104,9 @@ class Description(BaseModel):
     mean: list[float] = Field(default=[0.5, 0.5, 0.5], min_length=3, max_length=3)
     """Subtracted from the R, G, B values in [0, 1]."""
     std: list[Positive] = Field(default=[0.5, 0.5, 0.5], min_length=3, max_length=3)
-    """Divisor after that."""
+    """Divisor of the difference."""
     exif_orientation: bool = True
-    """Whether the picture is first turned upright as its EXIF data say."""
+    """Whether the picture is first turned upright by its EXIF orientation."""
     weights: Literal["ema", "raw"]
     """Running averages of the weights, or the last weights."""
     step: int = Field(ge=0)
@@ -114,16 +119,8 @@ class Description(BaseModel):
     @property
     def preparation(self) -> Preparation:
         """How a picture becomes the network's input."""
-        return Preparation(
-            input_px=self.input_px,
-            central_fraction=self.central_fraction,
-            keep_aspect=self.keep_aspect,
-            interpolation=self.interpolation,
-            antialias=self.antialias,
-            mean=(self.mean[0], self.mean[1], self.mean[2]),
-            std=(self.std[0], self.std[1], self.std[2]),
-            exif_orientation=self.exif_orientation,
-        )
+        values = {item.name: getattr(self, item.name) for item in fields(Preparation)}
+        return Preparation(**values | {"mean": tuple(self.mean), "std": tuple(self.std)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -138,8 +135,8 @@ class Description(BaseModel):
         return self
 
     def model_arguments(self) -> NetworkArguments:
-        """Arguments of `build_model` for this network. Dropout and the momentum of the statistics matter in training alone."""
-        names = ("num_classes", "width", "batch_norm_eps", "input_px", "aux_head", "residual_scale", "residual_unit")
+        """Arguments of `build_model` for this network. Dropout and batch norm's momentum only matter in training."""
+        names = (*_OF_THE_NETWORK, "input_px")
         return cast(NetworkArguments, {"name": self.architecture, **{name: getattr(self, name) for name in names}})
 
     def to_json(self) -> str:
@@ -147,31 +144,19 @@ class Description(BaseModel):
         return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
 
     def to_properties(self) -> dict[str, str]:
-        """As names and texts, for formats whose metadata knows nothing else."""
+        """As strings, for formats whose metadata has no other type."""
         return {key: value if key in _TEXTS else json.dumps(value) for key, value in self.model_dump().items()}
 
 
 def describe(trained: Trained) -> Description:
     """The description of an export of a trained network."""
-    section, evaluated = trained.recipe.model, trained.recipe.evaluate
+    section, preparation = trained.recipe.model, preparation_of(trained.recipe)
     place = trained.checkpoint.absolute()
     return Description(
         architecture=section.name,
-        width=section.width,
-        batch_norm_eps=section.batch_norm_eps,
-        aux_head=section.aux_head,
-        residual_scale=list(section.residual_scale) if isinstance(section.residual_scale, tuple) else section.residual_scale,
-        residual_unit=section.residual_unit,
-        num_classes=section.num_classes,
+        **section.model_dump(mode="json", include=_OF_THE_NETWORK),
         class_names=list(trained.classes),
-        input_px=section.input_px,
-        central_fraction=evaluated.central_fraction,
-        keep_aspect=evaluated.keep_aspect,
-        interpolation=evaluated.interpolation,
-        antialias=evaluated.antialias,
-        mean=list(trained.recipe.data.mean),
-        std=list(trained.recipe.data.std),
-        exif_orientation=trained.recipe.data.exif_orientation,
+        **asdict(preparation) | {"mean": list(preparation.mean), "std": list(preparation.std)},
         weights=trained.weights,
         step=trained.step,
         # Only the last names: an export goes to other machines, where the folders above mean nothing.

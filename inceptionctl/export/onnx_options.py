@@ -1,4 +1,4 @@
-"""What an ONNX file can be asked to be, and how its file is then called."""
+"""Options of an ONNX file, and its name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from inceptionctl.errors import RecipeError
 
 OnnxPrecision = Literal["fp32", "fp16", "int8"]
 
-# What torch's exporter writes without converting; every current runtime reads it.
+# What torch's exporter writes natively; every current runtime reads it.
 OPSET = 18
-# onnx converts the graph down to the first and up to the last; the newest that onnxruntime reads may lie below.
+# The lowest that onnx converts down to; the highest is the newest that onnx and onnxruntime support.
 LEAST_OPSET = 14
 # ONNX's Resize antialiases since this one.
 LEAST_WITH_PREPROCESSING = 18
@@ -23,7 +23,7 @@ class OnnxOptions:
 
     precision: OnnxPrecision = "fp32"
     preprocessing: bool = False
-    """Whether it takes decoded pictures and gives probabilities."""
+    """Whether it takes decoded pictures and returns probabilities."""
     opset: int = OPSET
 
     @property
@@ -34,12 +34,12 @@ class OnnxOptions:
 
     @property
     def name(self) -> str:
-        """As it is called on the screen."""
+        """Its name on the screen."""
         return "onnx" if self.precision == "fp32" else f"onnx {self.precision}"
 
 
 def check_opset(opset: int, preprocessing: bool) -> None:
-    """Raises RecipeError for an opset that this machine's onnx cannot write or its onnxruntime not read."""
+    """Raises RecipeError for an opset that the installed onnx cannot write or onnxruntime cannot read."""
     least, most = LEAST_WITH_PREPROCESSING if preprocessing else LEAST_OPSET, most_opset()
     if not least <= opset <= most:
         raise RecipeError(
@@ -49,11 +49,11 @@ def check_opset(opset: int, preprocessing: bool) -> None:
 
 
 def most_opset() -> int:
-    """The newest opset that both onnx and onnxruntime know."""
+    """The newest opset that both onnx and onnxruntime support."""
     import onnx
     import onnxruntime
 
-    from inceptionctl.export.quiet import quiet
+    from inceptionctl.stderr_capture import quiet
 
     known: int = onnx.defs.onnx_opset_version()
     graph = onnx.parser.parse_graph("g (float[1] x) => (float[1] y) { y = Relu(x) }")

@@ -1,4 +1,4 @@
-"""OpenVINO as a second program that an ONNX file must please; the only importer of openvino."""
+"""OpenVINO as a second runtime to compare an ONNX file in; the only importer of openvino."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
-from inceptionctl.export.forms import Logits
+from inceptionctl.export.formats import Logits
 
 
 def ask_openvino(path: Path) -> tuple[str, Logits]:
-    """OpenVINO's name with its version, and what it computes on the CPU. Raises CheckpointError when it does not take the file."""
+    """OpenVINO's name with its version, and its logits on the CPU. Raises CheckpointError when it rejects the file."""
     openvino = import_openvino()
     core = openvino.Core()
     # bfloat16 by default where the processor has it: 0.09 off on logits up to 8, instead of 4e-6.
     exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
     name = f"OpenVINO {openvino.__version__.partition('-')[0]}"
     try:
-        # The file may be removed before the network is: reading maps it into memory.
+        # The file may be removed before the network: read_model would map it into memory.
         compiled = core.compile_model(core.read_model(path.read_bytes()), "CPU", exact)
     except Exception as error:  # RuntimeError and exceptions of its own
         raise CheckpointError(
-            f"{name} does not take the export: {_essence(error)}; it was not written", "leave --check openvino out"
+            f"{name} rejects the export: {_essence(error)}; it was not written", "leave --check openvino out"
         ) from None
     pixels_in = compiled.input(0).get_any_name() == "pixels"
 

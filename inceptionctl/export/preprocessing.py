@@ -1,4 +1,4 @@
-"""A recipe's evaluation preprocessing as ONNX operators, to be put in front of a network: decoded pictures in, its input out."""
+"""A recipe's evaluation preprocessing as ONNX operators in front of a network: decoded pictures in, the network's input out."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _END = """
 def preparation_graph(preparation: Preparation, opset: int) -> Any:
     """An onnx.ModelProto: `pixels` uint8 [batch, height, width, 3], RGB -> `images` float32 [batch, 3, px, px], normalised.
 
-    Any height and width, the same in a batch. Raises RecipeError for a filter that ONNX's Resize does not have.
+    Any height and width, the same in a batch. Raises RecipeError for a filter that ONNX's Resize lacks.
     """
     import onnx
 
@@ -98,7 +98,7 @@ def preparation_graph(preparation: Preparation, opset: int) -> Any:
 def put_in_front(network: Any, preparation: Preparation) -> Any:
     """The network behind the preprocessing, a softmax behind it: `pixels` -> `probabilities` float32 [batch, classes].
 
-    `network` is an onnx.ModelProto of opset 18 or later with `images` and `logits`, which is left as it was. Raises RecipeError.
+    `network` is an onnx.ModelProto of opset 18 or later with `images` and `logits`; it is not changed. Raises RecipeError.
     """
     import onnx
 

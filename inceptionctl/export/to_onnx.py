@@ -14,11 +14,11 @@ from inceptionctl.console import size
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description, description_of_properties
-from inceptionctl.export.forms import Client, Exporter, Opened
+from inceptionctl.export.formats import Client, Exporter, Opened
 from inceptionctl.export.onnx_options import OPSET, OnnxOptions
 from inceptionctl.export.preprocessing import PIXELS, put_in_front
-from inceptionctl.export.quiet import quiet
 from inceptionctl.export.reduced import Batches, to_fp16, to_int8
+from inceptionctl.stderr_capture import quiet
 
 # A protobuf message, and so an ONNX file without a second file beside it, ends at 2 GiB.
 MAX_BYTES = 2**31 - 2**20
@@ -26,13 +26,13 @@ AGAIN = "export it again: `inceptionctl export RUN --format onnx`"
 
 
 class Tracer:
-    """Traces a network once for all files that are made of it: that takes longer than everything after it."""
+    """Traces a network once for all its files: tracing takes longer than the rest of an export."""
 
     def __init__(self) -> None:
         self._traced: tuple[Trained, Any] | None = None
 
     def __call__(self, trained: Trained) -> Any:
-        """The graph as an onnx.ModelProto, in fp32 at opset 18; not to be changed."""
+        """The graph as an onnx.ModelProto, in fp32 at opset 18; do not change it."""
         if self._traced is None or self._traced[0] is not trained:
             self._traced = trained, trace(trained)
         return self._traced[1]
@@ -49,7 +49,7 @@ def trace(trained: Trained) -> Any:
             f"the weights are {size(num_bytes)}, and one ONNX file holds 2 GiB", "use --format safetensors or pt2"
         )
     px = trained.recipe.model.input_px
-    # A batch of two: torch takes a size of one for a constant.
+    # A batch of two: torch specialises on a size of one.
     example = torch.zeros(2, 3, px, px, device=next(trained.model.parameters()).device)
     with quiet():
         program = torch.onnx.export(
@@ -81,7 +81,7 @@ def write(
 ) -> dict[str, bytes]:
     """The one file, with the description in metadata_props; `calibration` is needed for int8. Checked by onnx.checker.
 
-    Raises CheckpointError for a network that is too large or cannot be had in the opset, RecipeError for other options.
+    Raises CheckpointError for a network that is too large or has no form in the opset, RecipeError for other options.
     """
     import onnx
 
@@ -128,16 +128,16 @@ def in_opset(proto: Any, opset: int) -> Any:
         onnx.checker.check_model(converted, full_check=True)
     except Exception as error:  # RuntimeError of the converter, ValidationError and InferenceError of the checker
         raise CheckpointError(
-            f"this network cannot be had in opset {opset}: {str(error).splitlines()[0]}", f"leave --opset out for {OPSET}"
+            f"this network cannot be converted to opset {opset}: {str(error).splitlines()[0]}", f"leave --opset out for {OPSET}"
         ) from None
     return converted
 
 
 def noted(content: bytes, description: Description) -> bytes:
-    """A file with what was measured of it in its metadata too; the bytes that were measured stay its beginning."""
+    """A file with its measured accuracy added to the metadata; the measured bytes stay its beginning."""
     import onnx
 
-    # Messages of protobuf one behind the other are their union.
+    # Concatenated protobuf messages are merged on reading.
     properties = {"accuracy": description.to_properties()["accuracy"]}
     more = onnx.ModelProto()
     onnx.helper.set_model_props(more, properties)
@@ -163,7 +163,7 @@ def open_export(path: Path, device: torch.device) -> Opened:
     def logits(images: Tensor) -> Tensor:
         (result,) = session.run([asked], {given: images.contiguous().numpy()})
         answer = torch.from_numpy(result)
-        # The logarithms of probabilities are logits of them.
+        # Log probabilities are valid logits.
         return answer.clamp_min(torch.finfo(torch.float32).tiny).log() if description.pixels_in else answer
 
     return Opened(description, logits)

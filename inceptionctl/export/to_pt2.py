@@ -11,8 +11,8 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.forms import Exporter, Opened
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Opened
+from inceptionctl.stderr_capture import quiet
 
 CONFIG = "config.json"
 
@@ -20,7 +20,7 @@ CONFIG = "config.json"
 def trace(trained: Trained) -> torch.export.ExportedProgram:
     """The graph with a free batch size: images float32 [batch, 3, px, px] -> logits [batch, number of classes]."""
     px = trained.recipe.model.input_px
-    # A batch of two: torch takes a size of one for a constant.
+    # A batch of two: torch specialises on a size of one.
     example = torch.zeros(2, 3, px, px, device=next(trained.model.parameters()).device)
     program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:

@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.forms import Exporter, Opened
+from inceptionctl.export.formats import Exporter, Opened, logits_of
 from inceptionctl.train.checkpoint import load_weights
 
 CONFIG = "config.json"
@@ -41,14 +40,7 @@ def open_export(path: Path, device: torch.device) -> Opened:
         )
     model = empty_network(description.model_arguments())
     load_weights(path, model)
-    model.to(device)
-
-    @torch.inference_mode()
-    def logits(images: Tensor) -> Tensor:
-        result: Tensor = model(images.to(device)).float().cpu()
-        return result
-
-    return Opened(description, logits)
+    return Opened(description, logits_of(model.to(device), device))
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
-from inceptionctl.export.forms import Exporter, Logits, Opened
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Logits, Opened, logits_of
 from inceptionctl.models import find_spec, is_timm
 from inceptionctl.models.timm_network import import_timm
-from inceptionctl.weights.forms import COUNTERPARTS, TAKE_INSTEAD, Counterpart
-from inceptionctl.weights.matching import AUX_HEAD, match, their_tensor
+from inceptionctl.stderr_capture import quiet
+from inceptionctl.weights.counterparts import COUNTERPARTS, TAKE_INSTEAD, Counterpart
+from inceptionctl.weights.match import AUX_HEAD, match
+from inceptionctl.weights.names import their_tensor
 
 CPU = torch.device("cpu")
 FOLDER = "timm"
@@ -48,7 +48,7 @@ def write(trained: Trained, description: Description) -> dict[str, bytes]:
 
 
 def remarks(trained: Trained) -> list[str]:
-    """What the files leave out."""
+    """The parts of the network that the files leave out."""
     return [WITHOUT_HEAD] if any(name.startswith(AUX_HEAD) for name in trained.model.state_dict()) else []
 
 
@@ -71,7 +71,7 @@ def _counterpart(trained: Trained) -> Counterpart:
         hint = f"train {other}, which is timm's" if other else f"use {OTHER_FORMATS}"
         raise CheckpointError(f"timm has no network that computes what {section.name} computes: {why}", hint)
     spec = find_spec(section.name)
-    fixed = {  # what timm builds, whatever is asked for
+    fixed = {  # what timm builds regardless of options
         "width": (section.width, 1.0),
         "residual_scale": (section.residual_scale or spec.residual_scale, spec.residual_scale),
         "residual_unit": (section.residual_unit or spec.residual_unit, spec.residual_unit),
@@ -139,18 +139,11 @@ def open_export(path: Path, device: torch.device) -> Opened:
     if found.problems:
         raise CheckpointError(f"{path} does not fit {config}:\n  " + "\n  ".join(found.problems), AGAIN)
     model.load_state_dict(found.tensors)
-    model.to(device)
-
-    @torch.inference_mode()
-    def logits(images: Tensor) -> Tensor:
-        result: Tensor = model(images.to(device)).float().cpu()
-        return result
-
-    return Opened(description, logits)
+    return Opened(description, logits_of(model.to(device), device))
 
 
 def read_config(config: Path) -> JsonObject | None:
-    """A config.json in timm's form; None if it is none."""
+    """A config.json in timm's form, else None."""
     try:
         content = json.loads(config.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
@@ -159,7 +152,7 @@ def read_config(config: Path) -> JsonObject | None:
 
 
 def ask_timm(path: Path) -> tuple[str, Logits]:
-    """What computes the logits of the file, and they: timm itself where it is installed and runs, else our network."""
+    """What computes the logits of the file, and the logits: timm itself if it is installed and runs, else our network."""
     with quiet():
         try:
             timm = import_timm("--format timm")
@@ -172,13 +165,7 @@ def ask_timm(path: Path) -> tuple[str, Logits]:
                 f"timm {timm.__version__} does not load the export: {str(error).splitlines()[0]}; it was not written",
                 "report this: it is a bug of inceptionctl, or a timm that has changed",
             ) from None
-
-    @torch.inference_mode()
-    def logits(images: Tensor) -> Tensor:
-        result: Tensor = model(images)
-        return result
-
-    return f"timm {timm.__version__}", logits
+    return f"timm {timm.__version__}", logits_of(model, CPU)
 
 
 TIMM = Exporter(f"{FOLDER}/model.safetensors", write, open_export, ask_timm, remarks)

@@ -1,7 +1,7 @@
 """model.pt: TorchScript, traced and frozen, for C++ programs with libtorch and for Triton's PyTorch backend.
 
-torch calls TorchScript deprecated since 2.9 and still writes and reads it. What reads a model.pt runs the program that is in it, so
-inceptionctl opens none but the one that it has just written.
+TorchScript is deprecated since torch 2.9, which still writes and reads it. Loading a model.pt runs the program in it, so inceptionctl
+opens only the one that it has just written.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
-from inceptionctl.export.forms import Exporter, Logits, Opened
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Logits, Opened
+from inceptionctl.stderr_capture import quiet
 
 CONFIG = "config.json"
 
@@ -38,7 +38,7 @@ def write(trained: Trained, description: Description) -> dict[str, bytes]:
 
 
 def _without_places(content: bytes) -> bytes:
-    """The archive less the records that say which line of which file on this machine an operator came from; none is needed."""
+    """The archive without its debug records, which hold paths of this machine."""
     reader = torch._C.PyTorchFileReader(io.BytesIO(content))
     kept = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(kept)
@@ -50,12 +50,12 @@ def _without_places(content: bytes) -> bytes:
     return kept.getvalue()
 
 
-# torch's writer adds these to every archive.
+# torch's writer adds these itself.
 WRITTEN_BY_ITSELF = frozenset({"version", ".data/serialization_id", "byteorder", ".format_version", ".storage_alignment"})
 
 
 def open_export(path: Path, device: torch.device) -> Opened:
-    """Raises CheckpointError: such a file is a program, and may be anybody's."""
+    """Raises CheckpointError: such a file is a program, possibly from an untrusted source."""
     raise CheckpointError(
         f"{path} is TorchScript, a program of its own: inceptionctl opens none",
         "name the run, or another export of it, as model.onnx or model.safetensors",

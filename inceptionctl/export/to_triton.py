@@ -15,9 +15,9 @@ import torch
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.export.description import Description
-from inceptionctl.export.forms import Exporter, Logits
-from inceptionctl.export.quiet import quiet
+from inceptionctl.export.formats import Exporter, Logits
 from inceptionctl.export.to_onnx import ONNX
+from inceptionctl.stderr_capture import quiet
 
 FOLDER = "triton"
 CONFIG, LABELS = "config.pbtxt", "labels.txt"
@@ -26,7 +26,7 @@ TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "UINT8": "TYPE_UINT8", "I
 
 
 def write(trained: Trained, description: Description) -> dict[str, bytes]:
-    """config.pbtxt, labels.txt and 1/model.onnx in a folder with the network's name; the configuration says what the file says.
+    """config.pbtxt, labels.txt and 1/model.onnx in a folder with the network's name; the configuration follows from the file.
 
     Raises CheckpointError as `to_onnx.write` does.
     """
@@ -53,7 +53,7 @@ class TritonTensor:
 
 
 def tensors(content: bytes) -> tuple[list[TritonTensor], list[TritonTensor]]:
-    """(inputs, outputs) of an ONNX file as Triton names them, without the batch. Raises CheckpointError where the batch is not free."""
+    """(inputs, outputs) of an ONNX file as Triton names them, without the batch. Raises CheckpointError if the batch is fixed."""
     import onnx
 
     graph = onnx.load_model_from_string(content).graph
@@ -70,7 +70,7 @@ def _tensor(onnx: Any, value: Any) -> TritonTensor:
 
 
 def _config(name: str, max_batch_size: int, inputs: list[TritonTensor], outputs: list[TritonTensor]) -> str:
-    """The text of config.pbtxt. The batch is the one that was evaluated with, so it is known to fit."""
+    """The text of config.pbtxt. The maximum batch is the recipe's evaluation batch, which is known to fit."""
     lines = [
         f'name: "{name}"',
         'platform: "onnxruntime_onnx"',
@@ -92,9 +92,9 @@ def _block(kind: str, tensor: TritonTensor, labels: str | None = None) -> str:
 
 
 def ask_triton(path: Path) -> tuple[str, Logits]:
-    """The logits of the ONNX file by onnxruntime, Triton's backend, once its client's protobuf has read the configuration, if it is here.
+    """The logits of the ONNX file by onnxruntime, Triton's backend, after Triton's client, if installed, has parsed the configuration.
 
-    Raises CheckpointError when it cannot, or when the configuration is not the file's.
+    Raises CheckpointError when it cannot, or when the configuration does not match the file.
     """
     config = path.parent.parent / CONFIG
     by = _read_by_client(config, path)

@@ -1,16 +1,18 @@
 """The networks: a table of names, and `build_model`.
 
-Importing this package imports no torch, so that reading a recipe or printing help stays quick: the builders import it.
-To add a network: a module of its own beside these, a `_build_...` function here, a line in MODELS.
+Importing this package imports no torch, so that reading a recipe or printing help stays quick.
+To add a family of networks: a module beside these with a table FAMILY as theirs, and nothing else.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 from inceptionctl.errors import RecipeError
@@ -41,17 +43,17 @@ class NetworkArguments(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network that recipes can name.
+    """A network in the table.
 
-    `build` takes the flat arguments of `build_model` and imports torch. `default_input_px` is the paper's image side,
+    `place` is module and class, `arguments` those of its constructor that make it this network. `default_input_px` is the paper's image side,
     `min_input_px` the smallest that passes the strides. `source` is paper and figure. The errors are the Inception-v4 paper's:
     percent, single crop, on the validation images that are not blacklisted; None where it prints none.
 
-    The rest says which options the network has, and what they are when nothing is said; None for a network without the option.
+    The rest are the defaults of the network's options; None for a network without the option.
     The auxiliary head needs images of at least `aux_head_min_input_px`.
     """
 
-    build: Callable[..., nn.Module]
+    place: str
     default_input_px: int
     min_input_px: int
     source: str
@@ -61,143 +63,31 @@ class ModelSpec:
     aux_head_min_input_px: int | None = None
     residual_scale: tuple[float, float, float] | None = None
     residual_unit: ResidualUnit | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, **arguments: Any) -> nn.Module:
+        """The network, with the flat arguments of `build_model` that it takes. Imports torch."""
+        module, _, name = self.place.partition(":")
+        network: nn.Module = getattr(importlib.import_module(module), name)(**self.arguments, **arguments)
+        return network
 
 
-def _build_bn_inception(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.bn_inception import bn_inception
+def _families() -> dict[str, ModelSpec]:
+    """The networks of the modules beside this one, each module's as its table FAMILY says.
 
-    return bn_inception(**arguments)
-
-
-def _build_inception_v3(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.inception_v3 import inception_v3
-
-    return inception_v3(**arguments)
-
-
-def _build_inception_v4(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.inception_v4 import inception_v4
-
-    return inception_v4(**arguments)
+    The tables are read as text: importing such a module would import torch. What a network leaves out is the family's.
+    """
+    found: dict[str, ModelSpec] = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        table = re.search(r"^FAMILY = (\{$.*?^\})$", file.read_text(encoding="utf-8"), re.M | re.S)
+        if table:
+            family = ast.literal_eval(table[1])  # allowed: eval( (of literals: nothing is run)
+            networks, place = family.pop("networks"), f"{__name__}.{file.stem}:{family.pop('class')}"
+            found |= {name: ModelSpec(place, **family | own) for name, own in networks.items()}
+    return found
 
 
-def _build_inception_resnet(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.inception_resnet import inception_resnet
-
-    return inception_resnet(**arguments)
-
-
-def _build_resnet(**arguments: Any) -> nn.Module:
-    from inceptionctl.models.resnet import resnet
-
-    return resnet(**arguments)
-
-
-def _resnet_spec(depth: int, *, stride_in: str = "1x1") -> ModelSpec:
-    # The paper measures ResNet-152 with ten crops and densely, never with one crop: docs/networks.md.
-    return ModelSpec(
-        build=partial(_build_resnet, depth=depth, stride_in=stride_in),
-        default_input_px=224,
-        min_input_px=32,
-        source="He et al., arXiv 1512.03385, Table 1" + (", with the stride in the 3x3" if stride_in == "3x3" else ""),
-        residual_unit="original" if depth < 50 else "bottleneck",
-    )
-
-
-INCEPTION_V4_PAPER = "Szegedy et al., arXiv 1602.07261"
-
-MODELS: dict[str, ModelSpec] = {
-    "bn_inception": ModelSpec(
-        build=_build_bn_inception,
-        default_input_px=224,
-        min_input_px=32,
-        source="Ioffe and Szegedy, arXiv 1502.03167, Figure 5",
-        paper_top1_error_percent=25.2,
-        paper_top5_error_percent=7.8,
-    ),
-    "inception_v3": ModelSpec(
-        build=_build_inception_v3,
-        default_input_px=299,
-        min_input_px=75,
-        source="Szegedy et al., arXiv 1512.00567, Table 1, with the channels of TF-slim's nets/inception_v3.py",
-        paper_top1_error_percent=21.2,
-        paper_top5_error_percent=5.6,
-        aux_head=True,
-        aux_head_min_input_px=107,
-    ),
-    # The same weights fit, but the 3x3 average pools count the padding, so the logits differ.
-    "inception_v3_torchvision": ModelSpec(
-        build=partial(_build_inception_v3, average_pool="torchvision"),
-        default_input_px=299,
-        min_input_px=75,
-        source="Szegedy et al., arXiv 1512.00567, Table 1, with the average pools of torchvision's and timm's inception_v3",
-        paper_top1_error_percent=21.2,
-        paper_top5_error_percent=5.6,
-        aux_head=True,
-        aux_head_min_input_px=107,
-    ),
-    "inception_v4": ModelSpec(
-        build=_build_inception_v4,
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figure 9",
-        paper_top1_error_percent=20.0,
-        paper_top5_error_percent=5.0,
-        aux_head=False,
-        aux_head_min_input_px=107,
-    ),
-    # The same network at the same cost, but three chains of 1x7 / 7x1 and 1x3 / 3x1 run the other way round, as in the weights
-    # that TF-slim published and in the ports of them: those fit this one alone.
-    "inception_v4_tf_slim": ModelSpec(
-        build=partial(_build_inception_v4, kernel_order="tf_slim"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figure 9, with the kernel order of TF-slim's nets/inception_v4.py",
-        paper_top1_error_percent=20.0,
-        paper_top5_error_percent=5.0,
-        aux_head=False,
-        aux_head_min_input_px=107,
-    ),
-    "inception_resnet_v1": ModelSpec(
-        build=partial(_build_inception_resnet, variant="v1"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figures 10 to 15",
-        paper_top1_error_percent=21.3,
-        paper_top5_error_percent=5.5,
-        residual_scale=(0.17, 0.10, 0.20),
-    ),
-    "inception_resnet_v2": ModelSpec(
-        build=partial(_build_inception_resnet, variant="v2"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"{INCEPTION_V4_PAPER}, Figures 3 and 15 to 19",
-        paper_top1_error_percent=19.9,
-        paper_top5_error_percent=4.9,
-        aux_head=False,
-        aux_head_min_input_px=107,
-        residual_scale=(0.17, 0.10, 0.20),
-    ),
-    # Another stem, twice the blocks and another head: the network of the published weights is not the paper's.
-    "inception_resnet_v2_tf_slim": ModelSpec(
-        build=partial(_build_inception_resnet, variant="v2_tf_slim"),
-        default_input_px=299,
-        min_input_px=75,
-        source=f"TF-slim's nets/inception_resnet_v2.py, after {INCEPTION_V4_PAPER}, Figures 14 and 16 to 19",
-        aux_head=False,
-        aux_head_min_input_px=107,
-        residual_scale=(0.17, 0.10, 0.20),
-    ),
-    "resnet_18": _resnet_spec(18),
-    "resnet_34": _resnet_spec(34),
-    "resnet_50": _resnet_spec(50),
-    "resnet_101": _resnet_spec(101),
-    "resnet_152": _resnet_spec(152),
-    # As torchvision, timm and NVIDIA have them: the unit that halves the grid does so in its 3x3, not in its first 1x1.
-    "resnet_50_v1_5": _resnet_spec(50, stride_in="3x3"),
-    "resnet_101_v1_5": _resnet_spec(101, stride_in="3x3"),
-    "resnet_152_v1_5": _resnet_spec(152, stride_in="3x3"),
-}
+MODELS = _families()
 
 
 def build_model(
@@ -219,8 +109,8 @@ def build_model(
     `timm/NAME` is a network of timm, initialised as timm does (see `timm_network.build_timm_network`).
 
     The network takes images (N, 3, H, W) and gives logits (N, num_classes); in training with an auxiliary head it gives
-    (logits, auxiliary logits). `batch_norm_momentum` is torch's: 1 - TensorFlow's decay. `input_px` matters to the auxiliary head
-    alone. The last four are the network's own defaults where they are None. Raises RecipeError for an unknown name and for an
+    (logits, auxiliary logits). `batch_norm_momentum` is torch's: 1 - TensorFlow's decay. Only the auxiliary head
+    depends on `input_px`. None stands for the network's default. Raises RecipeError for an unknown name and for an
     option that the network does not have, ValueError for an argument out of its range, EnvironmentFault where timm is wanted and
     not to be had.
     """
@@ -257,12 +147,12 @@ def build_model(
 
 
 def is_timm(name: str) -> bool:
-    """Whether `name` means a network of timm, known there or not."""
+    """Whether `name` is written as a network of timm, known there or not."""
     return name.startswith(TIMM_PREFIX) and name != TIMM_PREFIX
 
 
 def find_spec(name: str) -> ModelSpec:
-    """The line of MODELS that `name` means. Raises RecipeError naming the nearest."""
+    """The entry of MODELS. Raises RecipeError naming the nearest."""
     spec = MODELS.get(name)
     if spec is None:
         raise RecipeError(f"unknown model {name!r}", hint_of_name(name))
@@ -270,7 +160,7 @@ def find_spec(name: str) -> ModelSpec:
 
 
 def hint_of_name(name: str) -> str:
-    """What a name that is none of MODELS may mean: other programs' spelling of one, a near one, or a network of timm."""
+    """A hint for an unknown name: another program's spelling, the nearest name, or a network of timm."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower().removeprefix(TIMM_PREFIX).partition(".")[0])
     if plain in _ELSEWHERE:
         own, why = _ELSEWHERE[plain]
@@ -279,8 +169,8 @@ def hint_of_name(name: str) -> str:
     if plain in spelt:
         return f"it is written `{spelt[plain]}`"
     nearest = difflib.get_close_matches(name.lower(), MODELS, n=1)
-    guess = f"did you mean `{nearest[0]}`?" if nearest else f"there are {', '.join(MODELS)}"
-    return f"{guess}; networks of timm are written timm/NAME: `{TIMM_PREFIX}resnet50d`"
+    guess = f"did you mean `{nearest[0]}`?" if nearest else f"there are {', '.join(MODELS)}."
+    return f"{guess} Networks of timm are written timm/NAME: `{TIMM_PREFIX}resnet50d`"
 
 
 # Names of timm, torchvision, Keras and TF-slim, in letters and digits alone -> ours, and why that one.
@@ -312,46 +202,29 @@ def option_problem(
 ) -> tuple[str, str] | None:
     """What is wrong with these options of the network `name`, and a hint; None if nothing is.
 
-    The message opens with the option. timm is not asked: what its networks take is found out when they are built. Raises RecipeError
+    The message opens with the option. Networks of timm are only checked when they are built. Raises RecipeError
     for an unknown name.
     """
-    if is_timm(name):
-        return _timm_option_problem(name, width, aux_head, residual_scale, residual_unit)
-    spec = find_spec(name)
-    if input_px is not None and input_px < spec.min_input_px:
+    spec = None if is_timm(name) else find_spec(name)
+    if spec is None and width != 1.0:
+        return (
+            f"width: {name} has the one width that timm gives it, got {width:g}",
+            "leave width at 1.0, or name a narrower network",
+        )
+    if spec and input_px is not None and input_px < spec.min_input_px:
         return f"input_px {input_px} is too small for {name}: at least {spec.min_input_px}", "choose larger images"
-    if aux_head and spec.aux_head is None:
-        return f"aux_head: {name} has no auxiliary head", _that_have("aux_head")
-    if residual_scale is not None and spec.residual_scale is None:
-        return f"residual_scale: {name} has no residuals to scale", _that_have("residual_scale")
-    if residual_unit is not None and spec.residual_unit is None:
-        return f"residual_unit: {name} has no residual units to choose", _that_have("residual_unit")
-    wanted = spec.aux_head if aux_head is None else aux_head
-    smallest = spec.aux_head_min_input_px
-    if wanted and smallest is not None and input_px is not None and input_px < smallest:
+    for option, given, lacking in (
+        ("aux_head", bool(aux_head), "no auxiliary head"),
+        ("residual_scale", residual_scale is not None, "no residuals to scale"),
+        ("residual_unit", residual_unit is not None, "no residual units to choose"),
+    ):
+        if given and getattr(spec, option, None) is None:
+            having = [other for other, its in MODELS.items() if getattr(its, option) is not None]
+            return f"{option}: {name} has {lacking}", f"these networks have it: {', '.join(having)}"
+    smallest = spec.aux_head_min_input_px if spec and (spec.aux_head if aux_head is None else aux_head) else None
+    if smallest is not None and input_px is not None and input_px < smallest:
         return (
             f"aux_head of {name} needs input_px of at least {smallest}, got {input_px}",
             f"set aux_head to false, or input_px to {smallest} or more",
         )
     return None
-
-
-def _timm_option_problem(
-    name: str, width: float, aux_head: Any, residual_scale: Any, residual_unit: Any
-) -> tuple[str, str] | None:
-    if width != 1.0:
-        return (
-            f"width: {name} has the one width that timm gives it, got {width:g}",
-            "leave width at 1.0, or name a narrower network",
-        )
-    if aux_head:
-        return f"aux_head: {name} has no auxiliary head", _that_have("aux_head")
-    if residual_scale is not None:
-        return f"residual_scale: {name} has no residuals to scale", _that_have("residual_scale")
-    if residual_unit is not None:
-        return f"residual_unit: {name} has no residual units to choose", _that_have("residual_unit")
-    return None
-
-
-def _that_have(option: str) -> str:
-    return f"these networks have it: {', '.join(name for name, spec in MODELS.items() if getattr(spec, option) is not None)}"

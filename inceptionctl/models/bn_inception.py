@@ -11,7 +11,6 @@ import re
 from collections import OrderedDict
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from inceptionctl.models.layers import (
@@ -20,11 +19,11 @@ from inceptionctl.models.layers import (
     Channels,
     Conv,
     ConvNormAct,
+    ImageClassifier,
     MaxPoolSame,
     Parallel,
     average_pool_3x3,
     check_input_px,
-    check_num_classes,
     init_weights,
     pad_same,
     scale_channels,
@@ -32,7 +31,15 @@ from inceptionctl.models.layers import (
 )
 from inceptionctl.models.summary import Stage
 
-DEFAULT_INPUT_PX = 224
+# What this family is called and has; models/__init__.py reads it without importing torch, so it holds literals alone.
+FAMILY = {
+    "class": "BnInception",
+    "default_input_px": 224,
+    "min_input_px": 32,
+    "source": "Ioffe and Szegedy, arXiv 1502.03167, Figure 5",
+    "networks": {"bn_inception": {"paper_top1_error_percent": 25.2, "paper_top5_error_percent": 7.8}},
+}
+
 MIN_INPUT_PX = 32  # the five strides leave one px of them; below, the last grid would be padding for the most part
 
 DEPTH_MULTIPLIER = 8
@@ -124,10 +131,13 @@ def init_as_inception_v2(network: nn.Module) -> None:
                     truncated_normal(layer.weight, std)
 
 
-class BnInception(nn.Module):
+class BnInception(ImageClassifier):
     """BN-Inception, Figure 5: images (N, 3, H, W), H and W at least 32 px, 224 in the paper -> logits (N, num_classes).
 
-    Initialised as TF-slim does, from torch's global random state, which also feeds the dropout. Arguments: see `bn_inception`.
+    Initialised as TF-slim does, from torch's global random state, which also feeds the dropout; 11.2 M parameters at width 1 and 1000
+    classes. `width` multiplies every number of channels (see `scale_channels`) but the 24 inside the first, separable convolution.
+    `dropout` is the share dropped: TF-slim keeps 0.8. `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. Raises ValueError for an
+    argument out of its range.
     """
 
     STAGES = (
@@ -154,7 +164,6 @@ class BnInception(nn.Module):
         batch_norm_eps: float = BATCH_NORM_EPS,
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
         average = average_pool_3x3
@@ -198,46 +207,21 @@ class BnInception(nn.Module):
         block_5b = inception(block_5a.out_channels, conv, c, 352, (192, 320), (192, 224), max_pool, 128)
         self.blocks_c = nn.Sequential(block_5a, block_5b)
         # 7 x 7 x 1024
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        # 1 x 1 x 1024
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(block_5b.out_channels, num_classes)
-        # 1000
-        self.num_features = block_5b.out_channels
-        self.num_classes = num_classes
+        self.add_classifier(block_5b.out_channels, num_classes, dropout)
         init_weights(self, classifier="convolution")
         init_as_inception_v2(self)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 1024 x width, 7, 7) at 224 px. Raises ValueError below 32 px."""
+    def forward_middle(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the middle grid, (N, 576 x width, 14, 14) at 224 px. Raises ValueError below 32 px."""
         check_input_px(min(x.shape[-2:]), MIN_INPUT_PX, "BN-Inception")
         x = self.stem(x)  # 28 x 28 x 192
         x = self.blocks_a(x)  # 28 x 28 x 320
         x = self.reduction_a(x)  # 14 x 14 x 576
         x = self.blocks_b(x)  # 14 x 14 x 576
+        return x
+
+    def forward_last(self, x: Tensor) -> Tensor:
+        """From there to the last grid, (N, 1024 x width, 7, 7) at 224 px."""
         x = self.reduction_b(x)  # 7 x 7 x 1024
         x = self.blocks_c(x)  # 7 x 7 x 1024
         return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> logits (N, num_classes); the softmax belongs to the loss. Raises ValueError below 32 px."""
-        x = self.forward_features(x)
-        x = torch.flatten(self.pool(x), 1)  # 1024
-        x = self.classifier(self.dropout(x))  # 1000
-        return x
-
-
-def bn_inception(
-    num_classes: int = 1000,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
-    batch_norm_eps: float = BATCH_NORM_EPS,
-) -> BnInception:
-    """Build BN-Inception (arXiv 1502.03167, Figure 5), initialised as TF-slim does: 11.2 M parameters at width 1, 1000 classes.
-
-    `width` multiplies every number of channels (see `scale_channels`) but the 24 inside the first, separable convolution. `dropout`
-    is the share dropped: TF-slim keeps 0.8. `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. Raises ValueError for an
-    argument out of its range.
-    """
-    return BnInception(num_classes, width, dropout, batch_norm_momentum, batch_norm_eps)

@@ -9,30 +9,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.models.aux_head import AuxHead
 from inceptionctl.models.inception_v3 import inception_5x5, stem_to_71_px
 from inceptionctl.models.inception_v4 import Stem, reduction_a
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
+    AuxHead,
     Channels,
     Conv,
     ConvNormAct,
+    ImageClassifier,
     Parallel,
     check_input_px,
-    check_num_classes,
     init_weights,
     max_pool_3x3_reduce,
     scale_channels,
 )
 from inceptionctl.models.summary import Stage
+
+# What this family is called and has; models/__init__.py reads it without importing torch, so it holds literals alone.
+FAMILY = {
+    "class": "InceptionResNet",
+    "default_input_px": 299,
+    "min_input_px": 75,
+    "residual_scale": (0.17, 0.10, 0.20),
+    "networks": {
+        "inception_resnet_v1": {
+            "arguments": {"variant": "v1"},
+            "source": "Szegedy et al., arXiv 1602.07261, Figures 10 to 15",
+            "paper_top1_error_percent": 21.3,
+            "paper_top5_error_percent": 5.5,
+        },
+        "inception_resnet_v2": {
+            "arguments": {"variant": "v2"},
+            "source": "Szegedy et al., arXiv 1602.07261, Figures 3 and 15 to 19",
+            "paper_top1_error_percent": 19.9,
+            "paper_top5_error_percent": 4.9,
+            "aux_head": False,
+            "aux_head_min_input_px": 107,
+        },
+        # Another stem, twice the blocks and another head: the network of the published weights is not the paper's.
+        "inception_resnet_v2_tf_slim": {
+            "arguments": {"variant": "v2_tf_slim"},
+            "source": "TF-slim's nets/inception_resnet_v2.py, after Szegedy et al., arXiv 1602.07261, Figures 14 and 16 to 19",
+            "aux_head": False,
+            "aux_head_min_input_px": 107,
+        },
+    },
+}
 
 DEFAULT_INPUT_PX = 299
 MIN_INPUT_PX = 75  # leave a last grid of 1 x 1
@@ -45,7 +76,7 @@ Variant = Literal["v1", "v2", "v2_tf_slim"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class VariantSpec:
     """The numbers in which the variants differ, as the figures print them; channels are those of width 1."""
 
     network: str
@@ -69,8 +100,20 @@ class Plan:
     """Figure of each part."""
 
 
-VARIANTS: dict[Variant, Plan] = {
-    "v1": Plan(
+V2 = VariantSpec(
+    network="Inception-ResNet-v2",
+    repeats=(5, 10, 5),
+    chain_a=(48, 64),
+    reduction_a=(256, 256, 384, 384),
+    block_b=(192, 128, 160, 192),
+    reduction_b=(384, 288, 320),
+    block_c=(192, 192, 224, 256),
+    conv_head=None,
+    last_block_is_plain=False,
+    figures={"stem": "3", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
+)
+VARIANTS: dict[Variant, VariantSpec] = {
+    "v1": VariantSpec(
         network="Inception-ResNet-v1",
         repeats=(5, 10, 5),
         chain_a=(32, 32),
@@ -82,29 +125,14 @@ VARIANTS: dict[Variant, Plan] = {
         last_block_is_plain=False,
         figures={"stem": "14", "a": "10", "b": "11", "reduction_b": "12", "c": "13"},
     ),
-    "v2": Plan(
-        network="Inception-ResNet-v2",
-        repeats=(5, 10, 5),
-        chain_a=(48, 64),
-        reduction_a=(256, 256, 384, 384),
-        block_b=(192, 128, 160, 192),
-        reduction_b=(384, 288, 320),
-        block_c=(192, 192, 224, 256),
-        conv_head=None,
-        last_block_is_plain=False,
-        figures={"stem": "3", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
-    ),
-    "v2_tf_slim": Plan(
+    "v2": V2,
+    "v2_tf_slim": replace(
+        V2,
         network="TF-slim's Inception-ResNet-v2",
         repeats=(10, 20, 10),
-        chain_a=(48, 64),
-        reduction_a=(256, 256, 384, 384),
-        block_b=(192, 128, 160, 192),
-        reduction_b=(384, 288, 320),
-        block_c=(192, 192, 224, 256),
         conv_head=1536,
         last_block_is_plain=True,
-        figures={"stem": "14", "a": "16", "b": "17", "reduction_b": "18", "c": "19"},
+        figures=V2.figures | {"stem": "14"},
     ),
 }
 
@@ -133,9 +161,9 @@ class ResidualBlock(nn.Module):
         return y
 
 
-def branches_a(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def branches_a(in_channels: int, conv: Conv, c: Channels, spec: VariantSpec) -> Parallel:
     """Branches of Inception-ResNet-A, Figures 10 and 16: (N, 256 | 384 | 320, 35, 35) -> (N, 96 | 128 | 128, 35, 35)."""
-    first, second = plan.chain_a
+    first, second = spec.chain_a
     return Parallel(
         out_channels=2 * c(32) + c(second),
         branch_1x1=conv(in_channels, c(32), 1),
@@ -151,9 +179,9 @@ def branches_a(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Paralle
     )
 
 
-def branches_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def branches_b(in_channels: int, conv: Conv, c: Channels, spec: VariantSpec) -> Parallel:
     """Branches of Inception-ResNet-B, Figures 11 and 17: (N, 896 | 1152 | 1088, 17, 17) -> (N, 256 | 384 | 384, 17, 17)."""
-    single, first, second, third = plan.block_b
+    single, first, second, third = spec.block_b
     return Parallel(
         out_channels=c(single) + c(third),
         branch_1x1=conv(in_channels, c(single), 1),
@@ -165,9 +193,9 @@ def branches_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Paralle
     )
 
 
-def reduction_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def reduction_b(in_channels: int, conv: Conv, c: Channels, spec: VariantSpec) -> Parallel:
     """Reduction-B, Figures 12 and 18: (N, 896 | 1152 | 1088, 17, 17) -> (N, 1792 | 2144 | 2080, 8, 8)."""
-    long, short, double = plan.reduction_b
+    long, short, double = spec.reduction_b
     return Parallel(
         out_channels=c(long) + c(short) + c(double) + in_channels,
         branch_3x3=nn.Sequential(
@@ -187,9 +215,9 @@ def reduction_b(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parall
     )
 
 
-def branches_c(in_channels: int, conv: Conv, c: Channels, plan: Plan) -> Parallel:
+def branches_c(in_channels: int, conv: Conv, c: Channels, spec: VariantSpec) -> Parallel:
     """Branches of Inception-ResNet-C, Figures 13 and 19: (N, 1792 | 2144 | 2080, 8, 8) -> (N, 384 | 448 | 448, 8, 8)."""
-    single, first, second, third = plan.block_c
+    single, first, second, third = spec.block_c
     return Parallel(
         out_channels=c(single) + c(third),
         branch_1x1=conv(in_channels, c(single), 1),
@@ -221,8 +249,8 @@ def build_stem(variant: Variant, conv: Conv, c: Channels) -> tuple[nn.Module, in
 
 def stages(variant: Variant, stem: nn.Module) -> tuple[Stage, ...]:
     """What `summary.endpoints` lists, in the order of the forward pass."""
-    plan = VARIANTS[variant]
-    fig, (num_a, num_b, num_c) = plan.figures, plan.repeats
+    spec = VARIANTS[variant]
+    fig, (num_a, num_b, num_c) = spec.figures, spec.repeats
     own = {"pool_2", "mixed"} if variant == "v2_tf_slim" else set()  # the paper has no such layers
     of_stem = [Stage(f"stem.{name}", "TF-slim" if name in own else f"Fig. {fig['stem']}") for name, _ in stem.named_children()]
     body = [
@@ -232,7 +260,7 @@ def stages(variant: Variant, stem: nn.Module) -> tuple[Stage, ...]:
         Stage("reduction_b", f"Fig. {fig['reduction_b']}"),
         Stage("blocks_c", f"{num_c} x Fig. {fig['c']}"),
     ]
-    head = [Stage("conv_head", "TF-slim")] if plan.conv_head else []
+    head = [Stage("conv_head", "TF-slim")] if spec.conv_head else []
     return (*of_stem, *body, *head, Stage("pool", "Fig. 15"), Stage("classifier", "Fig. 15"))
 
 
@@ -245,12 +273,25 @@ def scales_of_grids(residual_scale: ResidualScale) -> tuple[float, float, float]
     return a, b, c
 
 
-class InceptionResNet(nn.Module):
+def _blocks_c(channels: int, conv: Conv, c: Channels, spec: VariantSpec, scale: float, repeats: int) -> Iterable[ResidualBlock]:
+    for number in range(1, repeats + 1):
+        plain = spec.last_block_is_plain and number == repeats
+        yield ResidualBlock(channels, branches_c(channels, conv, c, spec), 1.0 if plain else scale, plain=plain)
+
+
+class InceptionResNet(ImageClassifier):
     """Inception-ResNet, Figure 15: images (N, 3, H, W), H and W at least 75 px, 299 in the paper -> logits (N, num_classes).
 
     Training with the auxiliary head gives two logits. Initialised from torch's global random state, which also feeds the dropout, as
     TF-slim's Inception-v4 is: its inception_resnet_v2 names no initialiser, so that its convolutions are Glorot uniform, and the paper
-    does not say. Arguments: see `inception_resnet`.
+    does not say.
+
+    `variant` "v1" and "v2" are the paper's, "v2_tf_slim" is the network of the published weights: a v1-like stem and one Inception
+    block, 10, 20 and 10 residual blocks, the last of them plain, and a 1x1 convolution before the pool. `residual_scale` multiplies
+    the residuals before the addition: one number, or one each for the 35 x 35, 17 x 17 and 8 x 8 grid; 1.0 switches it off.
+    `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8.
+    `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `input_px` is the side that the auxiliary head is built for; without
+    the head any side of at least 75 px passes. Raises ValueError for an argument out of its range.
     """
 
     def __init__(
@@ -266,50 +307,43 @@ class InceptionResNet(nn.Module):
         aux_head: bool = False,
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
-        self.plan = plan = VARIANTS[variant]
+        self.spec = spec = VARIANTS[variant]
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
         scale_a, scale_b, scale_c = scales_of_grids(residual_scale)
-        num_a, num_b, num_c = plan.repeats
+        num_a, num_b, num_c = spec.repeats
 
         # 299 x 299 x 3
         self.stem, channels = build_stem(variant, conv, c)
         # 35 x 35 x 256 | 384 | 320
         self.blocks_a = nn.Sequential(
-            *(ResidualBlock(channels, branches_a(channels, conv, c, plan), scale_a) for _ in range(num_a))
+            *(ResidualBlock(channels, branches_a(channels, conv, c, spec), scale_a) for _ in range(num_a))
         )
         # 35 x 35 x 256 | 384 | 320
-        k, l, m, n = (c(size) for size in plan.reduction_a)  # noqa: E741  the paper's letters
+        k, l, m, n = (c(size) for size in spec.reduction_a)  # noqa: E741  the paper's letters
         self.reduction_a = reduction_a(channels, conv, k=k, l=l, m=m, n=n)
         middle_channels = channels = self.reduction_a.out_channels
         # 17 x 17 x 896 | 1152 | 1088
         self.blocks_b = nn.Sequential(
-            *(ResidualBlock(channels, branches_b(channels, conv, c, plan), scale_b) for _ in range(num_b))
+            *(ResidualBlock(channels, branches_b(channels, conv, c, spec), scale_b) for _ in range(num_b))
         )
         # 17 x 17 x 896 | 1152 | 1088
-        self.reduction_b = reduction_b(channels, conv, c, plan)
+        self.reduction_b = reduction_b(channels, conv, c, spec)
         channels = self.reduction_b.out_channels
         # 8 x 8 x 1792 | 2144 | 2080
-        self.blocks_c = nn.Sequential(*_blocks_c(channels, conv, c, plan, scale_c, num_c))
+        self.blocks_c = nn.Sequential(*_blocks_c(channels, conv, c, spec, scale_c, num_c))
         # 8 x 8 x 1792 | 2144 | 2080
-        self.conv_head = conv(channels, c(plan.conv_head), 1) if plan.conv_head else None
-        channels = c(plan.conv_head) if plan.conv_head else channels
+        self.conv_head = conv(channels, c(spec.conv_head), 1) if spec.conv_head else None
+        channels = c(spec.conv_head) if spec.conv_head else channels
         # 8 x 8 x 1792 | 2144 | 1536
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        # 1 x 1 x 1792 | 2144 | 1536
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_classes)
-        # 1000
+        self.add_classifier(channels, num_classes, dropout)
         self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
-        self.num_features = channels
-        self.num_classes = num_classes
         self.STAGES = stages(variant, self.stem)
         init_weights(self)
 
     def forward_middle(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> the grid that the auxiliary head is fed, (N, 896 | 1152 | 1088, 17, 17) at 299 px, width 1."""
-        check_input_px(min(x.shape[-2:]), MIN_INPUT_PX, self.plan.network)
+        check_input_px(min(x.shape[-2:]), MIN_INPUT_PX, self.spec.network)
         x = self.stem(x)  # 35 x 35 x 256 | 384 | 320
         x = self.blocks_a(x)  # 35 x 35 x 256 | 384 | 320
         x = self.reduction_a(x)  # 17 x 17 x 896 | 1152 | 1088
@@ -321,49 +355,3 @@ class InceptionResNet(nn.Module):
         x = self.reduction_b(x)  # 8 x 8 x 1792 | 2144 | 2080
         x = self.blocks_c(x)  # 8 x 8 x 1792 | 2144 | 2080
         return x if self.conv_head is None else self.conv_head(x)  # 8 x 8 x 1792 | 2144 | 1536
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 1792 | 2144 | 1536, 8, 8) at 299 px. Raises ValueError below 75 px."""
-        return self.forward_last(self.forward_middle(x))
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
-
-        The softmax belongs to the loss. Raises ValueError below 75 px.
-        """
-        middle = self.forward_middle(x)
-        x = self.forward_last(middle)
-        x = torch.flatten(self.pool(x), 1)  # 1792 | 2144 | 1536
-        x = self.classifier(self.dropout(x))  # 1000
-        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
-
-
-def _blocks_c(channels: int, conv: Conv, c: Channels, plan: Plan, scale: float, repeats: int) -> Iterable[ResidualBlock]:
-    for number in range(1, repeats + 1):
-        plain = plan.last_block_is_plain and number == repeats
-        yield ResidualBlock(channels, branches_c(channels, conv, c, plan), 1.0 if plain else scale, plain=plain)
-
-
-def inception_resnet(
-    variant: Variant,
-    num_classes: int = 1000,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
-    batch_norm_eps: float = BATCH_NORM_EPS,
-    residual_scale: ResidualScale = RESIDUAL_SCALE,
-    input_px: int = DEFAULT_INPUT_PX,
-    aux_head: bool = False,
-) -> InceptionResNet:
-    """Build an Inception-ResNet (arXiv 1602.07261, Figure 15), initialised as Inception-v4.
-
-    `variant` "v1" and "v2" are the paper's, "v2_tf_slim" is the network of the published weights: a v1-like stem and one Inception
-    block, 10, 20 and 10 residual blocks, the last of them plain, and a 1x1 convolution before the pool. `residual_scale` multiplies
-    the residuals before the addition: one number, or one each for the 35 x 35, 17 x 17 and 8 x 8 grid; 1.0 switches it off.
-    `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8.
-    `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `input_px` is the side that the auxiliary head is built for; without
-    the head any side of at least 75 px passes. Raises ValueError for an argument out of its range.
-    """
-    return InceptionResNet(
-        variant, num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, residual_scale, input_px, aux_head
-    )

@@ -11,25 +11,47 @@ from collections import OrderedDict
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from inceptionctl.models.aux_head import AuxHead, init_as_inception_v3
+from inceptionctl.models.inception_v4 import fork, reduction_a
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
+    AuxHead,
     Channels,
     Conv,
     ConvNormAct,
+    ImageClassifier,
     Parallel,
     average_pool_3x3,
     check_input_px,
-    check_num_classes,
+    init_as_inception_v3,
     init_weights,
     max_pool_3x3_reduce,
     scale_channels,
 )
 from inceptionctl.models.summary import Stage
+
+# What this family is called and has; models/__init__.py reads it without importing torch, so it holds literals alone.
+FAMILY = {
+    "class": "InceptionV3",
+    "default_input_px": 299,
+    "min_input_px": 75,
+    "paper_top1_error_percent": 21.2,
+    "paper_top5_error_percent": 5.6,
+    "aux_head": True,
+    "aux_head_min_input_px": 107,
+    "networks": {
+        "inception_v3": {
+            "source": "Szegedy et al., arXiv 1512.00567, Table 1, with the channels of TF-slim's nets/inception_v3.py",
+        },
+        # The same weights fit, but the 3x3 average pools count the padding, so the logits differ.
+        "inception_v3_torchvision": {
+            "arguments": {"average_pool": "torchvision"},
+            "source": "Szegedy et al., arXiv 1512.00567, Table 1, with the average pools of torchvision's and timm's inception_v3",
+        },
+    },
+}
 
 DEFAULT_INPUT_PX = 299
 MIN_INPUT_PX = 75  # leave a last grid of 1 x 1
@@ -87,20 +109,6 @@ def inception_5x5(
     )
 
 
-def reduction_a(in_channels: int, conv: Conv, c: Channels) -> Parallel:
-    """Figure 10 of arXiv 1512.00567: (N, 288, 35, 35) -> (N, 768, 17, 17)."""
-    return Parallel(
-        out_channels=c(384) + c(96) + in_channels,
-        branch_3x3=conv(in_channels, c(384), 3, stride=2, padding="valid"),
-        branch_double_3x3=nn.Sequential(
-            conv(in_channels, c(64), 1),
-            conv(c(64), c(96), 3),
-            conv(c(96), c(96), 3, stride=2, padding="valid"),
-        ),
-        branch_pool=max_pool_3x3_reduce(),
-    )
-
-
 def inception_7x7(in_channels: int, conv: Conv, c: Channels, *, inner: int, counts_padding: bool) -> Parallel:
     """The block of the 17 x 17 grid, Figure 6 with n = 7: (N, 768, 17, 17) -> (N, 768, 17, 17).
 
@@ -148,25 +156,17 @@ def reduction_b(in_channels: int, conv: Conv, c: Channels) -> Parallel:
 
 def inception_fork(in_channels: int, conv: Conv, c: Channels, *, counts_padding: bool) -> Parallel:
     """The block of the 8 x 8 grid, Figure 7: (N, C, 8, 8) -> (N, 2048, 8, 8). Two branches end in a fork: 1x3 and 3x1."""
-
-    def fork() -> Parallel:
-        return Parallel(
-            out_channels=2 * c(384),
-            conv_1x3=conv(c(384), c(384), (1, 3)),
-            conv_3x1=conv(c(384), c(384), (3, 1)),
-        )
-
     return Parallel(
         out_channels=c(320) + 4 * c(384) + c(192),
         branch_1x1=conv(in_channels, c(320), 1),
         branch_fork=nn.Sequential(
             conv(in_channels, c(384), 1),
-            fork(),
+            fork(c(384), c(384), conv),
         ),
         branch_3x3_fork=nn.Sequential(
             conv(in_channels, c(448), 1),
             conv(c(448), c(384), 3),
-            fork(),
+            fork(c(384), c(384), conv),
         ),
         branch_pool=nn.Sequential(
             average_pool_3x3(counts_padding=counts_padding),
@@ -175,11 +175,15 @@ def inception_fork(in_channels: int, conv: Conv, c: Channels, *, counts_padding:
     )
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(ImageClassifier):
     """Inception-v3, Table 1 of arXiv 1512.00567: images (N, 3, H, W), H and W at least 75 px -> logits (N, num_classes).
 
     Training with the auxiliary head gives two logits. Initialised as TF-slim does, from torch's global random state, which also
-    feeds the dropout. Arguments: see `inception_v3`.
+    feeds the dropout; 23.8 M parameters, and 3.3 M of the auxiliary head. `width` multiplies every number of channels (see
+    `scale_channels`). `dropout` is the share dropped: TF-slim keeps 0.8. `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim.
+    `input_px` is the side that the auxiliary head is built for; without the head any side of at least 75 px passes. `average_pool` says
+    whether the 3x3 average pools leave the padding out of the mean, as the authors' code does, or count it, as torchvision and timm do.
+    Raises ValueError for an argument out of its range.
     """
 
     STAGES = (
@@ -211,7 +215,6 @@ class InceptionV3(nn.Module):
         average_pool: AveragePool = "tf_slim",
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
         counts_padding = average_pool == "torchvision"
@@ -227,7 +230,7 @@ class InceptionV3(nn.Module):
             self.blocks_a.append(block)
             channels = block.out_channels
         # 35 x 35 x 288, after 256 and 288
-        self.reduction_a = reduction_a(channels, conv, c)
+        self.reduction_a = reduction_a(channels, conv, k=c(64), l=c(96), m=c(96), n=c(384))
         channels = self.reduction_a.out_channels
         # 17 x 17 x 768
         self.blocks_b = nn.Sequential()
@@ -244,14 +247,8 @@ class InceptionV3(nn.Module):
             self.blocks_c.append(block := inception_fork(channels, conv, c, counts_padding=counts_padding))
             channels = block.out_channels
         # 8 x 8 x 2048
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        # 1 x 1 x 2048
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_classes)
-        # 1000
+        self.add_classifier(channels, num_classes, dropout)
         self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
-        self.num_features = channels
-        self.num_classes = num_classes
         init_weights(self, classifier="convolution")
         if self.aux_head is not None:
             init_as_inception_v3(self.aux_head)
@@ -270,38 +267,3 @@ class InceptionV3(nn.Module):
         x = self.reduction_b(x)  # 8 x 8 x 1280
         x = self.blocks_c(x)  # 8 x 8 x 2048
         return x
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 2048 x width, 8, 8) at 299 px. Raises ValueError below 75 px."""
-        return self.forward_last(self.forward_middle(x))
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
-
-        The softmax belongs to the loss. Raises ValueError below 75 px.
-        """
-        middle = self.forward_middle(x)
-        x = self.forward_last(middle)
-        x = torch.flatten(self.pool(x), 1)  # 2048
-        x = self.classifier(self.dropout(x))  # 1000
-        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
-
-
-def inception_v3(
-    num_classes: int = 1000,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
-    batch_norm_eps: float = BATCH_NORM_EPS,
-    input_px: int = DEFAULT_INPUT_PX,
-    aux_head: bool = True,
-    average_pool: AveragePool = "tf_slim",
-) -> InceptionV3:
-    """Build Inception-v3 (arXiv 1512.00567), initialised as TF-slim does: 23.8 M parameters, and 3.3 M of the auxiliary head.
-
-    `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: TF-slim keeps 0.8.
-    `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `input_px` is the side that the auxiliary head is built for; without
-    the head any side of at least 75 px passes. `average_pool` says whether the 3x3 average pools leave the padding out of the
-    mean, as the authors' code does, or count it, as torchvision and timm do. Raises ValueError for an argument out of its range.
-    """
-    return InceptionV3(num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, input_px, aux_head, average_pool)

@@ -9,25 +9,44 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from inceptionctl.models.aux_head import AuxHead
 from inceptionctl.models.layers import (
     BATCH_NORM_EPS,
     BATCH_NORM_MOMENTUM,
+    AuxHead,
     Channels,
     Conv,
     ConvNormAct,
+    ImageClassifier,
     Parallel,
     average_pool_3x3,
     check_input_px,
-    check_num_classes,
     init_weights,
     max_pool_3x3_reduce,
     scale_channels,
 )
 from inceptionctl.models.summary import Stage
+
+# What this family is called and has; models/__init__.py reads it without importing torch, so it holds literals alone.
+FAMILY = {
+    "class": "InceptionV4",
+    "default_input_px": 299,
+    "min_input_px": 75,
+    "paper_top1_error_percent": 20.0,
+    "paper_top5_error_percent": 5.0,
+    "aux_head": False,
+    "aux_head_min_input_px": 107,
+    "networks": {
+        "inception_v4": {"source": "Szegedy et al., arXiv 1602.07261, Figure 9"},
+        # The same network at the same cost, but three chains of 1x7 / 7x1 and 1x3 / 3x1 run the other way round, as in the weights
+        # that TF-slim published and in the ports of them: those fit this one alone.
+        "inception_v4_tf_slim": {
+            "arguments": {"kernel_order": "tf_slim"},
+            "source": "Szegedy et al., arXiv 1602.07261, Figure 9, with the kernel order of TF-slim's nets/inception_v4.py",
+        },
+    },
+}
 
 DEFAULT_INPUT_PX = 299
 MIN_INPUT_PX = 75  # leave a last grid of 1 x 1
@@ -108,7 +127,10 @@ def inception_a(in_channels: int, conv: Conv, c: Channels) -> Parallel:
 
 
 def reduction_a(in_channels: int, conv: Conv, *, k: int, l: int, m: int, n: int) -> Parallel:  # noqa: E741  the paper's letters
-    """Reduction-A, Figure 7, with the k, l, m, n of Table 1: (N, C, 35, 35) -> (N, n + m + C, 17, 17)."""
+    """Reduction-A, Figure 7, with the k, l, m, n of Table 1: (N, C, 35, 35) -> (N, n + m + C, 17, 17).
+
+    Figure 10 of arXiv 1512.00567 is the same block: Inception-v3 has k 64, l 96, m 96 and n 384.
+    """
     return Parallel(
         out_channels=n + m + in_channels,
         branch_3x3=conv(in_channels, n, 3, stride=2, padding="valid"),
@@ -165,29 +187,31 @@ def reduction_b(in_channels: int, conv: Conv, c: Channels) -> Parallel:
     )
 
 
+def fork(in_channels: int, out_channels: int, conv: Conv) -> Parallel:
+    """1x3 and 3x1 of the same input: (N, in_channels, 8, 8) -> (N, 2 x out_channels, 8, 8)."""
+    return Parallel(
+        out_channels=2 * out_channels,
+        conv_1x3=conv(in_channels, out_channels, (1, 3)),
+        conv_3x1=conv(in_channels, out_channels, (3, 1)),
+    )
+
+
 def inception_c(in_channels: int, conv: Conv, c: Channels, kernel_order: KernelOrder = "paper") -> Parallel:
     """Inception-C, Figure 6: (N, 1536, 8, 8) -> (N, 1536, 8, 8). Two branches end in a fork: 1x3 and 3x1 of the same input."""
     first, second = ((1, 3), (3, 1)) if kernel_order == "paper" else ((3, 1), (1, 3))
-
-    def fork(channels: int) -> Parallel:
-        return Parallel(
-            out_channels=2 * c(256),
-            conv_1x3=conv(channels, c(256), (1, 3)),
-            conv_3x1=conv(channels, c(256), (3, 1)),
-        )
 
     return Parallel(
         out_channels=6 * c(256),
         branch_1x1=conv(in_channels, c(256), 1),
         branch_fork=nn.Sequential(
             conv(in_channels, c(384), 1),
-            fork(c(384)),
+            fork(c(384), c(256), conv),
         ),
         branch_3x3_fork=nn.Sequential(
             conv(in_channels, c(384), 1),
             conv(c(384), c(448), first),
             conv(c(448), c(512), second),
-            fork(c(512)),
+            fork(c(512), c(256), conv),
         ),
         branch_pool=nn.Sequential(
             average_pool_3x3(),
@@ -196,11 +220,15 @@ def inception_c(in_channels: int, conv: Conv, c: Channels, kernel_order: KernelO
     )
 
 
-class InceptionV4(nn.Module):
+class InceptionV4(ImageClassifier):
     """Inception-v4, Figure 9: images (N, 3, H, W), H and W at least 75 px, 299 in the paper -> logits (N, num_classes).
 
     Training with the auxiliary head gives two logits. Initialised as TF-slim does, from torch's global random state, which also
-    feeds the dropout. Arguments: see `inception_v4`.
+    feeds the dropout; 42.7 M parameters at width 1 and 1000 classes. `width` multiplies every number of channels (see
+    `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8. `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim.
+    `kernel_order` says in which order the factorised convolutions of the stem, Inception-B and Inception-C follow each other: as the
+    figures print them, or as TF-slim and the weights made by it (timm's among them) have them. `aux_head` adds TF-slim's auxiliary head
+    for training on images of `input_px`; without it any side of at least 75 px passes. Raises ValueError for an argument out of its range.
     """
 
     # What `summary.endpoints` lists, in the order of the forward pass.
@@ -232,7 +260,6 @@ class InceptionV4(nn.Module):
         aux_head: bool = False,
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
 
@@ -262,14 +289,8 @@ class InceptionV4(nn.Module):
             self.blocks_c.append(block := inception_c(channels, conv, c, kernel_order))
             channels = block.out_channels
         # 8 x 8 x 1536
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        # 1 x 1 x 1536
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_classes)
-        # 1000
+        self.add_classifier(channels, num_classes, dropout)
         self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
-        self.num_features = channels
-        self.num_classes = num_classes
         init_weights(self)
 
     def forward_middle(self, x: Tensor) -> Tensor:
@@ -286,39 +307,3 @@ class InceptionV4(nn.Module):
         x = self.reduction_b(x)  # 8 x 8 x 1536
         x = self.blocks_c(x)  # 8 x 8 x 1536
         return x
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 1536 x width, 8, 8) at 299 px. Raises ValueError below 75 px."""
-        return self.forward_last(self.forward_middle(x))
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
-
-        The softmax belongs to the loss. Raises ValueError below 75 px.
-        """
-        middle = self.forward_middle(x)
-        x = self.forward_last(middle)
-        x = torch.flatten(self.pool(x), 1)  # 1536
-        x = self.classifier(self.dropout(x))  # 1000
-        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
-
-
-def inception_v4(
-    num_classes: int = 1000,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
-    batch_norm_eps: float = BATCH_NORM_EPS,
-    kernel_order: KernelOrder = "paper",
-    input_px: int = DEFAULT_INPUT_PX,
-    aux_head: bool = False,
-) -> InceptionV4:
-    """Build Inception-v4 (arXiv 1602.07261, Figure 9), initialised as TF-slim does: 42.7 M parameters at width 1, 1000 classes.
-
-    `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8.
-    `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `kernel_order` says in which order the factorised convolutions of
-    the stem, Inception-B and Inception-C follow each other: as the figures print them, or as TF-slim and the weights made by it
-    (timm's among them) have them. `aux_head` adds TF-slim's auxiliary head for training on images of `input_px`; without it any
-    side of at least 75 px passes. Raises ValueError for an argument out of its range.
-    """
-    return InceptionV4(num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, kernel_order, input_px, aux_head)

@@ -28,12 +28,6 @@ def check_input_px(input_px: int, smallest_px: int, network: str) -> None:
         raise ValueError(f"{network} needs images of at least {smallest_px} x {smallest_px} px, got a side of {input_px} px")
 
 
-def check_num_classes(num_classes: int) -> None:
-    """Raise ValueError for fewer classes than one."""
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-
-
 def scale_channels(channels: int, width: float) -> int:
     """`channels` x `width`, rounded to the nearest multiple of 8 (halves go up), at least 8.
 
@@ -177,3 +171,110 @@ def init_weights(module: nn.Module, *, classifier: Literal["dense", "convolution
             continue
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+AUX_POOL_PX = 5
+MIN_AUX_INPUT_PX = 107  # leave a grid of 5 x 5, which the pool needs
+
+
+def grid_px(input_px: int) -> int:
+    """Side of the grid that the head is fed, for images of `input_px` px: 17 at 299 px.
+
+    Inception-v3, Inception-v4 and Inception-ResNet-v2 have the same strides down to there, though not the same layers.
+    """
+    side = (input_px - 1) // 2 - 2  # 3x3 /2 valid, 3x3 valid: 147
+    side = (side - 1) // 2 - 2  # 3x3 /2 valid, 3x3 valid: 71
+    side = (side - 1) // 2  # 3x3 /2 valid: 35
+    return (side - 1) // 2  # Reduction-A: 17
+
+
+class AuxHead(nn.Module):
+    """Average pool 5x5 /3, 1x1 convolution, one convolution over the whole grid that is left, linear.
+
+    (N, in_channels, 17, 17) -> logits (N, num_classes). The kernel over the grid is 5x5 at 299 px and follows `input_px`: the
+    head takes no grid but that of the image side it was built for. Raises ValueError below 107 px, and for another grid.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, input_px: int, conv: Conv, c: Channels) -> None:
+        super().__init__()
+        if input_px < MIN_AUX_INPUT_PX:
+            raise ValueError(
+                f"the auxiliary head needs images of at least {MIN_AUX_INPUT_PX} x {MIN_AUX_INPUT_PX} px, got a side of {input_px} px: "
+                "build the network with aux_head=False"
+            )
+        self.input_px = input_px
+        self.kernel_px = (grid_px(input_px) - AUX_POOL_PX) // 3 + 1
+        # 17 x 17 x in_channels
+        self.pool = nn.AvgPool2d(AUX_POOL_PX, stride=3)
+        # 5 x 5 x in_channels
+        self.conv_1x1 = conv(in_channels, c(128), 1)
+        # 5 x 5 x 128
+        self.conv_grid = conv(c(128), c(768), self.kernel_px, padding="valid")
+        # 1 x 1 x 768
+        self.classifier = nn.Linear(c(768), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, 17, 17) -> logits (N, num_classes)."""
+        x = self.pool(x)  # 5 x 5 x in_channels
+        height, width = x.shape[-2:]
+        if (height, width) != (self.kernel_px, self.kernel_px):
+            raise ValueError(
+                f"the auxiliary head was built for images of {self.input_px} x {self.input_px} px, which leave it a grid of "
+                f"{self.kernel_px} x {self.kernel_px}; it got one of {height} x {width}: build the network with the input_px "
+                "that it is trained on"
+            )
+        x = self.conv_1x1(x)  # 5 x 5 x 128
+        x = torch.flatten(self.conv_grid(x), 1)  # 768
+        x = self.classifier(x)  # 1000
+        return x
+
+
+class ImageClassifier(nn.Module):
+    """What the networks here end in: global average pool, dropout, a linear classifier; and an auxiliary head where there is one.
+
+    A subclass builds its layers, then calls `add_classifier`, and implements `forward_middle` and `forward_last`.
+    """
+
+    aux_head: AuxHead | None
+
+    def add_classifier(self, num_features: int, num_classes: int, dropout: float) -> None:
+        """Add the layers behind the last grid, of `num_features` channels. Raises ValueError for fewer classes than one."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        # 1 x 1 x num_features
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(num_features, num_classes)
+        # num_classes
+        self.aux_head = None
+        self.num_features = num_features
+        self.num_classes = num_classes
+
+    def forward_middle(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the grid that an auxiliary head is fed. Raises ValueError for images that are too small."""
+        raise NotImplementedError
+
+    def forward_last(self, x: Tensor) -> Tensor:
+        """From what `forward_middle` gives to the last grid, (N, num_features, H', W')."""
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the last grid, (N, num_features, H', W'). Raises ValueError for images that are too small."""
+        return self.forward_last(self.forward_middle(x))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) -> logits (N, num_classes); in training with the auxiliary head, (logits, auxiliary logits).
+
+        The softmax belongs to the loss. Raises ValueError for images that are too small.
+        """
+        middle = self.forward_middle(x)
+        x = self.forward_last(middle)
+        x = torch.flatten(self.pool(x), 1)  # num_features
+        x = self.classifier(self.dropout(x))  # num_classes
+        return (x, self.aux_head(middle)) if self.training and self.aux_head is not None else x
+
+
+def init_as_inception_v3(head: AuxHead) -> None:
+    """Give the last two layers the small first weights that TF-slim gives them in Inception-v3 alone: std 0.01 and 0.001."""
+    for layer, std in ((head.conv_grid.conv, 0.01), (head.classifier, 0.001)):
+        truncated_normal(layer.weight, std)

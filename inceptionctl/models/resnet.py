@@ -10,7 +10,6 @@ from collections import OrderedDict
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from inceptionctl.models import ResidualUnit
@@ -19,14 +18,43 @@ from inceptionctl.models.layers import (
     BATCH_NORM_MOMENTUM,
     Conv,
     ConvNormAct,
+    ImageClassifier,
     check_input_px,
-    check_num_classes,
     init_weights,
     scale_channels,
 )
 from inceptionctl.models.summary import Stage
 
-DEFAULT_INPUT_PX = 224
+# What this family is called and has; models/__init__.py reads it without importing torch, so it holds literals alone.
+FAMILY = {
+    "class": "ResNet",
+    "default_input_px": 224,
+    "min_input_px": 32,
+    "source": "He et al., arXiv 1512.03385, Table 1",
+    "residual_unit": "bottleneck",
+    # The paper measures ResNet-152 with ten crops and densely, never with one crop: docs/networks.md.
+    "networks": {
+        "resnet_18": {"arguments": {"depth": 18}, "residual_unit": "original"},
+        "resnet_34": {"arguments": {"depth": 34}, "residual_unit": "original"},
+        "resnet_50": {"arguments": {"depth": 50}},
+        "resnet_101": {"arguments": {"depth": 101}},
+        "resnet_152": {"arguments": {"depth": 152}},
+        # As torchvision, timm and NVIDIA have them: the unit that halves the grid does so in its 3x3, not in its first 1x1.
+        "resnet_50_v1_5": {
+            "arguments": {"depth": 50, "stride_in": "3x3"},
+            "source": "He et al., arXiv 1512.03385, Table 1, with the stride in the 3x3",
+        },
+        "resnet_101_v1_5": {
+            "arguments": {"depth": 101, "stride_in": "3x3"},
+            "source": "He et al., arXiv 1512.03385, Table 1, with the stride in the 3x3",
+        },
+        "resnet_152_v1_5": {
+            "arguments": {"depth": 152, "stride_in": "3x3"},
+            "source": "He et al., arXiv 1512.03385, Table 1, with the stride in the 3x3",
+        },
+    },
+}
+
 MIN_INPUT_PX = 32  # the five strides leave one px of them; below, the last grid would be padding for the most part
 
 Depth = Literal[18, 34, 50, 101, 152]
@@ -84,10 +112,15 @@ def bottleneck_unit(in_channels: int, channels: int, stride: int, conv: Conv, st
     return Unit(in_channels, EXPANSION * channels, stride, nn.Sequential(residual), conv)
 
 
-class ResNet(nn.Module):
+class ResNet(ImageClassifier):
     """A ResNet, Table 1 of arXiv 1512.03385: images (N, 3, H, W), H and W at least 32 px -> logits (N, num_classes).
 
-    Initialised as TF-slim does, from torch's global random state, which also feeds the dropout. Arguments: see `resnet`.
+    Initialised as TF-slim does, from torch's global random state, which also feeds the dropout. The paper has no dropout: 0.0 gives its
+    network. `residual_unit` is the original one of two 3x3 convolutions, the paper's below 50 layers, or the 1x1 bottleneck one, from 50
+    on; either goes with every depth, whose name then tells the repeats. `stride_in` says where a bottleneck unit that halves the grid
+    does so: in its first 1x1 (the paper), or in its 3x3 (what the field calls v1.5; torchvision, timm and NVIDIA have that).
+    `width` multiplies every number of channels (see `scale_channels`). `batch_norm_momentum` is torch's: the share of the new batch.
+    Raises ValueError for an argument out of its range.
     """
 
     STAGES = (
@@ -113,7 +146,6 @@ class ResNet(nn.Module):
         stride_in: StrideIn = "1x1",
     ) -> None:
         super().__init__()
-        check_num_classes(num_classes)
         conv: Conv = partial(
             ConvNormAct, padding="symmetric", batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps
         )
@@ -154,49 +186,19 @@ class ResNet(nn.Module):
         # 14 x 14 x 256 | 1024
         self.stage_4 = stage(factor * base[2], base[3], fourth, stride=2)
         # 7 x 7 x 512 | 2048
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        # 1 x 1 x 512 | 2048
-        self.dropout = nn.Dropout(dropout)
-        self.num_features = factor * base[3]
-        self.classifier = nn.Linear(self.num_features, num_classes)
-        # 1000
-        self.num_classes = num_classes
+        self.add_classifier(factor * base[3], num_classes, dropout)
         init_weights(self, classifier="convolution")
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> the last grid, (N, 512 | 2048, 7, 7) at 224 px and width 1. Raises ValueError below 32 px."""
+    def forward_middle(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> the grid before the last, (N, 256 | 1024, 14, 14) at 224 px. Raises ValueError below 32 px."""
         check_input_px(min(x.shape[-2:]), MIN_INPUT_PX, f"ResNet-{self.depth}")
         x = self.stem(x)  # 56 x 56 x 64
         x = self.stage_1(x)  # 56 x 56 x 64 | 256
         x = self.stage_2(x)  # 28 x 28 x 128 | 512
         x = self.stage_3(x)  # 14 x 14 x 256 | 1024
+        return x
+
+    def forward_last(self, x: Tensor) -> Tensor:
+        """From there to the last grid, (N, 512 | 2048, 7, 7) at 224 px and width 1."""
         x = self.stage_4(x)  # 7 x 7 x 512 | 2048
         return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> logits (N, num_classes); the softmax belongs to the loss. Raises ValueError below 32 px."""
-        x = self.forward_features(x)
-        x = torch.flatten(self.pool(x), 1)  # 512 | 2048
-        x = self.classifier(self.dropout(x))  # 1000
-        return x
-
-
-def resnet(
-    depth: Depth,
-    num_classes: int = 1000,
-    width: float = 1.0,
-    dropout: float = 0.2,
-    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
-    batch_norm_eps: float = BATCH_NORM_EPS,
-    residual_unit: ResidualUnit | None = None,
-    stride_in: StrideIn = "1x1",
-) -> ResNet:
-    """Build a ResNet (arXiv 1512.03385, Table 1), initialised as TF-slim does. The paper has no dropout: 0.0 gives its network.
-
-    `residual_unit` is the original one of two 3x3 convolutions, the paper's below 50 layers, or the 1x1 bottleneck one, from 50 on;
-    either goes with every depth, whose name then tells the repeats. `stride_in` says where a bottleneck unit that halves the grid
-    does so: in its first 1x1 (the paper), or in its 3x3 (what the field calls v1.5; torchvision, timm and NVIDIA have that).
-    `width` multiplies every number of channels (see `scale_channels`). `batch_norm_momentum` is torch's: the share of the new batch.
-    Raises ValueError for an argument out of its range.
-    """
-    return ResNet(depth, num_classes, width, dropout, batch_norm_momentum, batch_norm_eps, residual_unit, stride_in)

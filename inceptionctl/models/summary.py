@@ -1,4 +1,4 @@
-"""What a network costs and which shapes it passes through, found without running it: torch's meta device only tracks shapes."""
+"""MACs, parameters and shapes of a network, found on torch's meta device without running it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Staged(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A stage of a network: `shape` (H, W, C) is what leaves it, `parameters` and `multiply_adds` (one image) are its own."""
+    """A stage of a network: its output `shape` (H, W, C), its own `parameters` and `multiply_adds` (MACs of one image)."""
 
     name: str
     source: str
@@ -39,14 +39,14 @@ class Endpoint:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trained values: weights, biases, batch norm's gamma and beta; its running statistics are not counted."""
+    """Number of parameters: weights, biases, batch norm's gamma and beta, without its running statistics."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def multiply_adds(model: nn.Module, input_px: int) -> int:
-    """Multiply-adds of one forward pass over one image of `input_px` x `input_px` px: convolutions and linear layers.
+    """MACs of one forward pass over one image of `input_px` x `input_px` px: convolutions and linear layers.
 
-    Batch norm, activations, pooling and biases are left out, as the literature does; one multiply-add is two FLOP.
+    Batch norm, activations, pooling and biases do not count, as usual; one MAC is two FLOP.
     Raises what the model raises for an image that is too small. The model itself is neither run nor changed.
     """
     _, layers = _trace(model, input_px)
@@ -56,7 +56,7 @@ def multiply_adds(model: nn.Module, input_px: int) -> int:
 def endpoints(model: nn.Module, input_px: int) -> list[Endpoint]:
     """The stages that `model.STAGES` names, with their shapes (H, W, C) for images of `input_px` x `input_px` px.
 
-    A stage that takes no part in the forward pass of evaluation, or gives no tensor, is left out.
+    A stage that is not run in evaluation, or outputs no tensor, is left out.
     Raises TypeError for a model without STAGES, and what the model raises for an image that is too small.
     """
     if not isinstance(model, Staged):
@@ -80,9 +80,9 @@ def endpoints(model: nn.Module, input_px: int) -> list[Endpoint]:
 
 
 def norms_of_one_value(model: nn.Module, input_px: int) -> list[str]:
-    """Batch norms that normalise by the batch and get one value a channel from one image of `input_px` px: (N, C) or (N, C, 1, 1).
+    """Batch norms in training mode whose input has one value a channel and image, at `input_px` px: (N, C) or (N, C, 1, 1).
 
-    Their variance over a batch of one image is none. Which norms train is taken from their own mode; an auxiliary head counts.
+    Their variance over a batch of one image is undefined. Norms in evaluation mode do not count; an auxiliary head does.
     """
     ghost = _ghost(model).train()
     found: list[str] = []
@@ -121,9 +121,9 @@ def _first_tensor(output: Any) -> Tensor | None:
 
 
 def _trace(model: nn.Module, input_px: int) -> tuple[dict[str, torch.Size], dict[str, int]]:
-    """Output shape of every module, and multiply-adds of every convolution and linear layer, by module path.
+    """Output shape of every module, and MACs of every convolution and linear layer, by module path.
 
-    Of several outputs the first tensor counts; a module that is not called in evaluation, as an auxiliary head, is in neither.
+    Of several outputs the first tensor counts; a module that is not called in evaluation, such as an auxiliary head, is in neither.
     """
     ghost = _ghost(model).eval()
     shapes: dict[str, torch.Size] = {}
@@ -150,8 +150,8 @@ def _trace(model: nn.Module, input_px: int) -> tuple[dict[str, torch.Size], dict
 
 def _ghost(model: nn.Module) -> nn.Module:
     """A copy on the meta device."""
-    # The memo makes deepcopy take these in place of the tensors: the copy holds no values, so it takes no memory, and the
-    # original's device, mode and hooks are left alone.
+    # The memo makes deepcopy use these instead of the tensors: the copy takes no memory, and the original's device, mode and hooks
+    # do not change.
     memo: dict[int, Any] = {id(tensor): _on_meta(tensor) for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo)
 

@@ -1,4 +1,4 @@
-"""Any network of timm by its name there, as one of ours; timm is an extra and slow to import."""
+"""Any network of timm by its name; timm is an extra and slow to import."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build_timm_network(
 
     `dropout` is timm's `drop_rate`. Momentum and epsilon are set on every batch norm. A network whose input size is fixed when it
     is built is built for `input_px`. STAGES are its parts at the top; `pool` is its global pool where it has one by that name.
-    It is built on the CPU even under another default device: some constructors compute with values, which "meta" has none of.
+    It is built on the CPU even under another default device: some constructors need values, which "meta" lacks.
 
     Raises EnvironmentFault without a timm that can be imported, RecipeError for a name that timm does not know, for arguments that
     the network does not take, and for images of `input_px` px that it cannot take.
@@ -53,7 +53,7 @@ def build_timm_network(
 
 
 def default_input_px(name: str) -> int:
-    """Side of the images that timm's own weights of this network are for, in px. Raises what `build_timm_network` raises."""
+    """Input size of timm's weights of this network, in px. Raises what `build_timm_network` raises."""
     _, cfg = _known(name, import_timm(name))
     return int(cfg.input_size[-1]) if cfg is not None else 224
 
@@ -74,7 +74,7 @@ def import_timm(name: str) -> ModuleType:
 
 
 def _known(name: str, timm: ModuleType) -> tuple[str, Any]:
-    """timm's name of the network, and timm's settings of it, which a few networks lack."""
+    """timm's name of the network and its pretrained_cfg, which a few networks lack."""
     own = name.removeprefix(TIMM_PREFIX)
     if timm.is_model(own):
         try:

@@ -17,11 +17,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from inceptionctl.errors import Problem
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.recipe.keys import MEMBERS
 from inceptionctl.recipe.load import (
     bundled_folder,
@@ -45,7 +46,7 @@ Weight = Annotated[float, Field(ge=0.0)]
 class Ensemble(Section):
     """Several networks whose class probabilities are averaged (section 5 of the paper)."""
 
-    protocol: Literal["single", "10crop", "12crop", "144crop", "dense"] = "144crop"
+    protocol: ProtocolName = "144crop"
     """Crops by which every member is evaluated (docs/evaluation.md)."""
     weights: dict[str, Weight] = Field(default={})
     """Weight of each member, by name; 1 for those not listed."""

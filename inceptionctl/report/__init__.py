@@ -1,1 +1,1 @@
-"""Pictures of what runs have measured."""
+"""Curves and pages of what runs have measured."""

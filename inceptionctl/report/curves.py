@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.drawing import picture_format
-from inceptionctl.report.training_loss import smoothing_of
+from inceptionctl.evaluate.crop_boxes import picture_format
+from inceptionctl.models import MODELS
+from inceptionctl.recipe.schema import ModelSection
 from inceptionctl.run import Run, write_atomically
 from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_run
+
+
+def least_loss(label_smoothing: float, num_classes: int) -> float:
+    """The minimum cross entropy with label smoothing: the entropy of a smoothed label in nats (train/step.py)."""
+    rest = label_smoothing / num_classes
+    shares = [1.0 - label_smoothing + rest, *[rest] * (num_classes - 1)]
+    return -sum(share * math.log(share) for share in shares if share)
+
+
+def training_loss_in_words(found: RunContents) -> str:
+    """A sentence about the training loss of a run; empty if its recipe cannot be read."""
+    if found.recipe is None:
+        return ""
+    smoothing, num_classes = found.recipe.train.label_smoothing, found.recipe.model.num_classes
+    labels = (
+        f"cross entropy with label smoothing {smoothing:g}, at least {least_loss(smoothing, num_classes):.2f}"
+        if smoothing
+        else "cross entropy, no label smoothing"
+    )
+    return labels + (", without the auxiliary head's loss" if _has_aux_head(found.recipe.model) else "")
+
+
+def _has_aux_head(model: ModelSection) -> bool:
+    own = MODELS[model.name].aux_head if model.name in MODELS else None
+    return bool(own if model.aux_head is None else model.aux_head)
+
 
 WIDE_RANGE = 50.0
 
@@ -35,7 +63,7 @@ def _draw(found: RunContents, suffix: str) -> bytes:
     figure = Figure(figsize=(9, 4), layout="constrained")
     figure.suptitle(found.run.path.resolve().name, wrap=True)
     loss, error = figure.subplots(1, 2)
-    smoothing = smoothing_of(found)
+    smoothing = found.recipe.train.label_smoothing if found.recipe else None
     _line(loss, found.train_rows, "loss", f"training, label smoothing {smoothing:g}" if smoothing else "training")
     for subset, rows in by_subset(found.evaluate_rows).items():
         of = "" if subset == "all" else f", {subset}"
@@ -56,7 +84,7 @@ def _draw(found: RunContents, suffix: str) -> bytes:
 
 
 def scale_of_losses(axes: Any, rows: Sequence[Row]) -> None:
-    """From zero; logarithmic where the losses are so far apart (averages of the first steps) that the others would lie on the axis."""
+    """Linear from zero; logarithmic if the first losses would squeeze the others onto the axis."""
     losses = [value for row in rows if (value := finite(row.get("loss"))) is not None and value > 0]
     if losses and max(losses) > WIDE_RANGE * min(losses):
         axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""`inceptionctl report`: one HTML page of several runs, with nothing outside of it, and its pictures as files."""
+"""`inceptionctl report`: one self-contained HTML page for several runs, and its pictures as files."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from inceptionctl import __version__
 from inceptionctl.errors import DataError, InceptionctlError
-from inceptionctl.evaluate.drawing import crops_png
+from inceptionctl.evaluate.crop_boxes import crops_png
 from inceptionctl.evaluate.metrics import confusion_matrix
-from inceptionctl.evaluate.protocols import make_protocol
 from inceptionctl.evaluate.records import Record, read_record
 from inceptionctl.evaluate.results import About, EnsembleResult, ResultWithReal
+from inceptionctl.protocols import make_protocol
+from inceptionctl.report.curves import training_loss_in_words
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
-from inceptionctl.report.pictures import MAX_HEAT_CLASSES, Picture, confusion, error_curves, reliability, train_curves
-from inceptionctl.report.training_loss import training_loss_in_words
+from inceptionctl.report.pictures import MAX_HEAT_CLASSES, ReportPicture, confusion, error_curves, reliability, train_curves
 from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
 from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from inceptionctl.words import has_top5
 
 MAX_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
@@ -35,7 +35,7 @@ IMAGENET_CLASSES = 1000
 
 
 class Shown(ResultWithReal):
-    """An evaluation of a run, and what the page needs of it besides."""
+    """An evaluation of a run, with what the page needs besides."""
 
     file: Path
     num_classes: int
@@ -51,18 +51,18 @@ class ShownEnsemble(EnsembleResult):
 
 
 @dataclass
-class Reported:
+class ReportedRun:
     """One run with its evaluations, the newest last."""
 
     name: str
     contents: RunContents
     evaluations: list[Shown] = field(default_factory=list)
     record: Record | None = None
-    """Probabilities of the evaluation that is shown, where they are kept."""
+    """Probabilities of the evaluation shown, if they are kept."""
 
     @property
     def shown(self) -> Shown | None:
-        """The newest evaluation of the best checkpoint, which `evaluate` and `export` take too, else the newest of all."""
+        """The newest evaluation of the best checkpoint, the default of `evaluate` and `export`; else the newest of all."""
         best = {row["step"] for row in self.contents.checkpoints if "best" in row["pointers"]}
         of_best = [one for one in self.evaluations if one["step"] in best]
         shown = of_best or self.evaluations
@@ -75,7 +75,7 @@ class Reported:
 
     @property
     def is_of_imagenet(self) -> bool:
-        """Whether the network tells as many classes apart as ImageNet has."""
+        """Whether the network has ImageNet's number of classes."""
         told = {one["num_classes"] for one in self.evaluations}
         if not told and self.contents.recipe:
             told = {self.contents.recipe.model.num_classes}
@@ -87,7 +87,7 @@ def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) 
     that is no ensemble's result, EnvironmentFault when the disk refuses."""
     reported = [_reported(open_run(path), name) for path, name in named(runs).items()]
     pictures = list(_pictures(reported))
-    # Before anything is written: a file that is no ensemble's leaves nothing behind.
+    # Rendered before anything is written: an invalid ensemble file leaves nothing behind.
     text = _render(reported, [_ensemble(file) for file in ensembles], pictures)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) 
 
 
 def named(runs: Sequence[Path]) -> dict[Path, str]:
-    """A name of each run that no other has, by its path; a run that is given twice is one."""
+    """A unique name for each run, by path; a run given twice counts once."""
     paths = list({path.resolve(): path for path in runs}.values())
     names = Counter(path.resolve().name for path in paths)
     found: dict[Path, str] = {}
@@ -109,16 +109,16 @@ def named(runs: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _reported(run: Run, name: str) -> Reported:
+def _reported(run: Run, name: str) -> ReportedRun:
     found = list[Shown]()
     for file in sorted(path for path in visible(run.evaluations) if path.suffix == ".json"):
         try:
             result: ResultWithReal = json.loads(file.read_text(encoding="utf-8"))
             found.append({**result, "file": file, "num_classes": len(result["classes"]), "error": result["top1_error"]})
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # not one of ours, or one of another version; the page says how many it shows
+            continue  # not ours, or of another version; the page says how many it shows
     found.sort(key=lambda one: (one["step"], one["file"].stat().st_mtime))
-    reported = Reported(name, read_run(run), found)
+    reported = ReportedRun(name, read_run(run), found)
     reported.record = _record(reported.shown) if reported.shown else None
     return reported
 
@@ -129,12 +129,12 @@ def _ensemble(file: Path) -> ShownEnsemble:
         key = ensemble_key(str(member["network"]) for member in result["members"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file} is no result of an ensemble: {error}", "`inceptionctl ensemble ... --output FILE` writes one"
+            f"{file} is not a result of an ensemble: {error}", "`inceptionctl ensemble ... --output FILE` writes one"
         ) from None
     return {**result, "network": key, "name": file.stem, "num_classes": len(result["classes"])}
 
 
-def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
+def _pictures(reported: Sequence[ReportedRun]) -> Iterator[ReportPicture]:
     for picture in (
         error_curves(
             {
@@ -159,7 +159,7 @@ def _pictures(reported: Sequence[Reported]) -> Iterator[Picture]:
             yield confusion(one.name, _matrix(one.record), one.record.about["classes"])
 
 
-def _render(reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble], pictures: Sequence[Picture]) -> str:
+def _render(reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble], pictures: Sequence[ReportPicture]) -> str:
     from jinja2 import Environment, PackageLoader
 
     templates = Environment(
@@ -194,18 +194,18 @@ def _comparable(result: Mapping[str, Any]) -> bool:
 
 
 def _tables(
-    reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble]
+    reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
 ) -> list[tuple[PaperTable, list[tuple[PaperRow, list[Row]]]]]:
-    """The paper's tables with what was measured here; none where nothing is of ImageNet's classes, since errors of others do not compare."""
+    """The paper's tables with the results measured here; empty if no result is on ImageNet, since others do not compare."""
     if not (any(one.is_of_imagenet for one in reported) or any(map(_comparable, ensembles))):
         return []
     return [(table, [_beside(table, row, reported, ensembles) for row in table.rows]) for table in TABLES]
 
 
 def _beside(
-    table: PaperTable, row: PaperRow, reported: Sequence[Reported], ensembles: Sequence[ShownEnsemble]
+    table: PaperTable, row: PaperRow, reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
 ) -> tuple[PaperRow, list[Row]]:
-    """A row of the paper with what was measured here for it: on ImageNet's classes, by its protocol and on its subset."""
+    """A row of the paper with the results measured for it: on ImageNet, by its protocol and on its subset."""
     measured: list[Row] = [
         {**result, "name": one.name, "network": one.network} for one in reported for result in one.evaluations
     ]
@@ -218,15 +218,15 @@ def _beside(
     return row, own
 
 
-def _crops(one: Reported) -> Row | None:
-    """The shown evaluation's crops on its first image that can be opened, or why there is none."""
+def _crops(one: ReportedRun) -> Row | None:
+    """The shown evaluation's crops on its first readable image, or why there is none."""
     result = one.shown
     if result is None or one.contents.recipe is None or one.record is None:
         return None
     root = _data_root(one, one.record.about)
     preparation = preparation_of(one.contents.recipe)
     name = result["protocol"]
-    protocol = None if name == "single" else make_protocol(name, preparation.input_px, result["scales"])
+    protocol = make_protocol(name, preparation.input_px, result["scales"])
     why = ""
     for image in one.record.images[:3]:
         try:
@@ -238,8 +238,8 @@ def _crops(one: Reported) -> Row | None:
     return {"name": one.name, "png": None, "why": why}
 
 
-def _data_root(one: Reported, about: About) -> Path:
-    """Where the images of an evaluation lie: as it was told, as that was meant then, or from where the run was started."""
+def _data_root(one: ReportedRun, about: About) -> Path:
+    """Where an evaluation's images are: the path as given, made absolute then, or relative to where the run was started."""
     told = about["data_root"]
     places: list[str | Path] = [told, about.get("data_root_absolute", told)]
     places += [place / told for place in directories(one.contents.run)]
@@ -258,8 +258,8 @@ def _matrix(record: Record) -> NDArray[np.int64]:
     return confusion_matrix(predicted, record.labels, record.probabilities.shape[1]).numpy()
 
 
-def _confused(one: Reported) -> Row | None:
-    """The pairs of classes that the shown evaluation confused most, with the images it was surest of, and why some are not shown."""
+def _confused(one: ReportedRun) -> Row | None:
+    """The most confused pairs of classes of the shown evaluation, with its most confident images, and why some are not shown."""
     record = one.record
     if record is None:
         return None
@@ -294,7 +294,7 @@ def _confused(one: Reported) -> Row | None:
 
 
 def _thumbnail(path: Path) -> bytes | None:
-    """A small copy; None when the image cannot be shown, which `_why_not_shown` words."""
+    """A thumbnail; None if the image cannot be shown (see `_why_not_shown`)."""
     from PIL import Image, ImageOps
 
     try:
@@ -319,7 +319,7 @@ def _why_not_shown(root: Path, image: str) -> str:
     return f"{path} is gone since the evaluation" if not path.exists() else f"{path} cannot be read here"
 
 
-def _differences(reported: Sequence[Reported]) -> list[tuple[str, list[str]]]:
+def _differences(reported: Sequence[ReportedRun]) -> list[tuple[str, list[str]]]:
     """Keys of the recipes whose values differ between the runs, with each run's."""
     recipes = [_flat(one.contents.recipe.resolved()) if one.contents.recipe else {} for one in reported]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)

@@ -1,4 +1,4 @@
-"""The four tables of errors of the Inception-v4 paper (arXiv 1602.07261, section 5), to be set beside what was measured here."""
+"""The four tables of errors of the Inception-v4 paper (arXiv 1602.07261, section 5), to compare with results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class PaperRow:
     top5: float | None
     remark: str = ""
     protocol: str | None = None
-    """Where it is not the table's."""
+    """If it is not the table's."""
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table with the protocol and images that it is of."""
+    """A table with its protocol and images."""
 
     title: str
     protocol: str
@@ -140,12 +140,12 @@ def all_rows() -> list[dict[str, str | int]]:
 
 
 def ensemble_key(networks: Iterable[str]) -> str:
-    """What a row of the paper calls an ensemble of these networks. Variants of one network count as it."""
+    """The paper's name for an ensemble of these networks. Variants count as their network."""
     names = Counter(next((same[0] for same in (INCEPTION_V3, INCEPTION_V4) if name in same), name) for name in networks)
     return "ensemble: " + " + ".join(f"{name} x {count}" if count > 1 else name for name, count in sorted(names.items()))
 
 
 def standard_error(error: float, num_images: int) -> float:
-    """Of an error rate in percent over so many images, in percent: that of a binomial proportion."""
+    """Binomial standard error, in percent, of an error rate in percent over `num_images`."""
     share = error / 100.0
     return 100.0 * float((share * (1.0 - share) / num_images) ** 0.5)

@@ -20,11 +20,11 @@ THEMES: tuple[Theme, ...] = ("light", "dark")
 INK = {"light": "#1b1f24", "dark": "#d7dde4"}
 PAPER = {"light": "#ffffff", "dark": "#16191d"}
 GRID = {"light": "#d8dee4", "dark": "#363c44"}
-# Told apart with every common colour blindness, on both grounds (Okabe and Ito; yellow left out).
+# Distinguishable with every common colour blindness, on light and dark (Okabe and Ito, without yellow).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", ":", "-.")
 
-# What a confusion matrix's cells go to from the ground's colour, each lighter or darker than the one before.
+# Colour map of a confusion matrix, starting from the background.
 DEPTHS = {"light": ("#d6e6f2", "#0072b2", "#003a5c"), "dark": ("#143246", "#2f8ec4", "#b5dcf5")}
 MAX_HEAT_CLASSES, MAX_WRITTEN_CLASSES = 40, 20
 LONGEST_NAME = 32
@@ -41,8 +41,8 @@ TRAIN_CURVES = (
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture with what it shows in words, for who cannot see it."""
+class ReportPicture:
+    """A picture with its alternative text."""
 
     name: str
     title: str
@@ -50,10 +50,10 @@ class Picture:
     png: Mapping[Theme, bytes]
 
 
-def error_curves(runs: Mapping[str, Rows], *, with_top5: bool) -> Picture | None:
+def error_curves(runs: Mapping[str, Rows], *, with_top5: bool) -> ReportPicture | None:
     """Top-1 and top-5 validation error by epoch, as the paper's Figures 21 to 26.
 
-    `runs` are the evaluate rows of each, by name; all of one are of the same images.
+    `runs` are the evaluate rows of each, by name, all on the same images.
     """
     shown = {name: rows for name, rows in runs.items() if rows}
     if not shown:
@@ -68,13 +68,13 @@ def error_curves(runs: Mapping[str, Rows], *, with_top5: bool) -> Picture | None
         _legend(figure, shown)
 
     alt = f"Validation error by epoch; at the end top-1 error {', '.join(ends)}."
-    return Picture("errors", "Validation error by epoch (EMA weights)", alt, _both(draw, (9.6, 4.2)))
+    return ReportPicture("errors", "Validation error by epoch (EMA weights)", alt, _both(draw, (9.6, 4.2)))
 
 
-def train_curves(runs: Mapping[str, Rows], losses: Mapping[str, str]) -> Picture | None:
+def train_curves(runs: Mapping[str, Rows], losses: Mapping[str, str]) -> ReportPicture | None:
     """Loss, learning rate, gradient norm, share of zeros, images/s and data wait by epoch.
 
-    `runs` are the train rows of each, `losses` what the loss of each is of, in words.
+    `runs` are the train rows of each, `losses` describes each training loss.
     """
     shown = {name: rows for name, rows in runs.items() if rows}
     if not shown:
@@ -90,7 +90,7 @@ def train_curves(runs: Mapping[str, Rows], losses: Mapping[str, str]) -> Picture
 
     ends = [f"{name} {_last(rows, 'loss')}" for name, rows in shown.items()]
     alt = f"Training curves by epoch; loss at the end: {', '.join(ends)}."
-    return Picture(
+    return ReportPicture(
         "training", f"Training. {_losses_in_words({name: losses[name] for name in shown})}", alt, _both(draw, (11.4, 6.4))
     )
 
@@ -102,7 +102,7 @@ def _losses_in_words(losses: Mapping[str, str]) -> str:
     return " ".join(f"The loss of {', '.join(name for name in losses if losses[name] == kind)}: {kind}." for kind in kinds)
 
 
-def reliability(name: str, result: Mapping[str, Any]) -> Picture | None:
+def reliability(name: str, result: Mapping[str, Any]) -> ReportPicture | None:
     """Accuracy against confidence of one evaluation, with how many images each bin holds."""
     bins = result.get("calibration")
     if not bins:
@@ -120,10 +120,10 @@ def reliability(name: str, result: Mapping[str, Any]) -> Picture | None:
         bottom.set(xlabel="confidence", ylabel="images", xlim=(-0.03, 1.03))
 
     alt = f"Reliability of {name}: expected calibration error {result['calibration_error']:.2f}% over {sum(counts)} images."
-    return Picture(f"reliability-{name}", f"Reliability of {name}", alt, _both(draw, (4.8, 4.8)))
+    return ReportPicture(f"reliability-{name}", f"Reliability of {name}", alt, _both(draw, (4.8, 4.8)))
 
 
-def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> Picture:
+def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> ReportPicture:
     """The confusion matrix [true, predicted] of images as a heat map, each row coloured by its own shares."""
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     names = [textwrap.fill(one, LONGEST_NAME) for one in classes]
@@ -138,7 +138,7 @@ def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> P
         axes.set_yticks(range(len(names)), names)
         if len(classes) <= MAX_WRITTEN_CLASSES:
             for (i, j), count in np.ndenumerate(matrix):
-                # Written on what the cell's colour is, not on the page's.
+                # Contrasts with the cell, not with the page.
                 ink = PAPER[theme] if shares[i, j] > 0.5 else INK[theme]
                 if count:
                     axes.text(j, i, f"{count}", ha="center", va="center", color=ink, fontsize=8)
@@ -150,7 +150,7 @@ def confusion(name: str, matrix: NDArray[np.int64], classes: Sequence[str]) -> P
     title = f"Confusion matrix of {name}: numbers of images, coloured by their share of the true class"
     if len(classes) > MAX_WRITTEN_CLASSES:
         title = f"Confusion matrix of {name}: shares of the images of each true class"
-    return Picture(f"confusion-{name}", title, alt, _both(draw, (side + 1.2, side), grid=False))
+    return ReportPicture(f"confusion-{name}", title, alt, _both(draw, (side + 1.2, side), grid=False))
 
 
 def _depths(theme: Theme) -> Any:
@@ -190,7 +190,7 @@ def _legend(figure: Any, runs: Mapping[str, Rows]) -> None:
 
 
 def in_rows(items: Sequence[T], columns: int) -> list[T]:
-    """Items in the order in which a legend of so many columns, which fills one column after the other, shows them row by row."""
+    """Items reordered so that a legend, which fills its columns one by one, shows them row by row."""
     return [item for column in range(columns) for item in items[column::columns]]
 
 

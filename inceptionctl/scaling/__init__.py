@@ -1,1 +1,1 @@
-"""What more GPUs would bring: rates, time and cost of a training, predicted from one GPU's measured step (docs/scaling.md)."""
+"""Rate, time and cost of a training on more GPUs, predicted from one GPU's measured step (docs/scaling.md)."""

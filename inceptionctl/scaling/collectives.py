@@ -11,10 +11,10 @@ TREE_SHARE = 0.92
 
 @dataclass(frozen=True)
 class Link:
-    """A way between two neighbours."""
+    """A link between two neighbours."""
 
     bandwidth: float
-    """Bytes a second in one direction, as reached, not as printed on the card."""
+    """Achieved bytes a second in one direction, not the data sheet's."""
     latency: float
     """Seconds of one hop."""
 
@@ -30,7 +30,7 @@ class Cluster:
     between: Link
     """Between nodes: all network cards of a node together."""
     launch: float = 0.0
-    """Seconds that a call takes whatever its size."""
+    """Fixed seconds of a call."""
 
     @property
     def nodes(self) -> int:
@@ -39,7 +39,7 @@ class Cluster:
 
     @property
     def bandwidth(self) -> float:
-        """Of the narrowest link that a call over all ranks takes, bytes a second."""
+        """Bytes a second of the slowest link of a call over all ranks."""
         links = [self.inside] * (self.gpus > self.nodes) + [self.between] * (self.nodes > 1)
         return min(link.bandwidth for link in links)
 
@@ -74,7 +74,7 @@ def all_reduce_seconds(num_bytes: float, cluster: Cluster) -> float:
 
 
 def all_gather_seconds(num_bytes: float, cluster: Cluster) -> float:
-    """Every rank gets the parts of all others, `num_bytes` together: the second half of a ring all-reduce."""
+    """All-gather of `num_bytes` in total: the second half of a ring all-reduce."""
     if cluster.gpus == 1:
         return 0.0
     return cluster.launch + (ring_seconds(num_bytes, cluster) - cluster.launch) / 2

@@ -1,4 +1,4 @@
-"""What is known of links between GPUs and between nodes: bandwidths that were reached, not those of the data sheet."""
+"""Known links between GPUs and between nodes: achieved bandwidths, not those of the data sheet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TCP_PAYLOAD = 1448 / 1538
 
 @dataclass(frozen=True)
 class Known:
-    """A link, in words for people and with the source of its figures."""
+    """A link with its name and the source of its figures."""
 
     link: Link
     words: str

@@ -1,4 +1,4 @@
-"""What was measured elsewhere, read from the JSON of `inceptionctl bench`."""
+"""Measurements read from the JSON of `inceptionctl bench`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 from inceptionctl.errors import DataError, RecipeError
@@ -15,12 +16,12 @@ from inceptionctl.scaling.prediction import Compute
 from inceptionctl.words import counted
 
 OWN = "inceptionctl"
-"""What `bench step` calls the rate of the training loop itself, beside its parts and others' loops."""
+"""The name in `bench step` of the training loop's rate, beside its parts and other programs' loops."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Images a second of one GPU that takes `images` at once; `source` says in words where it comes from."""
+    """Images a second of one GPU at micro batch `images`; `source` says where the figure comes from."""
 
     per_second: float
     images: int
@@ -35,7 +36,7 @@ class Rate:
 def given_rates(
     files: Sequence[Path], figure: str | None, images_per_second: float | None, step_seconds: float | None, images: int
 ) -> list[Rate]:
-    """What was measured: from files, or a rate or seconds of a step as given, of `images` at once where nothing else is said.
+    """The measured rates: from files, or as a given rate or step time, at micro batch `images` by default.
 
     Raises RecipeError when it is given in several ways, and what `read_rate` raises.
     """
@@ -54,9 +55,9 @@ def given_rates(
 
 
 def estimated_rate(multiply_adds: int, peak_tflops: float, utilisation: float, images: int) -> Rate:
-    """No measurement, and its source says so: the rate of a GPU that reaches `utilisation` of its peak.
+    """An estimate, and its source says so: the rate of a GPU that reaches `utilisation` of its peak (MFU).
 
-    Two FLOP a multiply-add, and a backward pass as two forward ones.
+    Two FLOP a MAC, and a backward pass as two forward ones.
     """
     rate = peak_tflops * 1e12 * utilisation / (6 * multiply_adds)
     words = f"{multiply_adds / 1e9:.1f} G multiply-adds forward, {utilisation:.0%} of {peak_tflops:g} TFLOP/s"
@@ -64,14 +65,14 @@ def estimated_rate(multiply_adds: int, peak_tflops: float, utilisation: float, i
 
 
 def read_rate(path: Path, figure: str | None, images: int) -> Rate:
-    """The rate in the JSON of a bench: the figure named, else that of inceptionctl's own loop, else the only one in images/s.
+    """The rate in a bench's JSON: the named figure, else that of inceptionctl's loop, else the only one in images/s.
 
-    The images of a step are the file's `images` or `micro_batch_size`, else `images`. Raises DataError when there is no such figure, or
-    several ranks have made it.
+    The images of a step are the file's `images` or `micro_batch_size`, else `images`. Raises DataError when there is no such figure, or it
+    was measured on several ranks.
     """
     content, figures = _read(path)
     if content.get("ranks", 1) != 1:
-        raise DataError(f"{path} was measured on {content['ranks']} ranks", "give a step of one, who has nobody to wait for")
+        raise DataError(f"{path} was measured on {content['ranks']} ranks", "give a step of one rank, without communication")
     rates = {each["name"]: each for each in figures if each["unit"] == "images/s"}
     if figure is None and len(rates) > 1 and OWN not in rates:
         raise DataError(f"{path} has several figures in images/s", f"name one with --figure: {', '.join(map(repr, rates))}")
@@ -87,7 +88,7 @@ def read_rate(path: Path, figure: str | None, images: int) -> Rate:
 
 
 def read_link(path: Path) -> Link:
-    """The link of a ring that explains the JSON of `bench allreduce`: seconds = alpha_s + bytes / bytes_per_s over its ranks.
+    """The ring link fitted by `bench allreduce`: seconds = alpha_s + bytes / bytes_per_s over its ranks.
 
     Raises DataError when these are not there.
     """
@@ -107,7 +108,7 @@ def read_link(path: Path) -> Link:
 
 
 def read_loader_rate(path: Path) -> float:
-    """Images that one processor core prepares in a second, from the JSON of `bench data`. Raises DataError when that is not there."""
+    """Images a second of one CPU core, from the JSON of `bench data`. Raises DataError when it is missing."""
     _, figures = _read(path)
     for each in figures:
         if each["name"] == "all" and each["unit"] == "images/CPU s":
@@ -116,23 +117,19 @@ def read_loader_rate(path: Path) -> float:
 
 
 def fit_compute(rates: Sequence[Rate]) -> Compute:
-    """Seconds of a pass against its images: in proportion for one measurement, a straight line by least squares for several.
+    """Seconds of a pass by its images: proportional for one measurement, a least-squares line for several.
 
     Raises RecipeError when several are of the same micro batch, or larger ones take less time.
     """
     smallest = min(rate.images for rate in rates)
     if len(rates) == 1:
         return Compute(rates[0].seconds / rates[0].images, 0.0, smallest)
-    count = len(rates)
-    mean_images = sum(rate.images for rate in rates) / count
-    mean_seconds = sum(rate.seconds for rate in rates) / count
-    spread = sum((rate.images - mean_images) ** 2 for rate in rates)
-    if not spread:
+    if len({rate.images for rate in rates}) == 1:
         raise RecipeError(f"all steps were measured with {smallest} images", "measure another micro batch, or give one --step")
-    slope = sum((rate.images - mean_images) * (rate.seconds - mean_seconds) for rate in rates) / spread
+    slope, intercept = linear_regression([rate.images for rate in rates], [rate.seconds for rate in rates])
     if slope <= 0:
         raise RecipeError("the measured steps do not get longer with more images", "measure them again, on the same quiet GPU")
-    return Compute(slope, max(0.0, mean_seconds - slope * mean_images), smallest)
+    return Compute(slope, max(0.0, intercept), smallest)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

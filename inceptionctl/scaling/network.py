@@ -1,4 +1,4 @@
-"""What a recipe's network costs and exchanges, counted on torch's meta device. The only module here that needs torch."""
+"""MACs, parameters and communication of a recipe's network, counted on torch's meta device. The only module here that needs torch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from inceptionctl.models import build_model
 from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.scaling.prediction import Traffic
-from inceptionctl.train.batch_norm import SharedStatistics
-from inceptionctl.train.engine import REDUCE_BUCKET
+from inceptionctl.train.engine import BUCKET_BYTES, REDUCE_BUCKET
 from inceptionctl.train.fine_tuning import freeze
-from inceptionctl.train.gradient_average import BUCKET_BYTES
+from inceptionctl.train.step import SharedStatistics
 
 HIDDEN = 0.5
 """Of an averaging that begins beside the backward pass: four published trainings lie 0 to 3 points below it (docs/scaling.md)."""
-FP32 = 4  # bytes; weights and gradients stay so under autocast
+FP32 = 4  # bytes; weights and gradients stay fp32 under autocast
 
 
 @dataclass(frozen=True)
 class Network:
-    """`trained` counts the values that get a gradient, `multiply_adds` a forward pass over one image."""
+    """`trained` counts parameters with a gradient, `multiply_adds` the MACs of a forward pass over one image."""
 
     trained: int
     multiply_adds: int

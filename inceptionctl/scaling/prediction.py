@@ -1,4 +1,4 @@
-"""One step of a training on a cluster, predicted: what computes, what waits, and what limits."""
+"""A predicted training step on a cluster: compute, communication, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from inceptionctl.train.batch import BatchPlan
 Limit = Literal["compute", "averaging", "data loading", "file system"]
 
 GOOD = 0.95
-"""Efficiency at which a batch is large enough: a larger one gains less than a twentieth."""
+"""Efficiency at which a batch is large enough: a larger one gains less than 5%."""
 NOTICED = 0.9
-"""Efficiency below which the averaging, and not the GPUs' own speed, is named as what limits."""
+"""Efficiency below which gradient averaging counts as the bottleneck."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Seconds of a pass over a micro batch on one GPU: forward, backward and optimizer, nothing shared with other ranks."""
+    """Seconds of a pass over a micro batch on one GPU: forward, backward and optimizer, without communication."""
 
     per_image: float
     fixed: float = 0.0
     measured_images: int = 1
-    """The smallest micro batch that was measured; smaller ones are extrapolated, and slower in truth."""
+    """The smallest micro batch measured; smaller ones are extrapolated, and slower in reality."""
 
     def seconds(self, images: float) -> float:
         """Of one pass."""
         return self.fixed + self.per_image * images
 
     def images_for(self, seconds: float) -> float:
-        """How many images keep the GPU busy for so long."""
+        """Images that keep the GPU busy for so long."""
         return max(0.0, (seconds - self.fixed) / self.per_image)
 
 
@@ -40,15 +40,15 @@ class Traffic:
     """What the ranks exchange in one optimizer step, bytes."""
 
     gradients: float
-    """All of them, fp32."""
+    """fp32."""
     statistics: float
-    """Batch norm's running means and variances, averaged after each step (train/batch_norm.py)."""
+    """Batch norm's running means and variances, averaged after each step (train/step.py)."""
     bucket: float
-    """Most that goes around in one call."""
+    """Bytes of a call at most."""
     gathers: bool = False
-    """ZeRO stage 1 collects the new weights afterwards, as many bytes."""
+    """Whether ZeRO stage 1 all-gathers the new weights afterwards, as many bytes."""
     hidden: float = 0.0
-    """Share of the exchange that goes on beside the backward pass, as long as that lasts: two thirds of the last pass."""
+    """Share of the exchange that overlaps the backward pass, which is two thirds of the last pass."""
 
     def seconds(self, cluster: Cluster) -> float:
         """Of a step's exchange, one call after the other."""
@@ -60,7 +60,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Supply:
-    """What brings the images."""
+    """Data supply."""
 
     loader: float = math.inf
     """Images a second that the processor cores of one GPU prepare."""
@@ -76,16 +76,16 @@ class Step:
     exchange: float
     """All communication, hidden or not."""
     exposed: float
-    """The part of it that the GPUs wait for."""
+    """The part that the GPUs wait for."""
     loading: float
     reading: float
     images: int
     alone: float
-    """The step of one GPU with this share of the batch and nobody to wait for."""
+    """The step of one GPU with this share of the batch, without communication."""
 
     @property
     def seconds(self) -> float:
-        """From one step to the next: images are prepared and read beside the computation, so the slowest of the three counts."""
+        """From one step to the next: loading and reading overlap the computation, so the slowest of the three counts."""
         return max(self.compute + self.exposed, self.loading, self.reading)
 
     @property
@@ -95,12 +95,12 @@ class Step:
 
     @property
     def efficiency(self) -> float:
-        """Share of what as many single GPUs would do."""
+        """Scaling efficiency: rate relative to as many independent GPUs."""
         return self.alone / self.seconds
 
     @property
     def limit(self) -> Limit:
-        """What a step waits for most."""
+        """The bottleneck."""
         slowest = self.seconds
         if self.reading == slowest:
             return "file system"
@@ -127,10 +127,10 @@ def predict(batch: BatchPlan, compute: Compute, traffic: Traffic, cluster: Clust
 
 
 def useful_batch(compute: Compute, traffic: Traffic, cluster: Cluster) -> int:
-    """The global batch at which waiting for the averaging takes a twentieth of the step: a larger one gains next to nothing.
+    """The global batch at which waiting for the averaging takes 5% of the step: a larger one gains little.
 
-    At least one measured micro batch a GPU: nothing is known of smaller ones.
+    At least one measured micro batch a GPU: smaller ones were not measured.
     """
-    # A pass of that length has room for all that goes on beside it.
+    # A pass of that length hides all that overlaps it.
     wanted = compute.images_for((1 - traffic.hidden) * traffic.seconds(cluster) * GOOD / (1 - GOOD))
     return cluster.gpus * max(compute.measured_images, math.ceil(wanted - 1e-9))

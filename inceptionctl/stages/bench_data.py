@@ -65,9 +65,9 @@ def data(request: BenchDataRequest) -> console.JsonObject:
     refuse_unwritable(request.output)
     images = images_for(request.data, recipe, "train")
 
-    from inceptionctl.bench.data import bench_data
-    from inceptionctl.bench.machine import facts
-    from inceptionctl.train.loading import loader_settings, train_transforms
+    from inceptionctl.bench.data_rate import bench_data
+    from inceptionctl.bench.machine_facts import facts
+    from inceptionctl.train.inputs import loader_settings, train_transforms
 
     machine = this_machine(request.threads)
     loading = loader_settings(recipe, machine.device, machine.num_threads)
@@ -124,7 +124,7 @@ def photographs(request: BenchPhotographsRequest) -> console.JsonObject:
 def lists(request: BenchListsRequest) -> console.JsonObject:
     """Seconds and memory of opening a synthetic list of images in several processes at once: what `--json` prints."""
     from inceptionctl.bench.lists import bench_lists
-    from inceptionctl.bench.machine import facts
+    from inceptionctl.bench.machine_facts import facts
 
     refuse_unwritable(request.output)
     images, ranks = request.images, request.ranks

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, this_machine, with_figures, written
 from inceptionctl.stages.checks import check_steps
 from inceptionctl.stages.sources import refuse_missing_network
 
 if TYPE_CHECKING:
-    from inceptionctl.console import JsonObject
-    from inceptionctl.evaluate.machine import Machine
-    from inceptionctl.evaluate.protocols import Name as Protocol
+    from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.subject import Subject
+    from inceptionctl.protocols import ProtocolName
     from inceptionctl.recipe.schema import Recipe
 
 
@@ -29,7 +29,7 @@ class BenchEvaluateRequest:
     settings: Sequence[str] = ()
     data: Path | None = None
     """Photographs to take, from anywhere below; else the validation images."""
-    protocol: Sequence[Protocol] = ("144crop",)
+    protocol: Sequence[ProtocolName] = ("144crop",)
     images: int = 16
     """Pictures of each kind, square and other."""
     batch_sizes: Sequence[int] = (4, 8, 16)
@@ -61,9 +61,10 @@ def evaluate(request: BenchEvaluateRequest) -> JsonObject:
     source = _recipe_or_run(request)
     refuse_unwritable(request.output)
 
-    from inceptionctl.bench.evaluate import bench_evaluate, pictures_by_kind
-    from inceptionctl.bench.machine import facts
-    from inceptionctl.evaluate.machine import claim_machine, loading_of
+    from inceptionctl.bench.machine_facts import facts
+    from inceptionctl.bench.protocol_cost import bench_evaluate, pictures_by_kind
+    from inceptionctl.evaluate.inputs import loading_of
+    from inceptionctl.evaluate.subject import claim_machine
 
     machine = claim_machine()
     recipe, subject = _subject(source, request, machine)
@@ -110,11 +111,13 @@ def checkpoint(request: BenchCheckpointRequest) -> JsonObject:
     if not request.folder.is_dir():
         raise EnvironmentFault(f"no folder {request.folder}", "name an existing folder on the disk to be measured")
     batch_size = request.micro_batch_size or recipe.train.micro_batch_size
-    step = [f"train.micro_batch_size={batch_size}", f"train.global_batch_size={batch_size}"]
-    check_steps(load_recipe(request.recipe, [*request.settings, *step]), request.recipe, request.settings, 1)
+    # At a rate that leaves the weights alone.
+    step = [f"train.micro_batch_size={batch_size}", f"train.global_batch_size={batch_size}", "schedule.base_lr=1e-6"]
+    recipe = load_recipe(request.recipe, [*request.settings, *step])
+    check_steps(recipe, request.recipe, request.settings, 1)
 
-    from inceptionctl.bench.checkpoint import bench_checkpoint
-    from inceptionctl.bench.machine import facts
+    from inceptionctl.bench.checkpoint_stall import bench_checkpoint
+    from inceptionctl.bench.machine_facts import facts
 
     about = facts(("inceptionctl", "torch", "safetensors"))
     with (
@@ -122,7 +125,7 @@ def checkpoint(request: BenchCheckpointRequest) -> JsonObject:
         tempfile.TemporaryDirectory(prefix="inceptionctl-bench-", dir=request.folder) as made,
     ):
         device = this_machine().device
-        figures, num_bytes = bench_checkpoint(recipe, Path(made), device, batch_size, request.repeats, progress)
+        figures, num_bytes = bench_checkpoint(recipe, Path(made), device, request.repeats, progress)
     measured = {"recipe": request.recipe, "settings": list(request.settings), "images": batch_size}
     result = {"bench": "checkpoint", **about, **measured, "checkpoint_bytes": num_bytes}
     return written(with_figures(result, figures), request.output)
@@ -147,7 +150,7 @@ def _subject(source: Recipe | Path, request: BenchEvaluateRequest, machine: Mach
     """What answers, and its recipe."""
     from inceptionctl.evaluate.subject import subject_of, untrained_subject
     from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.train.precision import resolve_precision
+    from inceptionctl.train.step import resolve_precision
 
     precision = resolve_precision(request.precision, machine.device)
     if not isinstance(source, Path):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from inceptionctl.console import JsonObject
 from inceptionctl.errors import RecipeError
-from inceptionctl.stages.bench_io import progress_bar, refuse_unwritable, with_figures, written
+from inceptionctl.stages.bench_io import leave_result, progress_bar, refuse_unwritable, run_in_ranks, with_figures, written
 from inceptionctl.stages.checks import check_inputs
-from inceptionctl.stages.commands import command_words, leave_result, run_in_ranks
+from inceptionctl.stages.commands import command_words
 from inceptionctl.words import counted
 
 
@@ -64,8 +64,8 @@ def start(request: BenchStartRequest) -> JsonObject:
         here = choose_ranks(number if request.on_gpus else None, None if request.on_gpus else number)
         check_inputs(recipe, here, request.recipe, partial(place_of, request.recipe, settings), begins=True)
 
-    from inceptionctl.bench.machine import facts
-    from inceptionctl.bench.start import bench_start
+    from inceptionctl.bench.machine_facts import facts
+    from inceptionctl.bench.start_phases import bench_start
 
     about = facts(("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130"))
     option = "--gpus" if request.on_gpus else "--cpu-ranks"
@@ -98,7 +98,7 @@ def allreduce(request: BenchAllreduceRequest) -> JsonObject | None:
             return run_in_ranks(request.words, request.gpus, request.cpu_ranks, request.output)
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from inceptionctl.bench.allreduce import bench_allreduce, sizes_up_to
-        from inceptionctl.bench.machine import facts
+        from inceptionctl.bench.machine_facts import facts
         from inceptionctl.distributed.session import session
 
         about = facts(("inceptionctl", "torch", "deepspeed"))

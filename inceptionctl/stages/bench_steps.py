@@ -6,73 +6,77 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
-from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, with_figures, written
+from inceptionctl.stages.bench_io import (
+    images_for,
+    leave_result,
+    progress_bar,
+    refuse_unwritable,
+    run_in_ranks,
+    with_figures,
+    written,
+)
 from inceptionctl.stages.checks import check_steps
-from inceptionctl.stages.commands import command_words, leave_result, run_in_ranks
+from inceptionctl.stages.commands import command_words
 
 if TYPE_CHECKING:
     from inceptionctl.bench.profile import StepProfile
-    from inceptionctl.console import JsonObject
     from inceptionctl.distributed.signals import RankSignals
     from inceptionctl.distributed.world import World
     from inceptionctl.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
-class BenchStepRequest:
-    """The arguments and options of `inceptionctl bench step`."""
+class _LoopRequest:
+    """What both benches of the training loop are asked."""
 
     recipe: str = "inception_v4"
     settings: Sequence[str] = ()
     micro_batch_size: int | None = None
     """Images of a rank's step; the recipe's train.micro_batch_size by default."""
     data: Path | None = None
-    """Photographs for turns with live data besides."""
+    """Photographs, from anywhere below."""
     gpus: int | None = None
     cpu_ranks: int | None = None
     steps: int | None = None
     """Steps of a turn: 1 on a CPU and 10 on GPUs by default."""
     repeats: int = 5
+    output: Path | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The command of each rank, which leaves `output` to the process that starts it."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        of_ranks = {name: value for name, value in given.items() if name not in ("recipe", "settings", "output")}
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in of_ranks.items()}
+        return command_words(f"bench {self.bench}", self.recipe, settings=self.settings, options=options)
+
+    @property
+    def bench(self) -> str:
+        """The name of its command."""
+        return "step" if isinstance(self, BenchStepRequest) else "train"
+
+
+@dataclass(frozen=True)
+class BenchStepRequest(_LoopRequest):
+    """The arguments and options of `inceptionctl bench step`; `data` adds turns with live data."""
+
     ways: Sequence[str] | None = None
     """What else takes turns (bench/ways.py); by default parts, formats and products on one rank."""
     profile: Path | None = None
     """The Chrome trace to write, .json or .json.gz; None measures no profile."""
-    output: Path | None = None
-
-    @property
-    def words(self) -> list[str]:
-        """The command of each rank, which leaves `output` to the process that starts it."""
-        names = ("micro_batch_size", "data", "gpus", "cpu_ranks", "steps", "repeats", "profile")
-        options = {**{name: getattr(self, name) for name in names}, "ways": None if self.ways is None else tuple(self.ways)}
-        return command_words("bench step", self.recipe, settings=self.settings, options=options)
 
 
 @dataclass(frozen=True)
-class BenchTrainRequest:
-    """The arguments and options of `inceptionctl bench train`."""
+class BenchTrainRequest(_LoopRequest):
+    """The arguments and options of `inceptionctl bench train`; its data are the recipe's training images without `data`."""
 
-    recipe: str = "inception_v4"
-    settings: Sequence[str] = ()
-    micro_batch_size: int | None = None
-    """Images of a rank's step; the recipe's train.micro_batch_size by default."""
-    data: Path | None = None
-    """Photographs to take, from anywhere below; else the recipe's training images."""
-    gpus: int | None = None
-    cpu_ranks: int | None = None
     steps: int = 8
-    repeats: int = 5
-    output: Path | None = None
-
-    @property
-    def words(self) -> list[str]:
-        """The command of each rank, which leaves `output` to the process that starts it."""
-        options = {name: getattr(self, name) for name in ("micro_batch_size", "data", "gpus", "cpu_ranks", "steps", "repeats")}
-        return command_words("bench train", self.recipe, settings=self.settings, options=options)
 
 
 def step(request: BenchStepRequest) -> JsonObject | None:
@@ -99,7 +103,7 @@ def train(request: BenchTrainRequest) -> JsonObject | None:
     return _measure(request, recipe, ("bare",), live=True, trace=None)
 
 
-def _for_steps(request: BenchStepRequest | BenchTrainRequest) -> Recipe:
+def _for_steps(request: _LoopRequest) -> Recipe:
     """The recipe with nothing in it but steps of one micro batch a rank, at a rate that leaves the weights alone."""
     from inceptionctl.recipe import load_recipe
 
@@ -113,7 +117,7 @@ def _for_steps(request: BenchStepRequest | BenchTrainRequest) -> Recipe:
 
 
 def _measure(
-    request: BenchStepRequest | BenchTrainRequest, recipe: Recipe, ways: tuple[str, ...], *, live: bool, trace: Path | None
+    request: _LoopRequest, recipe: Recipe, ways: tuple[str, ...], *, live: bool, trace: Path | None
 ) -> JsonObject | None:
     """Start the ranks and take their result, or be one of them."""
     from inceptionctl.bench.ways import has_timm
@@ -146,7 +150,7 @@ def _measure(
 def _measure_as_rank(
     world: World,
     signals: RankSignals,
-    request: BenchStepRequest | BenchTrainRequest,
+    request: _LoopRequest,
     recipe: Recipe,
     ways: tuple[str, ...],
     *,
@@ -154,9 +158,9 @@ def _measure_as_rank(
     has_profile: bool,
 ) -> tuple[JsonObject, StepProfile | None]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from inceptionctl.bench.machine import facts
+    from inceptionctl.bench.machine_facts import facts
     from inceptionctl.bench.profile import STEPS, StepProfile
-    from inceptionctl.bench.step import bench_step
+    from inceptionctl.bench.step_rate import bench_step
     from inceptionctl.bench.ways import has_timm
     from inceptionctl.distributed.session import session
 
@@ -180,8 +184,7 @@ def _measure_as_rank(
             profile=profile,
             progress=progress,
         )
-    bench = "step" if isinstance(request, BenchStepRequest) else "train"
-    measured = {"bench": bench, "recipe": request.recipe, "settings": list(request.settings)}
+    measured = {"bench": request.bench, "recipe": request.recipe, "settings": list(request.settings)}
     return with_figures({**measured, **about, **kinds}, figures), profile
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
-    from inceptionctl.train.images import Opened
+    from inceptionctl.train.preflight import Opened
 
 
 def check_recipe(
@@ -26,7 +26,7 @@ def check_recipe(
     """
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.ensemble_recipe import is_placeholder, place_of
-    from inceptionctl.train.checking import Fault, faults, first_weights, refuse
+    from inceptionctl.train.preflight import Fault, faults, first_weights, refuse
 
     opened: list[Opened | None] = []
     members: dict[str, Recipe] = dict(recipe.members) if isinstance(recipe, Ensemble) else {"": recipe}
@@ -58,7 +58,7 @@ def check_batch(recipe: Recipe, ranks: int, option: str | None = None) -> None:
 
     batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
     if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
-        from inceptionctl.train.batch_norm import check_batch_norm
+        from inceptionctl.train.batch import check_batch_norm
 
         check_batch_norm(recipe, batch, option)
 
@@ -69,7 +69,7 @@ def check_steps(recipe: Recipe, name: str, settings: Sequence[str], ranks: int) 
     The micro batch is the one that --micro-batch-size names, with no other images in a step.
     """
     from inceptionctl.recipe.ensemble_recipe import place_of
-    from inceptionctl.train.checking import faults, refuse
+    from inceptionctl.train.preflight import faults, refuse
 
     check_batch(recipe, ranks, "--micro-batch-size")
     found, _ = faults(recipe, begins=False, data=False)
@@ -93,7 +93,7 @@ def check_inputs(
     """
     from inceptionctl.errors import EnvironmentFault
     from inceptionctl.run import located
-    from inceptionctl.train.checking import faults, refuse
+    from inceptionctl.train.preflight import faults, refuse
 
     check_batch(recipe, ranks.size)
     if recipe.data.decodes_on_gpu and ranks.on_cpu:

@@ -15,9 +15,9 @@ from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.inference import write_submission
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.members import Member, State
-    from inceptionctl.evaluate.protocols import Name as Protocol
+    from inceptionctl.evaluate.members import EnsembleMember, MemberState
     from inceptionctl.evaluate.results import EnsembleResult
+    from inceptionctl.protocols import ProtocolName
     from inceptionctl.recipe import Ensemble
 
 
@@ -29,7 +29,7 @@ class EnsembleRequest:
     """One recipe of an ensemble, by path or bundled name; or runs and evaluations."""
     settings: Sequence[str] = ()
     """As --set, of a recipe alone: "train.epochs=10"."""
-    protocol: Protocol | None = None
+    protocol: ProtocolName | None = None
     """The recipe's by default; of runs `single`."""
     checkpoint: str | None = None
     """`best`, `latest` or a step."""
@@ -213,7 +213,7 @@ def _of_recipe(recipe: str, request: EnsembleRequest) -> Combined | Planned:
     return _combine(request, files, names, request.weights or loaded.shares, folder / f"ensemble_{protocol}.json")
 
 
-def _row(member: Member, state: State, protocol: Protocol) -> console.JsonObject:
+def _row(member: EnsembleMember, state: MemberState, protocol: ProtocolName) -> console.JsonObject:
     return {
         "member": member.name,
         "network": member.recipe.model.name,
@@ -246,7 +246,9 @@ def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
     return loaded.model_copy(update={"members": inherited}), folder
 
 
-def _prepare(loaded: Ensemble, members: Sequence[tuple[Member, State]], folder: Path, request: EnsembleRequest) -> None:
+def _prepare(
+    loaded: Ensemble, members: Sequence[tuple[EnsembleMember, MemberState]], folder: Path, request: EnsembleRequest
+) -> None:
     """Raise the problems of every member before the first is trained for days, and save their recipes."""
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
@@ -267,7 +269,7 @@ def _prepare(loaded: Ensemble, members: Sequence[tuple[Member, State]], folder: 
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 
-def _train_and_evaluate(member: Member, state: State, protocol: Protocol, request: EnsembleRequest) -> Path:
+def _train_and_evaluate(member: EnsembleMember, state: MemberState, protocol: ProtocolName, request: EnsembleRequest) -> Path:
     run, checkpoint = member.run.path, request.checkpoint
     if not state.trained:
         _run_step(member.name, command_words("train", member.recipe_file, options={"output": run, **request.ranks}), request)
@@ -281,7 +283,7 @@ def _train_and_evaluate(member: Member, state: State, protocol: Protocol, reques
     return state.record
 
 
-def _in_words(state: State, protocol: str) -> str:
+def _in_words(state: MemberState, protocol: str) -> str:
     if state.record:
         return f"trained and evaluated by {protocol}"
     if state.trained:
@@ -310,9 +312,9 @@ def _combine(
     output: Path | None,
 ) -> Combined:
     """Combine a file of probabilities, a name and a weight for each member; write the result to `output`."""
-    from inceptionctl.evaluate.ensemble import combine, mean_answer, write_ensemble
+    from inceptionctl.evaluate.members import combine, mean_answer, write_ensemble
     from inceptionctl.evaluate.records import read_record
-    from inceptionctl.evaluate.submission import ids_of, numeric_order
+    from inceptionctl.evaluate.unlabelled import ids_of, numeric_order
 
     if output and output.is_dir():
         raise RecipeError(f"--output {output} is a folder", "name a JSON file, for example ensemble.json in it")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
+from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.stages.inference import join_ranks, partial_results, progress
 from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.train.checkpoint_choice import Choice
 
-Protocol = Literal["single", "10crop", "12crop", "144crop", "dense"]
 DEFAULT_BATCH_SIZE = 32  # of an export outside a run
 
 
@@ -32,7 +32,7 @@ class EvaluateRequest:
 
     source: Path
     """A run, a checkpoint or an exported file."""
-    protocol: Protocol = "single"
+    protocol: ProtocolName = "single"
     scales: tuple[int, ...] | None = None
     """Shorter sides in px; the protocol's by default."""
     weights: Literal["ema", "raw"] = "ema"
@@ -110,17 +110,16 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
 
     import torch
 
-    from inceptionctl.evaluate.drawing import draw_crops
-    from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.crop_boxes import draw_crops
     from inceptionctl.evaluate.trained import load_trained
-    from inceptionctl.export.opening import subject_of_export
-    from inceptionctl.train.loading import preparation_of
+    from inceptionctl.export.exporters import subject_of_export
+    from inceptionctl.train.inputs import preparation_of
 
     source, file = request.source, request.output or Path("crops.png")
     of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
     preparation = preparation_of(of_run.recipe) if of_run else subject_of_export(source).preparation
     name = request.protocol
-    protocol = None if name == "single" else make_protocol(name, preparation.input_px, request.scales)
+    protocol = make_protocol(name, preparation.input_px, request.scales)
     draw_crops(image, protocol, preparation, file)
     console.say(f"wrote {file}")
     return file
@@ -151,14 +150,14 @@ def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Sub
     from inceptionctl.evaluate.subject import subject_of
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.run import Run, is_run, located
-    from inceptionctl.train.precision import resolve_precision
+    from inceptionctl.train.step import resolve_precision
 
     if not source.is_file():
         trained = load_trained(source, request.weights, machine.device, request.checkpoint)
         subject = subject_of(trained, resolve_precision(request.precision, machine.device), machine.device)
         stem = trained.run.evaluations / f"step-{trained.step:08d}_{request.weights}" if trained.run else None
         return subject, trained.recipe, stem
-    from inceptionctl.export.opening import refuse_choice, subject_of_export
+    from inceptionctl.export.exporters import refuse_choice, subject_of_export
 
     refuse_choice(source, request.checkpoint)
     subject = subject_of_export(source)
@@ -172,8 +171,7 @@ def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Sub
 def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, machine: Machine) -> Work:
     from inceptionctl.data.dataset import open_split
     from inceptionctl.evaluate.evaluation import Work, check_classes
-    from inceptionctl.evaluate.machine import loading_of
-    from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.inputs import loading_of
     from inceptionctl.evaluate.subject import check_protocol
     from inceptionctl.recipe.data_section import DataSection
 
@@ -187,7 +185,7 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
     return Work(
         subject,
         images,
-        None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
+        make_protocol(name, subject.preparation.input_px, request.scales),
         request.batch_size or (recipe.evaluate.batch_size if recipe else DEFAULT_BATCH_SIZE),
         loading_of(machine, recipe.data if recipe else DataSection(), subject.device),
     )
@@ -197,9 +195,9 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
     """Evaluate and write; rank 0 gets the result."""
     from torch import from_numpy
 
-    from inceptionctl.evaluate.evaluation import write_probabilities, write_result
-    from inceptionctl.evaluate.real_labels import real_errors
-    from inceptionctl.evaluate.resumable import run_evaluation
+    from inceptionctl.evaluate.evaluation import result_of, write_probabilities, write_result
+    from inceptionctl.evaluate.metrics import real_errors
+    from inceptionctl.evaluate.resumable import answer_all
 
     speaks = ranks.rank == 0
     if file is None and ranks.size > 1:
@@ -209,15 +207,18 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
         )
     with partial_results(file) as folder:
         with progress(ranks, "evaluating") as show:
-            done = run_evaluation(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
-        if done is None:
+            answers = answer_all(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
+        if answers is None:
             return None
         real: RealErrors = {}
         if real_labels:
-            real = real_errors(work.images, from_numpy(done.probabilities).argmax(1), real_labels)
-        result: ResultWithReal = {**done.result, **real}
+            real = real_errors(work.images, from_numpy(answers.probabilities).argmax(1), real_labels)
+        result: ResultWithReal = {
+            **result_of(work, answers.probabilities, answers.num_answered, answers.seconds),
+            **real,
+        }
         if file:
             write_result(result, file)
-            write_probabilities(work, done.probabilities, result, file.with_suffix(".parquet"))
-        done.parts.remove()
+            write_probabilities(work, answers.probabilities, result, file.with_suffix(".parquet"))
+        answers.parts.remove()
     return result

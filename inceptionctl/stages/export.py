@@ -13,8 +13,8 @@ from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_netw
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.trained import Trained
-    from inceptionctl.export.checking import Sample
-    from inceptionctl.export.exporting import Exported
+    from inceptionctl.export.comparison import Reference
+    from inceptionctl.export.exporters import ExportedFile
     from inceptionctl.export.onnx_options import OnnxOptions
 
 Format = Literal["onnx", "safetensors", "pt2", "timm", "triton", "torchscript"]
@@ -60,7 +60,7 @@ class ExportResult:
     result: console.JsonObject
     """As `export --json` prints it."""
     folder: Path
-    sample: Sample
+    reference: Reference
     card: Path | None
     """README.md; None if there was one that inceptionctl did not write."""
     data_without_license: str | None
@@ -79,7 +79,7 @@ def export(request: ExportRequest) -> ExportResult:
 
     import torch
 
-    from inceptionctl.evaluate.machine import claim_machine
+    from inceptionctl.evaluate.subject import claim_machine
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.export.card import data_license_of, dataset_name, write_card
 
@@ -94,19 +94,18 @@ def export(request: ExportRequest) -> ExportResult:
             f"{trained.checkpoint} is not in a run directory, so there is no export folder", "name one with --output DIR"
         )
     formats = request.formats or tuple(trained.recipe.export.formats)
-    done, sample = _export(request, trained, formats, folder, machine.num_threads)
-    card = write_card(trained, folder, done, sample.source, request.license, request.data_license)
+    done, reference = _export(request, trained, formats, folder, machine.num_threads)
+    card = write_card(trained, folder, done, reference.source, request.license, request.data_license)
     unstated = dataset_name(trained) if card and data_license_of(trained, request.data_license) is None else None
-    return ExportResult(_result(trained, folder, done, sample, card), folder, sample, card, unstated)
+    return ExportResult(_result(trained, folder, done, reference, card), folder, reference, card, unstated)
 
 
 def _export(
     request: ExportRequest, trained: Trained, formats: Sequence[str], folder: Path, num_threads: int
-) -> tuple[Sequence[Exported], Sample]:
-    from inceptionctl.export.accuracy import draw_validation
-    from inceptionctl.export.checking import draw_sample
-    from inceptionctl.export.exporting import EXPORTERS
-    from inceptionctl.export.exporting import export as export_trained
+) -> tuple[Sequence[ExportedFile], Reference]:
+    from inceptionctl.export.comparison import draw_reference, draw_validation
+    from inceptionctl.export.exporters import EXPORTERS
+    from inceptionctl.export.exporters import export as export_trained
     from inceptionctl.export.openvino_check import ask_openvino
     from inceptionctl.export.reduced import calibration_images as draw_calibration
     from inceptionctl.export.to_onnx import onnx_exporters
@@ -117,18 +116,18 @@ def _export(
     calibration = draw_calibration(trained, root, request.calibration_images, num_threads) if "int8" in fewer else None
     limits = request.accuracy_images, request.max_accuracy_loss
     validation = draw_validation(trained, root, *limits, num_threads) if fewer else None
-    sample = draw_sample(trained, root, num_threads, with_pictures=request.preprocessing)
+    reference = draw_reference(trained, root, num_threads, with_pictures=request.preprocessing)
     of_onnx = onnx_exporters(options, calibration, (ask_openvino,) if request.check else ())
     done = export_trained(
         trained,
         [name for kind in formats for name in (of_onnx if kind == "onnx" else [kind])],
         folder,
-        sample,
+        reference,
         lambda name: console.say(f"exporting {name} ..."),
         exporters={**EXPORTERS, **of_onnx},
         validation=validation,
     )
-    return done, sample
+    return done, reference
 
 
 def _onnx_options(request: ExportRequest, trained: Trained, formats: Sequence[str]) -> list[OnnxOptions]:
@@ -136,7 +135,7 @@ def _onnx_options(request: ExportRequest, trained: Trained, formats: Sequence[st
     from inceptionctl.export.onnx_options import OPSET, OnnxOptions, check_opset
     from inceptionctl.export.openvino_check import import_openvino
     from inceptionctl.export.preprocessing import preparation_graph
-    from inceptionctl.train.loading import preparation_of
+    from inceptionctl.train.inputs import preparation_of
 
     _refuse_without_onnx(request, formats)
     if request.opset is not None:
@@ -157,7 +156,9 @@ def _refuse_without_onnx(request: ExportRequest, formats: Sequence[str]) -> None
         )
 
 
-def _result(trained: Trained, folder: Path, done: Sequence[Exported], sample: Sample, card: Path | None) -> console.JsonObject:
+def _result(
+    trained: Trained, folder: Path, done: Sequence[ExportedFile], reference: Reference, card: Path | None
+) -> console.JsonObject:
     return {
         "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),
@@ -165,8 +166,8 @@ def _result(trained: Trained, folder: Path, done: Sequence[Exported], sample: Sa
         "weights": trained.weights,
         "step": trained.step,
         "folder": str(folder),
-        "compared_on": sample.source,
-        "logit_spread": sample.logit_spread,
+        "compared_on": reference.source,
+        "logit_spread": reference.logit_spread,
         "exports": [
             {
                 "format": item.format,

@@ -13,16 +13,16 @@ from inceptionctl import console
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from inceptionctl.distributed.session import Machine
     from inceptionctl.distributed.world import World
-    from inceptionctl.evaluate.machine import Machine
     from inceptionctl.evaluate.resumable import Ranks
 
 
 @contextlib.contextmanager
 def join_ranks(world: World | None) -> Iterator[tuple[Machine, Ranks]]:
     """The device and threads of this process, and its place among the ranks."""
-    from inceptionctl.evaluate.machine import claim_machine
     from inceptionctl.evaluate.resumable import Ranks
+    from inceptionctl.evaluate.subject import claim_machine
 
     if world is None:
         yield claim_machine(), Ranks()
@@ -64,7 +64,7 @@ def write_submission(file: Path, names: Sequence[str], probabilities: Tensor, id
 
     `probabilities` is float32 [N, classes] in the order of the lines, `ids` the server's label of each class.
     """
-    from inceptionctl.evaluate.submission import lines_lacking, submission
+    from inceptionctl.evaluate.unlabelled import lines_lacking, submission
     from inceptionctl.run import write_atomically
 
     write_atomically(file, submission(probabilities, ids))

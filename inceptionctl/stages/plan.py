@@ -12,9 +12,9 @@ from inceptionctl.errors import RecipeError
 if TYPE_CHECKING:
     from inceptionctl.console import JsonObject
     from inceptionctl.recipe.schema import Recipe
+    from inceptionctl.scaling.cluster_plan import ImageCounts, Point, Site
     from inceptionctl.scaling.collectives import Link
     from inceptionctl.scaling.measured import Rate
-    from inceptionctl.scaling.planning import Images, Point, Site
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,11 @@ def plan(request: PlanRequest) -> ScalingPlan:
     _refuse_unclear_source(rates, request.peak_tflops, request.utilisation)
     site, network_name = _site(request)
 
-    from inceptionctl.scaling.advice import advise
+    from inceptionctl.scaling.cluster_plan import ImageCounts, advise, plan_points
     from inceptionctl.scaling.network import count_network
-    from inceptionctl.scaling.planning import Images, plan_points
-    from inceptionctl.train.plan import num_images
+    from inceptionctl.train.dry_run import num_images
 
-    network, images = count_network(recipe), Images(*num_images(recipe))
+    network, images = count_network(recipe), ImageCounts(*num_images(recipe))
     if request.peak_tflops and request.utilisation:
         rates = [estimated_rate(network.multiply_adds, request.peak_tflops, request.utilisation, micro)]
     compute, gpus = fit_compute(rates), sorted(set(request.gpus))
@@ -111,7 +110,7 @@ def plan(request: PlanRequest) -> ScalingPlan:
     return ScalingPlan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
 
 
-def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: Images) -> JsonObject:
+def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: ImageCounts) -> JsonObject:
     return {
         "zero_stage": recipe.train.zero_stage,
         "gpus_per_node": site.gpus_per_node,
@@ -158,9 +157,9 @@ def _refuse_unclear_source(rates: Sequence[Rate], peak_tflops: float | None, uti
 
 def _site(request: PlanRequest) -> tuple[Site, str]:
     """The cluster, and the name of the network between its nodes."""
+    from inceptionctl.scaling.cluster_plan import Site
     from inceptionctl.scaling.interconnects import NODES, find_link
     from inceptionctl.scaling.measured import read_loader_rate
-    from inceptionctl.scaling.planning import Site
 
     between, name = _between(request)
     site = Site(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import DataError
-from inceptionctl.stages.evaluate import Protocol
+from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.stages.inference import join_ranks, partial_results, progress, write_submission
 from inceptionctl.stages.sources import refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
-    from inceptionctl.evaluate.predict import Prediction
     from inceptionctl.evaluate.resumable import Ranks
+    from inceptionctl.evaluate.unlabelled import Prediction
     from inceptionctl.train.checkpoint_choice import Choice
 
 DEFAULT_BATCH_SIZE = 32
@@ -55,7 +55,7 @@ class SubmissionRequest:
     """Five labels per line, with a .parquet of all probabilities next to it."""
     checkpoint: str | None = None
     class_ids: Path | None = None
-    protocol: Protocol = "single"
+    protocol: ProtocolName = "single"
     scales: tuple[int, ...] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     batch_size: int | None = None
@@ -91,10 +91,10 @@ def predict(request: PredictRequest) -> Predicted:
     Raises CheckpointError and DataError for what the request names.
     """
     check(request)
-    from inceptionctl.evaluate.machine import claim_machine
-    from inceptionctl.evaluate.predict import images_of
-    from inceptionctl.evaluate.predict import predict as predict_images
-    from inceptionctl.export.opening import open_any
+    from inceptionctl.evaluate.subject import claim_machine
+    from inceptionctl.evaluate.unlabelled import images_of
+    from inceptionctl.evaluate.unlabelled import predict as predict_images
+    from inceptionctl.export.exporters import open_any
 
     machine = claim_machine()
     network, taken, choice = open_any(request.source, machine.device, request.checkpoint)
@@ -131,13 +131,10 @@ def submit(request: SubmissionRequest) -> Submitted | None:
 def _work(request: SubmissionRequest, machine: Machine) -> tuple[Work, list[str], list[int]]:
     """What is to be answered, the images' names, and the label of each class."""
     from inceptionctl.evaluate.evaluation import Work
-    from inceptionctl.evaluate.images import folder_of
-    from inceptionctl.evaluate.machine import loading_of
-    from inceptionctl.evaluate.predict import images_of
-    from inceptionctl.evaluate.protocols import make_protocol
+    from inceptionctl.evaluate.inputs import folder_of, loading_of
     from inceptionctl.evaluate.subject import check_protocol
-    from inceptionctl.evaluate.submission import ids_of, numeric_order
-    from inceptionctl.export.opening import subject_of_any
+    from inceptionctl.evaluate.unlabelled import ids_of, images_of, numeric_order
+    from inceptionctl.export.exporters import subject_of_any
     from inceptionctl.recipe.data_section import DataSection
 
     files, name = images_of(request.images), request.protocol
@@ -148,7 +145,7 @@ def _work(request: SubmissionRequest, machine: Machine) -> tuple[Work, list[str]
     work = Work(
         subject,
         folder_of(ordered),
-        None if name == "single" else make_protocol(name, subject.preparation.input_px, request.scales),
+        make_protocol(name, subject.preparation.input_px, request.scales),
         request.batch_size or DEFAULT_BATCH_SIZE,
         loading_of(machine, DataSection(), subject.device),
     )

@@ -17,7 +17,7 @@ from inceptionctl.stages.jobs import has_jobs, jobs_of, note_job
 if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
-    from inceptionctl.train.images import Opened
+    from inceptionctl.train.preflight import Opened
     from inceptionctl.train.start import Start
 
 
@@ -195,7 +195,7 @@ def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:
 
 def _check_inputs(request: SubmitRequest, recipe: Recipe, *, begins: bool) -> Opened | None:
     """Raise all problems before a job waits in the queue; return the images, if they are on this machine."""
-    from inceptionctl.train.checking import faults, refuse
+    from inceptionctl.train.preflight import faults, refuse
 
     check_batch(recipe, request.nodes * request.ranks_per_node)
     if recipe.data.decodes_on_gpu and request.on_cpu:

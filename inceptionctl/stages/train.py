@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inceptionctl.distributed.local import LocalRanks
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
-    from inceptionctl.train.images import Opened
+    from inceptionctl.train.preflight import Opened
     from inceptionctl.train.start import Start
 
 
@@ -83,7 +83,7 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
     recipe = _recipe_of(request)
     begins = begins_anew(recipe, request.output, request.resume)
     [images] = check_recipe(request.recipe, recipe, request.settings, data=data, begins=begins)
-    from inceptionctl.train.plan import plan_training  # torch, which takes seconds: only for what can be trained
+    from inceptionctl.train.dry_run import plan_training  # torch, which takes seconds: only for what can be trained
 
     world = world_from_environment()
     ranks = request.gpus or request.cpu_ranks or (world.size if world else None)

@@ -1,12 +1,16 @@
-"""The batch arithmetic: ranks x micro batch x accumulation = global batch."""
+"""The batch: ranks x micro batch x accumulation = global batch, and whether batch norm can do with it. No torch at import."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from inceptionctl.errors import Problem, RecipeError
 from inceptionctl.words import counted
+
+if TYPE_CHECKING:
+    from inceptionctl.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,46 @@ def total_steps(epochs: float, num_images: int, global_batch_size: int, max_step
     """Optimizer steps of a training: the last one is filled up from the next epoch, so that no image of an epoch is left out."""
     steps = math.ceil(epochs * num_images / global_batch_size - 1e-9)
     return min(steps, max_steps) if max_steps else steps
+
+
+def check_batch_norm(recipe: Recipe, batch: BatchPlan, option: str | None = None) -> None:
+    """Raise RecipeError where micro batches of one image leave a batch norm one value a channel, which has no variance.
+
+    The error names the smallest micro batch that works: as keys of the recipe, or as the `option` of a command that has one for it.
+    Frozen norms, which take their statistics as they are, do not count.
+    """
+    if batch.micro_batch_size > 1:
+        return
+    import torch
+
+    from inceptionctl.models import build_model
+    from inceptionctl.models.summary import norms_of_one_value
+    from inceptionctl.train.fine_tuning import freeze
+
+    with torch.device("meta"):
+        model = build_model(**recipe.model.network())
+    for block in freeze(model, recipe.model.freeze):
+        block.eval()
+    lonely = norms_of_one_value(model, recipe.model.input_px)
+    if lonely:
+        more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+        message = f"with micro batches of one image {lonely[0]}{more} of {recipe.model.name} at {recipe.model.input_px} px"
+        raise RecipeError(
+            "the batch is too small for batch norm",
+            problems=[Problem(*_way_out(batch, f"{message} would normalise single values, whose variance is none", option))],
+        )
+
+
+def _way_out(batch: BatchPlan, message: str, option: str | None) -> tuple[str, str, str]:
+    if option:
+        return option, message, f"give {option} 2, the smallest that works"
+    share = batch.global_batch_size // batch.ranks
+    if share == 1:
+        fewer = ", or use fewer ranks" if batch.ranks > 1 else ""
+        return (
+            "train.global_batch_size",
+            message,
+            f"set train.global_batch_size to {2 * batch.ranks} and train.micro_batch_size to 2, the smallest that works{fewer}",
+        )
+    smallest = next(size for size in range(2, share + 1) if share % size == 0)
+    return "train.micro_batch_size", message, f"set train.micro_batch_size to {smallest}, the smallest that works"

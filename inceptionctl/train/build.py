@@ -17,21 +17,16 @@ from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run
 from inceptionctl.train.batch import BatchPlan, plan_batch
-from inceptionctl.train.batch_norm import SharedStatistics
 from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
-from inceptionctl.train.clipping import build_clipping
-from inceptionctl.train.compiling import compile_network
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.engine import Engine, deepspeed_config
+from inceptionctl.train.engine import Engine, build_clipping, deepspeed_config
 from inceptionctl.train.fine_tuning import freeze
-from inceptionctl.train.health import HealthWatch
-from inceptionctl.train.loading import loader_settings
-from inceptionctl.train.optim import build_optimizer
-from inceptionctl.train.precision import allow_tf32, resolve_precision
+from inceptionctl.train.inputs import loader_settings
+from inceptionctl.train.job import Batches, Training
+from inceptionctl.train.optim import WeightAverage, build_optimizer
 from inceptionctl.train.runlog import RunLog
-from inceptionctl.train.stopping import Stop
-from inceptionctl.train.training import Batches, Training
+from inceptionctl.train.step import HealthWatch, SharedStatistics, Stop, allow_tf32, resolve_precision
+from inceptionctl.train.torch_compile import compile_network
 
 
 def build_training(
@@ -108,7 +103,7 @@ def _checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWrite
         keep_last=wishes.keep_last,
         keep_best=wishes.keep_best,
         say=log.say,
-        goes_on=wishes.on_write_error == "continue",
+        continue_on_error=wishes.on_write_error == "continue",
     )
 
 

@@ -20,8 +20,7 @@ from inceptionctl.data.sampler import batch_at
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.run import disk_errors, sync_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import described_optimizer, state_names
+from inceptionctl.train.optim import WeightAverage, described_optimizer, state_names
 from inceptionctl.train.optimizer_state import OptimizerState, WholeState
 
 
@@ -46,7 +45,7 @@ class Rollback(TypedDict):
 
 
 class WindowSums(TypedDict, total=False):
-    """A log window that a signal has interrupted (train/window.py); nothing between windows."""
+    """A log window that a signal has interrupted (train/job.py); nothing between windows."""
 
     passes: int
     accumulation: int
@@ -75,7 +74,7 @@ class Progress:
     evaluation_due: bool = False
     """A signal came before the validation that was due after this step."""
     window: WindowSums = field(default_factory=WindowSums)
-    """What the log window had summed up when a signal came (train/window.py)."""
+    """What the log window had summed up when a signal came (train/job.py)."""
     rollbacks: list[Rollback] = field(default_factory=list)
     """Oldest first."""
 
@@ -107,7 +106,7 @@ def progress_of(checkpoint: Path) -> Progress:
 
 @dataclass
 class Snapshot:
-    """A copy of everything that a checkpoint holds, on the CPU: training may go on while it is written."""
+    """A copy of everything that a checkpoint holds, on the CPU: training continues while it is written."""
 
     tensors: dict[str, dict[str, Tensor]]
     """Tensors by name, by file."""
@@ -230,10 +229,7 @@ def _check_same_optimizer(checkpoint: Path, progress: Progress, optimizer: torch
     kept = progress.recipe.get("optim")
     if not kept:
         return
-    theirs = (
-        kept["name"],
-        set(state_names(kept["name"], momentum=kept.get("momentum", 0.0), centered=kept.get("centered", False))),
-    )
+    theirs = kept["name"], set(state_names(kept["name"], kept))
     ours = described_optimizer(optimizer)
     if ours != theirs:
         raise CheckpointError(
@@ -275,15 +271,20 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 def load_weights(path: Path, model: nn.Module) -> None:
     """Copy weights and statistics into a network, in place. Raises CheckpointError listing every tensor that does not fit."""
     tensors, own = read_tensors(path), model.state_dict()
-    wrong = [f"{name}: missing" for name in own if name not in tensors]
-    wrong += [f"{name}: not in this network" for name in tensors if name not in own]
-    wrong += [
-        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
+    wrong = misfits(tensors, own)
     if wrong:
-        shown = "\n  ".join(wrong[:5]) + (f"\n  ... and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise CheckpointError(f"{path} is of another network:\n  {shown}", "use the recipe that it was trained with")
+        raise CheckpointError(f"{path} is of another network:\n  {wrong}", "use the recipe that it was trained with")
     for name, value in own.items():
         value.copy_(tensors[name])
+
+
+def misfits(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What of the tensors of a file does not fit a network's, a line each for the first five; empty where everything does."""
+    wrong = [f"{name}: missing" for name in own if name not in theirs]
+    wrong += [f"{name}: not in this network" for name in theirs if name not in own]
+    wrong += [
+        f"{name}: {tuple(theirs[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in own
+        if name in theirs and theirs[name].shape != own[name].shape
+    ]
+    return "\n  ".join(wrong[:5]) + (f"\n  ... and {len(wrong) - 5} more" if len(wrong) > 5 else "")

@@ -122,7 +122,7 @@ def read_progress(checkpoint: Path) -> JsonObject:
 
 
 def reached_end(progress: JsonObject, recipe: Recipe) -> bool:
-    """Whether a checkpoint is the end of its run; a recipe with a later end (`train.epochs` raised) makes the run go on."""
+    """Whether a checkpoint is the end of its run; a recipe with a later end (`train.epochs` raised) makes it resumable."""
     train = progress["recipe"]["train"]
     same_end = (train["epochs"], train["max_steps"]) == (recipe.train.epochs, recipe.train.max_steps)
     return bool(same_end and progress["step"] >= progress["total_steps"] and not progress.get("evaluation_due"))

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, Snapshot, take_snapshot, write_snapshot
-from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.optim import WeightAverage
 
 
 class CheckpointWriter:
     """Saves the checkpoints of one run, one after the other, and prunes after each. Only rank 0 has work for it.
 
-    What goes wrong in the background is raised by the next `save` or by `finish`, worded as by a save in the foreground. A writer
-    that `goes_on` says at once when a disk refuses, and tries again at the next `save`; `finish` still raises it when that was the last.
+    What goes wrong in the background is raised by the next `save` or by `finish`, worded as by a save in the foreground. With
+    `continue_on_error` it says at once when a disk refuses, and tries again at the next `save`; `finish` still raises what the last one met.
     """
 
     def __init__(
-        self, checkpoints: Path, *, keep_last: int, keep_best: bool, say: Callable[[str], None], goes_on: bool = False
+        self, checkpoints: Path, *, keep_last: int, keep_best: bool, say: Callable[[str], None], continue_on_error: bool = False
     ) -> None:
         self.num_failed = 0
         """Saves that a disk has refused, and that the training has outlived."""
@@ -34,7 +34,7 @@ class CheckpointWriter:
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._say = say
-        self._goes_on = goes_on
+        self._continue_on_error = continue_on_error
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._snapshot: Snapshot | None = None
@@ -62,9 +62,9 @@ class CheckpointWriter:
         self._thread = thread
 
     def wait(self) -> None:
-        """Wait until nothing is being written. Raises what went wrong with it, unless the training is to go on."""
+        """Wait until nothing is being written. Raises what went wrong with it, unless training continues in spite of it."""
         self._join()
-        if not (self._goes_on and isinstance(self._failure, EnvironmentFault)):
+        if not (self._continue_on_error and isinstance(self._failure, EnvironmentFault)):
             self.finish()
 
     def finish(self) -> None:
@@ -94,7 +94,7 @@ class CheckpointWriter:
             self._say(f"saved {saved} (training blocked for {held_up:.2f} s, written in {time.perf_counter() - start:.1f} s)")
         except Exception as error:  # whatever it is, the training must hear of it
             self._failure = error
-            if self._goes_on and isinstance(error, EnvironmentFault):
+            if self._continue_on_error and isinstance(error, EnvironmentFault):
                 self.num_failed += 1
                 last = files.pointed(self._checkpoints, "latest")
                 self._say(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.recipe.schema import ModelSection
-from inceptionctl.train.checkpoint import read_shapes, read_tensors
+from inceptionctl.train.checkpoint import misfits, read_shapes, read_tensors
 from inceptionctl.train.inheritance import WeightsSource
 from inceptionctl.words import counted
 
@@ -54,11 +54,17 @@ def start_from(initial: InitialWeights, model: nn.Module, section: ModelSection)
     fresh |= {name for name in own if name.startswith("aux_head.") and name not in initial.tensors}
     unused = {name for name in initial.tensors if name not in own and name.startswith("aux_head.")}
     unused |= fresh & initial.tensors.keys()
-    _check(initial, own, fresh, unused)
+    wanted = {name: value for name, value in own.items() if name not in fresh}
+    wrong = misfits({name: value for name, value in initial.tensors.items() if name not in unused}, wanted)
+    if wrong:
+        raise CheckpointError(
+            f"model.init_from: {initial.source} does not fit the network:\n  {wrong}",
+            "use the width and the options of model that the weights were trained with",
+        )
     with torch.no_grad():
-        for name in own.keys() - fresh:
-            own[name].copy_(initial.tensors[name])
-    return _in_words(initial, len(own) - len(fresh), fresh, unused, section.num_classes)
+        for name, value in wanted.items():
+            value.copy_(initial.tensors[name])
+    return _in_words(initial, len(wanted), fresh, unused, section.num_classes)
 
 
 def _is_head(initial: InitialWeights, theirs: Tensor, ours: Tensor, section: ModelSection) -> bool:
@@ -67,23 +73,6 @@ def _is_head(initial: InitialWeights, theirs: Tensor, ours: Tensor, section: Mod
         return False
     rows = (theirs.shape[0], ours.shape[0]) == (initial.num_classes, section.num_classes)
     return rows and theirs.shape[1:] == ours.shape[1:]
-
-
-def _check(initial: InitialWeights, own: dict[str, Tensor], fresh: set[str], unused: set[str]) -> None:
-    theirs = initial.tensors
-    wrong = [f"{name}: missing" for name in own if name not in theirs and name not in fresh]
-    wrong += [f"{name}: not in this network" for name in theirs if name not in own and name not in unused]
-    wrong += [
-        f"{name}: {tuple(theirs[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-        for name in own
-        if name in theirs and name not in fresh and theirs[name].shape != own[name].shape
-    ]
-    if wrong:
-        shown = "\n  ".join(wrong[:5]) + (f"\n  ... and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise CheckpointError(
-            f"model.init_from: {initial.source} does not fit the network:\n  {shown}",
-            "use the width and the options of model that the weights were trained with",
-        )
 
 
 def _in_words(initial: InitialWeights, taken: int, fresh: set[str], unused: set[str], num_classes: int) -> str:

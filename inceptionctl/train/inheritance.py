@@ -91,7 +91,7 @@ def _config(path: Path) -> JsonObject:
 def inherit(recipe: Recipe, begun: Path | None = None) -> Recipe:
     """The recipe with what the weights of `model.init_from` expect, in the keys that it does not name itself.
 
-    `begun` is the run directory to go on in, if there is one: what it has inherited stays, whatever has become of the weights.
+    `begun` is the run directory to resume, if there is one: what it has inherited stays, whatever has become of the weights.
     Weights that are not there are left to the training, which refuses to start without them. Raises RecipeError where the recipe names
     another value for what makes the network.
     """

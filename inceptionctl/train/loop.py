@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import struct
 import time
 from collections.abc import Mapping
 from typing import NoReturn
@@ -18,15 +16,12 @@ from inceptionctl.data.sampler import BatchSampler
 from inceptionctl.distributed.heartbeat import State
 from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.loading import train_transforms
-from inceptionctl.train.loss import training_loss
-from inceptionctl.train.optim import compile_beside
-from inceptionctl.train.precision import autocast
+from inceptionctl.train.inputs import train_transforms
+from inceptionctl.train.job import Training, Window
+from inceptionctl.train.optim import learning_rate
 from inceptionctl.train.rollback import roll_back
-from inceptionctl.train.schedule import learning_rate
-from inceptionctl.train.training import Training
+from inceptionctl.train.step import autocast, noise_seed, training_loss
 from inceptionctl.train.validation import validate
-from inceptionctl.train.window import Window
 
 
 def train(job: Training) -> None:
@@ -56,12 +51,11 @@ def _reaches_the_end(job: Training) -> bool:
 
 def _train_on(job: Training) -> None:
     recipe, progress, engine = job.recipe, job.progress, job.engine
-    loader, window = job.loader(job), _window(job)
+    loader, window = job.loader(job), Window(job)
     try:
         if progress.evaluation_due:
             _catch_up(job, window)
         batches = iter(loader)
-        compile_beside(engine.optimizer)
         # Once, since it takes the host a millisecond: whatever validates has a network of its own.
         engine.model.train()
         for block in job.frozen:
@@ -120,33 +114,6 @@ def _train_on(job: Training) -> None:
                 _leave(job, window, saved)
     finally:
         loader.close()
-
-
-def _window(job: Training) -> Window:
-    """The row of metrics that is being summed up, with what it had when a signal came."""
-    window = Window(
-        world=job.world,
-        run=job.run,
-        progress=job.progress,
-        batch=job.batch,
-        engine=job.engine,
-        health=job.health,
-        log=job.log,
-        writer=job.writer,
-        device=job.device,
-        memory=job.memory,
-        epochs=job.recipe.train.epochs,
-        bad=job.bad,
-        data_root=job.train_set.root,
-    )
-    window.load_state_dict(job.progress.window)
-    job.progress.window = {}
-    return window
-
-
-def noise_seed(seed: int, batch: int, micro: int) -> int:
-    """Seed of the random numbers of one pass: of micro batch number `micro` of a whole batch of the stream."""
-    return int.from_bytes(hashlib.blake2b(struct.pack("<4q", seed, batch, micro, 0), digest_size=8).digest()) >> 1
 
 
 def is_due(step: int, last_step: int, every_steps: float | None) -> bool:

@@ -1,16 +1,30 @@
-"""Optimizers: TensorFlow's RMSProp, torch's SGD and AdamW, timm's LAMB; weight decay on weights only."""
+"""What changes the weights: optimizers (TensorFlow's RMSProp, torch's SGD and AdamW, timm's LAMB), the learning rate and the EMA."""
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from inceptionctl.errors import EnvironmentFault, RecipeError
-from inceptionctl.recipe.variants import AdamWSection, LambSection, Optim, RmsPropSection, SgdSection
-from inceptionctl.train import cpu_rmsprop
+from inceptionctl.recipe.variants import (
+    AdamWSection,
+    ConstantSection,
+    CosineSection,
+    LambSection,
+    Optim,
+    RmsPropSection,
+    Schedule,
+    SgdSection,
+    StaircaseSection,
+)
+from inceptionctl.words import counted_epochs
 
 
 class TensorFlowRMSProp(torch.optim.Optimizer):
@@ -59,7 +73,8 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
             if not weights:
                 continue
             states = [self._state(weight, group) for weight in weights]
-            update = _update_foreach if weights[0].is_cuda else _update_in_one_pass
+            # Many tensors in one call spare a GPU's host; on a CPU their temporaries, as large as the network, cost more than calls.
+            update = _update_foreach if weights[0].is_cuda else _update_each
             update(weights, [weight.grad for weight in weights], states, group)
 
     def _state(self, weight: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -73,31 +88,24 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
         return state
 
 
-def _update_in_one_pass(
+def _update_each(
     weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], group: Mapping[str, Any]
 ) -> None:
-    decay, momentum, lr = group["decay"], group["momentum"], group["lr"]
-    rows, others = [], []
-    for i, (weight, gradient, state) in enumerate(zip(weights, gradients, states, strict=True)):
-        row = [weight, as_it_lies(gradient, weight), *(state[name] for name in _STATE if name in state)]
-        if cpu_rmsprop.lie_alike(row):
-            rows.append(row)
-        else:
-            others.append(i)
-    kernel = cpu_rmsprop.rmsprop_kernel(momentum, group["centered"])
-    cpu_rmsprop.update(kernel, rows, group["weight_decay"], decay, 1 - decay, momentum, group["epsilon"], lr)
-    if others:
-        _update_foreach([weights[i] for i in others], [gradients[i] for i in others], [states[i] for i in others], group)
-
-
-_STATE = ("mean_square", "momentum", "mean_gradient")
-
-
-def as_it_lies(gradient: Tensor, weight: Tensor) -> Tensor:
-    """A gradient in the order of memory of its weight, which backward passes leave it in."""
-    if gradient.stride() == weight.stride() or cpu_rmsprop.lie_alike((gradient, weight)):
-        return gradient
-    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
+    """One tensor after the other: what lies between two operators stays in a CPU's cache. Each product, quotient, sum and root is rounded
+    by itself (no addcmul, no lerp), so that every processor gives the same bits."""
+    decay, momentum = group["decay"], group["momentum"]
+    for weight, gradient, state in zip(weights, gradients, states, strict=True):
+        if group["weight_decay"]:
+            gradient = torch.mul(weight, group["weight_decay"]).add_(gradient)
+        square = state["mean_square"].mul_(decay).add_(torch.mul(gradient, 1 - decay).mul_(gradient))
+        root = square + group["epsilon"]
+        if group["centered"]:
+            mean = state["mean_gradient"].mul_(decay).add_(torch.mul(gradient, 1 - decay))
+            root.sub_(mean * mean)
+        with np.errstate(invalid="ignore"):  # torch's own root is MKL's, whose last bit is left to it
+            np.sqrt(root.numpy(), out=root.numpy())
+        step = torch.mul(gradient, group["lr"]).div_(root)
+        weight.sub_(state["momentum"].mul_(momentum).add_(step) if momentum > 0 else step)
 
 
 def _update_foreach(
@@ -141,13 +149,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
     return [group for group in groups if group["params"]]
 
 
-def compile_beside(optimizer: torch.optim.Optimizer) -> None:
-    """Have what steps on a CPU need compiled in a thread, beside the first images and passes: the first step would wait for it."""
-    groups = [group for group in optimizer.param_groups if group["params"][0].device.type == "cpu"]
-    if groups and isinstance(optimizer, TensorFlowRMSProp):
-        cpu_rmsprop.compile_beside({cpu_rmsprop.rmsprop_kernel(group["momentum"], group["centered"]) for group in groups})
-
-
 def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Optimizer:
     """The optimizer that a recipe's optim section describes, over a model's trained parameters.
 
@@ -181,8 +182,17 @@ def _adamw(groups: Groups, lr: float, optim: AdamWSection, device: str) -> torch
 def _lay_gradients_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            if weight.grad is not None:
-                weight.grad = as_it_lies(weight.grad, weight)
+            if weight.grad is not None and not _lie_alike(weight.grad, weight):
+                weight.grad = torch.empty_like(weight, dtype=weight.grad.dtype).copy_(weight.grad)
+
+
+def _lie_alike(gradient: Tensor, weight: Tensor) -> bool:
+    """Whether two tensors of one shape are in the same order of memory."""
+    # Not by their strides alone: those of a dimension of size 1 mean nothing.
+    formats = (torch.contiguous_format, torch.channels_last)
+    return gradient.stride() == weight.stride() or any(
+        gradient.is_contiguous(memory_format=one) and weight.is_contiguous(memory_format=one) for one in formats
+    )
 
 
 def _lamb(groups: Groups, lr: float, optim: LambSection) -> torch.optim.Optimizer:
@@ -197,11 +207,15 @@ def _lamb(groups: Groups, lr: float, optim: LambSection) -> torch.optim.Optimize
     return lamb
 
 
-def state_names(name: str, *, momentum: float = 0.0, centered: bool = False) -> tuple[str, ...]:
-    """Names of the tensors, each of a weight's shape, that the optimizer of this name in a recipe keeps for every weight."""
+def state_names(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the tensors, each of a weight's shape, that the optimizer of this name in a recipe keeps for every weight.
+
+    `options` are those of its section, or of a parameter group.
+    """
+    momentum, centered = options.get("momentum", 0.0) > 0, options.get("centered", False)
     names = {
-        "rmsprop": {"mean_square": True, "momentum": momentum > 0, "mean_gradient": centered},
-        "sgd": {"momentum_buffer": momentum > 0},
+        "rmsprop": {"mean_square": True, "momentum": momentum, "mean_gradient": centered},
+        "sgd": {"momentum_buffer": momentum},
         "adamw": {"exp_avg": True, "exp_avg_sq": True},
         "lamb": {"exp_avg": True, "exp_avg_sq": True},
     }
@@ -210,13 +224,7 @@ def state_names(name: str, *, momentum: float = 0.0, centered: bool = False) -> 
 
 def state_names_of(optim: Optim) -> tuple[str, ...]:
     """The same of the optimizer that a recipe's optim section describes."""
-    match optim:
-        case RmsPropSection():
-            return state_names(optim.name, momentum=optim.momentum, centered=optim.centered)
-        case SgdSection():
-            return state_names(optim.name, momentum=optim.momentum)
-        case _:
-            return state_names(optim.name)
+    return state_names(optim.name, optim.model_dump())
 
 
 def first_value(state_name: str) -> float:
@@ -227,5 +235,97 @@ def first_value(state_name: str) -> float:
 def described_optimizer(optimizer: torch.optim.Optimizer) -> tuple[str, set[str]]:
     """(name in the recipe, `state_names`) of an optimizer that `build_optimizer` made."""
     name = {"TensorFlowRMSProp": "rmsprop", "SGD": "sgd", "AdamW": "adamw", "Lamb": "lamb"}[type(optimizer).__name__]
-    group = optimizer.param_groups[0]
-    return name, set(state_names(name, momentum=group.get("momentum", 0.0), centered=group.get("centered", False)))
+    return name, set(state_names(name, optimizer.param_groups[0]))
+
+
+def staircase(schedule: StaircaseSection, epoch: float) -> float:
+    """The paper's: base_lr x factor ^ floor(epoch / every_epochs) (section 4: 0.045, 0.94, 2)."""
+    # The small constant keeps a stair that begins on a whole step from starting one step late by rounding.
+    stair = math.floor(epoch / schedule.every_epochs + 1e-9)
+    return schedule.base_lr * schedule.factor**stair
+
+
+def cosine(schedule: CosineSection, epoch: float, epochs: float) -> float:
+    """Half a cosine from base_lr, after the warm-up, to final_lr at the end."""
+    start = schedule.warmup_epochs
+    done = min(1.0, max(0.0, (epoch - start) / (epochs - start)))
+    low, high = schedule.final_lr, schedule.base_lr
+    return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def learning_rate(schedule: Schedule, *, step: int, steps_per_epoch: float, epochs: float) -> float:
+    """Learning rate of optimizer step `step` (from 0)."""
+    warmup_steps, epoch = schedule.warmup_epochs * steps_per_epoch, step / steps_per_epoch
+    match schedule:
+        case StaircaseSection():
+            rate = staircase(schedule, epoch)
+        case CosineSection():
+            rate = cosine(schedule, epoch, epochs)
+        case ConstantSection():
+            rate = schedule.base_lr
+    # The first step is not wasted on a rate of zero: the rise goes through (step + 1) / warmup_steps.
+    return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else rate
+
+
+def schedule_in_words(schedule: Schedule, epochs: float) -> str:
+    """One line for people, for `train --dry-run`."""
+    match schedule:
+        case StaircaseSection():
+            words = (
+                f"{schedule.base_lr:g} x {schedule.factor:g} every {counted_epochs(schedule.every_epochs)},"
+                f" down to {staircase(schedule, max(0.0, epochs - 1e-6)):.3g} at epoch {epochs:g}"
+            )
+        case CosineSection():
+            words = f"half a cosine from {schedule.base_lr:g} to {schedule.final_lr:g} over {counted_epochs(epochs)}"
+        case ConstantSection():
+            words = f"{schedule.base_lr:g} throughout"
+    rise = f", after a linear rise over {counted_epochs(schedule.warmup_epochs)}" if schedule.warmup_epochs else ""
+    return f"{words}{rise}"
+
+
+class WeightAverage:
+    """Exponential moving average over parameters and batch-norm statistics, with TensorFlow's warm-up of the decay.
+
+    Update number n (from 1) uses min(decay, (1 + n) / (10 + n)), so that the average soon forgets the random start. The
+    statistics are averaged too, as the original training code does. It starts from the initial weights, as TensorFlow's.
+
+    torch's AveragedModel copies the model at its first update, and keeps its counter in a tensor that it copies to the device once for
+    each kind of tensor and update: a wait for the device, where nothing else in a step waits.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        """Updates so far; belongs into every checkpoint."""
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        """The averaged network, in evaluation mode."""
+        self._of: nn.Module | None = None
+        self._averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._counters: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights and statistics of `model` after an optimizer step. No wait for the device."""
+        self.num_updates += 1
+        if self._of is not model:
+            self._find_tensors(model)
+        torch._foreach_lerp_(*self._averaged, 1.0 - self.decay_at(self.num_updates))
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
+
+    def _find_tensors(self, model: nn.Module) -> None:
+        # Once: to walk through both networks takes the host milliseconds, and in a step of a GPU it is the host that is short of time.
+        self._of = model
+        own, theirs = (itertools.chain(each.parameters(), each.buffers()) for each in (self.model, model))
+        pairs = list(zip(own, theirs, strict=True))
+        self._averaged = _columns(pair for pair in pairs if pair[0].is_floating_point())
+        self._counters = _columns(pair for pair in pairs if not pair[0].is_floating_point())  # of batches, one in each norm
+
+    def decay_at(self, update: int) -> float:
+        """Decay of update number `update` (from 1)."""
+        return min(self.decay, (1 + update) / (10 + update))
+
+
+def _columns(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    rows = list(pairs)
+    return [one for one, _ in rows], [other for _, other in rows]

@@ -26,28 +26,25 @@ from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, discard_unused, located, note_end
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.bad_images import read_bad_images
-from inceptionctl.train.batch import BatchPlan, plan_batch, total_steps
-from inceptionctl.train.batch_norm import check_batch_norm
+from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, total_steps
 from inceptionctl.train.build import build_training
-from inceptionctl.train.checking import faults, first_weights, refuse
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
-from inceptionctl.train.compiling import check_compiler, compile_errors
 from inceptionctl.train.data_list import keep_list
-from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.dry_run import disk_needed
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.fine_tuning import read_initial_weights, start_from
-from inceptionctl.train.images import open_images
 from inceptionctl.train.inheritance import WeightsSource, as_expected, find_weights, refuse_another_function
+from inceptionctl.train.job import Training, read_bad_images
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import train, train_loader
-from inceptionctl.train.plan import disk_needed
-from inceptionctl.train.precision import resolve_precision
+from inceptionctl.train.optim import WeightAverage
+from inceptionctl.train.preflight import Opened, faults, first_weights, open_images, refuse
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
 from inceptionctl.train.startup_log import changes_in_words, farewell, greet
-from inceptionctl.train.training import Training
+from inceptionctl.train.step import resolve_precision
+from inceptionctl.train.torch_compile import check_compiler, compile_errors
 
 
 def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> Run:
@@ -129,10 +126,11 @@ def _prepared(
     joined: Session, recipe: Recipe, start: Start, signals: RankSignals, locks: list[IO[str]]
 ) -> tuple[Training, Start]:
     """Everything that the loop works on. The run directory is changed last, when no rank has anything against the start."""
-    remarks = joined.on_rank_zero(lambda: _check_on_rank_zero(recipe, start, locks, joined.device))
+    opened: list[Opened] = []
+    remarks = joined.on_rank_zero(lambda: _check_on_rank_zero(joined, recipe, start, locks, opened))
     first = joined.on_rank_zero(lambda: _first_weights(recipe, start))
     with joined.heartbeat.during(State.LISTS_DATA):
-        images = open_images(located(recipe, start.run))
+        images = opened[0] if opened else open_images(located(recipe, start.run))
     if joined.world.rank:  # rank 0's are compared; another machine may have others
         check_start(start, recipe, *images)
     passed("listed")
@@ -163,7 +161,7 @@ def _prepared(
             start_step=progress.step,
             enabled=joined.world.rank == 0,
             evaluation_due=progress.evaluation_due,
-            goes_on=recipe.checkpoint.on_write_error == "continue",
+            continue_on_error=recipe.checkpoint.on_write_error == "continue",
         )
 
     job = build_training(
@@ -210,22 +208,21 @@ def _take_initial_weights(recipe: Recipe, model: nn.Module, source: WeightsSourc
     return [taken, *as_expected(recipe, initial.expects)]
 
 
-def _check_on_rank_zero(recipe: Recipe, start: Start, locks: list[IO[str]], device: torch.device) -> list[str]:
+def _check_on_rank_zero(joined: Session, recipe: Recipe, start: Start, locks: list[IO[str]], opened: list[Opened]) -> list[str]:
+    """Remarks on the start; the run's lock and its images are added to `locks` and `opened`."""
     lock, remarks = take_lock(start.run)
     locks.append(lock)
     files.clear_leftovers(start.run.checkpoints)
     if start.checkpoint and start.checkpoint.parent == start.run.checkpoints:
         files.mend_pointers(start.run.checkpoints, start.checkpoint)
-    check_compiler(recipe.train.compile, device)
-    return [*remarks, *_check(recipe, start)]
-
-
-def _check(recipe: Recipe, start: Start) -> list[str]:
+    check_compiler(recipe.train.compile, joined.device)
     # On shapes alone: whatever does not fit is then said once, before every rank has built its network.
-    found, images = faults(located(recipe, start.run), begins=start.checkpoint is None, verified=False)
+    with joined.heartbeat.during(State.LISTS_DATA):
+        found, images = faults(located(recipe, start.run), begins=start.checkpoint is None, verified=False)
     refuse(recipe.model.name, found)
     assert images is not None
-    remarks = check_start(start, recipe, *images)
+    opened.append(images)
+    remarks += check_start(start, recipe, *images)
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)

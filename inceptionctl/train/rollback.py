@@ -9,11 +9,11 @@ from pathlib import Path
 from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, disk_errors, write_atomically
+from inceptionctl.run import Run, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, Rollback, load_checkpoint
+from inceptionctl.train.job import Training
 from inceptionctl.train.start import newest_of
-from inceptionctl.train.training import Training
 
 ENTRY = {"step": int, "to_step": int, "first_batch": int, "last_batch": int, "reason": str}
 # What this start has found out; the rest of a Progress is the checkpoint's.
@@ -45,7 +45,7 @@ def roll_back(job: Training, found: DivergedError) -> None:
                 f"{found.hint}; or save sooner (checkpoint.every_steps)",
             )
         entry = _entry(progress, files.read_progress(checkpoint)["step"], found.message)
-        _note(job.run, [*progress.rollbacks, entry])
+        write_atomically(job.run.rollbacks_file, json.dumps([*progress.rollbacks, entry], indent=2) + "\n")
         job.log.say(
             f"{found.message}: back to {checkpoint}, and on without batches {entry['first_batch']} to {entry['last_batch']}"
             f" of the stream (rollback {len(progress.rollbacks) + 1} of at most {wishes.max_rollbacks})"
@@ -65,7 +65,7 @@ def roll_back(job: Training, found: DivergedError) -> None:
 
 
 def known_rollbacks(run: Run, progress: Progress, recipe: Recipe) -> list[Rollback]:
-    """The rollbacks of a training that goes on from `progress`: the run's own file knows of those after that checkpoint too.
+    """The rollbacks of a training that resumes from `progress`: the run's own file knows of those after that checkpoint too.
 
     A new run from a checkpoint of another, with another seed or global batch, has none: its stream is another one.
     Raises CheckpointError when the file was broken by hand.
@@ -88,11 +88,6 @@ def known_rollbacks(run: Run, progress: Progress, recipe: Recipe) -> list[Rollba
 def _entry(progress: Progress, to_step: int, reason: str) -> Rollback:
     first, last = (dataclasses.replace(progress, step=step).batch for step in (to_step, progress.step - 1))
     return {"step": progress.step, "to_step": to_step, "first_batch": first, "last_batch": last, "reason": reason}
-
-
-def _note(run: Run, rollbacks: list[Rollback]) -> None:
-    with disk_errors(run.rollbacks_file):
-        write_atomically(run.rollbacks_file, json.dumps(rollbacks, indent=2) + "\n")
 
 
 def _given_up(job: Training, found: DivergedError) -> DivergedError | RelayedError:

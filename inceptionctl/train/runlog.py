@@ -42,7 +42,7 @@ class RunLog:
 
     So is the validation of that very step with `evaluation_due`.
 
-    What a disk does not take ends the run, unless it `goes_on`: then lines are kept in memory until there is room, and only points of
+    What a disk does not take ends the run, unless `continue_on_error`: then lines are kept in memory until there is room, and only points of
     TensorBoard are lost. One that is not `of_a_training` says nothing of how far it is: a measurement has no end to be near to.
     """
 
@@ -53,13 +53,13 @@ class RunLog:
         start_step: int,
         enabled: bool,
         evaluation_due: bool = False,
-        goes_on: bool = False,
+        continue_on_error: bool = False,
         of_a_training: bool = True,
     ) -> None:
         self.enabled = enabled
         self._of_a_training = of_a_training
         self._run = run
-        self._goes_on = goes_on
+        self._continue_on_error = continue_on_error
         self._told = False
         self._live: Live | None = None
         self._one_at_a_time = threading.Lock()  # checkpoints are told of from a thread of their own
@@ -132,7 +132,7 @@ class RunLog:
             with disk_errors(self._run.path):
                 write()
         except EnvironmentFault as error:
-            if not self._goes_on:
+            if not self._continue_on_error:
                 raise
             if not self._told:
                 console.say(f"{error.message}: rows and log lines are kept in memory until there is room")

@@ -26,12 +26,12 @@ from inceptionctl.train.batch import total_steps
 from inceptionctl.train.data_list import check_same_images
 
 RUNS = Path("runs")
-ORIGIN = "origin"  # names the checkpoint of another run that this one goes on from
+ORIGIN = "origin"  # names the checkpoint of another run that this one starts from
 
 
 @dataclass(frozen=True)
 class Start:
-    """A run directory (made already), the checkpoint to go on from (None: from the beginning), and remarks for people.
+    """A run directory (made already), the checkpoint to resume from (None: from the beginning), and remarks for people.
 
     `recipe_before` is the recipe of the last start in that directory; None for a new run.
     """
@@ -51,8 +51,8 @@ class Start:
 def decide_start(recipe: Recipe, output: Path | None, resume: str) -> Start:
     """Decide where a training starts, and make its run directory if that is a new one. In one that is there nothing is changed.
 
-    `resume`: `auto` goes on in `output`, or else in the newest run under runs/ that computes the same; `never` makes a new run;
-    anything else is a run directory to go on in, or a checkpoint to go on from in a new run.
+    `resume`: `auto` resumes `output`, or else the newest run under runs/ that computes the same; `never` makes a new run;
+    anything else is a run directory to resume, or a checkpoint to start a new run from.
     Raises CheckpointError when `output` is occupied by something else, or the checkpoint is damaged or does not fit the recipe.
     """
     if resume == "never":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import importlib.metadata
 import os
 import platform
 import socket
@@ -17,11 +19,10 @@ from inceptionctl.data.audit import passed_over
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
 from inceptionctl.train.batch import too_few_images
-from inceptionctl.train.compiling import IN_WORDS
-from inceptionctl.train.engine import versions
-from inceptionctl.train.schedule import learning_rate, schedule_in_words
+from inceptionctl.train.job import Training
+from inceptionctl.train.optim import learning_rate, schedule_in_words
 from inceptionctl.train.start import Start, changes_of
-from inceptionctl.train.training import Training
+from inceptionctl.train.torch_compile import IN_WORDS
 from inceptionctl.words import best_in_words, counted
 
 
@@ -114,3 +115,13 @@ def farewell(job: Training) -> str:
     """How far the run came, and its best error with the images that it is of."""
     reached = f"; best {best_in_words(job.progress.best)}" if job.progress.best else ""
     return f"finished: {counted(job.progress.step, 'step')}, {job.progress.epoch:.2f} epochs{reached}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result, for environment.json."""
+    names = ("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130", "numpy", "safetensors")
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

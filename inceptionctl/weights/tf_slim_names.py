@@ -6,10 +6,7 @@ without `gamma`. Layers without norm have `weights` and `biases`.
 
 from __future__ import annotations
 
-from inceptionctl.weights.naming import Names, chain, expanded, prefixed
-
-LEAVES = {"weight": "weights", "bias": "biases"}
-NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+from inceptionctl.weights.names import Names, chain, expanded, prefixed
 
 V4_BLOCK_A = {
     "branch_1x1": "Branch_0/Conv2d_0a_1x1",

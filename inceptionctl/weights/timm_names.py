@@ -5,7 +5,7 @@ Sources: state dicts of timm 1.0.31 and torchvision 0.28. The leaves (weight, bi
 
 from __future__ import annotations
 
-from inceptionctl.weights.naming import Names, chain, expanded, prefixed
+from inceptionctl.weights.names import Names, chain, expanded, prefixed
 
 # Mixed_5b to Mixed_5e
 V4_BLOCK_A = {

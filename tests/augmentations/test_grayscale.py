@@ -13,7 +13,7 @@ from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.sampler import uniforms
 from inceptionctl.recipe import load_recipe
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.loading import train_transforms
+from inceptionctl.train.inputs import train_transforms
 from tests.data.conftest import photo
 from tests.data.test_train_loader import EVERYTHING, NOTHING, MakeRoot, stream
 from tests.data.test_train_pixels import SIDE, augmented

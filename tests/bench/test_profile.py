@@ -12,7 +12,7 @@ from torch.profiler import profile
 
 from inceptionctl.bench.profile import group_of, ranges
 from inceptionctl.models import build_model
-from inceptionctl.train.gradient_average import GradientAverage
+from inceptionctl.train.engine import GradientAverage
 from tests.commands import inceptionctl, refused, sets
 
 SMALL = (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inceptionctl.bench.loop import STEPS_WITHOUT_END
+from inceptionctl.bench.turns import STEPS_WITHOUT_END
 from tests.commands import TINY, inceptionctl, refused, sets
 
 SMALL = ("quickstart", *sets("model.width=0.125", "model.input_px=75"), "--micro-batch-size", "2", "--repeats", "1", "--json")

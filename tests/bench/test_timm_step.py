@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from inceptionctl.bench.timing import Figure
+from inceptionctl.bench.figures import Figure
 from inceptionctl.bench.timm_step import TimmStep, check_comparable, differences, flags, ratios
 from inceptionctl.data.loaders import Batch
 from inceptionctl.distributed.world import World
@@ -18,9 +18,9 @@ from inceptionctl.models import build_model, timm_network
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.load import load_recipe
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.loss import training_loss
 from inceptionctl.train.optim import build_optimizer
-from inceptionctl.weights.forms import timm_network_as_large
+from inceptionctl.train.step import training_loss
+from inceptionctl.weights.counterparts import timm_network_as_large
 from tests.commands import inceptionctl, refused, sets
 
 WITH_TIMM = str(Path(__file__).resolve().parents[1] / "with_timm")

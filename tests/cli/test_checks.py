@@ -13,7 +13,7 @@ import inceptionctl
 from inceptionctl.cli import app
 from inceptionctl.cli.help import command_of
 from inceptionctl.cli.hints import worded_for
-from inceptionctl.train import images
+from inceptionctl.train import preflight
 from tests.recipe.test_load import write
 
 USERS = (("recipes", "check"), ("train", "--dry-run"), ("train",))
@@ -107,8 +107,8 @@ def test_images_are_listed_once_if_at_all(
     words: tuple[str, ...], times: int, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed: list[Path] = []
-    real = images.open_data
-    monkeypatch.setattr(images, "open_data", lambda root, *given, **more: listed.append(root) or real(root, *given, **more))
+    real = preflight.open_data
+    monkeypatch.setattr(preflight, "open_data", lambda root, *given, **more: listed.append(root) or real(root, *given, **more))
     mine = write(tmp_path, f"{TINY}}}\ndata: {{root: {root}}}\n")
     result = run(*words, mine)
     assert result.exit_code == 0, result.stderr

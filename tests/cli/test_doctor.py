@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from inceptionctl import console, doctor, smoke_tests
 from inceptionctl.cli import app
 from inceptionctl.cores import cgroup_cores
-from inceptionctl.doctor import Finding
+from inceptionctl.doctor import Diagnosis
 from inceptionctl.errors import EnvironmentFault
 
 
@@ -79,16 +79,16 @@ def test_gpu_is_found(report: tuple[int, dict[str, Any]]) -> None:
 
 
 def test_table_has_a_hint_for_every_trouble_and_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    def troubled() -> list[Finding]:
+    def troubled() -> list[Diagnosis]:
         return [
-            Finding("fine", "ok", "as it should be"),
-            Finding(
+            Diagnosis("fine", "ok", "as it should be"),
+            Diagnosis(
                 "slow", "warn", "[half] of it", "a command that is rather long, so that a table of eighty columns would fold it"
             ),
-            Finding("gone", "fail", "nothing there", "fetch it"),
+            Diagnosis("gone", "fail", "nothing there", "fetch it"),
         ]
 
-    def broken() -> list[Finding]:
+    def broken() -> list[Diagnosis]:
         raise RuntimeError("the reason\nand a page of addresses")
 
     monkeypatch.setattr(doctor, "CHECKS", (troubled, broken))
@@ -108,7 +108,7 @@ def test_table_has_a_hint_for_every_trouble_and_no_colour(monkeypatch: pytest.Mo
 
 
 def test_all_fine_exits_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", (lambda: [Finding("slow", "warn", "a little", "hurry")],))
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: [Diagnosis("slow", "warn", "a little", "hurry")],))
     result = CliRunner().invoke(app, ["doctor"])
     assert (result.exit_code, result.stderr) == (0, "")
 
@@ -208,7 +208,7 @@ def test_both_ways_of_decoding_are_tried() -> None:
     # What is done on a GPU, by the CPU's decoder.
     [finding] = doctor.gpu_decoding("cpu")
     same = "as on the CPU, at most 0 of 255 levels apart"
-    assert finding == Finding(
+    assert finding == Diagnosis(
         "gpu decoding", "ok", f"whole images (data.decode: mixed): {same}; crops alone (mixed_roi): {same}"
     )
 
@@ -324,7 +324,7 @@ def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert disk.found.endswith(str(tmp_path))
     assert "--shm-size" in str(shared.hint)
     (tmp_path / "runs").mkdir()
-    assert doctor.disk()[0].found.endswith(str(tmp_path / "runs"))
+    assert next(doctor.disk()).found.endswith(str(tmp_path / "runs"))
 
 
 def test_loopback_that_is_down_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ def test_loopback_that_is_down_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(99, "Cannot assign requested address")
 
     monkeypatch.setattr(doctor, "free_port", refuse)
-    assert doctor.loopback()[0].state == "fail"
+    assert next(doctor.loopback()).state == "fail"
 
 
 @pytest.mark.parametrize(

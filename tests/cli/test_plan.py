@@ -95,7 +95,7 @@ def test_an_estimate_is_labelled() -> None:
         (["--images-per-second", "500", "--gpus", "8,many"], ["--gpus 8,many", "--gpus 8,20,64"]),
         (["--images-per-second", "500", "--gpus", "0"], ["--gpus 0"]),
         (["--images-per-second", "500", "--gpus", ","], ["--gpus ,"]),
-        (["--images-per-second", "500", "--gpus", "256,1024"], ["fits none of these numbers"]),
+        (["--images-per-second", "500", "--gpus", "256,1024"], ["divisible by any of these numbers"]),
         (["--images-per-second", "500", "--step-seconds", "1"], ["given several times"]),
         (["--images-per-second", "500", "--peak-tflops", "1", "--utilisation", "0.3"], ["both measured and estimated"]),
         (["--peak-tflops", "989"], ["takes both --peak-tflops and --utilisation"]),

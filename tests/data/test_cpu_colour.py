@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from inceptionctl.data import cpu_colour
-from inceptionctl.data.cpu_colour import Changes, Recolouring
+from inceptionctl.data import cpu_transforms
+from inceptionctl.data.cpu_transforms import Changes, Recolouring
 from inceptionctl.errors import EnvironmentFault
 
 PX = 61  # more than the pixels of a vector, and not a multiple of them
@@ -87,14 +87,14 @@ def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
 def test_a_broken_numba_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(EnvironmentFault, match="numba, which colours images on a CPU"):
-        cpu_colour._compiled.__wrapped__()
+        cpu_transforms._compiled.__wrapped__()
 
 
 def test_several_threads_may_ask_for_it_at_once() -> None:
     """As those of the loaders of a training and its validation do; in a process that has not imported numba yet."""
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from inceptionctl.data.cpu_colour import compiled\n"
+        "from inceptionctl.data.cpu_transforms import compiled\n"
         "with ThreadPoolExecutor(4) as pool:\n"
         "    asked = [pool.submit(compiled) for _ in range(4)]\n"
         "assert len({one.result() for one in asked}) == 1\n"

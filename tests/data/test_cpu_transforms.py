@@ -11,8 +11,7 @@ import torch
 from nvidia.dali import tensors
 
 from inceptionctl.data.colour import limits
-from inceptionctl.data.cpu_colour import Changes
-from inceptionctl.data.cpu_transforms import Finished
+from inceptionctl.data.cpu_transforms import Changes, Finished
 from inceptionctl.errors import DataError
 from tests.data.conftest import photo
 

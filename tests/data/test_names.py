@@ -193,7 +193,7 @@ def misspelt_weights(folder: Path) -> None:
 
 
 def misspelt_image(folder: Path) -> None:
-    from inceptionctl.evaluate.predict import images_of
+    from inceptionctl.evaluate.unlabelled import images_of
 
     images_of([folder / "exsiting"])
 

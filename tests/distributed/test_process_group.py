@@ -121,8 +121,8 @@ from inceptionctl.errors import DataError
 from inceptionctl.distributed.exit import leave
 from inceptionctl.distributed.world import world_from_environment
 from inceptionctl.train.batch import plan_batch
-from inceptionctl.train.batch_norm import SharedStatistics
-from inceptionctl.train.clipping import Clipping
+from inceptionctl.train.step import SharedStatistics
+from inceptionctl.train.engine import Clipping
 from inceptionctl.distributed import process_group as distributed
 from inceptionctl.train.engine import Engine, deepspeed_config
 

@@ -17,8 +17,7 @@ from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.run import Run, create_run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.optim import WeightAverage, build_optimizer
 
 CLASSES = ("apple", "bear", "cat", "dog", "elephant", "fox")
 INPUT_PX = 75

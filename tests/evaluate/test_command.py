@@ -15,11 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.evaluate.drawing import crops_png
-from inceptionctl.evaluate.protocols import Name, make_protocol
+from inceptionctl.evaluate.crop_boxes import crops_png
+from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.recipe import recipe_from_dict
 from inceptionctl.run import Run
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from tests.commands import inceptionctl, started
 from tests.evaluate.making import make_data, make_run
 
@@ -71,7 +71,7 @@ def test_crops_are_drawn(run: Run, data: Path, tmp_path: Path, protocol: str) ->
 
 @pytest.mark.parametrize(("protocol", "squares", "places"), [("10crop", 1, 5), ("12crop", 1, 6), ("144crop", 12, 6)])
 def test_a_drawing_has_a_legend_and_the_whole_square(
-    data: Path, monkeypatch: pytest.MonkeyPatch, protocol: Name, squares: int, places: int
+    data: Path, monkeypatch: pytest.MonkeyPatch, protocol: ProtocolName, squares: int, places: int
 ) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))

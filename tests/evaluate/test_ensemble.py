@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.errors import DataError, RecipeError
-from inceptionctl.evaluate.ensemble import combine
+from inceptionctl.evaluate.members import combine
 from inceptionctl.evaluate.records import Record
 from inceptionctl.run import Run
 from tests.commands import inceptionctl
@@ -56,7 +56,7 @@ def test_one_twice_is_itself() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": [f"val/{i + 1}.jpg" for i in range(50)]}, "different images: 50 and 50; val/0.jpg is in one alone"),
+        ({"images": [f"val/{i + 1}.jpg" for i in range(50)]}, "different images: 50 and 50; only one has val/0.jpg"),
         ({"images": [f"val/{i}.jpg" for i in reversed(range(50))]}, "their order differs"),
         ({"labels": torch.zeros(50, dtype=torch.long)}, "different labels"),
         ({"about": {"protocol": "single", "classes": CLASSES}}, "different protocols: 144crop and single"),

@@ -18,8 +18,8 @@ from inceptionctl.cli import app
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.evaluation import Work, check_classes, most_confused
-from inceptionctl.evaluate.resumable import Ranks, run_evaluation
+from inceptionctl.evaluate.evaluation import Work, check_classes, most_confused, result_of
+from inceptionctl.evaluate.resumable import Ranks, answer_all
 from inceptionctl.evaluate.subject import subject_of
 from inceptionctl.evaluate.trained import Trained, load_trained
 from inceptionctl.run import Run
@@ -58,9 +58,9 @@ def evaluation_of(trained: Trained, data: Path, batch_size: int = 10, on_progres
     check_classes(images, trained.classes, trained.checkpoint)
     work = Work(subject_of(trained, "fp32", CPU), images, None, batch_size, LoaderSettings(num_threads=1, seconds_to_read=60.0))
     with tempfile.TemporaryDirectory() as folder:
-        done = run_evaluation(work, Path(folder) / "parts", Ranks(), on_progress=on_progress)
-    assert done is not None
-    return done.result
+        answers = answer_all(work, Path(folder) / "parts", Ranks(), on_progress=on_progress, say=print)
+    assert answers is not None
+    return result_of(work, answers.probabilities, answers.num_answered, answers.seconds)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from inceptionctl.cli import app
 from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.sources.blacklist import find_blacklist, image_numbers, without_blacklisted
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.real_labels import real_errors
+from inceptionctl.evaluate.metrics import real_errors
 from inceptionctl.run import Run
 from tests.evaluate.making import CLASSES
 

@@ -11,37 +11,37 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.errors import CheckpointError, DataError
-from inceptionctl.evaluate.members import Member, State, check_same_images, members_of
+from inceptionctl.evaluate.members import EnsembleMember, MemberState, check_same_images, members_of
 from inceptionctl.recipe import Ensemble, Recipe
 from inceptionctl.run import Run
 
 
 @pytest.fixture
-def member(run: Run, tmp_path: Path) -> Member:
+def member(run: Run, tmp_path: Path) -> EnsembleMember:
     """A trained one that is evaluated by 12 crops."""
     shutil.copytree(run.path, tmp_path / "tiny")
     shutil.rmtree(tmp_path / "tiny" / "evaluations")
     answer = CliRunner().invoke(app, ["evaluate", str(tmp_path / "tiny"), "--protocol", "12crop", "--precision", "fp32"])
     assert answer.exit_code == 0, answer.output
     copied = Run(tmp_path / "tiny")
-    return Member("tiny", copied.recipe(), copied)
+    return EnsembleMember("tiny", copied.recipe(), copied)
 
 
 def changed(recipe: Recipe, section: str, **keys: Any) -> Recipe:
     return recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=keys)})
 
 
-def test_what_is_done_and_what_is_not(member: Member, tmp_path: Path) -> None:
+def test_what_is_done_and_what_is_not(member: EnsembleMember, tmp_path: Path) -> None:
     record = member.run.evaluations / "step-00000010_ema_12crop.parquet"
-    assert member.state("12crop") == State(10, True, record)
-    assert member.state("144crop") == member.state("single") == State(10, True, None)
-    assert Member("absent", member.recipe, Run(tmp_path / "absent")).state("12crop") == State(0, False, None)
-    longer = Member("tiny", changed(member.recipe, "train", epochs=2.0), member.run)
-    assert longer.state("12crop") == State(10, False, None)
-    elsewhere = Member("tiny", changed(member.recipe, "data", root=str(tmp_path)), member.run)
-    assert elsewhere.state("12crop") == State(10, True, None)
+    assert member.state("12crop") == MemberState(10, True, record)
+    assert member.state("144crop") == member.state("single") == MemberState(10, True, None)
+    assert EnsembleMember("absent", member.recipe, Run(tmp_path / "absent")).state("12crop") == MemberState(0, False, None)
+    longer = EnsembleMember("tiny", changed(member.recipe, "train", epochs=2.0), member.run)
+    assert longer.state("12crop") == MemberState(10, False, None)
+    elsewhere = EnsembleMember("tiny", changed(member.recipe, "data", root=str(tmp_path)), member.run)
+    assert elsewhere.state("12crop") == MemberState(10, True, None)
     (member.run.checkpoints / "step-00000010" / "manifest.json").unlink()  # what is newest is damaged then
-    assert member.state("12crop") == State(5, False, None)
+    assert member.state("12crop") == MemberState(5, False, None)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_is_done_and_what_is_not(member: Member, tmp_path: Path) -> None:
         lambda told: told.pop("data_root"),
     ],
 )
-def test_another_evaluation_under_the_same_name(member: Member, spoil: Callable[[dict[str, Any]], Any]) -> None:
+def test_another_evaluation_under_the_same_name(member: EnsembleMember, spoil: Callable[[dict[str, Any]], Any]) -> None:
     file = member.run.evaluations / "step-00000010_ema_12crop.json"
     told = json.loads(file.read_text())
     spoil(told)
@@ -60,16 +60,16 @@ def test_another_evaluation_under_the_same_name(member: Member, spoil: Callable[
     assert member.state("12crop").record is None
 
 
-def test_a_run_of_another_recipe_is_left_alone(member: Member) -> None:
+def test_a_run_of_another_recipe_is_left_alone(member: EnsembleMember) -> None:
     other = changed(member.recipe, "train", seed=9)
     ensemble = Ensemble(members={"tiny": other, "b": member.recipe})
     with pytest.raises(CheckpointError, match=r"train.seed: 0 -> 9"):
         members_of(ensemble, member.run.path.parent)
 
 
-def test_members_of_different_images(member: Member, data: Path, tmp_path: Path) -> None:
+def test_members_of_different_images(member: EnsembleMember, data: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(data, tmp_path / "copy")
-    other = Member("other", changed(member.recipe, "data", root=str(copied)), Run(tmp_path / "other"))
+    other = EnsembleMember("other", changed(member.recipe, "data", root=str(copied)), Run(tmp_path / "other"))
     check_same_images([member, other])
     next((copied / "val").rglob("*.jpg")).rename(copied / "val" / "fox" / "new.jpg")
     with pytest.raises(DataError, match="tiny and other would be validated on different images"):

@@ -86,5 +86,5 @@ def test_pandas_opens_the_record(data, tmp_path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PAR1 no", b"{}"])
 def test_other_files_are_refused(tmp_path, content: bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(DataError, match="no file of probabilities"):
+    with pytest.raises(DataError, match="is not a file of probabilities"):
         read_record(tmp_path / "a.parquet")

@@ -14,8 +14,7 @@ from inceptionctl.models import build_model
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.run import create_run
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.optim import WeightAverage, build_optimizer
 
 CPU = torch.device("cpu")
 OLD = {

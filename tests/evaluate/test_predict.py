@@ -12,9 +12,9 @@ from inceptionctl.cli import app
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, in_batches
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.images import folder_of, load_images
-from inceptionctl.evaluate.machine import claim_machine, loading_of
-from inceptionctl.evaluate.predict import predict
+from inceptionctl.evaluate.inputs import folder_of, load_images, loading_of
+from inceptionctl.evaluate.subject import claim_machine
+from inceptionctl.evaluate.unlabelled import predict
 from inceptionctl.recipe.data_section import DataSection
 from inceptionctl.run import Run
 from tests.defaults import preparation
@@ -46,7 +46,7 @@ def test_relative_names_and_names_that_are_no_text(tmp_path: Path, monkeypatch: 
     photo(1, 80, 80).save(tmp_path / "plain.jpg")
     (tmp_path / "plain.jpg").rename(tmp_path / odd)
     assert folder_of([Path(odd)]).path(0) == os.fsencode(tmp_path) + b"/a\xff.jpg"
-    (images,) = load_images([Path(odd)], batch_size=4, **OPTIONS)
+    (images,) = load_images(folder_of([Path(odd)]), batch_size=4, **OPTIONS)
     assert images.shape == (1, 3, INPUT_PX, INPUT_PX)
 
 
@@ -57,7 +57,7 @@ def test_pixels_are_those_of_an_evaluation(data: Path) -> None:
     batches = in_batches(range(len(split)), 7)
     loader = EvalLoader(split, batches, OPTIONS["preparation"], LoaderSettings(num_threads=1, seconds_to_read=60.0))  # type: ignore[arg-type]
     expected = torch.cat([batch.images.clone() for batch in loader])
-    found = torch.cat([images.clone() for images in load_images(val_images(data), batch_size=5, **OPTIONS)])
+    found = torch.cat([images.clone() for images in load_images(folder_of(val_images(data)), batch_size=5, **OPTIONS)])
     assert torch.equal(found, expected)
 
 
@@ -68,7 +68,7 @@ def brightness(images: torch.Tensor) -> torch.Tensor:
 
 def test_the_likeliest_come_first_with_their_probabilities(data: Path) -> None:
     paths = val_images(data)[:3]
-    (images,) = load_images(paths, batch_size=3, **OPTIONS)
+    (images,) = load_images(folder_of(paths), batch_size=3, **OPTIONS)
     expected = brightness(images).softmax(1)
     for i, item in enumerate(predict(brightness, CLASSES, paths, **OPTIONS)):
         assert (item.image, item.reason, len(item.classes)) == (paths[i], None, 5)
@@ -171,7 +171,7 @@ def test_command_with_a_source_that_is_none(data: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, said in (
         ("nowhere", "no run or checkpoint"),
-        (image, "is no export"),
+        (image, "is not an export"),
         (str(tmp_path), "neither a run"),
         (str(tmp_path / "empty"), "is an empty folder"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from PIL import Image, ImageOps
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import Picture, ViewLoader
 from inceptionctl.errors import RecipeError
+from inceptionctl.evaluate.crop_boxes import single_region
 from inceptionctl.evaluate.crops import crop_probabilities, cut_out
-from inceptionctl.evaluate.images import folder_of
-from inceptionctl.evaluate.protocols import Cut, Protocol, make_protocol, scaled, single_region
+from inceptionctl.evaluate.inputs import folder_of
+from inceptionctl.protocols import PROTOCOLS, Cut, Protocol, ProtocolName, make_protocol, scaled
 from tests.data.conftest import IMAGES
 from tests.defaults import preparation
 
@@ -170,6 +172,11 @@ def test_weighted_means_equal_the_plain_mean_over_all_views(photographs: list[Pa
             each = torch.cat([logits(normalise(cut_out(picture, view.cut, PX)[None])).softmax(1) for view in views])
         assert torch.allclose(probabilities, each.mean(0), atol=1e-5)
         assert each.std(0).max() > 0.01  # else any few of them would do
+
+
+def test_every_name_has_an_entry() -> None:
+    assert get_args(ProtocolName) == ("single", *PROTOCOLS)
+    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
 
 
 def test_single_regions_in_both_forms() -> None:

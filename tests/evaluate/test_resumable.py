@@ -15,12 +15,12 @@ import torch
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.evaluation import Work
-from inceptionctl.evaluate.protocols import make_protocol
+from inceptionctl.evaluate.evaluation import Work, result_of
 from inceptionctl.evaluate.records import read_record
-from inceptionctl.evaluate.resumable import Done, Ranks, run_evaluation
+from inceptionctl.evaluate.resumable import Answers, Ranks, answer_all
 from inceptionctl.evaluate.subject import subject_of
 from inceptionctl.evaluate.trained import load_trained
+from inceptionctl.protocols import make_protocol
 from inceptionctl.run import Run
 from tests.commands import inceptionctl, started
 from tests.evaluate.making import INPUT_PX
@@ -36,8 +36,8 @@ def make_work(run: Run, data: Path, name: str = "single", batch_size: int = 5) -
     return Work(subject, open_split(data, "val"), protocol, batch_size, LOADING)
 
 
-def once(work: Work, folder: Path, ranks: Ranks | None = None, on_progress=lambda done, total: None) -> Done | None:
-    return run_evaluation(work, folder, ranks or Ranks(), on_progress=on_progress)
+def once(work: Work, folder: Path, ranks: Ranks | None = None, on_progress=lambda done, total: None) -> Answers | None:
+    return answer_all(work, folder, ranks or Ranks(), on_progress=on_progress, say=print)
 
 
 class Meeting:
@@ -70,8 +70,7 @@ def test_ranks_change_nothing(run: Run, data: Path, tmp_path: Path, name: str, s
     assert found[1:] == [None] * (size - 1)
     assert alone and found[0] and np.array_equal(alone.probabilities, found[0].probabilities)
     assert len(alone.probabilities) == len(work.images) == 24
-    timings = {"seconds", "images_per_second"}
-    one, other = ({key: value for key, value in done.result.items() if key not in timings} for done in (alone, found[0]))
+    one, other = (result_of(work, answers.probabilities, answers.num_answered, 1.0) for answers in (alone, found[0]))
     assert one == other
 
 

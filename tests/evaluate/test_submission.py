@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.data.sources.class_lists import imagenet_ids, read_class_ids
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.submission import ids_of, lines_lacking, numeric_order, submission
+from inceptionctl.evaluate.unlabelled import ids_of, lines_lacking, numeric_order, submission
 from inceptionctl.run import Run
 from tests.evaluate.making import CLASSES
 

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.evaluate.trained import Trained, load_trained
-from inceptionctl.export.accuracy import Validation, draw_validation
-from inceptionctl.export.checking import Sample, draw_sample
+from inceptionctl.export.comparison import Reference, Validation, draw_reference, draw_validation
 from inceptionctl.run import Run
 from tests.commands import inceptionctl
 from tests.evaluate.conftest import data, fixed_threads, run
@@ -55,8 +54,8 @@ def trained(run: Run) -> Trained:
 
 
 @pytest.fixture(scope="package")
-def sample(trained: Trained, data: Path) -> Sample:
-    return draw_sample(trained, data, 1, with_pictures=True)
+def reference(trained: Trained, data: Path) -> Reference:
+    return draw_reference(trained, data, 1, with_pictures=True)
 
 
 @pytest.fixture(scope="package")

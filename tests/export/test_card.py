@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.data import elpv
 from inceptionctl.data.sources.class_lists import imagenet_ids
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import folder_of, load_images
 from inceptionctl.evaluate.trained import Trained, load_trained
-from inceptionctl.export.accuracy import instruction_set
 from inceptionctl.export.card import CARD, evaluations_of, write_card
-from inceptionctl.export.exporting import Exported
+from inceptionctl.export.comparison import instruction_set
+from inceptionctl.export.exporters import ExportedFile
 from inceptionctl.run import Run
-from inceptionctl.train.loading import preparation_of
+from inceptionctl.train.inputs import preparation_of
 from tests.commands import environment
 from tests.evaluate.making import CLASSES
 from tests.evaluate.test_evaluation import in_other_form
@@ -37,7 +37,7 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
-def card_of(trained: Trained, folder: Path, *done: Exported, **options: Any) -> str:
+def card_of(trained: Trained, folder: Path, *done: ExportedFile, **options: Any) -> str:
     assert write_card(
         trained, folder, done, "8 validation images of /a/b/animals", options.get("license"), options.get("data_license")
     )
@@ -80,7 +80,7 @@ def test_every_file_is_named(folder: Path) -> None:
 
 def test_files_that_take_pictures_are_asked_with_pictures(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "model_pixels.onnx").write_bytes(b"x")
-    text = card_of(trained, tmp_path, Exported("onnx", tmp_path / "model_pixels.onnx", 1, 1e-6, 1.0))
+    text = card_of(trained, tmp_path, ExportedFile("onnx", tmp_path / "model_pixels.onnx", 1, 1e-6, 1.0))
     assert '{"pixels": np.asarray(image)[None]}' in text and '{"images": prepare("photo.jpg")}' not in text
 
 
@@ -173,7 +173,7 @@ def test_images_are_prepared_as_in_the_evaluations(
     scope: dict[str, Any] = {}
     exec(prepare, scope)
     images = sorted((data / "val").glob("*/*.jpg"))[:6]
-    (expected,) = load_images(images, preparation_of(other.recipe), batch_size=6, num_threads=1)
+    (expected,) = load_images(folder_of(images), preparation_of(other.recipe), batch_size=6, num_threads=1)
     found = np.concatenate([scope["prepare"](path) for path in images])
     assert found.dtype == np.float32 and found.shape == expected.shape
     # Of [-1, 1] or so: one level of 255 is 0.008.
@@ -187,9 +187,9 @@ def test_a_filter_that_pillow_has_not_is_said(trained: Trained, tmp_path: Path) 
     assert "Pillow widens this filter" not in card_of(trained, tmp_path)
 
 
-def exported(folder: Path, name: str) -> Exported:
+def exported(folder: Path, name: str) -> ExportedFile:
     (folder / name).write_bytes(b"x")
-    return Exported(name.rpartition(".")[2], folder / name, 1, 1e-6, 1.0)
+    return ExportedFile(name.rpartition(".")[2], folder / name, 1, 1e-6, 1.0)
 
 
 def test_where_the_accuracy_was_measured_is_told(folder: Path) -> None:

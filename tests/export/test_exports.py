@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.export.quiet import quiet
 from inceptionctl.models import build_model
 from inceptionctl.run import Run
+from inceptionctl.stderr_capture import quiet
 from tests.evaluate.making import CLASSES, INPUT_PX
 
 SAID = ("onnx", "onnx fp16", "onnx int8", "safetensors", "pt2", "torchscript")

@@ -37,7 +37,7 @@ def test_an_opset_that_cannot_be_had(run: Run, opset: int, preprocessing: bool, 
 
 
 def test_an_operator_that_the_opset_does_not_have(network: onnx.ModelProto) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be had in opset 13: .*Relu"):
+    with pytest.raises(CheckpointError, match=r"cannot be converted to opset 13: .*Relu"):
         in_opset(network, 13)
 
 

@@ -14,9 +14,8 @@ from PIL import Image
 
 from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.export.accuracy import Validation
-from inceptionctl.export.checking import Sample, check_pixels, draw_sample
-from inceptionctl.export.exporting import export
+from inceptionctl.export.comparison import Reference, Validation, check_pixels, draw_reference
+from inceptionctl.export.exporters import export
 from inceptionctl.export.onnx_options import OnnxOptions
 from inceptionctl.export.openvino_check import ask_openvino
 from inceptionctl.export.reduced import calibration_images
@@ -33,7 +32,7 @@ def pixels_folder(
     done: subprocess.CompletedProcess[str],
     run: Run,
     trained: Trained,
-    sample: Sample,
+    reference: Reference,
     validation: Validation,
     data: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -48,7 +47,7 @@ def pixels_folder(
         (ask_openvino,),
         tracer=lambda trained: network,
     )
-    made = export(trained, list(of_onnx), copy / "export", sample, exporters=of_onnx, validation=validation)
+    made = export(trained, list(of_onnx), copy / "export", reference, exporters=of_onnx, validation=validation)
     assert [item.path.name for item in made] == ["model_pixels.onnx", "model_pixels_fp16.onnx", "model_pixels_int8.onnx"]
     assert made[0].of == "probability" and 0.0 < made[0].max_difference < 0.01
     assert all("OpenVINO" in item.remarks[0] for item in made)
@@ -114,26 +113,26 @@ def test_pixels_have_no_other_crop(pixels_folder: Path) -> None:
     assert "crops pictures by itself, so there is no --protocol 10crop" in answer.stderr
 
 
-def test_pixels_that_disagree_are_refused(sample: Sample) -> None:
+def test_pixels_that_disagree_are_refused(reference: Reference) -> None:
     def off_by(value: float):
         def logits(pictures: torch.Tensor) -> torch.Tensor:
-            place = next(i for i, picture in enumerate(sample.pictures) if torch.equal(picture[0], pictures[0]))
-            probabilities = sample.expected[place].softmax(0)
+            place = next(i for i, picture in enumerate(reference.pictures) if torch.equal(picture[0], pictures[0]))
+            probabilities = reference.expected[place].softmax(0)
             probabilities[2] += value
             probabilities[3] -= value
             return probabilities.log().expand(len(pictures), -1)
 
         return logits
 
-    assert check_pixels("x", off_by(0.0), sample) < 1e-6
-    assert check_pixels("x", off_by(0.004), sample) == pytest.approx(0.004, rel=1e-2)
+    assert check_pixels("x", off_by(0.0), reference) < 1e-6
+    assert check_pixels("x", off_by(0.004), reference) == pytest.approx(0.004, rel=1e-2)
     with pytest.raises(CheckpointError, match=r"probabilities differ by up to 0\.02"):
-        check_pixels("x", off_by(0.02), sample)
+        check_pixels("x", off_by(0.02), reference)
 
 
 def test_pixels_are_compared_on_real_pictures_alone(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="compared on real pictures"):
-        draw_sample(trained, tmp_path / "nowhere", 1, with_pictures=True)
+        draw_reference(trained, tmp_path / "nowhere", 1, with_pictures=True)
 
 
 def test_pictures_of_another_way_up_are_turned_before(pixels_folder: Path, data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """ONNX in fewer bits: what is in the files, what they are calibrated on, and how much they lose."""
 
+import copy
 import json
 import os
 import platform
@@ -15,9 +16,8 @@ import torch
 
 from inceptionctl.errors import CheckpointError, DataError
 from inceptionctl.evaluate.trained import Trained
-from inceptionctl.export.accuracy import Validation, draw_validation, instruction_set, loss_interval
-from inceptionctl.export.checking import Sample
-from inceptionctl.export.exporting import export
+from inceptionctl.export.comparison import Reference, Validation, draw_validation, instruction_set, loss_interval
+from inceptionctl.export.exporters import export
 from inceptionctl.export.onnx_options import OnnxOptions
 from inceptionctl.export.reduced import calibration_images, to_int8
 from inceptionctl.export.to_onnx import onnx_exporters, open_export
@@ -66,7 +66,7 @@ def test_calibration_images_are_of_the_training_split_and_always_the_same(traine
 
 
 def test_the_same_images_give_the_same_int8_file(network: onnx.ModelProto, trained: Trained, data: Path) -> None:
-    one, other, third = (to_int8(network, calibration_images(trained, data, count, 1)) for count in (3, 3, 6))
+    one, other, third = (to_int8(copy.deepcopy(network), calibration_images(trained, data, count, 1)) for count in (3, 3, 6))
     assert one.SerializeToString() == other.SerializeToString() != third.SerializeToString()
 
 
@@ -113,7 +113,7 @@ def rightly_named(validation: Validation, root: Path) -> Validation:
 
 
 def test_an_export_that_loses_too_much_is_not_written(
-    network: onnx.ModelProto, trained: Trained, sample: Sample, validation: Validation, tmp_path: Path
+    network: onnx.ModelProto, trained: Trained, reference: Reference, validation: Validation, tmp_path: Path
 ) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
@@ -124,11 +124,11 @@ def test_an_export_that_loses_too_much_is_not_written(
         CheckpointError,
         match=r"loses 83.33 points .* \(100.00% to 16.67% of 24 .* loss 57.5. to 96.3.\), more than --max-accuracy-loss 50",
     ):
-        export(trained, ["onnx fp16"], folder, sample, exporters=of_onnx, validation=replace(images, max_loss=50.0))
+        export(trained, ["onnx fp16"], folder, reference, exporters=of_onnx, validation=replace(images, max_loss=50.0))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"model_fp16.onnx": b"the one before"}
-    (done,) = export(trained, ["onnx fp16"], folder, sample, exporters=of_onnx, validation=replace(images, max_loss=60.0))
+    (done,) = export(trained, ["onnx fp16"], folder, reference, exporters=of_onnx, validation=replace(images, max_loss=60.0))
     assert "loses 83.33 points" in done.remarks[-1] and "which may be chance" in done.remarks[-1]
-    (done,) = export(trained, ["onnx fp16"], folder, sample, exporters=of_onnx, validation=replace(images, max_loss=90.0))
+    (done,) = export(trained, ["onnx fp16"], folder, reference, exporters=of_onnx, validation=replace(images, max_loss=90.0))
     assert done.remarks == ()
     found = open_export(folder / "model_fp16.onnx", CPU).description.accuracy
     assert found.loss == pytest.approx(100 * 20 / 24) and found.loss_interval == list(loss_interval(20, 0, 24))
@@ -177,11 +177,11 @@ def test_what_8_bits_are_multiplied_with(line: str, name: str, tmp_path: Path) -
 
 
 def test_an_export_of_no_numbers_is_not_written(
-    network: onnx.ModelProto, trained: Trained, sample: Sample, validation: Validation, tmp_path: Path
+    network: onnx.ModelProto, trained: Trained, reference: Reference, validation: Validation, tmp_path: Path
 ) -> None:
     of_onnx = onnx_exporters([OnnxOptions("fp16")], tracer=lambda trained: spoiled(network, float("nan")))
     with pytest.raises(CheckpointError, match="not finite"):
-        export(trained, ["onnx fp16"], tmp_path, sample, exporters=of_onnx, validation=replace(validation, max_loss=100.0))
+        export(trained, ["onnx fp16"], tmp_path, reference, exporters=of_onnx, validation=replace(validation, max_loss=100.0))
     assert list(tmp_path.iterdir()) == []
 
 

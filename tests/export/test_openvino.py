@@ -39,5 +39,5 @@ def test_nothing_is_sent(folder: Path) -> None:
 
 def test_what_openvino_does_not_read(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing of ONNX")
-    with pytest.raises(CheckpointError, match=r"OpenVINO .* does not take the export"):
+    with pytest.raises(CheckpointError, match=r"OpenVINO .* rejects the export"):
         ask_openvino(tmp_path / "model.onnx")

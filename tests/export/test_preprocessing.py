@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import folder_of, load_images
 from inceptionctl.export.preprocessing import RESIZE, preparation_graph
 from tests.defaults import preparation
 from tests.evaluate.making import photo
@@ -51,7 +51,7 @@ def test_values_are_the_data_paths_to_one_of_255(
         mean=MEAN,
         std=STD,
     )
-    (expected,) = load_images(pictures, prepared, batch_size=len(pictures), num_threads=1)
+    (expected,) = load_images(folder_of(pictures), prepared, batch_size=len(pictures), num_threads=1)
     graph = preparation_graph(prepared, 18)
     onnx.checker.check_model(graph, full_check=True)
     asked = session(graph)

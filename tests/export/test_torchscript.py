@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.export.quiet import quiet
+from inceptionctl.stderr_capture import quiet
 
 
 def test_torchscript_agrees_for_any_batch_size(folder: Path, images: torch.Tensor, expected: torch.Tensor) -> None:

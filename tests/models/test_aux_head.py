@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from inceptionctl.models import MODELS, build_model
-from inceptionctl.models.aux_head import MIN_INPUT_PX, AuxHead, grid_px
+from inceptionctl.models.layers import MIN_AUX_INPUT_PX, AuxHead, grid_px
 
 OFFERED = [name for name, spec in MODELS.items() if spec.aux_head is not None]
 
@@ -96,12 +96,12 @@ def test_a_grid_that_the_head_was_not_built_for() -> None:
 
 
 def test_images_too_small_for_the_pool() -> None:
-    from inceptionctl.models.inception_v3 import inception_v3
+    from inceptionctl.models.inception_v3 import InceptionV3
 
-    assert MIN_INPUT_PX == 107
+    assert MIN_AUX_INPUT_PX == 107
     with torch.device("meta"):
-        inception_v3(input_px=107)
+        InceptionV3(input_px=107)
         with pytest.raises(ValueError, match="needs images of at least 107 x 107 px, got a side of 106 px"):
-            inception_v3(input_px=106)
+            InceptionV3(input_px=106)
         assert grid_px(106) == 4  # the pool's window is 5
-        assert inception_v3(input_px=75, aux_head=False)(torch.empty(2, 3, 75, 75)).shape == (2, 1000)
+        assert InceptionV3(input_px=75, aux_head=False)(torch.empty(2, 3, 75, 75)).shape == (2, 1000)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.models.bn_inception import BnInception, bn_inception
+from inceptionctl.models.bn_inception import BnInception
 from inceptionctl.models.summary import count_parameters, endpoints
 from tests.models.tables import Row, Table, check_costs, check_every_branch
 
@@ -74,7 +74,7 @@ CONV_1 = (24 * 49 + 24 * 64 + 2 * 64, 112 * 112 * (24 * 49 + 24 * 64))
 @pytest.fixture(scope="module")
 def full() -> BnInception:
     with torch.device("meta"):
-        return bn_inception()
+        return BnInception()
 
 
 def test_parameters(full: BnInception) -> None:
@@ -117,7 +117,7 @@ def test_first_layer_is_separable(full: BnInception) -> None:
 def test_first_layer_pads_as_tensorflow() -> None:
     # On 224 px TensorFlow's "SAME" of a 7x7 /2 adds 2 px before and 3 after: the first window covers px 0 to 4, so px 5 is new.
     torch.manual_seed(0)
-    first = bn_inception(width=0.25).stem.conv_1.eval()
+    first = BnInception(width=0.25).stem.conv_1.eval()
     x = torch.randn(1, 3, 224, 224)
     changed = x.clone()
     changed[:, :, 5:, :] += 1.0
@@ -140,7 +140,7 @@ def test_grid_is_the_image_divided_by_32_and_rounded_up(full: BnInception, px: i
 def test_first_weights_as_in_tf_slim() -> None:
     """The standard deviations of nets/inception_v2.py, layer by layer; a normal that is cut at two sigma has 0.8796 of its sigma."""
     torch.manual_seed(0)
-    network = bn_inception()
+    network = BnInception()
     sigmas = {"stem.conv_1.depthwise": 1.0, "stem.conv_1.pointwise.conv": 1.0, "stem.conv_2.conv": 0.1}
     reductions = ["reduction_a", "reduction_b"]
     blocks = [f"{stage}.{i}" for stage, count in (("blocks_a", 2), ("blocks_b", 4), ("blocks_c", 2)) for i in range(count)]
@@ -159,5 +159,5 @@ def test_first_weights_as_in_tf_slim() -> None:
 
 def test_first_weights_of_narrow_networks() -> None:
     torch.manual_seed(0)
-    narrow = bn_inception(width=0.25)
+    narrow = BnInception(width=0.25)
     assert narrow.blocks_b[0].branch_pool[1].conv.weight.std().item() == pytest.approx(0.8796 * 0.1, rel=0.1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inceptionctl.models import MODELS, build_model
-from inceptionctl.models.aux_head import AuxHead
+from inceptionctl.models.layers import AuxHead
 from inceptionctl.models.summary import endpoints, multiply_adds
 
 # One of each family, where a test takes its time.

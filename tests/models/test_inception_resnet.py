@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.models.inception_resnet import ResidualBlock, inception_resnet
+from inceptionctl.models.inception_resnet import InceptionResNet, ResidualBlock
 from inceptionctl.models.layers import Parallel
 from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
 from tests.models.tables import Row, Table, check_costs, check_every_branch
@@ -111,7 +111,7 @@ SHAPES_299 = {
 
 def on_meta(variant, **arguments):
     with torch.device("meta"):
-        return inception_resnet(variant, **arguments)
+        return InceptionResNet(variant, **arguments)
 
 
 # v1 and v2 follow from the table above; TF-slim's is that of timm's inception_resnet_v2.
@@ -208,9 +208,9 @@ def test_auxiliary_head(variant, channels: int) -> None:
 def test_the_scale_keeps_the_trunk_from_growing() -> None:
     # What Figure 20 is for: with as many blocks, the unscaled sum grows much faster.
     torch.manual_seed(0)
-    scaled = inception_resnet("v2", num_classes=4, width=0.125)
+    scaled = InceptionResNet("v2", num_classes=4, width=0.125)
     torch.manual_seed(0)
-    plain = inception_resnet("v2", num_classes=4, width=0.125, residual_scale=1.0)
+    plain = InceptionResNet("v2", num_classes=4, width=0.125, residual_scale=1.0)
     x = torch.randn(4, 3, 107, 107)
     with torch.no_grad():
         assert plain.forward_features(x).std() > 3 * scaled.forward_features(x).std()

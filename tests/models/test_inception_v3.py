@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.models.aux_head import AuxHead
-from inceptionctl.models.inception_v3 import InceptionV3, inception_v3
+from inceptionctl.models.inception_v3 import InceptionV3
+from inceptionctl.models.layers import AuxHead
 from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
 from tests.models.tables import Row, Table, check_costs, check_every_branch
 
@@ -61,20 +61,20 @@ SHAPES_299 = {
 @pytest.fixture(scope="module")
 def full() -> InceptionV3:
     torch.manual_seed(0)
-    return inception_v3()
+    return InceptionV3()
 
 
 def test_parameters_of_the_ports(full: InceptionV3) -> None:
     # torchvision's metadata of Inception_V3_Weights.IMAGENET1K_V1, whose weights include the auxiliary head.
     assert count_parameters(full) == 27_161_264
     with torch.device("meta"):
-        assert count_parameters(inception_v3(aux_head=False)) == 23_834_568
+        assert count_parameters(InceptionV3(aux_head=False)) == 23_834_568
 
 
 def test_parameters_of_tf_slim() -> None:
     # slim's own test counts the variables of the network without its heads: 21802784. It has no gamma, but moving averages.
     with torch.device("meta"):
-        model = inception_v3(aux_head=False)
+        model = InceptionV3(aux_head=False)
     norms = sum(layer.num_features for layer in model.modules() if isinstance(layer, nn.BatchNorm2d))
     assert count_parameters(model) - count_parameters(model.classifier) + norms == 21_802_784
 
@@ -91,7 +91,7 @@ def test_cost_of_each_stage_follows_from_the_table(full: InceptionV3) -> None:
 @pytest.mark.parametrize("average_pool", ["tf_slim", "torchvision"])
 def test_every_branch_is_the_tables(average_pool) -> None:
     with torch.device("meta"):
-        model = inception_v3(average_pool=average_pool)
+        model = InceptionV3(average_pool=average_pool)
     check_every_branch(model, PAPER)
     pools = [layer for name, layer in model.named_modules() if isinstance(layer, nn.AvgPool2d) and "aux" not in name]
     assert len(pools) == 3 + 4 + 2
@@ -100,7 +100,7 @@ def test_every_branch_is_the_tables(average_pool) -> None:
 
 def test_the_two_average_pools_share_weights_but_not_logits() -> None:
     torch.manual_seed(0)
-    slim, torchvision = (inception_v3(num_classes=10, width=0.125, average_pool=kind) for kind in ("tf_slim", "torchvision"))
+    slim, torchvision = (InceptionV3(num_classes=10, width=0.125, average_pool=kind) for kind in ("tf_slim", "torchvision"))
     torchvision.load_state_dict(slim.state_dict())
     # An untrained net in eval mode has features near zero: without its running statistics it has some.
     for model in (slim, torchvision):

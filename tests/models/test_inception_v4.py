@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from inceptionctl.models import inception_v4 as module
-from inceptionctl.models.inception_v4 import InceptionV4, inception_v4
+from inceptionctl.models.inception_v4 import InceptionV4
 from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
 from tests.models.tables import Row, Table, check_costs, check_every_branch
 
@@ -77,13 +77,13 @@ SHAPES_299 = {
 @pytest.fixture(scope="module")
 def full() -> InceptionV4:
     torch.manual_seed(0)
-    return inception_v4()
+    return InceptionV4()
 
 
 @pytest.fixture
 def small() -> InceptionV4:
     torch.manual_seed(0)
-    return inception_v4(num_classes=10, width=0.25)
+    return InceptionV4(num_classes=10, width=0.25)
 
 
 def test_parameters_of_the_paper(full: InceptionV4) -> None:
@@ -102,7 +102,7 @@ def test_cost_of_each_stage_follows_from_the_papers_table(full: InceptionV4) -> 
 @pytest.mark.parametrize("kernel_order", ["paper", "tf_slim"])
 def test_every_branch_is_the_papers(kernel_order) -> None:
     with torch.device("meta"):
-        model = inception_v4(kernel_order=kernel_order)
+        model = InceptionV4(kernel_order=kernel_order)
     swapped = TF_SLIM if kernel_order == "tf_slim" else {}
     table = {
         name: [replace(row, branches=[swapped.get(name, {}).get(branch, branch) for branch in row.branches]) for row in rows]
@@ -124,7 +124,7 @@ def test_batch_norm_and_pools_as_in_tf_slim(full: InceptionV4) -> None:
 
 def test_batch_norm_settings_reach_every_layer() -> None:
     with torch.device("meta"):
-        model = inception_v4(width=0.25, batch_norm_momentum=0.1, batch_norm_eps=1e-5)
+        model = InceptionV4(width=0.25, batch_norm_momentum=0.1, batch_norm_eps=1e-5)
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
 
@@ -149,7 +149,7 @@ def test_same_seed_same_weights() -> None:
     models = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        models.append(inception_v4(num_classes=10, width=0.25).state_dict())
+        models.append(InceptionV4(num_classes=10, width=0.25).state_dict())
     first, same, other = models
     assert all(torch.equal(first[key], same[key]) for key in first)
     assert not torch.equal(first["stem.conv_1.conv.weight"], other["stem.conv_1.conv.weight"])
@@ -168,7 +168,7 @@ def test_shapes_of_smaller_images(small: InceptionV4, height: int, width: int, g
 @pytest.mark.parametrize("width", [0.1, 0.3, 1.4])
 def test_odd_widths_fit_together(width: int) -> None:
     with torch.device("meta"):
-        model = inception_v4(num_classes=7, width=width)
+        model = InceptionV4(num_classes=7, width=width)
         assert model(torch.empty(2, 3, 299, 299)).shape == (2, 7)
     assert all(layer.out_channels % 8 == 0 for layer in model.modules() if isinstance(layer, nn.Conv2d))
 
@@ -207,7 +207,7 @@ def test_gradient_reaches_every_parameter(small: InceptionV4) -> None:
 
 def test_dropout_draws_from_torchs_global_random_state() -> None:
     torch.manual_seed(0)
-    model = inception_v4(num_classes=10, width=0.25, dropout=0.5).eval()
+    model = InceptionV4(num_classes=10, width=0.25, dropout=0.5).eval()
     x = torch.randn(1, 3, 75, 75)
 
     def logits(seed: int) -> torch.Tensor:
@@ -229,4 +229,4 @@ def test_dropout_of_the_paper(full: InceptionV4) -> None:
 
 def test_refuses_no_classes() -> None:
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
-        inception_v4(num_classes=0)
+        InceptionV4(num_classes=0)

@@ -1,23 +1,35 @@
+import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from inceptionctl.errors import RecipeError
-from inceptionctl.models import MODELS, aux_head, build_model, resnet
-from inceptionctl.models.bn_inception import bn_inception
-from inceptionctl.models.inception_resnet import inception_resnet
-from inceptionctl.models.inception_v3 import inception_v3
-from inceptionctl.models.inception_v4 import InceptionV4, inception_v4
+from inceptionctl.models import MODELS, build_model, layers, resnet
+from inceptionctl.models.bn_inception import BnInception
+from inceptionctl.models.inception_resnet import InceptionResNet
+from inceptionctl.models.inception_v3 import InceptionV3
+from inceptionctl.models.inception_v4 import InceptionV4
 from inceptionctl.models.layers import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM
 
 
 def test_importing_the_table_imports_no_torch() -> None:
     code = "import inceptionctl.models, sys; assert inceptionctl.models.MODELS; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_module_with_a_network_says_which() -> None:
+    folder = Path(layers.__file__).parent
+    having = {file.stem for file in folder.glob("*.py") if "(ImageClassifier):" in file.read_text(encoding="utf-8")}
+    assert {spec.place.split(":")[0].rpartition(".")[2] for spec in MODELS.values()} == having and len(having) >= 5
+    for name, spec in MODELS.items():
+        module, _, kind = spec.place.partition(":")
+        family = importlib.import_module(module).FAMILY
+        assert name in family["networks"] and kind == family["class"]
 
 
 def test_inception_v4_spec() -> None:
@@ -50,13 +62,13 @@ def test_the_two_kernel_orders_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("builder", "names"),
     [
-        (inception_v3, ("inception_v3", "inception_v3_torchvision")),
-        (inception_v4, ("inception_v4", "inception_v4_tf_slim")),
-        (inception_resnet, ("inception_resnet_v1", "inception_resnet_v2", "inception_resnet_v2_tf_slim")),
-        (bn_inception, ("bn_inception",)),
+        (InceptionV3, ("inception_v3", "inception_v3_torchvision")),
+        (InceptionV4, ("inception_v4", "inception_v4_tf_slim")),
+        (InceptionResNet, ("inception_resnet_v1", "inception_resnet_v2", "inception_resnet_v2_tf_slim")),
+        (BnInception, ("bn_inception",)),
     ],
 )
-def test_the_table_repeats_the_builders_defaults(builder, names) -> None:
+def test_the_families_repeat_the_defaults_of_their_classes(builder, names) -> None:
     # The numbers are written twice, because this package may not import layers.py, which imports torch.
     common = {
         name: p.default for name, p in inspect.signature(build_model).parameters.items() if p.default not in (p.empty, None)
@@ -68,21 +80,20 @@ def test_the_table_repeats_the_builders_defaults(builder, names) -> None:
         assert common == {key: own[key] for key in common}
         if spec.aux_head is not None:
             assert (own["aux_head"], own["input_px"]) == (spec.aux_head, spec.default_input_px)
-            assert spec.aux_head_min_input_px == aux_head.MIN_INPUT_PX
+            assert spec.aux_head_min_input_px == layers.MIN_AUX_INPUT_PX
         assert own.get("residual_scale") == spec.residual_scale
         assert spec.min_input_px == inspect.getmodule(builder).MIN_INPUT_PX
-        assert spec.default_input_px == inspect.getmodule(builder).DEFAULT_INPUT_PX
 
 
 @pytest.mark.parametrize("name", [name for name, spec in MODELS.items() if spec.residual_unit])
 def test_the_table_repeats_what_each_resnet_does_by_itself(name: str) -> None:
     spec = MODELS[name]
-    assert (spec.min_input_px, spec.default_input_px) == (resnet.MIN_INPUT_PX, resnet.DEFAULT_INPUT_PX)
+    assert (spec.min_input_px, spec.default_input_px) == (resnet.MIN_INPUT_PX, 224)
     kind, depth, *version = name.split("_", 2)
     with torch.device("meta"):
         built = build_model(name, num_classes=5)
         other = build_model(name, num_classes=5, residual_unit="original")
-        own = resnet.resnet(int(depth), num_classes=5, stride_in="3x3" if version == ["v1_5"] else "1x1")
+        own = resnet.ResNet(int(depth), num_classes=5, stride_in="3x3" if version == ["v1_5"] else "1x1")
     assert kind == "resnet" and str(built) == str(own)
     assert (str(other) == str(own)) == (spec.residual_unit == "original")
 

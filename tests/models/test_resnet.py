@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.models.resnet import Unit, resnet
+from inceptionctl.models.resnet import ResNet, Unit
 from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
 from tests.models.tables import Row, Table, check_costs, check_every_branch
 
@@ -36,7 +36,7 @@ def paper(depth: int, unit: str, stride_in: str) -> Table:
 
 def on_meta(depth, **arguments):
     with torch.device("meta"):
-        return resnet(depth, **arguments)
+        return ResNet(depth, **arguments)
 
 
 CHOICES = [(depth, unit, stride_in) for depth in UNITS for unit in ("original", "bottleneck") for stride_in in ("1x1", "3x3")]
@@ -87,7 +87,7 @@ def test_padding_is_even_on_all_sides() -> None:
 @pytest.mark.parametrize("unit", ["original", "bottleneck"])
 def test_unit_is_relu_of_the_sum(unit) -> None:
     torch.manual_seed(0)
-    model = resnet(18, num_classes=3, width=0.125, residual_unit=unit)
+    model = ResNet(18, num_classes=3, width=0.125, residual_unit=unit)
     block: Unit = model.stage_2[0]
     x = torch.randn(4, block.shortcut.conv.in_channels, 8, 8).relu()
     expected = (block.residual(x) + block.shortcut(x)).clamp(min=0)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from inceptionctl.models import build_model
-from inceptionctl.models.inception_v4 import inception_v4
+from inceptionctl.models.inception_v4 import InceptionV4
 from inceptionctl.models.summary import Stage, count_parameters, endpoints, multiply_adds
 
 
@@ -84,7 +84,7 @@ def test_a_network_without_stages() -> None:
 
 
 def test_the_model_is_left_as_it_was() -> None:
-    model = inception_v4(num_classes=10, width=0.25).train()
+    model = InceptionV4(num_classes=10, width=0.25).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random_state = torch.get_rng_state()
     # 75 px leave a grid of 1 x 1, where batch norm refuses to train on one image: so the copy must be in eval mode.
@@ -98,9 +98,9 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_a_model_on_the_meta_device() -> None:
-    expected = multiply_adds(inception_v4(num_classes=10, width=0.25), 107)
+    expected = multiply_adds(InceptionV4(num_classes=10, width=0.25), 107)
     with torch.device("meta"):
-        assert multiply_adds(inception_v4(num_classes=10, width=0.25), 107) == expected
+        assert multiply_adds(InceptionV4(num_classes=10, width=0.25), 107) == expected
 
 
 def test_the_image_has_the_models_dtype() -> None:

@@ -11,7 +11,7 @@ from inceptionctl.recipe.schema import Recipe, binding
 from inceptionctl.recipe.variants import SgdSection
 from inceptionctl.recipe.yaml_source import parse, parse_value
 from inceptionctl.section import Section
-from inceptionctl.train.schedule import learning_rate
+from inceptionctl.train.optim import learning_rate
 
 
 def write(tmp_path: Path, text: str, name: str = "r.yaml") -> str:

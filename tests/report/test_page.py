@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.report.page import Reported, named
+from inceptionctl.report.curves import least_loss
+from inceptionctl.report.page import ReportedRun, named
 from inceptionctl.report.paper import standard_error
-from inceptionctl.report.training_loss import least_loss
 from inceptionctl.run import Run
 from inceptionctl.run_contents import RunContents
 from tests.report.reading import Page
@@ -100,7 +100,7 @@ def test_errors(tmp_path: Path, runs: list[Run]) -> None:
     assert answer.exit_code == 5 and "not a run directory" in answer.stderr
     (tmp_path / "x.json").write_text("[]")
     answer = CliRunner().invoke(app, ["report", str(runs[0].path), str(tmp_path / "x.json"), "--output", str(tmp_path / "out")])
-    assert answer.exit_code == 3 and "no result of an ensemble" in answer.stderr and not (tmp_path / "out").exists()
+    assert answer.exit_code == 3 and "not a result of an ensemble" in answer.stderr and not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     answer = CliRunner().invoke(app, ["report", str(runs[0].path), "--output", str(tmp_path / "file")])
     assert answer.exit_code == 4 and "hint:" in answer.stderr
@@ -108,8 +108,8 @@ def test_errors(tmp_path: Path, runs: list[Run]) -> None:
 
 def test_of_several_checkpoints_the_best_is_shown(tmp_path: Path) -> None:
     contents = RunContents(Run(tmp_path))
-    reported = Reported("x", contents, [{"step": 5, "n": 1}, {"step": 5, "n": 2}, {"step": 10, "n": 3}])
+    reported = ReportedRun("x", contents, [{"step": 5, "n": 1}, {"step": 5, "n": 2}, {"step": 10, "n": 3}])
     assert reported.shown == {"step": 10, "n": 3}
     contents.checkpoints = [{"step": 5, "pointers": ["best"]}, {"step": 10, "pointers": ["latest"]}]
     assert reported.shown == {"step": 5, "n": 2}
-    assert Reported("x", contents).shown is None
+    assert ReportedRun("x", contents).shown is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inceptionctl.bench.timing import Figure
+from inceptionctl.bench.figures import Figure
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.scaling.collectives import Cluster, ring_seconds
 from inceptionctl.scaling.measured import Rate, estimated_rate, fit_compute, given_rates, read_link, read_loader_rate, read_rate

@@ -5,8 +5,7 @@ import pytest
 from inceptionctl.recipe import load_recipe
 from inceptionctl.scaling.network import count_network
 from inceptionctl.train.batch import BatchPlan
-from inceptionctl.train.engine import REDUCE_BUCKET, deepspeed_config
-from inceptionctl.train.gradient_average import BUCKET_BYTES
+from inceptionctl.train.engine import BUCKET_BYTES, REDUCE_BUCKET, deepspeed_config
 
 
 def test_every_gradient_goes_around_in_fp32() -> None:

@@ -60,7 +60,7 @@ def test_a_plan() -> None:
     assert [point.gpus for point in found.points] == [8, 64] and found.remarks
     told = found.to_json()
     assert told["recipe"] == "inception_v4" and told["points"][0]["cost"] == 2 * told["points"][0]["gpu_hours"]
-    with pytest.raises(RecipeError, match="not a positive number"):
+    with pytest.raises(RecipeError, match="is not a positive number"):
         plan(PlanRequest("inception_v4", images_per_second=-1))
 
 

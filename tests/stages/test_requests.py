@@ -155,7 +155,7 @@ def test_the_words_of_a_command() -> None:
 @pytest.mark.parametrize(
     ("request_of_ranks", "door"),
     [
-        (BenchStepRequest("r", ["a=1"], 4, Path("d"), None, 2, 3, 6, ["timm", "parts"], Path("t.json")), "step"),
+        (BenchStepRequest("r", ["a=1"], 4, Path("d"), None, 2, 3, 6, None, ["timm", "parts"], Path("t.json")), "step"),
         (BenchTrainRequest("r", ["a=1"], 4, Path("d"), 2, None, 3, 6), "train"),
         (BenchAllreduceRequest(None, 2, 5, 6), "allreduce"),
         (EnsembleRequest([Path("e.yaml")], ["a=1"], "10crop", "best", [2.5, 1.0], None, 2, True, Path("o")), "ensemble"),

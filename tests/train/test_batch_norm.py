@@ -8,8 +8,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from inceptionctl.train.batch_norm import SharedStatistics, momentum_over_ranks
 from inceptionctl.train.fine_tuning import freeze
+from inceptionctl.train.step import SharedStatistics, momentum_over_ranks
 from tests.commands import TINY, environment, inceptionctl, sets
 from tests.forked import run_ranks
 

@@ -17,9 +17,8 @@ from inceptionctl.recipe.variants import AdamWSection
 from inceptionctl.run import Run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, load_checkpoint, load_weights, progress_of, save_checkpoint
-from inceptionctl.train.ema import WeightAverage
 from inceptionctl.train.lock import take_lock
-from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer
+from inceptionctl.train.optim import TensorFlowRMSProp, WeightAverage, build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
 from inceptionctl.train.start import decide_start, keep_start
 from tests.disks import mount_small

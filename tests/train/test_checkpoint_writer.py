@@ -13,8 +13,7 @@ from inceptionctl.run import write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, take_snapshot, write_snapshot
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import TensorFlowRMSProp
+from inceptionctl.train.optim import TensorFlowRMSProp, WeightAverage
 from inceptionctl.train.optimizer_state import WholeState
 from tests.disks import mount_small, mount_with_quota
 
@@ -22,7 +21,7 @@ from tests.disks import mount_small, mount_with_quota
 class Job:
     """A network of a size that takes some time to write, in the memory format that training uses."""
 
-    def __init__(self, checkpoints: Path, channels: int = 1024, goes_on: bool = False) -> None:
+    def __init__(self, checkpoints: Path, channels: int = 1024, continue_on_error: bool = False) -> None:
         torch.manual_seed(0)
         self.model = nn.Conv2d(channels, channels, 1).to(memory_format=torch.channels_last)
         self.optimizer = TensorFlowRMSProp(self.model.parameters(), 0.1, momentum=0.9)
@@ -30,7 +29,9 @@ class Job:
         self.average = WeightAverage(self.model, 0.9)
         self.said: list[str] = []
         self.checkpoints = checkpoints
-        self.writer = CheckpointWriter(checkpoints, keep_last=3, keep_best=True, say=self.said.append, goes_on=goes_on)
+        self.writer = CheckpointWriter(
+            checkpoints, keep_last=3, keep_best=True, say=self.said.append, continue_on_error=continue_on_error
+        )
 
     def step(self) -> None:
         self.model(torch.randn(1, self.model.in_channels, 2, 2)).square().sum().backward()
@@ -51,7 +52,7 @@ def job(tmp_path: Path) -> Job:
     return Job(tmp_path / "checkpoints")
 
 
-def test_training_goes_on_meanwhile_and_changes_nothing_of_what_is_written(job: Job, tmp_path: Path) -> None:
+def test_training_continues_meanwhile_and_changes_nothing_of_what_is_written(job: Job, tmp_path: Path) -> None:
     for step in (1, 2):  # the second in the memory of the first
         job.step()
         expected = job.contents(tmp_path / "foreground", step)
@@ -136,10 +137,10 @@ def test_a_full_disk_is_heard_of_and_room_made_lets_the_next_save_succeed(tmp_pa
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_writer_that_goes_on_tries_again_and_fails_only_with_its_last_save(tmp_path: Path) -> None:
+def test_a_writer_that_continues_on_error_tries_again_and_fails_only_with_its_last_save(tmp_path: Path) -> None:
     mount_small(tmp_path, "size=1m")
     try:
-        job = Job(tmp_path, channels=128, goes_on=True)
+        job = Job(tmp_path, channels=128, continue_on_error=True)
         ballast = tmp_path / "ballast"
         for step, full in ((1, False), (2, True), (3, True), (4, False), (5, True)):
             ballast.write_bytes(b"")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.train.clipping import Clipping
+from inceptionctl.train.engine import Clipping
 
 
 class Network(nn.Module):

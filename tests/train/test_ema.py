@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.train.ema import WeightAverage
+from inceptionctl.train.optim import WeightAverage
 
 
 def net() -> nn.Module:

@@ -54,9 +54,8 @@ def test_bf16_reaches_the_convolutions_under_deepspeed() -> None:
     from inceptionctl.distributed.local import free_port
     from inceptionctl.distributed.world import World
     from inceptionctl.train.batch import plan_batch
-    from inceptionctl.train.clipping import Clipping
-    from inceptionctl.train.engine import Engine, deepspeed_config
-    from inceptionctl.train.precision import autocast
+    from inceptionctl.train.engine import Clipping, Engine, deepspeed_config
+    from inceptionctl.train.step import autocast
 
     device = torch.device("cuda", 0)
     process_group.connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), device)
@@ -95,7 +94,7 @@ def test_foreach_rmsprop_equals_the_loop() -> None:
 
 def test_gradients_averaged_beside_the_pass_are_those_of_the_pass() -> None:
     """Over NCCL, in a group of one: its mean is what it is alone, whatever streams the sums are on."""
-    from inceptionctl.train.gradient_average import GradientAverage
+    from inceptionctl.train.engine import GradientAverage
     from tests.train.test_gradient_average import images, loss_of, network
 
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)

@@ -53,8 +53,8 @@ def nccl() -> Iterator[None]:
 
 @pytest.mark.parametrize("compiled", ["none", "network"])
 def test_gradients_averaged_beside_the_pass_are_those_of_the_pass(nccl: None, compiled: str) -> None:
-    from inceptionctl.train.compiling import compile_network
-    from inceptionctl.train.gradient_average import GradientAverage
+    from inceptionctl.train.engine import GradientAverage
+    from inceptionctl.train.torch_compile import compile_network
 
     def gradients(averaged: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)
@@ -89,7 +89,7 @@ def test_gradients_averaged_beside_the_pass_are_those_of_the_pass(nccl: None, co
 
 def test_a_snapshot_holds_the_step_that_it_was_taken_after() -> None:
     from inceptionctl.train.checkpoint import Progress, take_snapshot
-    from inceptionctl.train.ema import WeightAverage
+    from inceptionctl.train.optim import WeightAverage
 
     model = nn.Sequential(nn.Conv2d(64, 128, 3), nn.BatchNorm2d(128)).cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = WeightAverage(model, 0.9)

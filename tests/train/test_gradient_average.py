@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from inceptionctl.train.gradient_average import BUCKET_BYTES, GradientAverage, _parts
+from inceptionctl.train.engine import BUCKET_BYTES, GradientAverage, _parts
 from tests.commands import environment
 from tests.forked import run_ranks
 

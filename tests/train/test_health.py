@@ -6,7 +6,7 @@ from torch import nn
 
 from inceptionctl.models import build_model
 from inceptionctl.recipe.schema import HealthSection
-from inceptionctl.train.health import Health, HealthWatch, largest_value, remedy, watched_blocks
+from inceptionctl.train.step import Health, HealthWatch, largest_value, remedy, watched_blocks
 
 
 def watched(**settings: object) -> tuple[nn.Module, HealthWatch]:

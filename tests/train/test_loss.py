@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from inceptionctl.train.loss import training_loss
+from inceptionctl.train.step import training_loss
 
 LABELS = torch.tensor([0, 2])
 

@@ -5,7 +5,7 @@ import resource
 import pytest
 import torch
 
-from inceptionctl.train.memory import PeakMemory
+from inceptionctl.train.job import PeakMemory
 
 
 def test_a_cpus_is_the_most_that_the_process_has_had_of_the_host() -> None:

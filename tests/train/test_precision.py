@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from inceptionctl.evaluate.machine import claim_machine
-from inceptionctl.evaluate.subject import untrained_subject
+from inceptionctl.evaluate.subject import claim_machine, untrained_subject
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.train.precision import allow_tf32
+from inceptionctl.train.step import allow_tf32
 from tests.commands import TINY, environment, inceptionctl, sets
 from tests.forked import run_ranks
 

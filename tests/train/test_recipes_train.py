@@ -9,7 +9,7 @@ import torch
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe import bundled_recipes
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.train.loading import loader_settings, train_transforms
+from inceptionctl.train.inputs import loader_settings, train_transforms
 from tests.commands import TINY, inceptionctl, rows, sets
 
 

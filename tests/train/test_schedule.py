@@ -1,7 +1,7 @@
 import pytest
 
 from inceptionctl.recipe.variants import ConstantSection, CosineSection, StaircaseSection
-from inceptionctl.train.schedule import learning_rate, schedule_in_words
+from inceptionctl.train.optim import learning_rate, schedule_in_words
 
 STAIRS = StaircaseSection(base_lr=0.045, factor=0.94, every_epochs=2.0)
 COSINE = CosineSection(name="cosine", base_lr=0.4, final_lr=0.1, warmup_epochs=1.0)

@@ -16,8 +16,7 @@ from inceptionctl.models import MODELS, build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.load import default_recipe
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.batch import BatchPlan, plan_batch, too_few_images
-from inceptionctl.train.batch_norm import check_batch_norm
+from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, too_few_images
 
 ONE, TWO = BatchPlan(1, 1, 1), BatchPlan(1, 2, 1)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from inceptionctl.bench.loop import _EnoughError, make_job, run_loop
-from inceptionctl.bench.step import random_batch
+from inceptionctl.bench.step_rate import random_batch
+from inceptionctl.bench.turns import _EnoughError, make_job, run_loop
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loaders import Batch, TrainLoader
 from inceptionctl.data.sampler import BatchSampler
@@ -24,8 +24,8 @@ from inceptionctl.distributed.session import Machine, Session
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.distributed.world import World
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.train.loading import train_transforms
-from inceptionctl.train.loop import Training
+from inceptionctl.train.inputs import train_transforms
+from inceptionctl.train.job import Training
 from tests.commands import environment
 from tests.forked import run_ranks
 

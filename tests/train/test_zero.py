@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from inceptionctl.recipe.variants import AdamWSection, Optim, RmsPropSection, SgdSection
-from inceptionctl.train.clipping import Clipping
+from inceptionctl.train.engine import Clipping
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.optimizer_state import WholeState
 from tests.commands import environment, inceptionctl, refused, rows, sets, started, wait_for_step
@@ -38,7 +38,7 @@ from inceptionctl.distributed.world import world_from_environment
 from inceptionctl.distributed import process_group
 from inceptionctl.train.engine import Engine, deepspeed_config
 from inceptionctl.train.batch import plan_batch
-from inceptionctl.train.clipping import Clipping
+from inceptionctl.train.engine import Clipping
 from inceptionctl.train.optim import build_optimizer
 from tests.train.test_zero import CLIPPING, OPTIMIZERS, RATE, images, network
 

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import folder_of, load_images
 from inceptionctl.models import find_spec
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.train.checkpoint import Progress, save_checkpoint
-from inceptionctl.train.ema import WeightAverage
-from inceptionctl.train.optim import build_optimizer
+from inceptionctl.train.optim import WeightAverage, build_optimizer
 from tests.defaults import preparation
 from tests.evaluate.making import photo
 
@@ -41,7 +40,7 @@ def jpegs(folder: Path, count: int) -> list[Path]:
 
 def decoded(paths: list[Path], px: int = INPUT_PX) -> Tensor:
     """float32 [N, 3, px, px] in [-1, 1], as evaluation prepares them."""
-    batches = load_images(paths, preparation(px), batch_size=len(paths), num_threads=1)
+    batches = load_images(folder_of(paths), preparation(px), batch_size=len(paths), num_threads=1)
     return torch.cat(list(batches)).contiguous()
 
 

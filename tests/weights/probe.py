@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from inceptionctl.data.dataset import open_split
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import folder_of, load_images
 from inceptionctl.models import build_model
-from inceptionctl.weights.forms import find_counterpart
-from inceptionctl.weights.matching import match
+from inceptionctl.weights.counterparts import find_counterpart
+from inceptionctl.weights.match import match
 from tests.defaults import preparation
 from tests.weights.nsfwjs import NUM_OUTPUTS, state_dict
 
@@ -32,7 +32,7 @@ def main(folder: Path, data: Path, count: int, out: Path) -> None:
     paths = [Path(split.path(i).decode()) for i in places]
     prepared = preparation(299, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     with torch.inference_mode():
-        batches = load_images(paths, prepared, batch_size=16, num_threads=1)
+        batches = load_images(folder_of(paths), prepared, batch_size=16, num_threads=1)
         features = torch.cat([network.pool(network.forward_features(batch)).flatten(1) for batch in batches]).clone()
     mean, std = features.mean(0), features.std(0) + 1e-3
     weight = torch.zeros(len(split.classes), features.shape[1], requires_grad=True)

@@ -15,9 +15,8 @@ from inceptionctl.cli import app
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.models import MODELS, build_model
 from inceptionctl.train import checkpoint_files
-from inceptionctl.weights.class_names import imagenet_wnids
-from inceptionctl.weights.forms import COUNTERPARTS
-from inceptionctl.weights.matching import their_tensor
+from inceptionctl.weights.counterparts import COUNTERPARTS, imagenet_wnids
+from inceptionctl.weights.names import their_tensor
 
 MODEL = "resnet_18"
 State = dict[str, Tensor]
@@ -110,7 +109,7 @@ def test_code_in_a_pickle_is_never_run(run, state: State, tmp_path: Path, old: b
 
 def test_a_whole_module_is_refused(run, tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pt")
-    refused(run(tmp_path / "net.pt"), 5, "torch.nn.modules.linear.Linear", "save the state dict alone")
+    refused(run(tmp_path / "net.pt"), 5, "torch.nn.modules.linear.Linear", "save only the state_dict")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short", b"\x80\x02}q\x00", b"12345678{"])
@@ -123,7 +122,7 @@ def test_missing_files_and_folders(run, tmp_path: Path) -> None:
     refused(run(tmp_path / "nowhere.pth"), 5, "no file")
     refused(run(tmp_path), 5, "holds no TensorFlow checkpoint")
     torch.save([1, 2], tmp_path / "list.pth")
-    refused(run(tmp_path / "list.pth"), 5, "no state dict but list")
+    refused(run(tmp_path / "list.pth"), 5, "is not a state_dict but list")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     refused(run(tmp_path / "empty.pth"), 5, "holds no tensors")
 

@@ -7,9 +7,9 @@ import torch
 
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import MODELS, build_model
-from inceptionctl.weights.forms import COUNTERPARTS, TAKE_INSTEAD, find_counterpart
-from inceptionctl.weights.matching import AUX_HEAD, their_tensor
-from inceptionctl.weights.naming import module_and_leaf
+from inceptionctl.weights.counterparts import COUNTERPARTS, TAKE_INSTEAD, find_counterpart
+from inceptionctl.weights.match import AUX_HEAD
+from inceptionctl.weights.names import their_tensor
 
 EVERY = [(form, model) for form, table in COUNTERPARTS.items() for model in table]
 OF_TIMM = list(COUNTERPARTS["timm"])
@@ -26,7 +26,7 @@ def shapes(model: str, aux_head: bool) -> dict[str, torch.Size]:
 def test_every_module_has_one_name_and_no_two_the_same(form: str, model: str) -> None:
     names = COUNTERPARTS[form][model].names()
     with_head = form == "tf-slim" or model.startswith("inception_v3")  # timm has no head on the others
-    assert set(names) == {module_and_leaf(tensor)[0] for tensor in shapes(model, with_head)}
+    assert set(names) == {tensor.rpartition(".")[0] for tensor in shapes(model, with_head)}
     assert len(set(names.values())) == len(names)
     assert COUNTERPARTS[form][model].first_conv in names
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.evaluate.images import load_images
+from inceptionctl.evaluate.inputs import folder_of, load_images
 from inceptionctl.evaluate.trained import load_trained
 from tests.defaults import preparation
 from tests.weights.nsfwjs import probabilities, state_dict
@@ -34,7 +34,7 @@ def test_same_answers_as_tensorflow_js(photographs: list[Path], tmp_path: Path) 
     assert answer.exit_code == 0, answer.stderr
     trained = load_trained(tmp_path / "out", "ema", torch.device("cpu"))
     prepared = preparation(299, mean=trained.recipe.data.mean, std=trained.recipe.data.std)
-    images = torch.cat(list(load_images(photographs[:6], prepared, batch_size=6, num_threads=1)))
+    images = torch.cat(list(load_images(folder_of(photographs[:6]), prepared, batch_size=6, num_threads=1)))
     images.permute(0, 2, 3, 1).numpy().astype(np.float32).tofile(folder / "images.bin")
     subprocess.run(["node", str(Path(__file__).with_name("nsfwjs.js")), "ask", str(folder)], check=True)
     expected = torch.tensor(json.loads((folder / "answers.json").read_text()))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.evaluate.trained import Trained, load_trained
-from inceptionctl.weights import tf_checkpoint
+from inceptionctl.weights import weight_files
 from tests.weights.making import spread
 
 pytestmark = pytest.mark.skipif(
@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint(slim: Path, tmp_path: Path) -> None:
 
 
 def test_without_tensorflow_the_extra_is_named(slim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tf_checkpoint.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(weight_files.importlib.util, "find_spec", lambda name: None)
     answer = CliRunner().invoke(app, ["weights", "import", str(slim / "inception_v3.ckpt"), "--model", "inception_v3"])
     assert answer.exit_code == 4
     assert "pip install 'inceptionctl[tf-slim]'" in answer.stderr

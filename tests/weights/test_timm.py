@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.models import build_model
-from inceptionctl.weights.forms import COUNTERPARTS
+from inceptionctl.weights.counterparts import COUNTERPARTS
 from tests.weights.making import INPUT_PX, NUM_CLASSES, calibrate, save_as_checkpoint, spread
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.evaluate.trained import load_trained
-from inceptionctl.export.opening import open_any
+from inceptionctl.export.exporters import open_any
 from inceptionctl.models import build_model
 from tests.weights.making import NUM_CLASSES, calibrate, save_as_checkpoint
 
@@ -140,12 +140,12 @@ def test_timm_that_does_not_load_it_keeps_it_from_being_written(
         return {ours: theirs.replace("layer1.0", "layer1.9") for ours, theirs in names(units, convolutions).items()}
 
     names = timm_names.resnet
-    from inceptionctl.weights import forms
+    from inceptionctl.weights import counterparts
 
     monkeypatch.setitem(
-        forms.COUNTERPARTS["timm"],
+        counterparts.COUNTERPARTS["timm"],
         "resnet_18",
-        forms.Counterpart(
+        counterparts.Counterpart(
             "resnet18",
             lambda: spoiled((2, 2, 2, 2), 2),
             batch_norm_eps=1e-5,

@@ -1,0 +1,146 @@
+"""What keeps a recipe from being trained here: the one check of `recipes check`, `train --dry-run`, `train`, `ensemble` and `slurm submit`.
+
+torch is imported only for what needs the network: frozen blocks, first weights, and parts that are timm's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inceptionctl.data.dataset import ImageSet, open_data
+from inceptionctl.data.sources.blacklist import subset_of
+from inceptionctl.errors import InceptionctlError, Problem, RecipeError
+from inceptionctl.models import build_model, is_timm
+from inceptionctl.recipe.data_section import expanded
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.train.inheritance import WeightsSource, find_weights
+from inceptionctl.words import counted, has_top5
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Opened = tuple[ImageSet, ImageSet]
+"""The images that a recipe trains on, and those that its validations while training are made on."""
+
+
+def first_weights(recipe: Recipe) -> Path | None:
+    """The path that `model.init_from` names."""
+    return expanded(recipe.model.init_from) if recipe.model.init_from else None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that a training would end with, and the key of the recipe that it comes from."""
+
+    key: str
+    error: InceptionctlError
+
+
+def faults(
+    recipe: Recipe, *, begins: bool = True, data: bool = True, verified: bool = True
+) -> tuple[list[Fault], Opened | None]:
+    """Everything that keeps a recipe from being trained on this machine, whatever the ranks; and the images, where nothing is wrong with them.
+
+    `begins` is false for a run that resumes from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
+    `verified` where somebody else compares the files of first weights with their manifest; their values are never read.
+    """
+    found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
+    opened: list[Opened] = []
+    if data:
+        found += _fault("data.root", lambda: opened.append(open_images(recipe)))
+    return sorted(found, key=lambda fault: fault.error.exit_code), opened[0] if opened else None
+
+
+def refuse(name: str, found: list[Fault], where: Callable[[str], str | None] = lambda key: None) -> None:
+    """Raise what `faults` has found as one error with the exit code of the first; `where` tells the line of a key."""
+    if not found:
+        return
+    if len(found) == 1 and found[0].key == "data.root":
+        raise found[0].error
+    problems = [problem for fault in found for problem in _problems(fault, where(fault.key))]
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise type(found[0].error)(f"recipe '{name}' cannot be trained here: {count}", problems=problems)
+
+
+def _problems(fault: Fault, where: str | None) -> list[Problem]:
+    error = fault.error
+    if error.problems:
+        return list(error.problems)
+    told = error.message if fault.key == "data.root" or error.message.startswith(fault.key) else f"{fault.key}: {error.message}"
+    return [Problem(where or "recipe", told, error.hint)]
+
+
+def _fault(key: str, look: Callable[[], object]) -> list[Fault]:
+    try:
+        look()
+    except InceptionctlError as error:
+        return [Fault(key, error)]
+    return []
+
+
+def _refuse_best_of_all(recipe: Recipe) -> None:
+    if recipe.checkpoint.best_by == "top5_error" and not has_top5(recipe.model.num_classes):
+        raise RecipeError(
+            f"the top-5 error of {counted(recipe.model.num_classes, 'class', 'classes')} is always 0: the first checkpoint would stay the best",
+            "set checkpoint.best_by to top1_error or loss",
+        )
+
+
+def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fault]:
+    source = first_weights(recipe) if begins else None
+    if source and not source.exists():
+        yield from _fault("model.init_from", partial(find_weights, source))
+        source = None
+    if not (source or recipe.model.freeze or is_timm(recipe.model.name) or recipe.optim.name == "lamb"):
+        return
+    try:
+        model = _on_no_device(recipe)
+    except InceptionctlError as error:
+        yield Fault("model.name", error)
+        return
+    if source:
+        yield from _fault("model.init_from", lambda: _start(recipe, find_weights(source, verified=verified), model))
+    yield from _fault("model.freeze", lambda: _freeze(recipe, model))
+    yield from _fault("optim.name", lambda: _optimizer(recipe, model))
+
+
+def _on_no_device(recipe: Recipe) -> nn.Module:
+    import torch
+
+    with torch.device("meta"):
+        return build_model(**recipe.model.network())
+
+
+def _start(recipe: Recipe, source: WeightsSource, model: nn.Module) -> None:
+    from inceptionctl.train.fine_tuning import read_initial_weights, start_from
+    from inceptionctl.train.inheritance import refuse_another_function
+
+    initial = read_initial_weights(source, values=False)
+    start_from(initial, model, recipe.model)
+    refuse_another_function(recipe, initial.expects, initial.source)
+
+
+def _freeze(recipe: Recipe, model: nn.Module) -> None:
+    from inceptionctl.train.fine_tuning import freeze
+
+    freeze(model, recipe.model.freeze)
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> None:
+    from inceptionctl.train.optim import build_optimizer
+
+    build_optimizer(model, recipe.optim, recipe.schedule.base_lr)
+
+
+def open_images(recipe: Recipe) -> Opened:
+    """Training images, and the validation images of `evaluate.subset`.
+
+    Raises DataError for data that `open_data` refuses, and for a subset that the validation images do not have.
+    """
+    root = recipe.data.root_path
+    train, val = open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+    return train, subset_of(val, recipe.evaluate.subset, recipe.evaluate.blacklist_path)
