@@ -83,7 +83,7 @@ def say(message: str) -> None:
 
 
 def warn(message: str, hint: str | None = None) -> None:
-    """Something that went on but should be known."""
+    """A problem that stops nothing but should be known, on stderr."""
     err.print(Text.assemble(("warning: ", "bold yellow"), message))
     if hint:
         err.print(Text.assemble(("hint: ", "bold"), hint))
@@ -100,13 +100,15 @@ def print_error(error: InceptionctlError) -> None:
         err.print(Text.assemble(("\nhint: ", "bold"), error.hint))
 
 
+JsonObject = dict[str, Any]
+"""A JSON object: a result for programs, a file of a run, or a message between ranks."""
 json_on_stdout: list[Any] = []
 """What `print_json` has printed since the command began."""
 
 
-def error_object(error: InceptionctlError) -> dict[str, Any]:
+def error_object(error: InceptionctlError) -> JsonObject:
     """An error for programs: `error`, `hint`, `exit_code`, and the `problems` of a recipe."""
-    told: dict[str, Any] = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    told: JsonObject = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
     if error.problems:
         told["problems"] = [{"where": item.where, "message": item.message, "hint": item.hint} for item in error.problems]
     return told

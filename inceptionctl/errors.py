@@ -6,9 +6,9 @@
     |-- EnvironmentFault         4   the machine: GPUs, disk, ports, packages, other ranks
     |-- CheckpointError          5   a checkpoint, a run directory or an export
     |-- DivergedError            6   the training itself: a loss that is not finite
-    `-- ResumeLater             75   no failure: a training that was asked to stop, and has kept where it was
+    `-- ResumeLater             75   no failure: a training that was asked to stop and has saved its state
 
-Exit codes 130 and 143 are a command that was interrupted (SIGINT, SIGTERM) and left at once, 141 one whose reader has gone (SIGPIPE).
+Exit codes 130 and 143 are a command that was interrupted (SIGINT, SIGTERM) and exited at once, 141 one whose output pipe was closed (SIGPIPE).
 Code 1 without a worded message is a bug of inceptionctl.
 """
 
@@ -78,7 +78,7 @@ class DivergedError(InceptionctlError):
 
 
 class ResumeLater(InceptionctlError):
-    """A signal has stopped a training, and nothing is lost: the same command goes on. 75 is EX_TEMPFAIL, "try again"."""
+    """A signal has stopped a training and nothing is lost: the same command resumes it. 75 is EX_TEMPFAIL, "try again"."""
 
     exit_code = 75
 

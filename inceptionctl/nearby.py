@@ -1,4 +1,4 @@
-"""What is there instead of a path that is not: the answer to a misspelt name."""
+"""Suggestions for misspelt paths."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _MAX_LOOKED_AT = 20_000  # entries of a folder
 
 
 def did_you_mean(path: Path | str) -> str:
-    """`did you mean X? ` with the path that is nearest to a missing one, as it would be typed; empty where none is near.
+    """`did you mean X? ` with the existing path that is most similar to a missing one; empty if none is similar.
 
-    Looked for beside the first part of the path that does not exist.
+    Only the first part of the path that does not exist is compared, with its siblings.
     """
     path = Path(path)
     missing = next((part for part in (*reversed(path.parents), path) if not os.path.lexists(part)), None)

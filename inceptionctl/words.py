@@ -1,4 +1,4 @@
-"""Numbers with their nouns, and error rates, as people read them; the same in every message."""
+"""Counts with their nouns, and error rates, worded the same in every message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_CLASSES_WITHOUT_TOP5 = 5
-"""Of so few classes the right one is always among the first five: a top-5 error would say nothing."""
+"""With so few classes the right one is always among the top five: a top-5 error would be meaningless."""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -37,7 +37,7 @@ def best_in_words(best: Mapping[str, Any]) -> str:
 
 
 def has_top5(num_classes: int) -> bool:
-    """Whether a top-5 error says anything."""
+    """Whether a top-5 error is meaningful."""
     return num_classes > MAX_CLASSES_WITHOUT_TOP5
 
 

@@ -32,30 +32,22 @@ from inceptionctl.errors import EnvironmentFault, InceptionctlError
 
 app = typer.Typer(
     name="inceptionctl",
-    help="Train, resume, evaluate and export the networks of the Inception-v4 paper.",
     cls=ErrorGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(data.app, name="data")
-app.command(name="train")(train.train)
-app.command(name="plan")(plan.plan)
-app.command(name="evaluate")(evaluate.evaluate)
-app.command(name="ensemble")(ensemble.ensemble)
-app.command(name="report")(report.report)
-app.command(name="watch")(watch.watch)
-app.command(name="export")(export.export)
-app.command(name="predict")(predict.predict)
-app.add_typer(models.app, name="models")
-app.add_typer(weights.app, name="weights")
-app.add_typer(runs.app, name="runs")
-app.add_typer(checkpoints.app, name="checkpoints")
-app.add_typer(slurm.app, name="slurm")
-app.add_typer(bench.app, name="bench")
-app.command(name="doctor")(doctor.doctor)
+for verb in (
+    *(train.train, plan.plan, evaluate.evaluate, ensemble.ensemble, report.report, watch.watch),
+    *(export.export, predict.predict, doctor.doctor),
+):
+    app.command()(verb)
+for name, group in {
+    **{"recipes": recipes, "data": data, "models": models, "weights": weights},
+    **{"runs": runs, "checkpoints": checkpoints, "slurm": slurm, "bench": bench},
+}.items():
+    app.add_typer(group.app, name=name)
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,7 +57,8 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Exit codes: 0 fine, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 75 resume me, 130 interrupted."
+    epilog="Exit codes: 0 success, 2 recipe or usage, 3 data, 4 environment, 5 checkpoint, 6 diverged, 75 stopped (rerun to resume),"
+    " 130 interrupted."
 )
 def _options(
     version: Annotated[

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.bench_tables import print_profile, print_result, print_sum_model, say_timm, say_waits
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import ImagesAsMicroBatch, Json, MicroBatchOption, Settings, renamed, whole_numbers
+from inceptionctl.cli.options import (
+    ImagesAsMicroBatch,
+    Json,
+    MicroBatchOption,
+    Precision,
+    RecipeArgument,
+    Settings,
+    renamed,
+    whole_numbers,
+)
 from inceptionctl.errors import RecipeError
 from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages import bench_data, bench_network, bench_ranks, bench_steps
@@ -31,7 +40,6 @@ Gpus = Annotated[
 ]
 CpuRanks = Annotated[int | None, typer.Option(min=1, help="So many ranks on the CPU.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds.")]
-RecipeArgument = Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")]
 
 
 @app.command()
@@ -134,9 +142,7 @@ def evaluate(
     batch_sizes: Annotated[
         str, typer.Option(metavar="N,...", help="Crops at once; each way of evaluating takes the best of these for itself.")
     ] = "4,8,16",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
-    ] = "auto",
+    precision: Precision = "auto",
     repeats: Repeats = 3,
     output: Output = None,
     as_json: Json = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from inceptionctl import console
 from inceptionctl.words import counted
@@ -23,7 +23,7 @@ _WORDS = {
 }
 
 
-def print_result(result: dict[str, Any], as_json: bool) -> None:
+def print_result(result: console.JsonObject, as_json: bool) -> None:
     """The figures of a measurement, and what they were measured on."""
     from inceptionctl.bench.figures import shown
     from inceptionctl.bench.machine_facts import in_words
@@ -48,7 +48,7 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     console.say(in_words(cast("Facts", result)))
 
 
-def say_timm(result: dict[str, Any]) -> None:
+def say_timm(result: console.JsonObject) -> None:
     """What timm's step was, where there was one, and what it does otherwise."""
     if "timm" in result:
         theirs = result["timm"]
@@ -57,7 +57,7 @@ def say_timm(result: dict[str, Any]) -> None:
             console.say(f"- {difference}")
 
 
-def say_waits(result: dict[str, Any]) -> None:
+def say_waits(result: console.JsonObject) -> None:
     """How often the host waited for the GPU, where there was one, and at which lines."""
     if "host_waits" in result:
         found = result["host_waits"]
@@ -66,7 +66,7 @@ def say_waits(result: dict[str, Any]) -> None:
             console.say(f"- {count:.3g} at {place}")
 
 
-def print_profile(result: dict[str, Any]) -> None:
+def print_profile(result: console.JsonObject) -> None:
     """Where a step goes, where it was profiled, by group and by operator."""
     if "profile" not in result:
         return

@@ -1,4 +1,4 @@
-"""`inceptionctl checkpoints`: what is in a checkpoint and whether it is whole. Reads what training wrote, changes nothing."""
+"""`inceptionctl checkpoints`: what is in a checkpoint and whether it is intact. Read-only."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ PathOf = Annotated[
 
 @app.command(name="list")
 def list_checkpoints(path: PathOf, as_json: Json = False) -> None:
-    """List checkpoints, oldest first, with what keeps them. Damage as far as names and sizes tell; `verify` reads every byte.
+    """List checkpoints, oldest first, and why each is kept. Detects damage by names and sizes only; `verify` reads every byte.
 
-    Exit code 5 when one is damaged, or there is none.
+    Exit code 5 if a checkpoint is damaged, or if there is none.
     """
     _report(path, f"Checkpoints of {path}", _rows(path), as_json)
 
 
 @app.command()
 def verify(path: PathOf, as_json: Json = False) -> None:
-    """Compare every byte of every file with the manifest's sha256.
+    """Verify every file against the sha256 in its manifest.
 
-    Exit code 5 when a checkpoint is damaged or holds a file that its manifest does not name, or there is none.
+    Exit code 5 if a checkpoint is damaged or has a file that its manifest does not list, or if there is no checkpoint.
     """
     rows = _rows(path)
     for row in rows:
         row["problem"] = _damage(Path(row["path"]))
-    _report(path, f"Checkpoints of {path}, every byte compared", rows, as_json)
+    _report(path, f"Checkpoints of {path}, every byte verified", rows, as_json)
 
 
 @app.command()
 def show(path: PathOf, as_json: Json = False) -> None:
-    """Show where a checkpoint is in its training, and its files: of a run the newest whole one.
+    """Show the training progress and the files of a checkpoint; for a run, of the newest intact one.
 
-    Every byte is compared first. Exit code 5 when the checkpoint is damaged, or the run has none that is whole.
+    Verifies every byte first. Exit code 5 if the checkpoint is damaged, or if the run has no intact one.
     """
     from inceptionctl.run import is_run
     from inceptionctl.train import checkpoint_files as files
@@ -85,7 +85,7 @@ def show(path: PathOf, as_json: Json = False) -> None:
         return
     _print_checkpoint(result)
     if skipped:
-        console.say(f"`inceptionctl checkpoints verify {shlex.quote(str(path))}` says more about the damage")
+        console.say(f"`inceptionctl checkpoints verify {shlex.quote(str(path))}` reports the damage")
 
 
 def _rows(path: Path) -> list[ListedCheckpoint]:
@@ -100,14 +100,10 @@ def _rows(path: Path) -> list[ListedCheckpoint]:
         for problem in problems:
             if problem.startswith("checkpoints/"):  # a pointer; the others stand in the rows
                 console.warn(problem)
-        return [_listed(folder / row["name"], row) for row in rows]
+        return [{"path": str(folder / row["name"]), **row} for row in rows]
     if not any((path / name).exists() for name in (*files.FILES, files.MANIFEST)):
         raise CheckpointError(f"{path} is neither a run directory nor a checkpoint", "name a run, or a folder step-... in one")
-    return [_listed(path, read_checkpoint(path)[0])]
-
-
-def _listed(path: Path, row: CheckpointRow) -> ListedCheckpoint:
-    return {"path": str(path), **row}
+    return [{"path": str(path), **read_checkpoint(path)[0]}]
 
 
 def _check_exists(path: Path) -> None:
@@ -129,17 +125,14 @@ def _report(path: Path, title: str, rows: list[ListedCheckpoint], as_json: bool)
     if as_json:
         console.print_json(rows)
     else:
-        _print_rows(title, rows)
-    _refuse_damage(path, rows)
-
-
-def _refuse_damage(path: Path, rows: list[ListedCheckpoint]) -> None:
+        print_checkpoints(title, rows)
     if not rows:
         raise CheckpointError(f"{path} has no checkpoint yet", "a training saves one as the recipe's `checkpoint` section says")
     damaged = [row["name"] for row in rows if row["problem"]]
     if len(damaged) == len(rows):
         raise CheckpointError(
-            f"no checkpoint of {path} is whole: {', '.join(damaged)}", "restore a copy, or start anew with another --output"
+            f"no checkpoint of {path} is intact: {', '.join(damaged)}",
+            "restore a copy, or start a new run with another --output",
         )
     if damaged:
         raise CheckpointError(
@@ -148,7 +141,8 @@ def _refuse_damage(path: Path, rows: list[ListedCheckpoint]) -> None:
         )
 
 
-def _print_rows(title: str, rows: list[ListedCheckpoint]) -> None:
+def print_checkpoints(title: str, rows: Sequence[CheckpointRow]) -> None:
+    """A table of checkpoints on stdout."""
     console.print_table(
         title,
         ("checkpoint", "step", "epoch", "size", "is", "damage"),
@@ -183,12 +177,10 @@ def _files(checkpoint: Path) -> list[CheckpointFile]:
     return found
 
 
-def _skipped(rollbacks: Sequence[Rollback]) -> str:
-    return ", ".join(f"{each['first_batch']} to {each['last_batch']}" for each in rollbacks)
-
-
 def _print_checkpoint(result: Row) -> None:
     best = result.get("best") or {}
+    rollbacks: Sequence[Rollback] = result.get("rollbacks") or ()
+    skipped = ", ".join(f"{each['first_batch']} to {each['last_batch']}" for each in rollbacks)
     pairs = [
         ("step", f"{result['step']} of {result['total_steps']}, epoch {result['epoch']:.2f}"),
         ("network", ((result["recipe"] or {}).get("model") or {}).get("name")),
@@ -199,13 +191,13 @@ def _print_checkpoint(result: Row) -> None:
         ),
         ("EMA updates", result["ema_updates"]),
         ("best so far", best_in_words(best) if best else "not validated yet"),
-        ("skipped batches", _skipped(result.get("rollbacks") or ()) or "none"),
-        ("kept for good", ", ".join(map(str, result.get("kept") or ())) or "none"),
+        ("skipped batches", skipped or "none"),
+        ("kept permanently", ", ".join(map(str, result.get("kept") or ())) or "none"),
     ]
     console.print_pairs(result["path"], pairs)
     console.out.print()
     console.print_table(
-        "Files, each compared with its sha256",
+        "Files, verified by sha256",
         ("file", "size", "tensors", "sha256"),
         [(item["name"], console.size(item["bytes"]), item["tensors"], item["sha256"]) for item in result["files"]],
         right=("size", "tensors"),

@@ -21,30 +21,31 @@ from inceptionctl.words import counted
 if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
 
-app = typer.Typer(help="Check, pack and fetch data sets.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="Check, pack and download data sets.", no_args_is_help=True, cls=Group)
 
 
 @app.command()
 def check(
-    root: Annotated[Path | None, typer.Argument(help="The data set, of any form; the recipe's by default.")] = None,
+    root: Annotated[Path | None, typer.Argument(help="The data set, in any format; the recipe's by default.")] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="RECIPE", help="Take the data set, its lists and exclusions from a recipe's section data."),
+        typer.Option(metavar="RECIPE", help="Take the data set, its lists and exclusions from a recipe's `data` section."),
     ] = None,
     settings: Settings = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the whole report as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the full report as JSON.")] = None,
     write_exclusions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the list of bad images, for data.exclusions. Replaces the file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the list of bad images, for data.exclusions. Overwrites the file."),
     ] = None,
     also: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Put an odd kind on that list too: duplicate, tiny, ... May be repeated."),
+        typer.Option(metavar="KIND", help="Also list images of this kind: duplicate, tiny, ... May be repeated."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Decode every image once; report classes, sizes, formats, every bad or odd image, and files that are passed over.
+    """Decode every image once; report classes, sizes, formats, bad and odd images, duplicates, and files that are ignored.
 
-    Exit code 3 if there are bad images, or a training would refuse the data set.
+    Exit code 3 if there are bad images, or if training would refuse the data set.
     """
     from inceptionctl.cli.data_report import print_report
     from inceptionctl.data.audit.check import check as check_data
@@ -54,7 +55,7 @@ def check(
 
     unknown = [kind for kind in also or () if kind not in ODD]
     if unknown or (also and write_exclusions is None):
-        what = f"--also {unknown[0]} is no kind" if unknown else "--also needs --write-exclusions"
+        what = f"--also {unknown[0]} is not a kind" if unknown else "--also needs --write-exclusions"
         raise RecipeError(what, f"kinds are {', '.join(ODD)}; bad images are always on the list")
     _check_places({"--output": output, "--write-exclusions": write_exclusions})
     loaded = _recipe(root, recipe, settings or [])
@@ -62,7 +63,7 @@ def check(
     sources = section.sources(section.root_path)
     if write_exclusions and sources["exclusions"]:
         # Else the new list would lack what the old one leaves out.
-        console.say(f"looking at the images of {sources['exclusions']} too, for a list that is whole")
+        console.say(f"also checking the images of {sources['exclusions']}, so that the new list is complete")
         sources["exclusions"] = None
     begin = time.monotonic()
     with console.progress_bar() as bar:
@@ -111,7 +112,7 @@ def _check_places(files: dict[str, Path | None]) -> None:
     for option, file in files.items():
         if file and (file.is_dir() or not os.access(file.absolute().parent, os.W_OK)):
             why = "is a folder" if file.is_dir() else "cannot be written: its folder is missing or not writable"
-            raise EnvironmentFault(f"{option} {file} {why}", "name a file in a folder that is there")
+            raise EnvironmentFault(f"{option} {file} {why}", "name a file in an existing folder")
 
 
 def _refused_by_training(recipe: Recipe) -> list[tuple[str, str | None]]:
@@ -140,22 +141,22 @@ def _recipe(root: Path | None, recipe: str | None, settings: list[str]) -> Recip
 @app.command()
 def pack(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A data set of any form, or the folder of ImageNet's tars as downloaded.")
+        Path,
+        typer.Argument(metavar="SRC", help="A data set in any format, or the folder of ImageNet's tar files as downloaded."),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make: `data.root` of a recipe.")],
-    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Most bytes of a shard: 256MB, 1GB, 200MiB.")] = "256MB",
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to create, for `data.root` of a recipe.")],
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest size of a shard: 256MB, 1GB, 200MiB.")] = "256MB",
     val_labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Labels of validation images without class folders, as data.val_labels.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Labels of validation images that are not in class folders, like data.val_labels."),
     ] = None,
     class_names: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names in the order of the labels, as data.class_names.")
+        Path | None, typer.Option(metavar="FILE", help="Class names in the order of the labels, like data.class_names.")
     ] = None,
-    exclusions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="List of images to leave out, as data.exclusions.")
-    ] = None,
+    exclusions: Annotated[Path | None, typer.Option(metavar="FILE", help="Images to leave out, like data.exclusions.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a data set as WebDataset shards with index and checksums. Goes on where it was stopped; the same bytes on every run."""
+    """Write a data set as WebDataset shards with index and checksums. Resumes where it was stopped; output is reproducible byte for byte."""
     from inceptionctl.data.dataset import open_split, same_classes
     from inceptionctl.data.shard_writer import pack as pack_data
 
@@ -176,12 +177,12 @@ def pack(
     if as_json:
         told = {"root": str(destination), "images": done.images, "shards": done.shards, "kept": done.kept, "bytes": done.bytes}
         console.print_json({**told, "classes": list(train.classes)})
-    kept = f", {done.kept} of them kept from before" if done.kept else ""
+    kept = f", {done.kept} of them from an earlier run" if done.kept else ""
     console.say(
         f"{counted(done.images, 'image')} in {counted(done.shards, 'shard')}{kept}, {console.size(done.bytes)}, in {destination}"
     )
     if len(train.classes) == 1:
-        console.warn(f"{destination} has one class: there is nothing to tell apart, and no training takes it")
+        console.warn(f"{destination} has only one class, which cannot be trained on")
     else:
         console.say(
             f"next: inceptionctl train RECIPE --set data.root={destination} --set model.num_classes={len(train.classes)}"
@@ -194,7 +195,7 @@ def _bytes(size: str) -> int:
     units |= {f"{name}IB": 1024**power for power, name in enumerate("KMGT", 1)}
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", size.strip().upper())
     if match is None or match[2] not in units:
-        raise RecipeError(f"--shard-size {size} is no size", "write 256MB, 1GB or 200MiB")
+        raise RecipeError(f"--shard-size {size} is not a size", "write 256MB, 1GB or 200MiB")
     found = int(float(match[1]) * units[match[2]])
     if found < 10_000:
         raise RecipeError(f"--shard-size {size} is too small for a shard", "usual sizes are 100MB to 1GB")
@@ -204,15 +205,15 @@ def _bytes(size: str) -> int:
 @app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="elpv: photographs of solar cells (CC BY-NC-SA 4.0).")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to make, for example data/elpv.")],
-    cells: Annotated[str, typer.Option(help="Cells of one crystal (mono), of many (poly), or all, in four classes.")] = "all",
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to create, for example data/elpv.")],
+    cells: Annotated[str, typer.Option(help="Monocrystalline (mono), polycrystalline (poly) or all cells.")] = "all",
     as_json: Json = False,
 ) -> None:
-    """Fetch a small real data set and lay it out in train/ and val/. Prints its licence."""
+    """Download a small data set of real images into train/ and val/. Prints its licence."""
     from inceptionctl.data.elpv import CELLS, fetch_elpv
 
     if name != "elpv":
-        raise RecipeError(f"no data set '{name}' to fetch", "the one that can be fetched is `elpv`")
+        raise RecipeError(f"no data set '{name}' to fetch", "`elpv` is the only one")
     if cells not in (*CELLS, "all"):
         raise RecipeError(f"--cells {cells} is not a choice", "choose mono, poly or all")
     fetch_elpv(destination, console.say, CELLS if cells == "all" else (cells,))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.data.audit.check import DataReport, Item, SplitReport, Spread
@@ -17,20 +18,21 @@ MAX_ODD = 3  # of each kind
 
 
 def print_report(report: DataReport) -> None:
-    """Counts and sizes, what was found, the bad images, examples of the odd ones, and problems, the gravest last."""
+    """Counts and sizes, findings, bad images, examples of odd ones, and problems, the most serious last."""
     splits = [split.split for split in report.splits]
     rows = zip(_PROPERTIES, *map(_properties, report.splits), strict=True)
     console.print_table(f"Images of {report.root}", ("", *splits), rows)
     _print_classes(report.splits)
     _print_found(report)
     if report.bad:
-        rest = f"and {len(report.bad) - MAX_BAD:,} more" if len(report.bad) > MAX_BAD else None
-        _print_items("Bad images", report.bad[:MAX_BAD], rest)
-    examples = [(kind, item) for kind in _odd_kinds(report) for item in _some(report, kind)]
+        bad = [(item.name, item.reason) for item in report.bad[:MAX_BAD]]
+        rest = [(f"and {len(report.bad) - MAX_BAD:,} more", "")] if len(report.bad) > MAX_BAD else []
+        console.out.print()
+        console.print_table("Bad images", ("image", "reason"), bad + rest, whole=("image",))
+    examples = [(kind, item.name, item.remarks[kind]) for kind, item in _examples(report)]
     if examples:
         console.out.print()
-        rows_of = [(kind, item.name, item.remarks[kind]) for kind, item in examples]
-        console.print_table(f"Odd images, up to {MAX_ODD} of a kind", ("kind", "image", "remark"), rows_of, whole=("image",))
+        console.print_table(f"Odd images, up to {MAX_ODD} of a kind", ("kind", "image", "remark"), examples, whole=("image",))
     if report.duplicates.groups:
         _print_duplicates(report)
     _print_passed_over(report)
@@ -75,13 +77,7 @@ def _print_found(report: DataReport) -> None:
     if rows:
         console.print_table("Findings", ("", "kind", *columns, "what"), rows, right=columns)
     else:
-        console.out.print("Nothing bad and nothing odd was found.")
-
-
-def _print_items(title: str, items: Sequence[Item], rest: str | None) -> None:
-    rows = [(item.name, item.reason) for item in items]
-    console.out.print()
-    console.print_table(title, ("image", "reason"), [*rows, *([(rest, "")] if rest else [])], whole=("image",))
+        console.out.print("No bad or odd images were found.")
 
 
 def _print_passed_over(report: DataReport) -> None:
@@ -93,25 +89,22 @@ def _print_passed_over(report: DataReport) -> None:
     if not rows:
         return
     console.out.print()
-    console.print_table("Passed over, by training too", ("split", "what", "files", "for example"), rows, right=("files",))
+    console.print_table("Ignored, also by training", ("split", "what", "files", "for example"), rows, right=("files",))
     meant = sum(found.count for split in report.splits for found in split.passed_over if found.what != OTHER)
     if meant:
         console.warn(
-            f"{meant:,} {'file' if meant == 1 else 'files'} that may be meant as images {'is' if meant == 1 else 'are'} passed over",
-            "images lie in <split>/<class>/ itself; rename .jfif, .jpe and the like to .jpg, convert HEIC and what else is not decoded",
+            f"{counted(meant, 'file')} that may be images {'is' if meant == 1 else 'are'} ignored",
+            "put images into <split>/<class>/ itself; rename .jfif and .jpe to .jpg, and convert HEIC and other undecodable formats",
         )
 
 
-def _odd_kinds(report: DataReport) -> list[str]:
-    """Kinds of which examples help: gray ones are usually the half of a data set, or all of it."""
+def _examples(report: DataReport) -> Iterator[tuple[str, Item]]:
+    """Some images of each odd kind; none of gray ones, which are usually half of a data set, or all of it."""
     from inceptionctl.data.audit.probe import ODD
 
-    return [kind for kind in ODD if kind != "gray" and any(split.found.get(kind) for split in report.splits)]
-
-
-def _some(report: DataReport, kind: str) -> list[Item]:
-    found = (item for split in report.splits for item in split.odd if kind in item.remarks)
-    return list(islice(found, MAX_ODD))
+    for kind in ODD:
+        found = (item for split in report.splits for item in split.odd if kind in item.remarks and kind != "gray")
+        yield from ((kind, item) for item in islice(found, MAX_ODD))
 
 
 def _print_duplicates(report: DataReport) -> None:
@@ -131,4 +124,4 @@ def _print_duplicates(report: DataReport) -> None:
     if len(groups) > MAX_BAD:
         rows.append(("", "", f"and {len(groups) - MAX_BAD:,} more"))
     console.out.print()
-    console.print_table(f"Copies, byte for byte: {len(groups):,}", ("splits", "classes", "images"), rows)
+    console.print_table(f"Exact duplicates: {len(groups):,}", ("splits", "classes", "images"), rows)

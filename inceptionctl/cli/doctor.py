@@ -1,4 +1,4 @@
-"""`inceptionctl doctor`: look at this machine before a training does."""
+"""`inceptionctl doctor`: check this machine before a training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check packages, GPUs, disk and limits; start DALI and DeepSpeed once. Exit code 4 if something fails."""
+    """Check packages, GPUs, disk and limits, and start DALI and DeepSpeed once. Exit code 4 if a check fails."""
     from inceptionctl.doctor import examine
 
-    with console.working("looking at this machine; DALI and DeepSpeed are started once, which takes some seconds"):
+    with console.working("checking this machine; starting DALI and DeepSpeed takes some seconds"):
         findings = examine()
     failed = [finding.name for finding in findings if finding.state == "fail"]
     if as_json:

@@ -1,4 +1,4 @@
-"""`inceptionctl ensemble`: the mean answer of several trained networks, or of those that an ensemble's recipe names."""
+"""`inceptionctl ensemble`: the mean prediction of several trained networks, or of the members of an ensemble recipe."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, Settings
-from inceptionctl.cli.predict import say_written
+from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, CpuRanks, Gpus, Json, Settings, requested
 from inceptionctl.errors import RecipeError
 from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages.ensemble import Combined, EnsembleRequest, Planned
@@ -25,59 +24,42 @@ def ensemble(
         list[Path],
         typer.Argument(
             metavar="RECIPE | RUN|EVALUATION...",
-            help="A recipe of an ensemble; or runs, also by name, and .json or .parquet files of `evaluate` or `predict --submission`.",
+            help="An ensemble recipe; or runs, also by name, and .json or .parquet files of `evaluate` or `predict --submission`.",
         ),
     ],
     settings: Settings = None,
     protocol: Annotated[
-        ProtocolName | None, typer.Option(help="How members are evaluated: the recipe's; of runs `single`.")
+        ProtocolName | None, typer.Option(help="How members are evaluated; by default as the recipe says, for runs `single`.")
     ] = None,
     checkpoint: CheckpointOption = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="W,...", help="Weight of each member; the recipe's, or equal by default.")
+        str | None, typer.Option(metavar="W,...", help="Weight of each member; by default the recipe's, for runs equal.")
     ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="GPUs of this machine to train and evaluate on, as in `train` and `evaluate`.")
-    ] = None,
-    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="Train and evaluate on the CPU with this many ranks.")] = None,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
     saved_only: Annotated[
-        bool, typer.Option("--saved-only", help="Train and evaluate nothing: exit code 5 where an evaluation is missing.")
+        bool, typer.Option("--saved-only", help="Train and evaluate nothing; exit with code 5 if an evaluation is missing.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(help="JSON file to write, a .parquet beside it; of a recipe the folder for all, runs/NAME by default."),
+        typer.Option(
+            help="JSON file, with a .parquet next to it; for a recipe the folder of runs and results, runs/NAME by default."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained and evaluated, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained and evaluated, and exit.")] = False,
     submission: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the ILSVRC test server's file of the ensemble, as `predict` does."),
+        typer.Option(metavar="FILE", help="Write the ensemble's predictions for the ILSVRC test server, as `predict` does."),
     ] = None,
     class_ids: ClassIdsOption = None,
     as_json: Json = False,
 ) -> None:
     """Average the class probabilities of several networks, as the paper's ensembles do.
 
-    A recipe's members are trained one after the other, evaluated and combined; rerun the same command to resume where it was stopped.
-    Of a run the evaluation of its best checkpoint by the protocol is taken; where there is none, it is evaluated.
+    The members of a recipe are trained one after the other, evaluated and combined; rerun the same command to resume. A run contributes
+    the evaluation of its best checkpoint by the protocol, and is evaluated first if there is none.
     """
-    shares = _numbers(weights)
-    request = EnsembleRequest(
-        sources,
-        settings or (),
-        protocol,
-        checkpoint,
-        shares,
-        gpus,
-        cpu_ranks,
-        saved_only,
-        output,
-        dry_run,
-        submission,
-        class_ids,
-    )
-    found = run_ensemble(request)
-    if isinstance(found, Combined) and found.submission:
-        say_written(found.submission, list(found.images))
+    found = run_ensemble(requested(locals(), EnsembleRequest, weights=_numbers(weights)))
     if as_json:
         console.print_json(found.to_json())
     elif isinstance(found, Planned):
@@ -118,7 +100,7 @@ def _print(result: EnsembleResult) -> None:
     low, high = result["top1_error_interval"]
     console.out.print(f"top-1 error of the ensemble: 95% between {low:.2f} and {high:.2f}")
     pairs = [f"{one['members'][0] + 1} and {one['members'][1] + 1}: {one['percent']:.1f}%" for one in result["differ"]]
-    console.out.print(f"all name the same class for {result['agree']:.1f}% of the images; two differ: {', '.join(pairs)}")
+    console.out.print(f"all members agree on {result['agree']:.1f}% of the images; pairs differ: {', '.join(pairs)}")
 
 
 def _errors(figures: EnsembleResult | MemberFigures, top5: bool) -> tuple[str, ...]:

@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, DataOption, Json, WeightsOption, run_named
-from inceptionctl.cli.ranks import shorter_sides, start_ranks
+from inceptionctl.cli.options import (
+    CheckpointOption,
+    CpuRanks,
+    DataOption,
+    Gpus,
+    Json,
+    Precision,
+    WeightsOption,
+    requested,
+    run_named,
+    shorter_sides,
+    start_ranks,
+)
 from inceptionctl.protocols import ProtocolName
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
@@ -28,60 +39,58 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="RUN|CHECKPOINT|EXPORT",
-            help="A run directory or its name under runs/, a folder checkpoints/step-... in one, one of `weights import`, or an exported file.",
+            help="A run directory or its name under runs/, a checkpoint folder (also of `weights import`), or an exported file.",
             callback=run_named,
         ),
     ],
     protocol: Annotated[
         ProtocolName,
-        typer.Option(help="Crops of an image: the recipe's one, AlexNet's 10, these and the whole square, GoogLeNet's 144."),
+        typer.Option(
+            help="Crops per image: the recipe's single one, AlexNet's 10, or 12 or 144 as in GoogLeNet; `dense` takes whole images."
+        ),
     ] = "single",
     scales: Annotated[
         str | None,
-        typer.Option(metavar="PX,...", help="Shorter sides that images are resized to; by default as the sources do."),
+        typer.Option(metavar="PX,...", help="Shorter sides that images are resized to; those of the protocol by default."),
     ] = None,
     weights: WeightsOption = "ema",
     checkpoint: CheckpointOption = None,
-    every: Annotated[bool, typer.Option("--all", help="Every checkpoint of the run, one after the other.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Evaluate every checkpoint of the run.")] = False,
     data: DataOption = None,
     subset: Annotated[
         Literal["all", "non-blacklisted"],
-        typer.Option(help="ImageNet without the images that --blacklist lists, as in the paper."),
+        typer.Option(help="`non-blacklisted` leaves out the images that --blacklist lists, as the paper does."),
     ] = "all",
     blacklist: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The development kit's list; by default the recipe's, or the one that lies in the data root."
+            metavar="FILE",
+            help="ImageNet's blacklist, from the development kit; by default the recipe's, or the one in the data root.",
         ),
     ] = None,
     real_labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="real.json of ImageNet ReaL: give the error by its labels too.")
+        Path | None, typer.Option(metavar="FILE", help="real.json of ImageNet ReaL: also report the error against its labels.")
     ] = None,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"], typer.Option(help="`auto` is bf16 where the processor computes it natively.")
-    ] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops at once; the recipe's by default.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of this machine to evaluate on; the first by default.")] = None,
-    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="Evaluate on the CPU with this many processes.")] = None,
+    precision: Precision = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per batch; the recipe's by default.")] = None,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON file to write, a .parquet beside it; in RUN/evaluations by default."),
+        typer.Option(metavar="FILE", help="JSON file to write, with a .parquet next to it; in RUN/evaluations by default."),
     ] = None,
     show_crops: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Draw the crops of an image into crops.png (or --output), and stop.")
+        Path | None, typer.Option(metavar="IMAGE", help="Draw the crops of an image into crops.png (or --output), and exit.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure the errors of a trained network on the validation images.
 
-    An interrupted evaluation goes on where it was when the same command is given again. Under torchrun or srun it is one rank of the job.
+    Rerun the same command to resume an interrupted evaluation. Under torchrun or srun it is one rank of the job.
     """
     from inceptionctl.stages.evaluate import EvaluateRequest, check, draw, evaluations
 
-    sides = shorter_sides(scales, protocol)
-    request = EvaluateRequest(
-        source, protocol, sides, weights, checkpoint, every, data, subset, blacklist, real_labels, precision, batch_size, output
-    )
+    request = requested(locals(), EvaluateRequest, scales=shorter_sides(scales, protocol))
     if show_crops:
         picture = draw(request, show_crops)
         if as_json:
@@ -101,42 +110,33 @@ def evaluate(
         console.print_json(results if every else results[0])
 
 
-def _real_row(result: ResultWithReal) -> list[tuple[str, str]]:
-    if "real_top1_error" not in result:
-        return []
-    found = f"{error_and_accuracy(result['real_top1_error'])}, of {counted(result['real_num_images'], 'image')}"
-    return [("ReaL top-1 error", found)]
-
-
 def _with_interval(error: float, interval: Sequence[float]) -> str:
     low, high = interval
     return f"{error:.2f}% (95%: {low:.2f} to {high:.2f}), accuracy {100.0 - error:.2f}%"
 
 
 def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
-    chosen = choice.in_words() if choice else ""
+    pairs = {
+        "checkpoint": result["checkpoint"],
+        "chosen": choice and choice.in_words(),
+        "weights": f"{result['weights']} at step {result['step']}",
+        "images": f"{result['num_images']} of {result['data_root']}, {result['subset']}",
+        "protocol": result["preparation"],
+        "top-1 error": _with_interval(result["top1_error"], result["top1_error_interval"]),
+    }
     top5, interval = result["top5_error"], result["top5_error_interval"]
-    pairs = (
-        ("checkpoint", result["checkpoint"]),
-        *([("chosen", chosen)] if chosen else []),
-        ("weights", f"{result['weights']} at step {result['step']}"),
-        ("images", f"{result['num_images']} of {result['data_root']}, {result['subset']}"),
-        ("protocol", result["preparation"]),
-        ("top-1 error", _with_interval(result["top1_error"], result["top1_error_interval"])),
-        *(
-            [("top-5 error", _with_interval(top5, interval))]
-            if top5 is not None and interval and has_top5(len(result["classes"]))
-            else []
-        ),
-        *_real_row(result),
-        ("loss", f"{result['loss']:.4f}"),
-        ("calibration", f"expected error {result['calibration_error']:.2f}%"),
-        (
-            "speed",
-            f"{result['images_per_second']:.1f} images/s in {result['precision']} ({console.duration(result['seconds'])})",
-        ),
-    )
-    console.print_pairs("Evaluation", pairs)
+    if top5 is not None and interval and has_top5(len(result["classes"])):
+        pairs["top-5 error"] = _with_interval(top5, interval)
+    if "real_top1_error" in result:
+        of = counted(result["real_num_images"], "image")
+        pairs["ReaL top-1 error"] = f"{error_and_accuracy(result['real_top1_error'])}, of {of}"
+    speed = f"{result['images_per_second']:.1f} images/s in {result['precision']} ({console.duration(result['seconds'])})"
+    pairs |= {
+        "loss": f"{result['loss']:.4f}",
+        "calibration": f"expected error {result['calibration_error']:.2f}%",
+        "speed": speed,
+    }
+    console.print_pairs("Evaluation", [(name, value) for name, value in pairs.items() if value])
     console.out.print()
     classes, matrix = result["classes"], _matrix(result)
     if matrix and len(classes) <= MAX_TABLE_CLASSES and _matrix_fits(classes, matrix):
@@ -189,7 +189,7 @@ def _print_confused(result: ResultWithReal, matrix: list[list[int]] | None) -> N
 
         pairs = most_confused(tensor(matrix), result["classes"])
     if not pairs:
-        typer.echo("No image was taken for another class.")
+        typer.echo("No image was misclassified.")
         return
     rows = [(pair["true"], pair["predicted"], pair["count"]) for pair in pairs[:MAX_PAIRS_SHOWN]]
-    console.print_table("Classes confused most often", ("true class", "taken for", "images"), rows, right=("images",))
+    console.print_table("Classes confused most often", ("true class", "predicted as", "images"), rows, right=("images",))

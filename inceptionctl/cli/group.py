@@ -26,7 +26,7 @@ from inceptionctl.gpu_faults import gpu_fault
 
 INTERRUPTED = 130
 _NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch, of a CPU's
-_SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what others have"
+_SMALLER = "lower train.micro_batch_size (the global batch stays) or evaluate.batch_size; `free -h` shows what is free"
 # Where ranks and steps leave the first error for the command that started them, which has the --json.
 ERROR_FILE = "INCEPTIONCTL_ERROR_FILE"
 _ON_STDERR = "stderr says why"
@@ -54,7 +54,8 @@ class ErrorGroup(Group):
                 error.problems = tuple(replace(each, hint=worded_for(command, each.hint)) for each in error.problems)
                 # A rank whose error another rank reports already has nothing to add.
                 if isinstance(error, ResumeLater):
-                    _say_how_to_go_on(error)
+                    for text in filter(None, (error.message, error.hint)):  # no error: a rank has said it in its log
+                        console.say(text)
                 elif not isinstance(error, RelayedError | RanksEndedError):
                     console.print_error(error)
                 _tell(console.error_object(error), as_json, relayed=isinstance(error, RelayedError))
@@ -107,7 +108,7 @@ def _errors_of_ranks(as_json: bool) -> Iterator[None]:
         yield
 
 
-def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> None:
+def _tell(error: console.JsonObject, as_json: bool, *, relayed: bool = False) -> None:
     """An error for programs: on stdout where nothing is yet, or for the command that has started this process."""
     file = _error_file()
     if file and file.stem != str(os.getpid()):
@@ -124,16 +125,9 @@ def _tell(error: dict[str, Any], as_json: bool, *, relayed: bool = False) -> Non
     console.print_json({**error, "error": error["error"] or "stopped by a signal"})
 
 
-def _of_usage(error: Any) -> dict[str, Any]:
+def _of_usage(error: Any) -> console.JsonObject:
     path = getattr(getattr(error, "ctx", None), "command_path", "inceptionctl")
     return {"error": error.format_message(), "hint": f"`{path} --help`", "exit_code": error.exit_code}
-
-
-def _say_how_to_go_on(stopped: ResumeLater) -> None:
-    # Not an error; a rank has said it in its log.
-    for text in (stopped.message, stopped.hint):
-        if text:
-            console.say(text)
 
 
 def _of_the_machine(error: Exception) -> EnvironmentFault | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,38 +22,36 @@ if TYPE_CHECKING:
     from inceptionctl.models.summary import Endpoint
     from inceptionctl.recipe.schema import ModelSection
 
-app = typer.Typer(help="List the networks, show one.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List the networks and show one.", no_args_is_help=True, cls=Group)
 
 
 @app.command(name="list")
 def list_models(as_json: Json = False) -> None:
-    """List the networks with their size and the paper's errors."""
+    """List the networks with their sizes and the paper's errors."""
     from inceptionctl.models import MODELS
 
     found = [_listed(name, spec) for name, spec in MODELS.items()]
     if as_json:
         console.print_json(found)
         return
+    errors = ("paper_top1_error_percent", "paper_top5_error_percent")
     rows = [
         (
             item["name"],
             item["input_px"],
             f"{item['parameters']:,}",
-            _percent(spec.paper_top1_error_percent),
-            _percent(spec.paper_top5_error_percent),
-            _arxiv(spec.source),
+            *("-" if item[key] is None else f"{item[key]:.1f}" for key in errors),
+            _arxiv(item["source"]),
         )
-        for item, spec in zip(found, MODELS.values(), strict=True)
+        for item in found
     ]
     columns = ("name", "px", "parameters", "top-1 %", "top-5 %", "paper")
     title = "Networks, with the Inception-v4 paper's single-crop errors"
     console.print_table(title, columns, rows, right=columns[1:5], whole=columns[:1])
-    console.say(
-        "`inceptionctl models show NAME` shows the stages of one; timm/NAME is a network of timm, where that is installed"
-    )
+    console.say("`inceptionctl models show NAME` shows the stages of one; timm/NAME is a network of timm, if installed")
 
 
-def _listed(name: str, spec: ModelSpec) -> dict[str, object]:
+def _listed(name: str, spec: ModelSpec) -> console.JsonObject:
     from inceptionctl.recipe.schema import ModelSection
 
     return {
@@ -68,7 +66,7 @@ def _listed(name: str, spec: ModelSpec) -> dict[str, object]:
 
 
 def _built(section: ModelSection) -> nn.Module:
-    """The network without values: what it costs depends on shapes alone."""
+    """The network on the meta device: its costs depend on shapes only."""
     import torch
 
     from inceptionctl.models import build_model
@@ -78,7 +76,7 @@ def _built(section: ModelSection) -> nn.Module:
 
 
 def _parameters(network: nn.Module) -> dict[str, int | None]:
-    """Parameters of the network that evaluation runs, and beside them those of its auxiliary head, null where it has none."""
+    """Parameters without the auxiliary head, and those of the auxiliary head, null where there is none."""
     from inceptionctl.models.summary import count_parameters
 
     head = getattr(network, "aux_head", None)
@@ -92,32 +90,29 @@ def _arxiv(source: str) -> str:
     return found[0] if found else source
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A name from `inceptionctl models list`, or timm/NAME.")],
     num_classes: Annotated[int | None, typer.Option(help="Number of classes; 1000 by default.")] = None,
-    width: Annotated[float | None, typer.Option(help="Factor on every channel count; 1.0 by default.")] = None,
-    input_px: Annotated[int | None, typer.Option(help="Side of the input in pixels; the paper's by default.")] = None,
+    width: Annotated[float | None, typer.Option(help="Multiplier of all channel counts; 1.0 by default.")] = None,
+    input_px: Annotated[int | None, typer.Option(help="Input resolution in pixels; the paper's by default.")] = None,
     aux_head: Annotated[
-        bool | None, typer.Option("--aux-head/--no-aux-head", help="With the auxiliary head; the network's own default else.")
+        bool | None,
+        typer.Option("--aux-head/--no-aux-head", help="Include the auxiliary head; by default as in the network's paper."),
     ] = None,
     residual_scale: Annotated[
-        str | None, typer.Option(help="Of an Inception-ResNet: one number, or three with commas, for the three grids.")
+        str | None, typer.Option(help="Inception-ResNets: scale of the residuals; one number, or three, one per grid size.")
     ] = None,
-    residual_unit: Annotated[str | None, typer.Option(help="Of a ResNet: `original` or `bottleneck`.")] = None,
+    residual_unit: Annotated[str | None, typer.Option(help="ResNets: `original` or `bottleneck`.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show parameters, multiply-adds and the stages of a network."""
+    """Show the parameters, multiply-adds (MACs) and stages of a network."""
     spec = _known(name)
     wanted = {
         "name": name,
         "num_classes": num_classes,
         "width": width,
-        "input_px": spec["default_input_px"] if input_px is None else input_px,
+        "input_px": spec.default_input_px if input_px is None else input_px,
         "aux_head": aux_head,
         "residual_scale": _numbers(residual_scale),
         "residual_unit": residual_unit,
@@ -128,27 +123,20 @@ def show(
     network = _built(section)
     about = {
         **section.model_dump(include={"name", "num_classes", "width", "input_px"}),
-        **{option: _in_force(section, spec, option) for option in ("aux_head", "residual_scale", "residual_unit")},
-        "source": spec["source"],
-        "min_input_px": spec["min_input_px"],
+        **{
+            option: getattr(spec if getattr(section, option) is None else section, option)
+            for option in ("aux_head", "residual_scale", "residual_unit")
+        },
+        "source": spec.source,
+        "min_input_px": spec.min_input_px or None,
         **_parameters(network),
         "multiply_adds": multiply_adds(network, section.input_px),
-        "paper_top1_error_percent": spec["paper_top1_error_percent"],
-        "paper_top5_error_percent": spec["paper_top5_error_percent"],
+        "paper_top1_error_percent": spec.paper_top1_error_percent,
+        "paper_top5_error_percent": spec.paper_top5_error_percent,
     }
     found = endpoints(network, section.input_px)
-    stages = [
-        {
-            "name": stage.name,
-            "source": stage.source,
-            "shape": list(stage.shape),
-            "parameters": stage.parameters,
-            "multiply_adds": stage.multiply_adds,
-        }
-        for stage in found
-    ]
     if as_json:
-        console.print_json({**about, "endpoints": stages})
+        console.print_json({**about, "endpoints": [asdict(stage) for stage in found]})
     else:
         _print_network(about, found)
 
@@ -164,27 +152,18 @@ def _numbers(text: str | None) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _in_force(section: ModelSection, spec: dict[str, Any], option: str) -> Any:
-    """What the network is built with: the option, or its own default, or null where it has no such option."""
-    given = getattr(section, option)
-    return spec[option] if given is None else given
+def _known(name: str) -> ModelSpec:
+    """The facts of a network: its line of MODELS, or what timm knows of it. Raises RecipeError."""
+    from inceptionctl.models import ModelSpec, find_spec, is_timm
+
+    if not is_timm(name):
+        return find_spec(name)
+    from inceptionctl.models.timm_network import default_input_px
+
+    return ModelSpec("timm:create_model", default_input_px(name), 0, "timm")
 
 
-def _known(name: str) -> dict[str, Any]:
-    """The facts of a network: its line of MODELS, or what timm knows of it."""
-    from inceptionctl.models import MODELS, ModelSpec, hint_of_name, is_timm
-
-    facts: dict[str, Any] = {field.name: None for field in dataclasses.fields(ModelSpec)}
-    if is_timm(name):
-        from inceptionctl.models.timm_network import default_input_px
-
-        return facts | {"default_input_px": default_input_px(name), "source": "timm"}
-    if name in MODELS:
-        return facts | {field: getattr(MODELS[name], field) for field in facts}
-    raise RecipeError(f"no network '{name}'", hint_of_name(name))
-
-
-def _checked(wanted: dict[str, Any]) -> ModelSection:
+def _checked(wanted: console.JsonObject) -> ModelSection:
     """The model section of a recipe with these keys: its bounds are the only ones."""
     from inceptionctl.recipe import recipe_from_dict
 
@@ -192,7 +171,7 @@ def _checked(wanted: dict[str, Any]) -> ModelSection:
         return recipe_from_dict({"model": wanted}, wanted["name"]).model
     except RecipeError as error:
         raise RecipeError(
-            f"{wanted['name']} cannot be built like this", problems=[_of_option(item) for item in error.problems]
+            f"{wanted['name']} cannot be built with these options", problems=[_of_option(item) for item in error.problems]
         ) from None
 
 
@@ -204,7 +183,7 @@ def _of_option(problem: Problem) -> Problem:
     return Problem(where, message.removeprefix(f"{key[1]}: ") if key else message, problem.hint)
 
 
-def _print_network(about: dict[str, Any], stages: Sequence[Endpoint]) -> None:
+def _print_network(about: console.JsonObject, stages: Sequence[Endpoint]) -> None:
     smallest, of_head = about["min_input_px"], about["aux_head_parameters"]
     top1, top5 = about["paper_top1_error_percent"], about["paper_top5_error_percent"]
     scale = about["residual_scale"]
@@ -219,8 +198,8 @@ def _print_network(about: dict[str, Any], stages: Sequence[Endpoint]) -> None:
         ("classes", about["num_classes"]),
         ("width", f"{about['width']:g}"),
         *options,
-        ("parameters", f"{about['parameters']:,}" + (f", and {of_head:,} of the auxiliary head" if of_head else "")),
-        ("multiply-adds", f"{about['multiply_adds']:,} an image"),
+        ("parameters", f"{about['parameters']:,}" + (f", plus {of_head:,} of the auxiliary head" if of_head else "")),
+        ("multiply-adds", f"{about['multiply_adds']:,} per image (MACs)"),
         ("paper's errors", f"top-1 {top1:.1f}%, top-5 {top5:.1f}%, at width 1" if top1 is not None else "-"),
     ]
     console.print_pairs(about["name"], pairs)
@@ -234,6 +213,6 @@ def _print_network(about: dict[str, Any], stages: Sequence[Endpoint]) -> None:
         )
         for stage in stages
     ]
-    columns = ("stage", "leaves (H x W x C)", "parameters", "million multiply-adds", "source")
+    columns = ("stage", "output (H x W x C)", "parameters", "million MACs", "source")
     console.out.print()
     console.print_table("Stages", columns, rows, right=columns[1:4])

@@ -1,16 +1,15 @@
-"""`inceptionctl plan`: what more GPUs would bring."""
+"""`inceptionctl plan`: how a training scales to more GPUs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, Settings
-from inceptionctl.errors import RecipeError
-from inceptionctl.stages.plan import Plan, PlanRequest
+from inceptionctl.cli.options import Json, RecipeArgument, Settings, requested, whole_numbers
+from inceptionctl.stages.plan import PlanRequest, ScalingPlan
 from inceptionctl.stages.plan import plan as make_plan
 from inceptionctl.words import counted, counted_epochs
 
@@ -20,88 +19,60 @@ if TYPE_CHECKING:
 
 StepFiles = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="A measured step of one GPU, JSON of `bench step`; several for several micro batches."),
+    typer.Option(metavar="FILE", help="Measured step of one GPU, as JSON of `bench step`; one for each micro batch size."),
 ]
 LinkBandwidth = Annotated[
     float | None,
-    typer.Option(metavar="GB/S", help="Measured between nodes (busbw of nccl-tests), instead of what the cards are known for."),
+    typer.Option(metavar="GB/S", help="Measured between nodes (busbw of nccl-tests), instead of the nominal bandwidth."),
 ]
 AllreduceFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Measured between nodes, one rank on each: JSON of `bench allreduce`.")
+    Path | None,
+    typer.Option(metavar="FILE", help="All-reduce measured between nodes, one rank on each, as JSON of `bench allreduce`."),
 ]
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    recipe: RecipeArgument,
     settings: Settings = None,
-    gpus: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of GPUs to compare.")] = "8,20,64,256,1024",
+    gpus: Annotated[str, typer.Option(metavar="N,N,...", help="GPU counts to compare.")] = "8,20,64,256,1024",
     step: StepFiles = None,
-    figure: Annotated[str | None, typer.Option(help="Name of the figure in FILE, where there are several in images/s.")] = None,
+    figure: Annotated[str | None, typer.Option(help="Name of the figure in FILE, if it has several in images/s.")] = None,
     images_per_second: Annotated[
-        float | None, typer.Option(help="Measured training rate of one GPU, instead of a FILE.")
+        float | None, typer.Option(help="Measured training throughput of one GPU, instead of a FILE.")
     ] = None,
-    step_seconds: Annotated[
-        float | None, typer.Option(help="Measured seconds of one step of one GPU, instead of a FILE.")
-    ] = None,
+    step_seconds: Annotated[float | None, typer.Option(help="Measured seconds per step of one GPU, instead of a FILE.")] = None,
     measured_images: Annotated[
-        int | None, typer.Option(min=1, help="Images of that step; train.micro_batch_size by default.")
+        int | None, typer.Option(min=1, help="Images per measured step; train.micro_batch_size by default.")
     ] = None,
     peak_tflops: Annotated[
-        float | None, typer.Option(help="For an estimate without a measurement: the GPU's peak, 10^12 FLOP/s.")
+        float | None, typer.Option(help="For an estimate without a measurement: the peak of the GPU in TFLOP/s.")
     ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="For an estimate: the share of the peak that a step reaches.")
+        float | None, typer.Option(help="For an estimate: the fraction of the peak that a step reaches.")
     ] = None,
-    interconnect: Annotated[str, typer.Option(metavar="NAME", help="A network card of a node; an unknown NAME lists them.")] = (
-        "ib-ndr"
-    ),
-    cards_per_node: Annotated[int, typer.Option(min=1, help="Network cards of a node.")] = 1,
-    inside: Annotated[
-        str, typer.Option(metavar="NAME", help="Link of the GPUs in a node; an unknown NAME lists them.")
-    ] = "nvlink4",
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of a node.")] = 8,
+    interconnect: Annotated[str, typer.Option(metavar="NAME", help="Network card; an unknown NAME lists them.")] = "ib-ndr",
+    cards_per_node: Annotated[int, typer.Option(min=1, help="Network cards per node.")] = 1,
+    inside: Annotated[str, typer.Option(metavar="NAME", help="GPU link in a node; an unknown NAME lists them.")] = "nvlink4",
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs per node.")] = 8,
     link_bandwidth: LinkBandwidth = None,
     allreduce: AllreduceFile = None,
-    data: Annotated[Path | None, typer.Option(metavar="FILE", help="The loader's rate, JSON of `bench data`.")] = None,
-    cores_per_gpu: Annotated[int, typer.Option(min=1, help="Processor cores that prepare images for a GPU.")] = 8,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Data loading throughput, as JSON of `bench data`.")] = None,
+    cores_per_gpu: Annotated[int, typer.Option(min=1, help="CPU cores per GPU that prepare images.")] = 8,
     file_system_rate: Annotated[
-        float | None, typer.Option(metavar="GB/S", help="What the file system gives to all nodes together.")
+        float | None, typer.Option(metavar="GB/S", help="Read throughput of the file system, all nodes together.")
     ] = None,
-    image_bytes: Annotated[int, typer.Option(min=1, help="Mean size of an image file; ImageNet's by default.")] = 110_000,
-    price: Annotated[float | None, typer.Option(help="Of a GPU-hour, in any currency.")] = None,
+    image_bytes: Annotated[int, typer.Option(min=1, help="Mean bytes of an image file; ImageNet's by default.")] = 110_000,
+    price: Annotated[float | None, typer.Option(help="Price of a GPU-hour, in any currency.")] = None,
     scale_batch: Annotated[
-        bool, typer.Option("--scale-batch", help="Keep train.micro_batch_size images a GPU: the global batch grows.")
+        bool, typer.Option("--scale-batch", help="Keep train.micro_batch_size images per GPU, so that the global batch grows.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Predict images/s, efficiency, time and cost of a recipe's training on several numbers of GPUs, and say what limits.
+    """Predict images/s, efficiency, time and cost of a training on several GPU counts, and the bottleneck.
 
-    From one GPU's measured step, the bytes of the gradients, and what is known of the links (docs/scaling.md has the formulas).
+    The prediction combines one GPU's measured step, the size of the gradients and the bandwidth of the links (formulas in docs/scaling.md).
     """
-    request = PlanRequest(
-        recipe,
-        settings or (),
-        _counts(gpus),
-        step or (),
-        figure,
-        images_per_second,
-        step_seconds,
-        measured_images,
-        peak_tflops,
-        utilisation,
-        interconnect,
-        cards_per_node,
-        inside,
-        gpus_per_node,
-        link_bandwidth,
-        allreduce,
-        data,
-        cores_per_gpu,
-        file_system_rate,
-        image_bytes,
-        price,
-        scale_batch,
-    )
+    request = requested(locals(), PlanRequest, gpus=sorted(set(whole_numbers("--gpus", gpus, "8,20,64"))))
     found = make_plan(request)
     if as_json:
         console.print_json(found.to_json())
@@ -109,14 +80,7 @@ def plan(
         _print(found)
 
 
-def _counts(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1_000_000 for part in parts):
-        raise RecipeError(f"--gpus '{text}' is no list of numbers of GPUs", "write it as --gpus 8,20,64")
-    return sorted({int(part) for part in parts})
-
-
-def _print(found: Plan) -> None:
+def _print(found: ScalingPlan) -> None:
     about, points, price = found.inputs, found.points, found.price
     columns = ("GPUs", "batch", "images/s", "eff.", "step ms", "avg. ms", "hours", "cost" if price else "GPU-h", "limit")
     rows = [_row(point, price) for point in points]
@@ -140,7 +104,7 @@ def _print(found: Plan) -> None:
         console.out.print(f"- {text}")
 
 
-def _speed(link: dict[str, Any]) -> str:
+def _speed(link: console.JsonObject) -> str:
     return f"{link['name']}: {link['bytes_per_second'] / 1e9:.3g} GB/s, {link['hop_seconds'] * 1e6:.3g} microseconds a hop"
 
 

@@ -1,4 +1,4 @@
-"""`inceptionctl predict`: the likeliest classes of images, on the screen or as the file of the ILSVRC test server."""
+"""`inceptionctl predict`: the most likely classes of images, on the terminal or as a file for the ILSVRC test server."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import CheckpointOption, ClassIdsOption, Json, run_named
-from inceptionctl.cli.ranks import shorter_sides, start_ranks
+from inceptionctl.cli.options import (
+    CheckpointOption,
+    ClassIdsOption,
+    Json,
+    requested,
+    run_named,
+    shorter_sides,
+    start_ranks,
+)
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.protocols import ProtocolName
 from inceptionctl.stages.predict import DEFAULT_BATCH_SIZE, PredictRequest, SubmissionRequest, check, submit
@@ -19,7 +26,6 @@ from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.unlabelled import Prediction
-    from inceptionctl.train.checkpoint_choice import Choice
 
 
 def predict(
@@ -32,56 +38,41 @@ def predict(
         ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
-    checkpoint: CheckpointOption = None,
     submission: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the ILSVRC test server's file: five labels a line, images by their numbers."),
+        typer.Option(metavar="FILE", help="Write a file for the ILSVRC test server: five labels per line, images by number."),
     ] = None,
+    checkpoint: CheckpointOption = None,
     class_ids: ClassIdsOption = None,
-    protocol: Annotated[
-        ProtocolName, typer.Option(help="With --submission: crops of an image, as `evaluate` has them.")
-    ] = "single",
+    protocol: Annotated[ProtocolName, typer.Option(help="With --submission: crops per image, as in `evaluate`.")] = "single",
     scales: Annotated[
         str | None, typer.Option(metavar="PX,...", help="With --submission: shorter sides that images are resized to.")
     ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        typer.Option(help="With --submission; `auto` is bf16 where the processor computes it natively."),
+        typer.Option(help="With --submission: `auto` is bf16 where the hardware supports it natively."),
     ] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help=f"With --submission: crops at once; {DEFAULT_BATCH_SIZE} by default.")
+        int | None, typer.Option(min=1, help=f"With --submission: crops per batch; {DEFAULT_BATCH_SIZE} by default.")
     ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="With --submission: GPUs of this machine to share the images.")
-    ] = None,
-    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="With --submission: CPU processes to share the images.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="With --submission: GPUs of this machine to use.")] = None,
+    cpu_ranks: Annotated[int | None, typer.Option(min=1, help="With --submission: ranks on the CPU.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Name the five likeliest classes of images.
+    """Predict the five most likely classes of images.
 
-    Exit code 3 if one cannot be decoded; the others are answered all the same, unless a submission needs every line.
-    Open a model.pt2 only from a source that you trust: torch may run code in it.
+    Exit code 3 if an image cannot be decoded; the others are still predicted, except for a submission, which needs every line.
+    Only open a model.pt2 that you trust: torch may run code in it.
     """
+    arguments = locals()
     if submission is None:
-        given = {
-            "--class-ids": class_ids,
-            "--scales": scales,
-            "--batch-size": batch_size,
-            "--gpus": gpus,
-            "--cpu-ranks": cpu_ranks,
-        }
-        alone = [name for name, value in given.items() if value is not None]
-        alone += ["--protocol"] * (protocol != "single") + ["--precision"] * (precision != "auto")
-        if alone:
-            raise RecipeError(
-                f"{alone[0]} needs --submission FILE", "without it each image is shown as the recipe's one crop, in fp32"
-            )
-        _show(PredictRequest(source, tuple(images), checkpoint), as_json)
+        for name in ("class_ids", "scales", "batch_size", "gpus", "cpu_ranks", "protocol", "precision"):
+            if arguments[name] not in (None, "single", "auto"):
+                hint = "without it each image is evaluated on the recipe's single crop, in fp32"
+                raise RecipeError(f"--{name.replace('_', '-')} needs --submission FILE", hint)
+        _show(requested(arguments, PredictRequest), as_json)
         return
-    sides = shorter_sides(scales, protocol)
-    request = SubmissionRequest(
-        source, tuple(images), submission, checkpoint, class_ids, protocol, sides, precision, batch_size
-    )
+    request = requested(arguments, SubmissionRequest, scales=shorter_sides(scales, protocol))
     check(request)
     if not start_ranks(gpus, cpu_ranks):
         _submit(request, as_json)
@@ -99,20 +90,7 @@ def _submit(request: SubmissionRequest, as_json: bool) -> None:
     by = done.choice.in_words() if done.choice else ""
     if by:
         console.say(f"by {by}")
-    say_written(done.file, done.names)
-    console.say(f"and the probabilities into {done.record.name}; `inceptionctl ensemble` averages several")
-
-
-def say_written(file: Path, names: list[str]) -> None:
-    """Tell that a submission was written, and whether the server wants another number of lines."""
-    from inceptionctl.evaluate.unlabelled import lines_lacking
-
-    differ = lines_lacking(names)
-    if differ:
-        console.warn(
-            f"{differ[0]:,} lines, and that set has {differ[1]:,} images", "the server takes files of all images alone"
-        )
-    console.say(f"wrote {file}")
+    console.say(f"wrote its probabilities to {done.record}; `inceptionctl ensemble` averages several such files")
 
 
 def _show(request: PredictRequest, as_json: bool) -> None:
@@ -123,15 +101,11 @@ def _show(request: PredictRequest, as_json: bool) -> None:
         console.print_json({**told, "predictions": [_prediction_json(item) for item in done.predictions]})
     else:
         _print_predictions(done.predictions)
-        _say_source(done.source, done.choice)
+        chosen = done.choice.in_words() if done.choice else ""
+        console.say(f"by {done.source}{chosen and f', {chosen}'}")
     bad = [f"{item.image}: {item.reason}" for item in done.predictions if item.reason]
     if bad:
         raise DataError("cannot decode " + (bad[0] if len(bad) == 1 else f"{len(bad)} images:\n" + "\n".join(bad)))
-
-
-def _say_source(taken: Path, choice: Choice | None) -> None:
-    words = choice.in_words() if choice else ""
-    console.say(f"by {taken}" + (f", {words}" if words else ""))
 
 
 def _prediction_json(item: Prediction) -> dict[str, object]:
@@ -146,4 +120,4 @@ def _print_predictions(predictions: Sequence[Prediction]) -> None:
         for rank, (name, value) in enumerate(item.classes)
     ]
     if rows:
-        console.print_table("Likeliest classes", ("image", "class", "probability"), rows, right=("probability",))
+        console.print_table("Most likely classes", ("image", "class", "probability"), rows, right=("probability",))

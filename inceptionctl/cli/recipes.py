@@ -1,17 +1,17 @@
-"""`inceptionctl recipes`: the bundled recipes, and checking one's own."""
+"""`inceptionctl recipes`: the bundled recipes, and checks of one's own."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, NoData, Settings
+from inceptionctl.cli.options import Json, NoData, RecipeArgument, Settings
 from inceptionctl.errors import InceptionctlError, RecipeError
 from inceptionctl.stages.checks import check_recipe
 
@@ -41,13 +41,13 @@ def header_of(path: Path) -> dict[str, str]:
 
 @app.command(name="list")
 def list_recipes(as_json: Json = False) -> None:
-    """List the recipes that come with inceptionctl, and which rows of the paper's tables each fills."""
+    """List the bundled recipes, and the rows of the paper's tables that each reproduces."""
     from inceptionctl.recipe import bundled_ensembles, bundled_recipes
     from inceptionctl.report.paper import all_rows
 
     of_paper = all_rows()
     kinds = {"training": bundled_recipes(), "ensemble": bundled_ensembles()}
-    found: list[dict[str, Any]] = [
+    found: list[console.JsonObject] = [
         {
             "name": name,
             "kind": kind,
@@ -61,17 +61,17 @@ def list_recipes(as_json: Json = False) -> None:
     if as_json:
         console.print_json(found)
         return
-    for kind, title in (("training", "Bundled recipes"), ("ensemble", "Bundled recipes of ensembles")):
+    for kind, title in (("training", "Bundled recipes"), ("ensemble", "Bundled ensemble recipes")):
         rows = [(item["name"], _in_words(item)) for item in found if item["kind"] == kind]
         console.print_table(title, ("name", "what it trains"), rows, whole=("name",))
         console.out.print()
     console.say(
         "`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it, `inceptionctl ensemble NAME` an ensemble;"
-        " Table N: the row that it fills in a table of the paper (arXiv 1602.07261), and how, RUN being its run"
+        " Table N: the row of the paper's table (arXiv 1602.07261) that it reproduces, and the command for it; RUN is its run"
     )
 
 
-def _in_words(item: dict[str, Any]) -> str:
+def _in_words(item: console.JsonObject) -> str:
     """Title, expectation, cost, and rows of the paper's tables, a line each."""
     facts = [f"{key}: {item[key]}" for key in ("expected", "cost") if key in item]
     rows = [f"Table {row['table']}: {row['evaluation']}" for row in item["rows"]]
@@ -80,12 +80,12 @@ def _in_words(item: dict[str, Any]) -> str:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Bundled name or path.")],
+    name: RecipeArgument,
     settings: Settings = None,
-    complete: Annotated[bool, typer.Option("--complete", help="Print every key, defaults and bases included.")] = False,
+    complete: Annotated[bool, typer.Option("--complete", help="Print every key, with defaults and what it extends.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print a recipe as it was written, or complete."""
+    """Print a recipe as written, or with every key."""
     from inceptionctl.recipe import dump_recipe, find_recipe, load_any
 
     if as_json:
@@ -98,37 +98,37 @@ def show(
 
 @app.command()
 def copy(
-    name: Annotated[str, typer.Argument(help="Bundled name or path.")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file that does not exist yet, or a folder.")],
+    name: RecipeArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="New file, or a folder.")],
     as_json: Json = False,
 ) -> None:
-    """Copy a recipe to change it. Never overwrites."""
+    """Copy a recipe to edit it. Never overwrites."""
     from inceptionctl.recipe import find_recipe
     from inceptionctl.storage import disk_errors
 
     source = find_recipe(name)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
-        raise RecipeError(f"{target} exists already", "name another file, or remove it first")
+        raise RecipeError(f"{target} already exists", "name another file, or remove it first")
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     if as_json:
         console.print_json({"recipe": source.stem, "copy": str(target)})
-    console.say(f"copied {source.stem} to {target}; after changing it: `inceptionctl recipes check {target}`")
+    console.say(f"copied {source.stem} to {target}; after editing it: `inceptionctl recipes check {target}`")
 
 
 @app.command()
 def check(
-    path: Annotated[str, typer.Argument(metavar="RECIPE", help="Bundled name or path.")],
+    path: RecipeArgument,
     settings: Settings = None,
     no_data: NoData = False,
     as_json: Json = False,
 ) -> None:
     """Check that a recipe can be trained here.
 
-    Every problem is reported at once, each with file:line and a hint; the exit code is that of the first kind: 2 the recipe, 3 its data
-    set, 4 a package, 5 the weights that it starts from. The data set that a bundled recipe names need not be here.
+    Reports all problems at once, each with file:line and a hint. The exit code is that of the first kind found: 2 recipe, 3 data set,
+    4 missing package, 5 initial weights. The data set that a bundled recipe names may be missing.
     """
     from inceptionctl.recipe import Ensemble, load_any
 
@@ -151,7 +151,7 @@ def check(
 
 
 def _warnings(recipe: Recipe, opened: Opened | None) -> list[str]:
-    """What a training on these images goes on with and should not surprise."""
+    """What does not stop a training on these images but should be known."""
     from inceptionctl.train.batch import BatchPlan, too_few_images
 
     few = too_few_images(len(opened[0]), BatchPlan(1, recipe.train.global_batch_size, 1)) if opened else None

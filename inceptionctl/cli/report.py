@@ -1,4 +1,4 @@
-"""`inceptionctl report`: one page about several runs."""
+"""`inceptionctl report`: one page for several runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.options import Json, renamed, runs_named
+from inceptionctl.cli.options import Json, renamed, requested, runs_named
 
 
 def report(
@@ -16,22 +16,22 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN|ENSEMBLE...",
-            help="Run directories or their names under runs/, and JSON files of `inceptionctl ensemble --output`.",
+            help="Run directories or their names under runs/, and JSON files written by `inceptionctl ensemble --output`.",
             callback=runs_named,
         ),
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for index.html and the pictures.")] = Path("report"),
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for index.html and the figures.")] = Path("report"),
     out: Annotated[Path | None, typer.Option("--out", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a page about runs: curves, evaluations (of ImageNet beside the paper's tables), calibration, confusions, recipes compared.
+    """Write an HTML report of runs: curves, evaluations (for ImageNet next to the paper's tables), calibration, confusion, recipes.
 
-    The page holds everything itself, so that it can be sent; the pictures lie beside it as PNG files.
+    The page is self-contained; its figures are also written as PNG files.
     """
     from inceptionctl.stages.report import ReportRequest
     from inceptionctl.stages.report import report as write_report
 
-    done = write_report(ReportRequest(tuple(sources), renamed("--out", "--output", out, output)))
+    done = write_report(requested(locals(), ReportRequest, output=renamed("--out", "--output", out, output)))
     size = done.page.stat().st_size
     if as_json:
         console.print_json({"page": str(done.page), "bytes": size, "pictures": [str(file) for file in done.pictures]})

@@ -1,7 +1,8 @@
-"""`inceptionctl runs`: what is in the run directories, also in those that are damaged."""
+"""`inceptionctl runs`: what is in run directories, damaged ones included."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inceptionctl import console
+from inceptionctl.cli.checkpoints import print_checkpoints
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, RunArgument
 from inceptionctl.errors import CheckpointError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from inceptionctl.run import Run
     from inceptionctl.run_contents import Row, RunContents
 
-app = typer.Typer(help="List runs, show one.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List runs and show one.", no_args_is_help=True, cls=Group)
 
 ROOT = Path("runs")
 RECIPE_KEYS = (
@@ -42,7 +44,7 @@ VERSIONS = ("inceptionctl", "torch", "deepspeed", "nvidia-dali-cuda130")
 
 @app.command(name="list")
 def list_runs(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that holds run directories.")] = ROOT,
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of run directories.")] = ROOT,
     as_json: Json = False,
 ) -> None:
     """List the runs in a folder, oldest first."""
@@ -53,7 +55,7 @@ def list_runs(
         console.print_json(_strict(found))
         return
     if not found:
-        console.say(f"no runs under {root}; `inceptionctl train quickstart` makes one")
+        console.say(f"no runs under {root}; `inceptionctl train quickstart` creates one")
         return
     columns = ("run", "model", "step", "epoch", "best error %", "last loss", "state", "size")
     rows = [
@@ -124,7 +126,7 @@ def _summary(found: RunContents) -> Row:
 
 
 def summary_of(run: Run) -> Row:
-    """What `runs list --json` tells of a run, and the commands that go on from it."""
+    """The entry of a run in `runs list --json`, and the next commands."""
     from inceptionctl.run_contents import read_run
 
     found = read_run(run)
@@ -135,12 +137,10 @@ def summary_of(run: Run) -> Row:
 @app.command()
 def show(
     run: RunArgument,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw loss and errors by epoch: png, svg or pdf.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot loss and errors by epoch: png, svg or pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run: its recipe, starts, numbers and checkpoints, and the command that goes on."""
+    """Show a run: its recipe, starts, metrics and checkpoints, and the next command."""
     from inceptionctl.run_contents import files_below, read_run
 
     found = read_run(opened(run))
@@ -168,11 +168,11 @@ def show(
 
 
 def opened(path: Path) -> Run:
-    """A run directory, also a damaged one. Raises CheckpointError saying what is there instead."""
+    """A run directory, even a damaged one. Raises CheckpointError for any other path."""
     from inceptionctl.run import Run, open_run
     from inceptionctl.run_contents import looks_like_run
 
-    return Run(path) if looks_like_run(path) else open_run(path)  # which says what is there instead
+    return Run(path) if looks_like_run(path) else open_run(path)  # which words the error
 
 
 def _main_keys(found: RunContents) -> dict[str, object] | None:
@@ -185,14 +185,8 @@ def _main_keys(found: RunContents) -> dict[str, object] | None:
 
 
 def _strict(value: Any) -> Any:
-    """JSON knows no NaN: a number that is not finite becomes null."""
-    from inceptionctl.run_contents import finite
-
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return finite(value) if isinstance(value, float) else value
+    """JSON has no NaN or infinity: they become null."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def _print_run(result: Row, state: str, has_top5: bool) -> None:
@@ -210,8 +204,8 @@ def _print_run(result: Row, state: str, has_top5: bool) -> None:
         "Starts", ("when", "host", "job", "from step", "ranks", "on", "precision", "versions"), starts, ("from step", "ranks")
     )
     rollbacks = [
-        (entry.get("step", "?"), entry.get("to_step", "?"), _batches(entry), entry.get("reason", "?"))
-        for entry in result["rollbacks"]
+        (get("step", "?"), get("to_step", "?"), f"{get('first_batch', '?')} to {get('last_batch', '?')}", get("reason", "?"))
+        for get in (entry.get for entry in result["rollbacks"])
     ]
     _table("Rollbacks", ("at step", "back to", "skipped batches", "because"), rollbacks, ("at step", "back to"))
     row = result["last_train_row"] or {}
@@ -226,16 +220,14 @@ def _print_run(result: Row, state: str, has_top5: bool) -> None:
         (
             row["step"],
             *(_number(row.get(key), 4 if key == "loss" else 2) for key in keys),
-            _images(row),
+            f"{row.get('num_images', '')} {row.get('subset', '')}".strip().removesuffix(" all"),
         )
         for row in map(_with_accuracy, result["evaluate_rows"])
     ]
     _table("Evaluations while training", columns, rows, columns[:-1])
-    checkpoints = [
-        (item["name"], item["step"], console.size(item["bytes"]), ", ".join(item["pointers"]), item["problem"])
-        for item in result["checkpoints"]
-    ]
-    _table("Checkpoints", ("checkpoint", "step", "size", "is", "damage"), checkpoints, ("step", "size"), ("checkpoint",))
+    if result["checkpoints"]:
+        console.out.print()
+        print_checkpoints("Checkpoints", result["checkpoints"])
     for title in ("evaluations", "export"):
         _table(
             f"Files in {title}/",
@@ -249,21 +241,17 @@ def _print_run(result: Row, state: str, has_top5: bool) -> None:
 
 
 def _start_row(entry: Row) -> tuple[Any, ...]:
-    gpus = entry.get("gpus")
-    versions = entry.get("versions")
+    gpus, cores, versions, slurm = (entry.get(key) for key in ("gpus", "cores", "versions", "slurm"))
     known = versions if isinstance(versions, dict) else {}
     shown = ", ".join(f"{name.removesuffix('-cuda130')} {known[name]}" for name in VERSIONS if name in known)
-    place = f"{len(gpus)} x {gpus[0]}" if isinstance(gpus, list) and gpus else f"CPU, {_cores(entry.get('cores'))}"
-    slurm = entry.get("slurm")
+    place = f"CPU, {counted(cores, 'core') if isinstance(cores, int) else '? cores'}"
+    if isinstance(gpus, list) and gpus:
+        place = f"{len(gpus)} x {gpus[0]}"
     job = f"{slurm.get('job', '?')}, restart {slurm.get('restart', '?')}" if isinstance(slurm, dict) else None
-    return (
-        *(entry.get(key, "?") for key in ("started", "host")),
-        job,
-        *(entry.get(key, "?") for key in ("from_step", "ranks")),
-        place,
-        entry.get("precision", "?"),
-        shown,
+    started, host, step, ranks, precision = (
+        entry.get(key, "?") for key in ("started", "host", "from_step", "ranks", "precision")
     )
+    return started, host, job, step, ranks, place, precision, shown
 
 
 def _quantity(key: str, value: Any) -> tuple[str, str]:
@@ -278,19 +266,6 @@ def _quantity(key: str, value: Any) -> tuple[str, str]:
 def _with_accuracy(row: Row) -> Row:
     error = row.get("top1_error")
     return row | {"accuracy": 100.0 - error} if isinstance(error, int | float) else row
-
-
-def _images(row: Row) -> str:
-    subset = row.get("subset", "all")
-    return f"{row.get('num_images', '')}{'' if subset == 'all' else f' {subset}'}"
-
-
-def _cores(number: Any) -> str:
-    return counted(number, "core") if isinstance(number, int) else "? cores"
-
-
-def _batches(entry: Row) -> str:
-    return f"{entry.get('first_batch', '?')} to {entry.get('last_batch', '?')}"
 
 
 def _table(

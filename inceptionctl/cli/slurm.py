@@ -1,18 +1,17 @@
-"""`inceptionctl slurm`: train as a job that is requeued and resumes, look at it, cancel it."""
+"""`inceptionctl slurm`: train as a job that is requeued and resumes; show and cancel jobs."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, RunArgument, Settings
+from inceptionctl.cli.options import Json, RecipeArgument, RunArgument, RunOutput, Settings, requested
 from inceptionctl.stages import jobs
 from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.submit import Submission, SubmitRequest
@@ -24,63 +23,46 @@ app = typer.Typer(help="Train as a Slurm job that saves, is requeued and resumes
 
 @app.command()
 def submit(
-    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")],
-    time: Annotated[str, typer.Option(metavar="H:M:S", help="Time limit of one start, in Slurm's forms.")],
+    recipe: RecipeArgument,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")],
+    time: Annotated[str, typer.Option(metavar="H:M:S", help="Time limit of one start, in any format of Slurm.")],
     settings: Settings = None,
-    gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs, and so ranks, on each node.")] = None,
-    cpu_ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on the CPU of each node instead.")] = None,
-    cpus_per_rank: Annotated[int | None, typer.Option(min=1, help="Cores of a rank: 8 beside a GPU, else 1.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Run directory; runs/DATE_MODEL_FINGERPRINT by default.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs per node, one rank each.")] = None,
+    cpu_ranks_per_node: Annotated[int | None, typer.Option(min=1, help="CPU ranks per node, instead of GPUs.")] = None,
+    cpus_per_rank: Annotated[int | None, typer.Option(min=1, help="CPU cores per rank; 8 with a GPU, else 1.")] = None,
+    output: RunOutput = None,
     resume: Annotated[str, typer.Option(metavar="auto|never|PATH", help="As in `inceptionctl train`.")] = "auto",
-    partition: Annotated[str | None, typer.Option(help="sbatch's option of this name; so are the next three.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Passed on to sbatch, as are the next three.")] = None,
     account: Annotated[str | None, typer.Option()] = None,
     qos: Annotated[str | None, typer.Option()] = None,
     constraint: Annotated[str | None, typer.Option()] = None,
     array: Annotated[
-        str | None, typer.Option(metavar="1-N%1", help="N starts one after the other, for sites that requeue nothing.")
+        str | None, typer.Option(metavar="1-N%1", help="N starts one after the other, for sites without requeueing.")
     ] = None,
     container: Annotated[
-        str | None, typer.Option(metavar="IMAGE", help="Train in a container: FILE.sif by Apptainer, others by Pyxis.")
+        str | None,
+        typer.Option(metavar="IMAGE", help="Train in a container: FILE.sif with Apptainer, any other image with Pyxis."),
     ] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option(metavar="OPTIONS", help='Any other options of sbatch: --sbatch "--mem=0 --exclusive".')
+        list[str] | None, typer.Option(metavar="OPTIONS", help='Other options for sbatch: --sbatch "--mem=0 --exclusive".')
     ] = None,
     notice: Annotated[
-        int | None, typer.Option(min=1, metavar="SECONDS", help="Before the time limit, for saving: 180, at most half of it.")
+        int | None,
+        typer.Option(
+            min=1, metavar="SECONDS", help="Save this long before the time limit; 180 by default, at most half of it."
+        ),
     ] = None,
-    give_up_after: Annotated[int, typer.Option(min=1, help="Restarts in succession without a new checkpoint.")] = 3,
-    no_submit: Annotated[bool, typer.Option("--no-submit", help="Make the run directory and its script, and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, and stop.")] = False,
+    give_up_after: Annotated[int, typer.Option(min=1, help="Give up after so many restarts without a new checkpoint.")] = 3,
+    no_submit: Annotated[bool, typer.Option("--no-submit", help="Create the run directory and the script, and exit.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, and exit.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a batch script into the run directory and submit it.
 
-    The job trains on one rank a GPU, saves before its time limit or when it is preempted, is requeued and resumes at the next sample.
-    Of an ensemble's recipe each member becomes a job of its own.
+    The job trains with one rank per GPU, saves before its time limit or when it is preempted, is requeued and resumes at the next sample.
+    Each member of an ensemble recipe becomes a job of its own.
     """
-    request = SubmitRequest(
-        recipe,
-        nodes,
-        time,
-        settings or (),
-        gpus_per_node,
-        cpu_ranks_per_node,
-        cpus_per_rank,
-        output,
-        resume,
-        partition,
-        account,
-        qos,
-        constraint,
-        array,
-        container,
-        sbatch or (),
-        notice,
-        give_up_after,
-        no_submit,
-        dry_run,
-    )
+    request = requested(locals(), SubmitRequest)
     done = submit_jobs(request, on_each=(lambda one: None) if as_json else (lambda one: _print_submission(one, request)))
     if as_json:
         told = [one.to_json() for one in done]
@@ -104,7 +86,7 @@ def _print_submission(one: Submission, request: SubmitRequest) -> None:
 
 @app.command()
 def status(run: RunArgument, as_json: Json = False) -> None:
-    """Show a run's jobs in the queue, and how far it is."""
+    """Show a run's jobs in the queue, and its progress."""
     found = jobs.status(run)
     if as_json:
         console.print_json(found)
@@ -116,12 +98,12 @@ def status(run: RunArgument, as_json: Json = False) -> None:
     if queue:
         console.print_table("In Slurm", [name.replace("_", " ") for name in queue[0]], [list(job.values()) for job in queue])
     else:
-        console.say(f"Slurm no longer knows job {newest}; `sacct -j {newest}` does where there is accounting")
+        console.say(f"Slurm no longer lists job {newest}; if accounting is on, `sacct -j {newest}` does")
 
 
 @app.command()
 def cancel(run: RunArgument, as_json: Json = False) -> None:
-    """Cancel a run's jobs; the ranks are told to save first."""
+    """Cancel a run's jobs; the ranks save first."""
     found = jobs.cancel(run)
     if as_json:
         console.print_json(found)
@@ -134,8 +116,8 @@ def cancel(run: RunArgument, as_json: Json = False) -> None:
 @app.command()
 def logs(
     run: RunArgument,
-    lines: Annotated[int, typer.Option(min=1, help="The last N lines.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option(min=1, help="Number of last lines to print.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")] = False,
 ) -> None:
     """Print the output of the run's newest job."""
     file = jobs.log_file(run, may_come=follow)

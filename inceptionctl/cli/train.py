@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from inceptionctl import console
 from inceptionctl.cli.group import is_lower_rank
-from inceptionctl.cli.options import Json, NoData, Settings
+from inceptionctl.cli.options import CpuRanks, Gpus, Json, NoData, RecipeArgument, RunOutput, Settings, requested
 from inceptionctl.cli.runs import summary_of
 from inceptionctl.errors import RecipeError
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    recipe: RecipeArgument,
     settings: Settings = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs of this machine to train on; all of them by default.")] = None,
-    cpu_ranks: Annotated[
-        int | None, typer.Option(min=1, help="Train on the CPU with this many ranks; 1 is the fastest.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Run directory; runs/DATE_MODEL_FINGERPRINT by default.")] = None,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
+    output: RunOutput = None,
     resume: Annotated[
         str,
-        typer.Option(
-            metavar="auto|never|PATH", help="Go on where this recipe's newest run stopped, start anew, or go on from PATH."
-        ),
+        typer.Option(metavar="auto|never|PATH", help="Resume this recipe's newest run, start a new one, or resume from PATH."),
     ] = "auto",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="TCP port of the ranks of this machine; a free one by default.")
+        int | None, typer.Option(min=1, max=65535, help="TCP port that the ranks of this machine use; a free one by default.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and exit.")] = False,
     no_data: NoData = False,
     as_json: Json = False,
 ) -> None:
-    """Train a recipe, or go on with its run.
+    """Train a recipe, or resume its run.
 
-    In an ordinary shell it starts one rank a GPU of this machine. Under torchrun or srun (RANK or SLURM_* set) it is one rank of the job.
+    In an ordinary shell it starts one rank per GPU of this machine. Under torchrun or srun (RANK or SLURM_* set) it is one rank of the job.
     Rerun the same command to resume at the very next sample.
     """
     from inceptionctl.stages.train import TrainRequest
@@ -45,8 +40,8 @@ def train(
     from inceptionctl.stages.train import train as train_recipe
 
     if no_data and not dry_run:
-        raise RecipeError("--no-data: a training needs its data set", "give it with --dry-run, or leave it out")
-    request = TrainRequest(recipe, tuple(settings or ()), gpus, cpu_ranks, output, resume, port)
+        raise RecipeError("--no-data: training needs the data set", "add --dry-run, or leave --no-data out")
+    request = requested(locals(), TrainRequest)
     if dry_run:
         _print_plan(recipe, plan_training(request, data=not no_data), as_json)
         return
@@ -55,7 +50,7 @@ def train(
         console.print_json(summary_of(run))
 
 
-def _print_plan(name: str, plan: dict[str, Any], as_json: bool) -> None:
+def _print_plan(name: str, plan: console.JsonObject, as_json: bool) -> None:
     for warning in plan["warnings"]:
         console.warn(warning)
     if as_json:

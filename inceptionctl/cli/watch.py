@@ -1,4 +1,4 @@
-"""`inceptionctl watch`: a run in the terminal while it goes on, here or on another machine."""
+"""`inceptionctl watch`: follow a run in the terminal, here or on another machine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 def watch(
     run: RunArgument,
-    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two looks at its files.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Show it once and stop, as where the output is no terminal.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between updates.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Show it once and exit, as without a terminal.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show where a run is, live, until it is finished or Ctrl-C. Only its files are read: another machine may write them."""
+    """Follow a run live until it is finished or Ctrl-C. Reads only its files, which another machine may be writing."""
     from rich.live import Live
 
     found = opened(run)
@@ -41,7 +41,7 @@ def watch(
                 frame, finished = _frame(found)
                 live.update(frame, refresh=True)
     except KeyboardInterrupt:
-        return  # what was looked at goes on
+        return  # the training itself continues
 
 
 def _frame(run: Run) -> tuple[RenderableType, bool]:

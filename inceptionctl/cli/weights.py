@@ -1,10 +1,10 @@
-"""`inceptionctl weights`: weights of other programs as checkpoints of ours."""
+"""`inceptionctl weights`: import weights of other programs as checkpoints."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_TABLE_ROWS = 20
 
-app = typer.Typer(help="Take in weights of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="Import weights of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group)
 
 
 @app.command(name="import")
@@ -26,38 +26,35 @@ def import_(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A state dict (.safetensors, .pth, .pt), or a TensorFlow checkpoint (.ckpt).")
     ],
-    model: Annotated[str, typer.Option(metavar="NAME", help="The network to fill: a name from `inceptionctl models list`.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The network: a name from `inceptionctl models list`.")],
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Checkpoint folder to make; weights/NAME by default.")
+        Path | None, typer.Option(metavar="DIR", help="Checkpoint folder to create; weights/NAME by default.")
     ] = None,
     form: Annotated[
-        Literal["auto", "timm", "torchvision", "tf-slim"], typer.Option(help="Whose names; `auto` goes by the kind of file.")
+        Literal["auto", "timm", "torchvision", "tf-slim"],
+        typer.Option(help="Naming scheme of the tensors; `auto` infers it from the file type."),
     ] = "auto",
-    weights: Annotated[
-        Literal["ema", "raw"], typer.Option(help="Running averages or the last weights, where the file has both.")
-    ] = "ema",
+    weights: Annotated[Literal["ema", "raw"], typer.Option(help="EMA or raw weights, if the file has both.")] = "ema",
     class_names: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Names of the classes in the order of the logits, one a line.")
+        Path | None, typer.Option(metavar="FILE", help="Class names in the order of the logits, one per line.")
     ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=2, help="Number of classes; 1001 keeps the background of TF-slim's files.")
+        int | None, typer.Option(min=2, help="Number of classes; 1001 keeps the background class of TF-slim.")
     ] = None,
-    aux_head: Annotated[
-        bool | None, typer.Option(help="With the auxiliary head, or without; by default as the file has it.")
-    ] = None,
+    aux_head: Annotated[bool | None, typer.Option(help="Include the auxiliary head; by default as in the file.")] = None,
     mean: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(metavar="R G B", help="Subtracted from RGB in [0, 1] before the network; the form's by default."),
+        typer.Option(metavar="R G B", help="Subtracted from RGB in [0, 1]; by default the source program's values."),
     ] = None,
     std: Annotated[
-        tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Divisor after that; the form's by default.")
+        tuple[float, float, float] | None, typer.Option(metavar="R G B", help="Divisor after that; by default likewise.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn weights of timm, torchvision or TF-slim into a checkpoint folder.
+    """Convert weights of timm, torchvision or TF-slim to a checkpoint folder.
 
-    Every tensor is accounted for: one that is missing, left over or of another shape is an error (exit code 5), and nothing is
-    written. Code in a file is never run.
+    Every tensor must match: a missing or unexpected tensor, or one of another shape, is an error (exit code 5), and nothing is
+    written. Code in a file is never executed.
     """
     from inceptionctl.models import find_spec
     from inceptionctl.weights.counterparts import read_class_names
@@ -100,15 +97,15 @@ def import_(
         )
 
 
-def _print_import(done: Import, result: dict[str, Any]) -> None:
+def _print_import(done: Import, result: console.JsonObject) -> None:
     filled = Counter(item.note for item in done.match.mapped if item.theirs is None)
     names = f"{done.classes[0]} ... {done.classes[-1]}"
     pairs = [
         ("from", f"{result['source']}: {result['form']}'s {result['their_network']}"),
         ("to", f"{result['model']}, {'with' if result['aux_head'] else 'without'} its auxiliary head"),
         ("classes", f"{result['num_classes']} ({names})" + (", background dropped" if result["background_dropped"] else "")),
-        ("images", f"RGB in [0, 1], less {_triple(result['mean'])}, over {_triple(result['std'])}"),
-        ("tensors", f"{len(done.match.mapped) - filled.total()} mapped, none missing, none of another shape, none left over"),
+        ("images", f"RGB in [0, 1], minus {_triple(result['mean'])}, divided by {_triple(result['std'])}"),
+        ("tensors", f"{len(done.match.mapped) - filled.total()} matched; none missing, unexpected or of another shape"),
         *(("", f"{count} not in the file: {note}") for note, count in filled.items()),
         ("dropped", f"{len(done.match.dropped)} of the file's tensors"),
     ]

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from torch._C._distributed_c10d import Store
 
@@ -54,7 +53,7 @@ class HungRankError(EnvironmentFault):
 class Sign:
     """The last sign of life of a rank: what it said, and when it said something new, on the clock of who listens."""
 
-    said: dict[str, Any]
+    said: console.JsonObject
     heard: float
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
+from inceptionctl.console import JsonObject
 from inceptionctl.distributed.heartbeat import Heartbeat
 from inceptionctl.distributed.rendezvous import choose_interface, meet
 from inceptionctl.distributed.world import World
@@ -104,7 +105,7 @@ def disconnect() -> None:
 
 def on_rank_zero(world: World, device: torch.device, work: Callable[[], T]) -> T:
     """Do something on rank 0 alone and give its JSON-like result to every rank; its error ends all of them."""
-    answer: dict[str, Any] = {}
+    answer: JsonObject = {}
     failure: InceptionctlError | None = None
     if world.rank == 0:
         try:
@@ -128,7 +129,7 @@ def meet_all(world: World, device: torch.device) -> None:
         count.item()  # on a GPU the call alone waits for nobody
 
 
-def _share(world: World, device: torch.device, value: dict[str, Any]) -> dict[str, Any]:
+def _share(world: World, device: torch.device, value: JsonObject) -> JsonObject:
     if world.size == 1:
         return value
     data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=device)
@@ -137,7 +138,7 @@ def _share(world: World, device: torch.device, value: dict[str, Any]) -> dict[st
     if world.rank != 0:
         data = torch.empty(int(length), dtype=torch.uint8, device=device)
     dist.broadcast(data, 0)
-    shared: dict[str, Any] = json.loads(bytes(data.tolist()))
+    shared: JsonObject = json.loads(bytes(data.tolist()))
     return shared
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import yaml
 
 from inceptionctl import __version__
-from inceptionctl.console import size
+from inceptionctl.console import JsonObject, size
 from inceptionctl.data.elpv import license_of
 from inceptionctl.data.sources.class_lists import imagenet_ids
 from inceptionctl.evaluate.results import Result
@@ -41,10 +41,6 @@ ENTRY = ("format", "file", "bytes", "largest_difference", "compared_on")
 START = ("started", "ranks", "gpus", "cores", "precision", "from_step", "python", "versions")
 EVALUATION = ("step", "weights", "checkpoint", "protocol", "preparation", "subset", "num_images", "precision", "classes")
 ERRORS = ("top1_error", "top1_error_interval", "top5_error", "top5_error_interval")
-
-
-Json = dict[str, Any]
-"""An object of a JSON or YAML file, or a template's variables."""
 
 
 class FileEntry(TypedDict):
@@ -143,7 +139,7 @@ def _compared_on(item: ExportedFile, compared_on: str) -> str:
     return images if item.of == "logit" else f"{images} (of a probability)"
 
 
-def _kept_files(ours: Json, sha256: str) -> dict[str, FileEntry]:
+def _kept_files(ours: JsonObject, sha256: str) -> dict[str, FileEntry]:
     """Exports of the same checkpoint in an earlier card, by file."""
     entries = ours.get("files") if ours.get("checkpoint_sha256") == sha256 else None
     known: list[FileEntry] = [entry for entry in entries if _has(entry, ENTRY)] if isinstance(entries, list) else []
@@ -154,7 +150,7 @@ def _has(values: object, keys: Collection[str]) -> bool:
     return isinstance(values, dict) and values.keys() >= set(keys)
 
 
-def _render(facts: Json) -> str:
+def _render(facts: JsonObject) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Markdown, not HTML: nothing is escaped.
@@ -201,7 +197,7 @@ def evaluations_of(trained: Trained) -> list[CardResult]:
     return found
 
 
-def _validation(trained: Trained) -> Json | None:
+def _validation(trained: Trained) -> JsonObject | None:
     """The validation of this step during training, which is of the EMA weights."""
     if trained.run is None or trained.weights != "ema":
         return None
@@ -214,7 +210,7 @@ def _metadata(
     files: Sequence[FileEntry],
     evaluations: Sequence[CardResult],
     license: str | None,
-) -> Json:
+) -> JsonObject:
     section = trained.recipe.model
     papers = re.findall(r"arXiv (\d{4}\.\d{5})", MODELS[section.name].source) if section.name in MODELS else []
     license = license or trained.recipe.export.license
@@ -232,12 +228,12 @@ def _metadata(
     }
 
 
-def _results(trained: Trained, evaluations: Sequence[CardResult]) -> Json:
+def _results(trained: Trained, evaluations: Sequence[CardResult]) -> JsonObject:
     index = {"name": name_of(trained), "results": [_result(trained, one) for one in evaluations]}
     return {"metrics": ["accuracy"], "model-index": [index]}
 
 
-def _result(trained: Trained, one: CardResult) -> Json:
+def _result(trained: Trained, one: CardResult) -> JsonObject:
     name = one["elsewhere"] or dataset_name(trained)
     kind = HUB_IMAGENET if _is_imagenet(trained) and not one["elsewhere"] else name
     made = {"protocol": one["protocol"], "subset": one["subset"], "num_images": one["num_images"], "of": one["of"]}
@@ -255,7 +251,7 @@ def _result(trained: Trained, one: CardResult) -> Json:
     }
 
 
-def _network(trained: Trained) -> Json:
+def _network(trained: Trained) -> JsonObject:
     section = trained.recipe.model
     spec = MODELS.get(section.name)
     return {
@@ -279,13 +275,13 @@ def _pillow(recipe: Recipe) -> dict[str, bool | str]:
     return {"transform": plain, "exact": exact, "filter": section.interpolation.upper()}
 
 
-def _starts(run: Run | None) -> list[Json]:
+def _starts(run: Run | None) -> list[JsonObject]:
     """Environments of the starts of a run, without host name and command."""
     found = _json(run.environment_file) if run else None
     return [start for start in found if _has(start, START)] if isinstance(found, list) else []
 
 
-def _public(values: Json) -> Json:
+def _public(values: JsonObject) -> JsonObject:
     """A recipe without paths of the training machine."""
     return {
         key: _public(value)
@@ -301,7 +297,7 @@ def _without_folders(text: str) -> str:
     return re.sub(r"(?<!\S)\S*/([^/\s]+)", r"\1", text)
 
 
-def _front_matter(file: Path) -> Json:
+def _front_matter(file: Path) -> JsonObject:
     """The YAML between the first two lines of dashes; empty if it is none."""
     try:
         found = re.match(r"---\n(.*?)\n---\n", file.read_text(encoding="utf-8"), re.S)
@@ -319,6 +315,6 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _dumped(values: Json) -> str:
+def _dumped(values: JsonObject) -> str:
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
     return text.rstrip()

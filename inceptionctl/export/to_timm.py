@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.evaluate.trained import Trained, empty_network
 from inceptionctl.export.description import Description, parse_description
@@ -86,7 +86,7 @@ def _counterpart(trained: Trained) -> Counterpart:
     return found
 
 
-def _config(trained: Trained, description: Description, counterpart: Counterpart) -> dict[str, Any]:
+def _config(trained: Trained, description: Description, counterpart: Counterpart) -> JsonObject:
     names, section = counterpart.names(), trained.recipe.model
     # timm's own networks have this argument; left out where it is theirs, since older versions do not know the key.
     own_eps = section.batch_norm_eps != counterpart.batch_norm_eps
@@ -142,7 +142,7 @@ def open_export(path: Path, device: torch.device) -> Opened:
     return Opened(description, logits_of(model.to(device), device))
 
 
-def read_config(config: Path) -> dict[str, Any] | None:
+def read_config(config: Path) -> JsonObject | None:
     """A config.json in timm's form, else None."""
     try:
         content = json.loads(config.read_text(encoding="utf-8", errors="replace"))

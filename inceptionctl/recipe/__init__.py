@@ -1,6 +1,6 @@
-"""Recipes: what they may say (schema.py, ensemble.py) and how they are read (yaml_source.py, load.py)."""
+"""Recipes: what they may say (schema.py, ensemble_recipe.py) and how they are read (yaml_source.py, load.py)."""
 
-from inceptionctl.recipe.ensemble import Ensemble, is_ensemble, load_any, load_ensemble
+from inceptionctl.recipe.ensemble_recipe import Ensemble, is_ensemble, load_any, load_ensemble
 from inceptionctl.recipe.load import (
     bundled_ensembles,
     bundled_recipes,

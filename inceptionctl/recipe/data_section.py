@@ -1,4 +1,4 @@
-"""The recipe's section `data`: where the images are, how they are read and changed."""
+"""The recipe's section `data`: where the images are, how they are read and augmented."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
 
 
 class _Builtin(Section):
-    """Random changes of a training image. Each is a pure function of (seed, epoch, place)."""
+    """Augmentation of training images. Each draw is a pure function of (seed, epoch, position)."""
 
     crop_area: Range = (0.05, 1.0)
-    """Area of the random crop, as a share of the image's, drawn uniformly."""
+    """Area of the random crop as a fraction of the image, drawn uniformly."""
     crop_aspect: Range = (0.75, 1.3333333333333333)
-    """Width over height of the random crop."""
+    """Aspect ratio (width / height) of the random crop."""
     resize_filters: list[Filter | Literal["area"]] = Field(default=["bilinear"], min_length=1)
-    """How the crop is resized; of several, each image draws one. None antialiases but `area`, which averages."""
+    """Interpolation of the crop's resize; if there are several, each image draws one. Only `area` antialiases."""
     horizontal_flip: Probability = 0.5
-    """Probability of a mirror image."""
+    """Probability of a horizontal flip."""
     vertical_flip: Probability = 0.0
-    """Probability of an upside-down image; not for natural photographs."""
+    """Probability of a vertical flip; not for natural photographs."""
     brightness: float = Field(default=0.12549019607843137, ge=0.0, lt=1.0)
-    """All values are shifted by up to this share of the full range either way (TF-slim: 32/255)."""
+    """Largest brightness shift, up or down, as a fraction of the full range (TF-slim: 32/255)."""
     contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Contrast factor, about the mean of each channel, is drawn from 1 - x to 1 + x."""
+    """The contrast factor, about the mean of each channel, is drawn from [1 - x, 1 + x]."""
     saturation: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Saturation factor is drawn from 1 - x to 1 + x."""
+    """The saturation factor is drawn from [1 - x, 1 + x]."""
     hue_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
-    """Hue is turned by up to this many degrees either way (TF-slim's full mode: 72)."""
+    """Largest hue rotation in degrees, in either direction (TF-slim's full mode: 72)."""
     color_order: Literal["fixed", "random"] = "fixed"
     """`fixed`: brightness, saturation, hue, contrast; `random`: each image draws one of TF-slim's four orders."""
 
@@ -45,7 +45,7 @@ class _Builtin(Section):
     @classmethod
     def _no_filter_twice(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
-            raise ValueError(f"resize_filters {names} names a filter twice; each is drawn equally often")
+            raise ValueError(f"resize_filters {names} names a filter twice; each is drawn with equal probability")
         return names
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ class _Builtin(Section):
 
     @property
     def switched_on(self) -> tuple[Augmentation, ...]:
-        """The augmentations besides, in the order in which they are applied."""
+        """The augmentations of modules, in the order in which they are applied."""
         each = (getattr(self, key) for key in AUGMENTATIONS)
         return tuple(one for one in each if one.is_on)
 
@@ -82,37 +82,37 @@ class DataSection(Section):
     """Where the images are and how they are read."""
 
     root: str = "data/imagenet"
-    """Folder with the images, as train/<class>/* and val/<class>/* or otherwise; relative to the working directory."""
+    """Root of the data set, with train/<class>/* and val/<class>/* or another format; relative to the working directory."""
     format: Format = "auto"
-    """What the images lie in; `auto` looks (docs/data.md has the forms)."""
+    """Format of the data set; `auto` detects it (docs/data.md lists the formats)."""
     class_names: str | None = None
-    """File with a class name a line, in the order of the labels; null takes the names from the data, sorted."""
+    """File with one class name per line, in the order of the labels; null takes the names from the data, sorted."""
     class_order: ClassOrder = "sorted"
-    """`listed` says that an order of class names that is not sorted is meant; else it is refused."""
+    """Set to `listed` to accept class names that are not in sorted order, which is an error otherwise."""
     val_labels: str | None = None
-    """File with the class of each validation image that lies in no class folder; null looks for the usual names in `root`."""
+    """File with the classes of validation images that are not in class folders; null looks for the usual names in `root`."""
     train_csv: str | None = None
-    """CSV file with the columns path and label that names the training images."""
+    """CSV file of the training images, with columns path and label."""
     val_csv: str | None = None
-    """The same for the validation images."""
+    """CSV file of the validation images, likewise."""
     exclusions: str | None = None
-    """File with images to leave out, a name a line below `root`; `inceptionctl data check ROOT --write-exclusions FILE` writes one."""
+    """File of images to leave out, one path below `root` per line; `inceptionctl data check ROOT --write-exclusions FILE` writes one."""
     decode: Literal["auto", "cpu", "mixed", "mixed_roi"] = "auto"
-    """Where JPEGs are decoded: `mixed` on the GPU, `mixed_roi` there too but only the crop; `auto` is `mixed` where there is a GPU."""
+    """Where JPEGs are decoded: `cpu`, `mixed` (GPU), or `mixed_roi` (GPU, the crop only); `auto` is `mixed` if there is a GPU."""
     exif_orientation: bool = True
-    """Turn photographs upright as their EXIF data say; TF-slim ignores EXIF."""
+    """Apply the EXIF orientation; TF-slim ignores it."""
     num_threads: int | None = Field(default=None, ge=1)
-    """DALI's CPU threads of one rank; null takes this machine's cores divided by its ranks."""
+    """DALI's CPU threads per rank; null divides the cores of the machine among its ranks."""
     max_bad_images: int = Field(default=100, ge=0)
-    """Images that training may find unreadable before it stops; their places go to others, validation leaves them out."""
+    """Number of unreadable images before training stops; each is replaced by another image, validation leaves it out."""
     read_timeout_seconds: float = Field(default=60.0, gt=0.0)
-    """An image that has not been read after so long, while nothing else was waited for, counts as unreadable."""
+    """Timeout for reading an image, after which it counts as unreadable."""
     mean: Annotated[tuple[float, float, float], Field(strict=False)] = (0.5, 0.5, 0.5)
-    """Subtracted from R, G and B in [0, 1]. With `std` 0.5 the network sees [-1, 1], as in TF-slim."""
+    """Mean of R, G and B in [0, 1], subtracted. With `std` 0.5 the network sees [-1, 1], as in TF-slim."""
     std: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)] = (0.5, 0.5, 0.5)
-    """Divisor of R, G and B after that."""
+    """Standard deviation of R, G and B, divided by after that."""
     augment: AugmentSection = AugmentSection()
-    """Random changes of training images."""
+    """Augmentation of training images."""
 
     @property
     def decodes_on_gpu(self) -> bool:
@@ -130,7 +130,7 @@ class DataSection(Section):
         return _file(self.exclusions)
 
     def sources(self, root: Path) -> Sources:
-        """How to open the data set at `root`; of another one than the recipe's, only its class names are told."""
+        """How to open the data set at `root`; for one other than the recipe's, only the class names apply."""
         named: Sources = {"class_names": _file(self.class_names), "class_order": self.class_order}
         if root != self.root_path:
             return named

@@ -14,14 +14,14 @@ from pydantic import BaseModel, ValidationError
 from inceptionctl.errors import Problem, RecipeError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.keys import MEMBERS, is_text
+from inceptionctl.recipe.problems import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.variants import VARIANTS
-from inceptionctl.recipe.wording import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.yaml_source import KeyPath, Source, parse, parse_value
 from inceptionctl.section import Tree
 
 if TYPE_CHECKING:
-    from inceptionctl.recipe.ensemble import Ensemble
+    from inceptionctl.recipe.ensemble_recipe import Ensemble
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -39,7 +39,7 @@ def bundled_recipes() -> dict[str, Path]:
 
 
 def bundled_ensembles() -> dict[str, Path]:
-    """The same for recipes of ensembles (ensemble.py)."""
+    """The same for ensemble recipes (ensemble_recipe.py)."""
     return {name: path for name, path in _bundled().items() if MEMBERS in read_source(path).data}
 
 
@@ -78,7 +78,7 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
     source = read_source(find_recipe(name))
     if MEMBERS in source.data:
         raise RecipeError(
-            f"recipe '{name}' is of an ensemble, not of one training",
+            f"recipe '{name}' is an ensemble, not a single training",
             f"`inceptionctl ensemble {name}` trains its members one by one and combines them",
         )
     return _checked(source, settings, name)
@@ -200,19 +200,19 @@ def _base_path(base: str, path: Path) -> Path:
 
 def _extends_problem(base: Any, path: Path, seen: tuple[Path, ...]) -> tuple[str, str] | None:
     if not isinstance(base, str):
-        return f"extends: {base!r} is not a name", "give one recipe's file or bundled name"
+        return f"extends: {base!r} is not a name", "name one recipe, by file or bundled name"
     try:
         found = _base_path(base, path).resolve()
     except RecipeError as error:
         return f"extends: {error.message}", error.hint or ""
     if found in seen:
         chain = " -> ".join(item.name for item in (*seen, found))
-        return f"extends: a circle: {chain}", "let one of them stand alone"
+        return f"extends: circular: {chain}", "remove `extends` from one of them"
     return None
 
 
 def merged(base: Source, top: Source) -> Source:
-    """`top` over `base`, key by key; a section whose `name` changes starts anew. `base` may be changed by this.
+    """`top` over `base`, key by key; a section whose `name` changes is reset to its defaults. `base` may be changed by this.
 
     The licence of a data set is that of its `data.root`: where `top` names another, the one in `base` is not the new one's.
     """
@@ -256,7 +256,7 @@ def settings_source(settings: Iterable[str]) -> Source:
             value = text if is_text(keys) and text not in ("", "~", "null") else parse_value(text)
         except yaml.YAMLError:
             top.problems.append(
-                Problem(where, f"{dotted}: {text!r} is not a YAML value", "quote it as the shell and YAML want it")
+                Problem(where, f"{dotted}: {text!r} is not a YAML value", "quote it for the shell and for YAML")
             )
             continue
         _set_in(top, keys, value, where)

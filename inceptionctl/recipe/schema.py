@@ -1,4 +1,4 @@
-"""What a recipe may say: one class a section, one docstring a key. Unknown keys are forbidden; units are in the names.
+"""The keys of a recipe: one class per section, one docstring per key. Unknown keys are forbidden; units are in the names.
 
 Every value has a type and bounds here and nowhere else. `Recipe` is what the rest of the program reads.
 """
@@ -21,29 +21,29 @@ class ModelSection(Section):
     """The network (`inceptionctl models list` names them all)."""
 
     name: str = "inception_v4"
-    """A name from `inceptionctl models list`, or `timm/NAME` for a network of timm, where that is installed."""
+    """A name from `inceptionctl models list`, or `timm/NAME` for a network of timm, if installed."""
     num_classes: int = Field(default=1000, ge=2)
-    """Number of classes; must equal the class folders of the data set."""
+    """Number of classes; must equal the number of classes of the data set."""
     input_px: int = Field(default=299, ge=32)
-    """Side of the square input in pixels."""
+    """Input resolution: side of the square input in pixels."""
     width: float = Field(default=1.0, gt=0.0, le=4.0)
-    """Factor on every channel count (rounded to multiples of 8). 1.0 is the paper's network."""
+    """Width multiplier of all channel counts (rounded to multiples of 8); 1.0 is the paper's network."""
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
-    """Probability of dropping a feature before the classifier (the paper keeps 0.8)."""
+    """Dropout rate before the classifier (the paper keeps 0.8)."""
     batch_norm_momentum: float = Field(default=3e-4, gt=0.0, le=1.0)
-    """Share of a micro batch in the running statistics, on any number of ranks: 1 - TensorFlow's decay. Short runs want 0.01 to 0.1."""
+    """Momentum of the running statistics, as in torch: 1 - TensorFlow's decay, on any number of ranks. Short runs need 0.01 to 0.1."""
     batch_norm_eps: float = Field(default=1e-3, gt=0.0)
-    """Added to the variance in batch norm."""
+    """Epsilon of batch norm, added to the variance."""
     aux_head: bool | None = None
-    """Train with the auxiliary head; null takes it where the network's own paper does (the Inception-v3 family)."""
+    """Train with an auxiliary head; null follows the network's own paper (true for the Inception-v3 family)."""
     residual_scale: float | tuple[float, float, float] | None = None
-    """Factor on the residuals of an Inception-ResNet, or three for its three grids; 1.0 switches it off; null is (0.17, 0.10, 0.20)."""
+    """Scale of the residuals of an Inception-ResNet, one or three (one per grid size); 1.0 disables scaling; null is (0.17, 0.10, 0.20)."""
     residual_unit: Literal["original", "bottleneck"] | None = None
-    """Unit of a ResNet: two 3x3 convolutions, or the 1x1 bottleneck; null is the paper's, `original` below 50 layers."""
+    """Residual unit of a ResNet: two 3x3 convolutions (`original`) or the bottleneck; null follows the paper, `original` below 50 layers."""
     init_from: str | None = None
-    """Start with the weights of this run, checkpoint or safetensors export; the classifier is new where the classes differ in number."""
+    """Initialize from the weights of this run, checkpoint or safetensors export; the classifier is new if the number of classes differs."""
     freeze: list[str] = Field(default=[])
-    """Blocks that keep their weights and statistics, by name: `stem`, `blocks_a.0` (`inceptionctl models show NAME`)."""
+    """Blocks whose weights and batch-norm statistics are frozen, by name: `stem`, `blocks_a.0` (`inceptionctl models show NAME`)."""
 
     @field_validator("name")
     @classmethod
@@ -60,7 +60,7 @@ class ModelSection(Section):
         scales = value if isinstance(value, list | tuple) else [1.0 if value is None else value]
         numbers = all(isinstance(scale, int | float) and not isinstance(scale, bool) and 0.0 < scale <= 1.0 for scale in scales)
         if not numbers or (scales is value and len(scales) != 3):
-            raise ValueError(f"{value!r} is neither a number above 0 and up to 1 nor a list of three, one for each grid")
+            raise ValueError(f"{value!r} is neither a number in (0, 1] nor a list of three, one per grid size")
         return tuple(map(float, scales)) if scales is value else value
 
     @model_validator(mode="after")
@@ -79,74 +79,74 @@ class ModelSection(Section):
         return self
 
     def network(self) -> NetworkArguments:
-        """Arguments of `models.build_model`: this section less what is done to a network once it is built."""
+        """Arguments of `models.build_model`: this section without what is done to a network after it is built."""
         return cast(NetworkArguments, self.model_dump(exclude={"init_from", "freeze"}))
 
 
 class TrainSection(Section):
-    """Length, batch, precision and averages of the training."""
+    """Length, batch size, precision, loss and EMA of the training."""
 
     epochs: float = Field(default=100.0, gt=0.0)
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Stop after this many optimizer steps, if that is sooner; null for no limit. The schedule still spans `epochs`."""
+    """Stop after this many optimizer steps if that comes first; null for no limit. The schedule still spans `epochs`."""
     global_batch_size: int = Field(default=640, ge=1)
-    """Images of one optimizer step over all ranks. Stays the same when the number of ranks changes."""
+    """Images per optimizer step over all ranks, independent of the number of ranks."""
     micro_batch_size: int = Field(default=32, ge=1)
-    """Most images a rank takes through the network at once; the largest divisor of its share up to this is used."""
+    """Upper limit of the images per forward pass of a rank; the largest divisor of the rank's share of the batch up to this is used."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of weights, sample order, augmentation and dropout."""
+    """Seed of weight initialization, sample order, augmentation and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 is autocast with fp32 weights; `auto` takes it where the processor computes it natively."""
+    """`bf16` is autocast with fp32 weights; `auto` is bf16 where the hardware supports it natively, else fp32."""
     tf32: bool = False
-    """Whether GPUs may compute fp32 products and convolutions in TF32, which is faster and rounds to 10 bits; without effect on CPUs."""
+    """Allow TF32 for fp32 matrix products and convolutions on GPUs: faster, with a mantissa of 10 bits. No effect on CPUs."""
     zero_stage: Literal[0, 1] = 0
-    """1: each rank holds a part of the optimizer's state (DeepSpeed's ZeRO), to save memory; may change from start to start."""
+    """DeepSpeed's ZeRO stage: 1 shards the optimizer state over the ranks to save memory. May change when a run is resumed."""
     channels_last: bool = True
-    """Memory format of activations and convolution weights."""
+    """Use the channels_last memory format for activations and convolution weights."""
     compile: Literal["none", "blocks", "network"] = "none"
-    """torch.compile: `blocks` compiles block by block, once for blocks that are alike; `network` all of it. The first step takes minutes."""
+    """torch.compile: `blocks` compiles each distinct block once, `network` the whole network. The first step takes minutes."""
     compile_mode: Literal["default", "max-autotune"] = "default"
-    """`max-autotune` tries more kernels for each layer, on GPUs, and takes much longer to begin."""
+    """Mode of torch.compile: `max-autotune` benchmarks more kernels per layer on GPUs and takes much longer to start."""
     cudnn_benchmark: bool = False
-    """On GPUs cuDNN tries its algorithms for each convolution and takes the fastest, which another start may find to be another one."""
+    """cuDNN benchmarks its convolution algorithms on GPUs and picks the fastest, which may differ from start to start."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of the target spread evenly over all classes."""
+    """Label smoothing: fraction of the target spread evenly over all classes."""
     aux_loss_weight: float = Field(default=0.4, ge=0.0)
-    """Weight of the auxiliary head's loss, where the network has one."""
+    """Weight of the auxiliary head's loss, if the network has one."""
     ema_decay: float = Field(default=0.9999, ge=0.0, lt=1.0)
-    """Decay of the running average of the weights, with the warm-up min(d, (1 + n) / (10 + n))."""
+    """Decay of the EMA of the weights, warmed up as min(decay, (1 + n) / (10 + n)) over n updates."""
     log_every_steps: int = Field(default=20, ge=1)
-    """Length of a log window; the only place where the host waits for the device."""
+    """Steps between rows of metrics; only then does the host wait for the device."""
     on_divergence: Literal["stop", "rollback"] = "stop"
-    """What a loss or gradient that is not finite, or a dead network, does: `stop` ends the run with exit code 6; `rollback` goes back
+    """What happens on a non-finite loss or gradient, or a dead network: `stop` ends the run with exit code 6; `rollback` returns
     to the last good checkpoint and skips the batches since then."""
     max_rollbacks: int = Field(default=3, ge=1)
-    """Most rollbacks in a run; the next divergence ends it with exit code 6."""
+    """Limit of rollbacks in a run; the next divergence ends it with exit code 6."""
     collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
-    """After waiting so long for another rank, at the start or in a step, the run ends with exit code 4."""
+    """Timeout for other ranks, at the start or in a step; then the run ends with exit code 4."""
 
 
 class EvaluateSection(Section):
     """Validation during and after the training."""
 
     every_epochs: float | None = Field(default=1.0, gt=0.0)
-    """Validate the EMA weights this often while training; null only at the end."""
+    """Epochs between validations of the EMA weights; null validates only at the end."""
     batch_size: int = Field(default=64, ge=1)
-    """Images a rank takes through the network at once."""
+    """Images per forward pass of a rank."""
     central_fraction: float = Field(default=0.875, gt=0.0, le=1.0)
-    """Share of each side that the central crop keeps (timm's crop_pct)."""
+    """Fraction of each side that the center crop keeps (timm's crop_pct)."""
     keep_aspect: bool = False
-    """false: the crop is squashed to the square, as TF-slim; true: the shorter side is resized to input_px / central_fraction and
-    the middle square taken, as timm."""
+    """false: crop, then resize to the square without keeping the aspect ratio, as in TF-slim. true: resize the shorter side to
+    input_px / central_fraction and take the center crop, as in timm."""
     interpolation: Filter = "bilinear"
-    """How images are resized."""
+    """Interpolation of the resize."""
     antialias: bool = False
-    """Whether the filter widens where an image shrinks: Pillow's and timm's do, TensorFlow 1's do not."""
+    """Antialias when downsampling, as Pillow and timm do; TensorFlow 1 does not."""
     subset: Literal["all", "non-blacklisted"] = "all"
-    """Validation images while training: `non-blacklisted` leaves out those that ImageNet's development kit lists, as the paper's curves do."""
+    """Validation images during training: `non-blacklisted` leaves out ImageNet's blacklist, as the paper's curves do."""
     blacklist: str | None = None
-    """The development kit's list; null looks for it in `data.root`."""
+    """ImageNet's blacklist, from the development kit; null looks for it in `data.root`."""
 
     @property
     def blacklist_path(self) -> Path | None:
@@ -158,50 +158,50 @@ class CheckpointSection(Section):
     """When to save and what to keep."""
 
     every_epochs: float | None = Field(default=1.0, gt=0.0)
-    """Save this often, in epochs; null for not."""
+    """Epochs between checkpoints; null for none by epochs."""
     every_steps: int | None = Field(default=None, ge=1)
-    """Save this often, in optimizer steps; null for not. May be given beside `every_epochs`."""
+    """Optimizer steps between checkpoints; null for none by steps. May be combined with `every_epochs`."""
     keep_last: int = Field(default=3, ge=1)
-    """Number of newest checkpoints to keep."""
+    """Number of most recent checkpoints to keep."""
     keep_best: bool = True
-    """Also keep the best checkpoint of all validations."""
+    """Also keep the best checkpoint."""
     best_by: Literal["top1_error", "top5_error", "loss"] = "top1_error"
-    """The best is the one with the lowest of this."""
+    """Validation metric that decides which checkpoint is the best; lower is better."""
     keep_every_epochs: float | None = Field(default=None, gt=0.0)
-    """Keep for good the first checkpoint at or after every so many epochs; null for none."""
+    """Permanently keep the first checkpoint at or after every this many epochs; null for none."""
     on_write_error: Literal["stop", "continue"] = "stop"
-    """When a disk refuses a checkpoint: `stop` ends the run with exit code 4; `continue` says so, keeps the checkpoint before, and tries
-    again at the next save; the run then ends with code 4 only if its last save failed."""
+    """If a checkpoint cannot be written: `stop` ends the run with exit code 4; `continue` warns, keeps the previous checkpoint and tries
+    again at the next save, and the run ends with exit code 4 only if its last save failed."""
 
 
 class ExportSection(Section):
-    """What `inceptionctl export` writes when no format is named, and what its model card says."""
+    """Default formats of `inceptionctl export`, and licences for its model card."""
 
     formats: list[Literal["onnx", "safetensors", "pt2", "timm", "torchscript", "triton"]] = Field(
         default=["onnx", "safetensors"], min_length=1
     )
-    """File formats."""
+    """Formats to export when no --format is given."""
     license: str | None = None
-    """Licence of the weights for the model card, as an SPDX name: apache-2.0; null says that none was given."""
+    """Licence of the weights for the model card, as an SPDX identifier such as apache-2.0; null states that none was given."""
     data_license: str | None = None
-    """Licence of the data set in `data.root` for the model card, in words; forgotten where another file or `--set` names another root."""
+    """Licence of the data set in `data.root` for the model card, as text; dropped if another recipe or `--set` changes the root."""
 
 
 class HealthSection(Section):
-    """The watch for a network that dies or diverges (section 3.3 of the paper): looked at when a row of metrics is written."""
+    """Detection of dead or diverging networks (section 3.3 of the paper), checked with every row of metrics."""
 
     watch: bool = True
-    """Measure the share of zeros before the average pool and the scale of each block's activations."""
+    """Monitor the fraction of zero activations before the average pool, and the scale of each block's activations."""
     stop_when_dead: bool = True
-    """Take a dead network for a diverged training (`train.on_divergence`); a loss or gradient that is not finite always is one."""
+    """Treat a dead network as a divergence (`train.on_divergence`); a non-finite loss or gradient always is one."""
     max_zero_share: float = Field(default=0.999, gt=0.0, le=1.0)
-    """Dead is a network with a larger share of zeros than this before the average pool."""
+    """A network is dead if more than this fraction of its activations before the average pool is zero ..."""
     patience_windows: int = Field(default=3, ge=1)
-    """... in so many rows in succession. Nothing is saved meanwhile, so that the last checkpoint is a good one."""
+    """... in this many consecutive rows of metrics. Nothing is saved meanwhile, so the last checkpoint is good."""
 
 
 class Recipe(Section):
-    """A whole training: everything that a run depends on, and nothing else."""
+    """A complete training: everything that a run depends on, and nothing else."""
 
     model: ModelSection = ModelSection()
     """The network."""
@@ -218,7 +218,7 @@ class Recipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     """The checkpoints."""
     health: HealthSection = HealthSection()
-    """The watch."""
+    """The health checks."""
     export: ExportSection = ExportSection()
     """The exports."""
 
@@ -239,7 +239,7 @@ class Recipe(Section):
                 "{message}",
                 {
                     "message": f"train.collective_timeout_seconds {ranks:g} must be longer than data.read_timeout_seconds {image:g}",
-                    "hint": "while one rank waits for an image, the others wait for that rank; several times as long is better",
+                    "hint": "while one rank waits for an image, the others wait for that rank; make it several times as long",
                 },
             )
         return self
@@ -257,7 +257,7 @@ class Recipe(Section):
         return self.model_dump(mode="json")
 
 
-# What may differ between a run and its continuation: where things are and how they are reported, never what is computed.
+# Keys that may change when a run is resumed: where things are and how they are reported, never what is computed.
 FREE_TO_CHANGE = frozenset(
     {
         "data.root",
@@ -296,7 +296,7 @@ def flatten(tree: Tree, prefix: str = "") -> Tree:
 
 
 def binding(tree: Tree) -> Tree:
-    """The dotted keys of a resolved recipe that a continued run must share with its beginning."""
+    """The dotted keys of a resolved recipe that must not change when a run is resumed."""
     return {
         key: value
         for key, value in flatten(tree).items()

@@ -88,11 +88,11 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "the number of ranks is an option of the command: --gpus N or --cpu-ranks N": (
         *("gpus", "num_gpus", "gpu", "devices", "world_size", "nproc_per_node", "num_nodes", "device", "accelerator"),
     ),
-    "it follows: train.global_batch_size / (ranks x train.micro_batch_size)": (
+    "it is computed: train.global_batch_size / (ranks x train.micro_batch_size)": (
         *("grad_accum_steps", "gradient_accumulation_steps", "accumulation_steps", "grad_accum", "accumulate_grad_batches"),
     ),
     "the run directory is an option of the command: --output DIR": ("output", "output_dir", "log_dir", "save_dir", "run_dir"),
-    "where to go on is an option of the command: --resume auto|never|PATH": ("resume", "resume_from", "resume_from_checkpoint"),
+    "resuming is an option of the command: --resume auto|never|PATH": ("resume", "resume_from", "resume_from_checkpoint"),
     "data.augment has brightness, contrast, saturation and hue_degrees, each a key of its own": ("color_jitter", "jitter"),
     f"there is none: `data.augment` has crops, flips, colors, {', '.join(AUGMENTATIONS)}": (
         *("mixup", "cutmix", "aa", "auto_augment", "autoaugment", "randaugment", "aug_splits"),
@@ -117,11 +117,11 @@ def known_elsewhere(name: str, keys: Sequence[str]) -> str | None:
 
 
 _REMARKS = {
-    "train.global_batch_size": ", of all ranks together; `train.micro_batch_size` is the most that a rank takes at once",
+    "train.global_batch_size": ", of all ranks together; `train.micro_batch_size` is the batch size of a forward pass",
     "train.precision": ": auto, fp32 or bf16",
-    "optim.clip_global_norm": "; without it `optim.clip_agc` clips adaptively",
+    "optim.clip_global_norm": "; if it is null, `optim.clip_agc` applies",
     "optim.clip_agc": ": a factor, 0 for none",
     "model.batch_norm_momentum": ", torch's: 1 - the decay of the statistics",
     "data.num_threads": ": DALI's threads of a rank",
-    "model.init_from": ": a run, a checkpoint, or what `inceptionctl weights import` made",
+    "model.init_from": ": a run, a checkpoint, or weights imported by `inceptionctl weights import`",
 }

@@ -70,7 +70,7 @@ def parse(text: str, name: str) -> Source:
         line = mark.line + 1 if mark else 1
         detail = getattr(error, "problem", None) or str(error)
         source.problems.append(
-            Problem(f"{name}:{line}", f"not YAML: {detail}", "check the indentation, quotes and tabs near this line")
+            Problem(f"{name}:{line}", f"not YAML: {detail}", "check indentation, quotes and tabs near this line")
         )
     return source
 
@@ -94,7 +94,7 @@ def _mapping(loader: CoreLoader, node: yaml.MappingNode, path: KeyPath, name: st
         key = str(loader.construct_object(key_node, deep=True))
         here = (*path, key)
         if key == MERGE_KEY:
-            hint = "write `extends: FILE` at the top of the recipe to take over another one, or write the keys out"
+            hint = "write `extends: FILE` at the top of the recipe to inherit from another recipe, or write the keys out"
             source.problems.append(Problem(where, f"{'.'.join(here)}: YAML 1.2 has no merge keys", hint))
             continue
         if key in data:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from inceptionctl import console
 from inceptionctl.errors import DataError
@@ -54,7 +53,7 @@ class BenchListsRequest:
     output: Path | None = None
 
 
-def data(request: BenchDataRequest) -> dict[str, Any]:
+def data(request: BenchDataRequest) -> console.JsonObject:
     """Images a second of a recipe's data path, stage by stage, beside a Pillow loader and libjpeg-turbo: what `--json` prints.
 
     Raises RecipeError, DataError for images that are missing or cannot be decoded, and EnvironmentFault for an `output` that cannot be written.
@@ -99,7 +98,7 @@ def data(request: BenchDataRequest) -> dict[str, Any]:
     return written(with_figures(result, figures), request.output)
 
 
-def photographs(request: BenchPhotographsRequest) -> dict[str, Any]:
+def photographs(request: BenchPhotographsRequest) -> console.JsonObject:
     """Make JPEGs like ImageNet's out of other photographs; {"folder": ..., "images": ..., "bytes": ...}.
 
     Raises DataError for sources that are missing or too small, and a destination that exists.
@@ -122,7 +121,7 @@ def photographs(request: BenchPhotographsRequest) -> dict[str, Any]:
     return {"folder": str(destination), "images": request.images, "bytes": num_bytes}
 
 
-def lists(request: BenchListsRequest) -> dict[str, Any]:
+def lists(request: BenchListsRequest) -> console.JsonObject:
     """Seconds and memory of opening a synthetic list of images in several processes at once: what `--json` prints."""
     from inceptionctl.bench.lists import bench_lists
     from inceptionctl.bench.machine_facts import facts

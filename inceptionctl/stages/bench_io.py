@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault, RanksEndedError
@@ -61,19 +61,19 @@ def refuse_unwritable(output: Path | None) -> None:
         raise EnvironmentFault(f"cannot write {output}", "name a file in a folder that exists")
 
 
-def with_figures(result: dict[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
+def with_figures(result: console.JsonObject, figures: Sequence[Figure]) -> console.JsonObject:
     """What `--json` prints: the result with its figures."""
     return {**result, "figures": [figure.to_json() for figure in figures]}
 
 
-def written(result: dict[str, Any], output: Path | None) -> dict[str, Any]:
+def written(result: console.JsonObject, output: Path | None) -> console.JsonObject:
     """The result, once it is in the file `output` as JSON, if one is named."""
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
-def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, output: Path | None) -> dict[str, Any]:
+def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, output: Path | None) -> console.JsonObject:
     """Start `inceptionctl WORDS` once a rank; write what rank 0 has given to `leave_result` into `output`, and return it.
 
     Without a number it is one rank, on a GPU where there is one. Raises RanksEndedError when a rank fails, which says why, and what
@@ -96,7 +96,7 @@ def run_in_ranks(words: Sequence[str], gpus: int | None, cpu_ranks: int | None, 
     return found
 
 
-def leave_result(result: dict[str, Any]) -> bool:
+def leave_result(result: console.JsonObject) -> bool:
     """Give a JSON-like result to the process that has started this rank; False where that was torchrun or srun."""
     name = os.environ.get(RESULT_FILE)
     if name is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, this_machine, with_figures, written
 from inceptionctl.stages.checks import check_steps
@@ -52,7 +53,7 @@ class BenchCheckpointRequest:
     output: Path | None = None
 
 
-def evaluate(request: BenchEvaluateRequest) -> dict[str, Any]:
+def evaluate(request: BenchEvaluateRequest) -> JsonObject:
     """Seconds an image of each protocol, beside as many independent single-crop passes as it has crops: what `--json` prints.
 
     Raises RecipeError, CheckpointError for a run without a checkpoint, and DataError for images that are missing.
@@ -96,7 +97,7 @@ def evaluate(request: BenchEvaluateRequest) -> dict[str, Any]:
     return written(with_figures(result, figures), request.output)
 
 
-def checkpoint(request: BenchCheckpointRequest) -> dict[str, Any]:
+def checkpoint(request: BenchCheckpointRequest) -> JsonObject:
     """How long a save blocks training, in the background and in the foreground, beside a step on noise: what `--json` prints.
 
     Raises RecipeError, and EnvironmentFault for a folder that is not there.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import RecipeError
 from inceptionctl.stages.bench_io import leave_result, progress_bar, refuse_unwritable, run_in_ranks, with_figures, written
 from inceptionctl.stages.checks import check_inputs
@@ -48,14 +48,14 @@ class BenchAllreduceRequest:
         return command_words("bench allreduce", options=options)
 
 
-def start(request: BenchStartRequest) -> dict[str, Any]:
+def start(request: BenchStartRequest) -> JsonObject:
     """Seconds from the start of `inceptionctl train` to the first row of metrics, phase by phase: what `--json` prints.
 
     Raises RecipeError for a batch that is not divisible by the ranks, DataError for missing images, EnvironmentFault for missing GPUs.
     """
     from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.recipe.places import place_of
+    from inceptionctl.recipe.ensemble_recipe import place_of
 
     settings = [*request.settings, "train.log_every_steps=1"]
     recipe = load_recipe(request.recipe, settings)
@@ -78,7 +78,7 @@ def start(request: BenchStartRequest) -> dict[str, Any]:
     return written(with_figures({"bench": "start", **measured, **counts, **about}, figures), request.output)
 
 
-def allreduce(request: BenchAllreduceRequest) -> dict[str, Any] | None:
+def allreduce(request: BenchAllreduceRequest) -> JsonObject | None:
     """Seconds and bandwidth of sums over ranks (gloo between CPU ranks, NCCL between GPUs): what `--json` prints.
 
     `alpha_s` and `bytes_per_s` are the model seconds = alpha + bytes / rate; `bytes_per_s` is null where larger sums take no longer.

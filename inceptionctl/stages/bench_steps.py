@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import DataError, EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import (
     images_for,
@@ -78,7 +79,7 @@ class BenchTrainRequest(_LoopRequest):
     steps: int = 8
 
 
-def step(request: BenchStepRequest) -> dict[str, Any] | None:
+def step(request: BenchStepRequest) -> JsonObject | None:
     """A step of the training loop on random images beside a bare torch loop, torch DDP on several ranks: what `--json` prints.
 
     Ranks are started as `train` starts them, even one. None in a rank that is not the one to print: under torchrun or srun ranks but 0,
@@ -95,7 +96,7 @@ def step(request: BenchStepRequest) -> dict[str, Any] | None:
     return _measure(request, recipe, ways, live=request.data is not None, trace=request.profile)
 
 
-def train(request: BenchTrainRequest) -> dict[str, Any] | None:
+def train(request: BenchTrainRequest) -> JsonObject | None:
     """The training loop on live data beside itself on random images and a bare torch loop: what `--json` prints. As `step` otherwise."""
     recipe = _for_steps(request)
     refuse_unwritable(request.output)
@@ -117,7 +118,7 @@ def _for_steps(request: _LoopRequest) -> Recipe:
 
 def _measure(
     request: _LoopRequest, recipe: Recipe, ways: tuple[str, ...], *, live: bool, trace: Path | None
-) -> dict[str, Any] | None:
+) -> JsonObject | None:
     """Start the ranks and take their result, or be one of them."""
     from inceptionctl.bench.ways import has_timm
     from inceptionctl.distributed.signals import RankSignals, stoppable
@@ -155,7 +156,7 @@ def _measure_as_rank(
     *,
     live: bool,
     has_profile: bool,
-) -> tuple[dict[str, Any], StepProfile | None]:
+) -> tuple[JsonObject, StepProfile | None]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from inceptionctl.bench.machine_facts import facts
     from inceptionctl.bench.profile import STEPS, StepProfile

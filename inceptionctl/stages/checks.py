@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def check_recipe(
     name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True, begins: bool = True
 ) -> list[Opened | None]:
-    """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line; else give each one's images.
+    """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line; else return each one's images.
 
-    A data set or first weights that nobody has named, the placeholders of bundled recipes, may be missing: that is remarked. `data` is
-    false for a data set that is elsewhere, which gives None, `begins` for a run that resumes and needs no first weights.
+    A data set or initial weights that are only placeholders of a bundled recipe may be missing, with a warning. `data` is false for a
+    data set on another machine, which gives None; `begins` is false for a run that is resumed and needs no initial weights.
     """
     from inceptionctl.recipe import Ensemble
-    from inceptionctl.recipe.places import is_placeholder, place_of
+    from inceptionctl.recipe.ensemble_recipe import is_placeholder, place_of
     from inceptionctl.train.preflight import Fault, faults, first_weights, refuse
 
     opened: list[Opened | None] = []
@@ -39,13 +39,13 @@ def check_recipe(
 
         root, first = one.data.root_path, first_weights(one)
         no_root, no_first = lacks("data.root", root) and not one.data.train_csv, lacks("model.init_from", first)
-        missing |= {f"the data set {root} is": "data.root=FOLDER"} if no_root and data else {}
-        missing |= {f"the first weights {first} are": "model.init_from=RUN"} if no_first and begins else {}
+        missing |= {f"data set {root}": "data.root=FOLDER"} if no_root and data else {}
+        missing |= {f"initial weights {first}": "model.init_from=RUN"} if no_first and begins else {}
         of_one, images = faults(one, begins=begins and not no_first, data=data and not no_root)
         found += [(member, fault) for fault in of_one]
         opened.append(images)
     for what, setting in missing.items():
-        console.warn(f"{what} not here, and not looked at", f"name yours with `--set {setting}`")
+        console.warn(f"{what}: not found, so not checked", f"name yours with `--set {setting}`")
     of_each = {str(fault.error): (member, fault) for member, fault in found}  # what is wrong with all is told once
     places = {fault.key: place_of(name, settings, fault.key, member) for member, fault in of_each.values()}
     refuse(name, [fault for _, fault in of_each.values()], places.get)
@@ -53,7 +53,7 @@ def check_recipe(
 
 
 def check_batch(recipe: Recipe, ranks: int, option: str | None = None) -> None:
-    """Raise RecipeError where the ranks cannot share the batch, or batch norm has too little of it; see `check_batch_norm` for `option`."""
+    """Raise RecipeError if the batch cannot be split over the ranks, or batch norm gets too few images; see `check_batch_norm` for `option`."""
     from inceptionctl.train.batch import plan_batch
 
     batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
@@ -68,7 +68,7 @@ def check_steps(recipe: Recipe, name: str, settings: Sequence[str], ranks: int) 
 
     The micro batch is the one that --micro-batch-size names, with no other images in a step.
     """
-    from inceptionctl.recipe.places import place_of
+    from inceptionctl.recipe.ensemble_recipe import place_of
     from inceptionctl.train.preflight import faults, refuse
 
     check_batch(recipe, ranks, "--micro-batch-size")
@@ -86,9 +86,9 @@ def check_inputs(
     verified: bool = True,
     run: Run | None = None,
 ) -> Opened:
-    """Find what is wrong before processes are started and a run directory is made; the images to train and validate on.
+    """Raise all problems before processes are started and a run directory is created; return the images to train and validate on.
 
-    `where` tells the place of a key, `run` where a relative data.root was meant. Without `verified`, first weights are left to the ranks
+    `where` gives the place of a key, `run` is what a relative data.root refers to. Without `verified`, initial weights are left to the ranks
     to compare with their manifest.
     """
     from inceptionctl.errors import EnvironmentFault

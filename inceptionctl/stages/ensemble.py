@@ -1,4 +1,4 @@
-"""`inceptionctl ensemble`: the mean answer of several trained networks, or of those that an ensemble's recipe names."""
+"""`inceptionctl ensemble`: the mean prediction of several trained networks, or of the members of an ensemble recipe."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inceptionctl import console
-from inceptionctl.errors import CheckpointError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
+from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
 from inceptionctl.stages.checks import check_inputs
 from inceptionctl.stages.commands import command_words
-from inceptionctl.stages.sources import refuse_missing_answers
+from inceptionctl.stages.inference import write_submission
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.members import EnsembleMember, MemberState
-    from inceptionctl.evaluate.records import Record
     from inceptionctl.evaluate.results import EnsembleResult
     from inceptionctl.protocols import ProtocolName
     from inceptionctl.recipe import Ensemble
@@ -65,7 +64,7 @@ class Planned:
     """Of a dry run: how far each member is."""
 
     protocol: str
-    members: list[dict[str, Any]]
+    members: list[console.JsonObject]
     recipe: str | None = None
     """None where runs were named."""
 
@@ -78,13 +77,13 @@ class Planned:
 
 @dataclass(frozen=True)
 class Combined:
-    """The mean answer, and where it was written."""
+    """The mean prediction, and where it was written."""
 
     members: Sequence[str]
     images: Sequence[str]
-    """Names of what was answered."""
+    """Names of the images."""
     result: EnsembleResult | None
-    """Errors, shares and differences of the members (evaluate/members.py: `combine`); None for a submission of images without labels."""
+    """Errors, weights and disagreement of the members (`combine` of evaluate/); None for a submission of images without labels."""
     output: Path | None
     submission: Path | None
 
@@ -94,37 +93,27 @@ class Combined:
         return told if self.result is None else self.result
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """What there is to combine: a file of probabilities, a name and a weight for each member, and where the result belongs."""
-
-    files: Sequence[Path]
-    names: Sequence[str]
-    weights: Sequence[float] | None
-    output: Path | None
-
-
 def ensemble(request: EnsembleRequest) -> Combined | Planned:
-    """Average the class probabilities of several networks; a dry run only looks at what there is.
+    """Average the class probabilities of several networks; a dry run only reports what exists.
 
-    A recipe's members are trained and evaluated first, one after the other; what is there is not made again. Of a run the evaluation of
-    its best checkpoint by the protocol is taken, and made where there is none. Raises RecipeError for what does not fit together,
-    CheckpointError for what is missing and may not be made, ResumeLater when a signal came, and RanksEndedError when a step has failed.
+    The members of a recipe are trained and evaluated first, one after the other, as far as that is not done. A run contributes the
+    evaluation of its best checkpoint by the protocol, and is evaluated if there is none. Raises RecipeError for members that do not fit,
+    CheckpointError for what is missing under `saved_only`, ResumeLater after a signal, and RanksEndedError when a step failed.
     """
     from inceptionctl.distributed.signals import stoppable
 
     recipe = _recipe_of(request.sources)
     _refuse_misfits(request, recipe)
     with stoppable("between two steps of the ensemble: nothing is lost"):
-        if recipe and request.dry_run:
-            return _members_of_recipe(recipe, request)
         if recipe:
-            return _combine(_answers_of_recipe(recipe, request), request)
+            return _of_recipe(recipe, request)
         sources = _runs_and_evaluations(request.sources)
         if request.dry_run:
-            return _evaluations_of(sources, request)
+            found = [(source, _saved(source, request)) for source in sources]
+            rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
+            return Planned(request.protocol or "single", rows)
         files = [_record_file(source, request) for source in sources]
-        return _combine(_Answers(files, [str(source) for source in sources], request.weights, request.output), request)
+        return _combine(request, files, [str(source) for source in sources], request.weights, request.output)
 
 
 def _refuse_misfits(request: EnsembleRequest, recipe: str | None) -> None:
@@ -133,11 +122,11 @@ def _refuse_misfits(request: EnsembleRequest, recipe: str | None) -> None:
     if request.class_ids and not request.submission:
         raise RecipeError("--class-ids needs --submission FILE", "it names the labels in that file")
     if request.settings and recipe is None:
-        raise RecipeError("--set changes a recipe, and runs were named", "leave --set out, or name an ensemble's recipe")
+        raise RecipeError("--set applies to a recipe, but runs were given", "leave --set out, or name an ensemble recipe")
     if world_from_environment() is not None:
         raise EnvironmentFault(
-            "`inceptionctl ensemble` was started as one of several ranks; it starts those of its members itself",
-            "start it once; docs/slurm.md tells how members become jobs of Slurm",
+            "`inceptionctl ensemble` was started as one of several ranks; it starts the ranks of its members itself",
+            "start a single process; docs/slurm.md explains how to train the members as Slurm jobs",
         )
     if request.gpus is not None and request.cpu_ranks is not None:
         raise RecipeError("--gpus and --cpu-ranks exclude each other", "give one of the two")
@@ -149,10 +138,10 @@ def _recipe_of(sources: Sequence[Path]) -> str | None:
     if len(sources) == 1 and not found and not sources[0].exists():
         from inceptionctl.recipe import bundled_ensembles, bundled_recipes
 
-        # One of a single training too: what it is will be said where it is read.
+        # Those of single trainings too: reading them gives the error.
         found = [source for source in sources if str(source) in {**bundled_ensembles(), **bundled_recipes()}]
     if found and len(sources) > 1:
-        raise RecipeError(f"{found[0]} is a recipe, and other things are named beside it", "name one recipe, or runs")
+        raise RecipeError(f"{found[0]} is a recipe, but other sources were given too", "give one recipe, or runs")
     return str(found[0]) if found else None
 
 
@@ -161,7 +150,10 @@ def _runs_and_evaluations(sources: Sequence[Path]) -> list[Path]:
     from inceptionctl.run import find_run
 
     found = [find_run(source) for source in sources]
-    refuse_missing_answers(found)
+    for source in found:
+        if not source.exists():
+            hint = "name runs, or files that `inceptionctl evaluate` has written; `inceptionctl runs list`"
+            raise DataError(f"no run or evaluation {source}", hint)
     return found
 
 
@@ -177,12 +169,6 @@ def _saved(source: Path, request: EnsembleRequest) -> Path | None:
     name = "step-????????" if chosen.which == "named" else chosen.checkpoint.name
     found = sorted(run.evaluations.glob(f"{name}_ema_{request.protocol or 'single'}.parquet"))
     return found[-1] if found else None
-
-
-def _evaluations_of(sources: Sequence[Path], request: EnsembleRequest) -> Planned:
-    found = [(source, _saved(source, request)) for source in sources]
-    rows = [{"member": str(source), "evaluation": file and str(file)} for source, file in found]
-    return Planned(request.protocol or "single", rows)
 
 
 def _record_file(source: Path, request: EnsembleRequest) -> Path:
@@ -201,47 +187,45 @@ def _record_file(source: Path, request: EnsembleRequest) -> Path:
     return file
 
 
-def _members_of_recipe(recipe: str, request: EnsembleRequest) -> Planned:
-    """What would be trained and evaluated."""
-    loaded, folder = _load(recipe, request)
-    protocol, members, states = _states(loaded, folder, request)
-    rows = [
-        {
-            "member": member.name,
-            "network": member.recipe.model.name,
-            "seed": member.recipe.train.seed,
-            "epochs": member.recipe.train.epochs,
-            "run": str(member.run.path),
-            "step": state.step,
-            "trained": state.trained,
-            "evaluation": state.record and str(state.record),
-            "chosen": state.chosen,
-            "to_do": _in_words(state, protocol),
-        }
-        for member, state in zip(members, states, strict=True)
-    ]
-    return Planned(protocol, rows, recipe)
+def _of_recipe(recipe: str, request: EnsembleRequest) -> Combined | Planned:
+    """Train and evaluate the members that are not yet, one after the other, and combine them; of a dry run what would be done."""
+    from inceptionctl.evaluate.members import members_of
 
-
-def _answers_of_recipe(recipe: str, request: EnsembleRequest) -> _Answers:
-    """Train and evaluate the members that are not yet, one after the other."""
     loaded, folder = _load(recipe, request)
-    protocol, members, states = _states(loaded, folder, request)
-    missing = [member.name for member, state in zip(members, states, strict=True) if state.record is None]
+    protocol = request.protocol or loaded.protocol
+    members = [(member, member.state(protocol, request.checkpoint)) for member in members_of(loaded, folder)]
+    if request.dry_run:
+        return Planned(protocol, [_row(member, state, protocol) for member, state in members], recipe)
+    missing = [member.name for member, state in members if state.record is None]
     if missing and request.saved_only:
         raise CheckpointError(
             f"{', '.join(missing)} of {folder}: no evaluation by {protocol} yet",
-            "leave --saved-only out to make what is missing",
+            "leave --saved-only out to train and evaluate what is missing",
         )
     if missing:
-        _prepare(loaded, members, states, folder, request)
+        _prepare(loaded, members, folder, request)
     files = []
-    for number, (member, state) in enumerate(zip(members, states, strict=True), start=1):
+    for number, (member, state) in enumerate(members, start=1):
         chosen = f"; {state.chosen}" if state.chosen else ""
         console.say(f"{member.name}, {number} of {len(members)}: {_in_words(state, protocol)}{chosen}")
         files.append(state.record or _train_and_evaluate(member, state, protocol, request))
-    weights = request.weights or loaded.shares
-    return _Answers(files, [member.name for member in members], weights, folder / f"ensemble_{protocol}.json")
+    names = [member.name for member, _ in members]
+    return _combine(request, files, names, request.weights or loaded.shares, folder / f"ensemble_{protocol}.json")
+
+
+def _row(member: EnsembleMember, state: MemberState, protocol: ProtocolName) -> console.JsonObject:
+    return {
+        "member": member.name,
+        "network": member.recipe.model.name,
+        "seed": member.recipe.train.seed,
+        "epochs": member.recipe.train.epochs,
+        "run": str(member.run.path),
+        "step": state.step,
+        "trained": state.trained,
+        "evaluation": state.record and str(state.record),
+        "chosen": state.chosen,
+        "to_do": _in_words(state, protocol),
+    }
 
 
 def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
@@ -251,30 +235,21 @@ def _load(recipe: str, request: EnsembleRequest) -> tuple[Ensemble, Path]:
 
     if not is_ensemble(recipe):
         raise RecipeError(
-            f"recipe '{recipe}' is of one training: it has no `members`",
-            f"`inceptionctl train {recipe}`, or name an ensemble's",
+            f"recipe '{recipe}' is a single training: it has no `members`",
+            f"`inceptionctl train {recipe}`, or name an ensemble recipe",
         )
     loaded = load_ensemble(recipe, request.settings)
     folder = request.output or Path("runs") / Path(recipe).stem
     if folder.suffix in (".json", ".parquet") or folder.is_file():
-        raise RecipeError(f"--output {folder}: of a recipe it is the folder for members and result", "name a folder")
+        raise RecipeError(f"--output {folder}: for a recipe this is a folder, of its runs and results", "name a folder")
     inherited = {name: inherit(member, folder / name) for name, member in loaded.members.items()}
     return loaded.model_copy(update={"members": inherited}), folder
 
 
-def _states(
-    loaded: Ensemble, folder: Path, request: EnsembleRequest
-) -> tuple[ProtocolName, list[EnsembleMember], list[MemberState]]:
-    from inceptionctl.evaluate.members import members_of
-
-    protocol, members = request.protocol or loaded.protocol, members_of(loaded, folder)
-    return protocol, members, [member.state(protocol, request.checkpoint) for member in members]
-
-
 def _prepare(
-    loaded: Ensemble, members: Sequence[EnsembleMember], states: Sequence[MemberState], folder: Path, request: EnsembleRequest
+    loaded: Ensemble, members: Sequence[tuple[EnsembleMember, MemberState]], folder: Path, request: EnsembleRequest
 ) -> None:
-    """Find what is wrong with any member before the first is trained for days, and write the recipes down."""
+    """Raise the problems of every member before the first is trained for days, and save their recipes."""
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
     from inceptionctl.recipe import dump_recipe
@@ -283,14 +258,14 @@ def _prepare(
     here = choose_ranks(request.gpus, request.cpu_ranks)
     if request.gpus is None and request.cpu_ranks is None:  # `train` takes as many as the batch is divisible by
         here = LocalRanks(here.devices[:1], here.on_cpu)
-    for member, state in zip(members, states, strict=True):
+    for member, state in members:
         if not state.trained:
             check_inputs(member.recipe, here, f"members.{member.name}", begins=not state.step)
-    check_same_images(members)
+    check_same_images([member for member, _ in members])
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "ensemble.yaml", dump_recipe(loaded))
-    for member in members:
+    for member, _ in members:
         write_atomically(member.recipe_file, dump_recipe(member.recipe))
 
 
@@ -304,7 +279,7 @@ def _train_and_evaluate(member: EnsembleMember, state: MemberState, protocol: Pr
         _run_step(member.name, command_words("evaluate", run, options=options), request)
         state = member.state(protocol, checkpoint)
     if state.record is None:
-        raise CheckpointError(f"{run} was changed meanwhile", "the same command looks again")
+        raise CheckpointError(f"{run} was changed in the meantime", "rerun the same command")
     return state.record
 
 
@@ -313,7 +288,7 @@ def _in_words(state: MemberState, protocol: str) -> str:
         return f"trained and evaluated by {protocol}"
     if state.trained:
         return f"trained; to be evaluated by {protocol}"
-    return f"to be trained from step {state.step} on" if state.step else "to be trained"
+    return f"to be resumed at step {state.step}" if state.step else "to be trained"
 
 
 def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None:
@@ -325,33 +300,32 @@ def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None
     if code == ResumeLater.exit_code:
         raise ResumeLater(f"stopped in `{words[0]}` of {name}", again)
     if code:
-        console.say(f"`{words[0]}` of {name} has ended with {code}; when that is fixed, {again}")
+        console.say(f"`{words[0]}` of {name} ended with exit code {code}; once that is fixed, {again}")
         raise RanksEndedError(code)
 
 
-def _combine(answers: _Answers, request: EnsembleRequest) -> Combined:
-    from inceptionctl.evaluate.members import combine, write_ensemble
+def _combine(
+    request: EnsembleRequest,
+    files: Sequence[Path],
+    names: Sequence[str],
+    weights: Sequence[float] | None,
+    output: Path | None,
+) -> Combined:
+    """Combine a file of probabilities, a name and a weight for each member; write the result to `output`."""
+    from inceptionctl.evaluate.members import combine, mean_answer, write_ensemble
     from inceptionctl.evaluate.records import read_record
+    from inceptionctl.evaluate.unlabelled import ids_of, numeric_order
 
-    output = answers.output
     if output and output.is_dir():
         raise RecipeError(f"--output {output} is a folder", "name a JSON file, for example ensemble.json in it")
-    records = [read_record(file) for file in answers.files]
+    records = [read_record(file) for file in files]
     if request.submission:
-        _write_submission(request.submission, records, answers, request.class_ids)
+        mean, _ = mean_answer(records, names, weights)
+        ids = ids_of(records[0].about["classes"], request.class_ids)
+        write_submission(request.submission, records[0].images, mean[numeric_order(records[0].images)], ids)
         if not len(records[0].labels) and not output:
-            return Combined(answers.names, records[0].images, None, None, request.submission)
-    probabilities, result = combine(records, answers.names, answers.weights)
+            return Combined(names, records[0].images, None, None, request.submission)
+    probabilities, result = combine(records, names, weights)
     if output:
         write_ensemble(output, result, records[0], probabilities)
-    return Combined(answers.names, records[0].images, result, output, request.submission)
-
-
-def _write_submission(file: Path, records: Sequence[Record], answers: _Answers, class_ids: Path | None) -> None:
-    from inceptionctl.evaluate.members import mean_answer
-    from inceptionctl.evaluate.unlabelled import ids_of, numeric_order, submission
-    from inceptionctl.storage import write_atomically
-
-    mean, _ = mean_answer(records, answers.names, answers.weights)
-    order = numeric_order(records[0].images)
-    write_atomically(file, submission(mean[order], ids_of(records[0].about["classes"], class_ids)))
+    return Combined(names, records[0].images, result, output, request.submission)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
 from inceptionctl.protocols import ProtocolName, make_protocol
-from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
+from inceptionctl.stages.inference import join_ranks, partial_results, progress
 from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.train.checkpoint_choice import Choice
 
-DEFAULT_BATCH_SIZE = 32  # of an export that lies in no run
+DEFAULT_BATCH_SIZE = 32  # of an export outside a run
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class EvaluateRequest:
     """A run, a checkpoint or an exported file."""
     protocol: ProtocolName = "single"
     scales: tuple[int, ...] | None = None
-    """Shorter sides in px; by default as the sources do."""
+    """Shorter sides in px; the protocol's by default."""
     weights: Literal["ema", "raw"] = "ema"
     checkpoint: str | None = None
     """`best`, `latest` or a step; the best by default."""
@@ -48,13 +48,13 @@ class EvaluateRequest:
     """real.json of ImageNet ReaL."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     batch_size: int | None = None
-    """Crops at once; the recipe's by default."""
+    """Crops per batch; the recipe's by default."""
     output: Path | None = None
-    """JSON file, a .parquet beside it; in RUN/evaluations by default."""
+    """JSON file, with a .parquet next to it; in RUN/evaluations by default."""
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluateResult:
     """One network's result."""
 
     result: ResultWithReal
@@ -68,17 +68,17 @@ class Evaluated:
 def check(request: EvaluateRequest) -> None:
     """Raise what is wrong with a request, as far as that is known before torch is imported."""
     if request.every and request.output:
-        raise RecipeError("--all writes a file for each checkpoint, and --output names one", "leave one of the two out")
+        raise RecipeError("--all writes a file per checkpoint, but --output names a single one", "leave one of the two out")
     if request.every and request.checkpoint:
         raise RecipeError(
-            f"--all takes every checkpoint, and --checkpoint {request.checkpoint} names one", "leave one of the two out"
+            f"--all takes every checkpoint, but --checkpoint {request.checkpoint} names one", "leave one of the two out"
         )
     refuse_missing_network(request.source, request.checkpoint)
     refuse_missing_data(request.data)
     refuse_missing_files(blacklist=request.blacklist, real_labels=request.real_labels)
 
 
-def evaluate(request: EvaluateRequest) -> list[Evaluated]:
+def evaluate(request: EvaluateRequest) -> list[EvaluateResult]:
     """Measure the errors on the validation images and write them; resumes an interrupted evaluation.
 
     Under torchrun or srun this process is one rank of the job, and the list is empty but on rank 0. Raises RecipeError, CheckpointError and
@@ -87,14 +87,14 @@ def evaluate(request: EvaluateRequest) -> list[Evaluated]:
     return list(evaluations(request))
 
 
-def evaluations(request: EvaluateRequest) -> Iterator[Evaluated]:
+def evaluations(request: EvaluateRequest) -> Iterator[EvaluateResult]:
     """`evaluate`, one checkpoint after the other."""
     from inceptionctl.distributed.signals import stoppable
     from inceptionctl.distributed.world import world_from_environment
 
     check(request)
     with (
-        stoppable("within the evaluation; what was answered is kept"),
+        stoppable("within the evaluation; finished batches are kept"),
         join_ranks(world_from_environment()) as (machine, ranks),
     ):
         for source in _checkpoints(request.source) if request.every else [request.source]:
@@ -132,7 +132,7 @@ def _checkpoints(source: Path) -> list[Path]:
     return list_checkpoints(open_run(source).checkpoints)
 
 
-def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> Evaluated | None:
+def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> EvaluateResult | None:
     from inceptionctl.data.sources.exclusions import subset_of
 
     subject, recipe, stem = _open(request, source, machine)
@@ -142,11 +142,11 @@ def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, rank
     name = request.protocol if request.subset == "all" else f"{request.protocol}_{request.subset}"
     file = request.output or (stem and stem.with_name(f"{stem.name}_{name}.json"))
     result = _run(work, ranks, file, request.real_labels)
-    return None if result is None else Evaluated(result, work.subject.choice, file)
+    return None if result is None else EvaluateResult(result, work.subject.choice, file)
 
 
 def _open(request: EvaluateRequest, source: Path, machine: Machine) -> tuple[Subject, Recipe | None, Path | None]:
-    """(what answers, the recipe that it was trained by, where in its run results belong without the protocol's name)."""
+    """(the network, the recipe that it was trained with, where in its run results belong without the protocol's name)."""
     from inceptionctl.evaluate.subject import subject_of
     from inceptionctl.evaluate.trained import load_trained
     from inceptionctl.run import Run, is_run, located
@@ -176,9 +176,7 @@ def _work(request: EvaluateRequest, subject: Subject, recipe: Recipe | None, mac
     from inceptionctl.recipe.data_section import DataSection
 
     if recipe is None and request.data is None:
-        raise RecipeError(
-            f"{subject.source} lies in no run directory, so its images are not known", "name them with --data ROOT"
-        )
+        raise RecipeError(f"{subject.source} is not in a run directory, so its data set is unknown", "name it with --data ROOT")
     name = request.protocol
     check_protocol(subject, name)
     root = request.data or (recipe.data.root_path if recipe else Path())
@@ -204,10 +202,11 @@ def _run(work: Work, ranks: Ranks, file: Path | None, real_labels: Path | None) 
     speaks = ranks.rank == 0
     if file is None and ranks.size > 1:
         raise RecipeError(
-            f"{work.subject.source} lies in no run directory, where ranks could exchange results", "name a file with --output"
+            f"{work.subject.source} is not in a run directory, where the ranks could share their results",
+            "name a file with --output",
         )
-    with folder_of_parts(file) as folder:
-        with answering(ranks, "evaluating") as show:
+    with partial_results(file) as folder:
+        with progress(ranks, "evaluating") as show:
             answers = answer_all(work, folder, ranks, on_progress=show, say=console.say if speaks else lambda text: None)
         if answers is None:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
@@ -41,38 +41,33 @@ class ExportRequest:
     precisions: tuple[Precision, ...] = ()
     """Of the ONNX file: model.onnx, model_fp16.onnx, model_int8.onnx; fp32 by default."""
     preprocessing: bool = False
-    """ONNX from decoded pictures (uint8 N x H x W x 3) to probabilities: model_pixels.onnx."""
+    """ONNX with preprocessing, from decoded images (uint8 N x H x W x 3) to probabilities: model_pixels.onnx."""
     opset: int | None = None
     calibration_images: int = 128
-    """Training images that int8 takes its ranges from."""
+    """Training images to calibrate int8 on."""
     accuracy_images: int = 500
-    """Validation images on which the loss of fp16 and int8 is measured."""
+    """Validation images to measure the accuracy of fp16 and int8 on."""
     max_accuracy_loss: float = 1.0
-    """Points of top-1 accuracy; fp16 and int8 are not written when they lose more."""
+    """Largest loss of top-1 accuracy, in percentage points, that fp16 and int8 may have."""
     check: Literal["openvino"] | None = None
     """Compare ONNX in OpenVINO too."""
 
-    @property
-    def of_onnx_alone(self) -> bool:
-        """Whether it asks for something that other formats have not."""
-        return bool(self.precisions or self.preprocessing or self.opset or self.check)
-
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written."""
 
-    result: dict[str, Any]
+    result: console.JsonObject
     """As `export --json` prints it."""
     folder: Path
     reference: Reference
     card: Path | None
-    """README.md; None where one that is not of inceptionctl stays."""
+    """README.md; None if there was one that inceptionctl did not write."""
     data_without_license: str | None
     """The data set whose licence the card does not state."""
 
 
-def export(request: ExportRequest) -> Exported:
+def export(request: ExportRequest) -> ExportResult:
     """Write the files and a model card, README.md. An earlier export in the same place is replaced.
 
     Raises RecipeError, CheckpointError and DataError for what the request names, and whatever an export that differs from the checkpoint
@@ -92,17 +87,17 @@ def export(request: ExportRequest) -> Exported:
     # On the CPU, where every format's program runs: exports are traced and compared in fp32.
     trained = load_trained(request.source, request.weights, torch.device("cpu"), request.checkpoint)
     if trained.choice and (words := trained.choice.in_words()):
-        console.say(f"takes {words}")
+        console.say(f"exporting {words}")
     folder = request.output or (trained.run.export if trained.run else None)
     if folder is None:
         raise RecipeError(
-            f"{trained.checkpoint} lies in no run directory, so there is not an export folder", "name one with --output DIR"
+            f"{trained.checkpoint} is not in a run directory, so there is no export folder", "name one with --output DIR"
         )
     formats = request.formats or tuple(trained.recipe.export.formats)
     done, reference = _export(request, trained, formats, folder, machine.num_threads)
     card = write_card(trained, folder, done, reference.source, request.license, request.data_license)
     unstated = dataset_name(trained) if card and data_license_of(trained, request.data_license) is None else None
-    return Exported(_result(trained, folder, done, reference, card), folder, reference, card, unstated)
+    return ExportResult(_result(trained, folder, done, reference, card), folder, reference, card, unstated)
 
 
 def _export(
@@ -154,16 +149,16 @@ def _onnx_options(request: ExportRequest, trained: Trained, formats: Sequence[st
 
 
 def _refuse_without_onnx(request: ExportRequest, formats: Sequence[str]) -> None:
-    if request.of_onnx_alone and "onnx" not in formats:
+    if (request.precisions or request.preprocessing or request.opset or request.check) and "onnx" not in formats:
         raise RecipeError(
-            "--precision, --preprocessing, --opset and --check are of ONNX, which is not among the formats",
+            "--precision, --preprocessing, --opset and --check apply to ONNX, which is not among the formats",
             "add --format onnx, or leave them out",
         )
 
 
 def _result(
     trained: Trained, folder: Path, done: Sequence[ExportedFile], reference: Reference, card: Path | None
-) -> dict[str, Any]:
+) -> console.JsonObject:
     return {
         "card": str(card) if card else None,
         "checkpoint": str(trained.checkpoint),

@@ -6,15 +6,16 @@ import datetime
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from inceptionctl.console import JsonObject
     from inceptionctl.run import Run
 
 
-def status(path: Path) -> dict[str, Any]:
+def status(path: Path) -> JsonObject:
     """Jobs of the run at `path`, what squeue says of them (`queue`), and how far the training is.
 
     Raises CheckpointError when there is no run or it never had a job, EnvironmentFault when Slurm cannot be asked.
@@ -37,7 +38,7 @@ def status(path: Path) -> dict[str, Any]:
     }
 
 
-def cancel(path: Path) -> dict[str, Any]:
+def cancel(path: Path) -> JsonObject:
     """Cancel the jobs of the run at `path` that are in the queue; {"run": ..., "cancelled": their numbers}. Raises as `status` does."""
     from inceptionctl.distributed.slurm import cancel as cancel_jobs
     from inceptionctl.distributed.slurm import in_queue, queue
@@ -61,7 +62,9 @@ def log_file(path: Path, *, may_come: bool = False) -> Path:
     job = _jobs_or_error(run)[-1]
     file = run.path.absolute() / "slurm" / f"{job}.out"
     if not file.exists() and not may_come:
-        raise CheckpointError(f"job {job} has said nothing yet", f"inceptionctl slurm status {shlex.quote(str(run.path))}")
+        raise CheckpointError(
+            f"job {job} has not printed anything yet", f"inceptionctl slurm status {shlex.quote(str(run.path))}"
+        )
     return file
 
 
@@ -74,7 +77,7 @@ def jobs_of(run: Run) -> list[str]:
         entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
         submitted = [str(entry["job"]) for entry in entries]
     except (ValueError, TypeError, KeyError):
-        raise CheckpointError(f"{file} is not a list of jobs", "somebody changed it; delete it to continue") from None
+        raise CheckpointError(f"{file} is not a list of jobs", "it was changed by hand; delete it to continue") from None
     slurm = [start.get("slurm") for start in read_run(run).starts]
     return list(
         dict.fromkeys([*submitted, *(str(entry["job"]) for entry in slurm if isinstance(entry, dict) and "job" in entry)])
@@ -102,7 +105,7 @@ def _jobs_or_error(run: Run) -> list[str]:
     jobs = jobs_of(run)
     if not jobs:
         raise CheckpointError(
-            f"{run.path} was never given to Slurm",
+            f"{run.path} was never submitted to Slurm",
             f"inceptionctl slurm submit {shlex.quote(str(run.recipe_file))} --output {shlex.quote(str(run.path))} --nodes N ...",
         )
     return jobs

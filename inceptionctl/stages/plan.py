@@ -1,15 +1,16 @@
-"""`inceptionctl plan`: what more GPUs would bring a recipe's training."""
+"""`inceptionctl plan`: how a training scales to more GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl.errors import RecipeError
 
 if TYPE_CHECKING:
+    from inceptionctl.console import JsonObject
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.scaling.cluster_plan import ImageCounts, Point, Site
     from inceptionctl.scaling.collectives import Link
@@ -23,7 +24,7 @@ class PlanRequest:
     recipe: str
     settings: Sequence[str] = ()
     gpus: Sequence[int] = (8, 20, 64, 256, 1024)
-    """Numbers of GPUs to compare."""
+    """GPU counts to compare."""
     step: Sequence[Path] = ()
     """JSON of `bench step` on one GPU; several for several micro batches."""
     figure: str | None = None
@@ -52,27 +53,27 @@ class PlanRequest:
     price: float | None = None
     """Of a GPU-hour."""
     scale_batch: bool = False
-    """Keep train.micro_batch_size images a GPU: the global batch grows."""
+    """Keep train.micro_batch_size images per GPU, so that the global batch grows."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScalingPlan:
     """What is predicted."""
 
-    inputs: dict[str, Any]
+    inputs: JsonObject
     """What it rests on, as JSON values."""
     points: Sequence[Point]
     """One for each number of GPUs, ascending."""
     remarks: Sequence[str]
     price: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What `--json` prints."""
         points = [point.to_json(self.price) for point in self.points]
         return {**self.inputs, "points": points, "remarks": list(self.remarks)}
 
 
-def plan(request: PlanRequest) -> Plan:
+def plan(request: PlanRequest) -> ScalingPlan:
     """Predict images/s, efficiency, time and cost on several numbers of GPUs, and what limits, by the formulas of docs/scaling.md.
 
     Raises RecipeError for inputs that do not fit together, DataError for a file that holds no such measurement.
@@ -106,10 +107,10 @@ def plan(request: PlanRequest) -> Plan:
         **traffic,
         **_inputs(request, recipe, site, network_name, images),
     }
-    return Plan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
+    return ScalingPlan(inputs, points, advise(points, compute, site, recipe.train.zero_stage), request.price)
 
 
-def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: ImageCounts) -> dict[str, Any]:
+def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str, images: ImageCounts) -> JsonObject:
     return {
         "zero_stage": recipe.train.zero_stage,
         "gpus_per_node": site.gpus_per_node,
@@ -126,7 +127,7 @@ def _inputs(request: PlanRequest, recipe: Recipe, site: Site, network_name: str,
     }
 
 
-def _link(name: str, link: Link) -> dict[str, Any]:
+def _link(name: str, link: Link) -> JsonObject:
     return {"name": name, "bytes_per_second": link.bandwidth, "hop_seconds": link.latency}
 
 
@@ -139,23 +140,23 @@ def _refuse_no_numbers(request: PlanRequest) -> None:
 
 
 def _refuse_unclear_source(rates: Sequence[Rate], peak_tflops: float | None, utilisation: float | None) -> None:
-    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and an assumed share"
+    example = "for example --peak-tflops 989 --utilisation 0.3, an H100 in bf16 and a guessed utilisation"
     if (peak_tflops is None) != (utilisation is None):
         raise RecipeError("an estimate takes both --peak-tflops and --utilisation", example)
     if utilisation and utilisation > 1:
-        raise RecipeError(f"--utilisation {utilisation:g} is more than the whole peak", example)
+        raise RecipeError(f"--utilisation {utilisation:g} is more than 1", example)
     if rates and peak_tflops:
         raise RecipeError("one GPU's speed is both measured and estimated", "give one of the two")
     if not rates and not peak_tflops:
         raise RecipeError(
-            "nothing tells how fast one GPU is",
+            "the speed of one GPU is not known",
             "measure it (inceptionctl bench step RECIPE --output FILE) and give --step FILE or --images-per-second X;"
             f" or estimate it, {example}",
         )
 
 
 def _site(request: PlanRequest) -> tuple[Site, str]:
-    """Where it is to be trained, and what the network between its nodes is called."""
+    """The cluster, and the name of the network between its nodes."""
     from inceptionctl.scaling.cluster_plan import Site
     from inceptionctl.scaling.interconnects import NODES, find_link
     from inceptionctl.scaling.measured import read_loader_rate

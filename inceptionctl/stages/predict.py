@@ -1,4 +1,4 @@
-"""`inceptionctl predict` as calls: the likeliest classes of images, or the file of the ILSVRC test server."""
+"""`inceptionctl predict` as calls: the most likely classes of images, or the file of the ILSVRC test server."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 from inceptionctl import console
 from inceptionctl.errors import DataError
 from inceptionctl.protocols import ProtocolName, make_protocol
-from inceptionctl.stages.answering import answering, folder_of_parts, join_ranks
+from inceptionctl.stages.inference import join_ranks, partial_results, progress, write_submission
 from inceptionctl.stages.sources import refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
     from inceptionctl.evaluate.evaluation import Work
-    from inceptionctl.evaluate.resumable import Answers, Ranks
+    from inceptionctl.evaluate.resumable import Ranks
     from inceptionctl.evaluate.unlabelled import Prediction
     from inceptionctl.train.checkpoint_choice import Choice
 
@@ -25,7 +25,7 @@ DEFAULT_BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What answers, and which images it is asked about."""
+    """The network, and the images to classify."""
 
     source: Path
     """A run, a checkpoint, an exported file or a folder of exports."""
@@ -37,7 +37,7 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was answered, and by what."""
+    """The predictions, and what they are from."""
 
     predictions: Sequence[Prediction]
     source: Path
@@ -51,8 +51,8 @@ class SubmissionRequest:
 
     source: Path
     images: tuple[Path, ...]
-    file: Path
-    """Five labels a line; a .parquet of all probabilities beside it."""
+    submission: Path
+    """Five labels per line, with a .parquet of all probabilities next to it."""
     checkpoint: str | None = None
     class_ids: Path | None = None
     protocol: ProtocolName = "single"
@@ -86,7 +86,7 @@ def check(request: PredictRequest | SubmissionRequest) -> None:
 
 
 def predict(request: PredictRequest) -> Predicted:
-    """The five likeliest classes of each image by the recipe's one crop, in fp32; one that cannot be decoded has a reason instead.
+    """The five most likely classes of each image, on the recipe's single crop, in fp32; an image that cannot be decoded has a reason instead.
 
     Raises CheckpointError and DataError for what the request names.
     """
@@ -111,7 +111,7 @@ def predict(request: PredictRequest) -> Predicted:
 
 
 def submit(request: SubmissionRequest) -> Submitted | None:
-    """Answer all images and write the server's file; resumes an interrupted one.
+    """Predict all images and write the server's file; resumes an interrupted prediction.
 
     Under torchrun or srun this process is one rank of the job, and there is a result on rank 0 alone. Raises DataError for an image
     that cannot be decoded, since a submission needs every line, and ResumeLater when a signal has stopped it.
@@ -121,7 +121,7 @@ def submit(request: SubmissionRequest) -> Submitted | None:
     from inceptionctl.distributed.world import world_from_environment
 
     with (
-        stoppable("within the prediction; what was answered is kept"),
+        stoppable("within the prediction; finished batches are kept"),
         join_ranks(world_from_environment()) as (machine, ranks),
     ):
         work, names, ids = _work(request, machine)
@@ -158,32 +158,23 @@ def _submit(request: SubmissionRequest, work: Work, names: list[str], ids: list[
     from inceptionctl.evaluate.evaluation import how_answered
     from inceptionctl.evaluate.records import write_answers
     from inceptionctl.evaluate.results import HowUnlabelled
-    from inceptionctl.evaluate.unlabelled import submission
-    from inceptionctl.storage import write_atomically
+    from inceptionctl.evaluate.resumable import answer_all
 
-    record = request.file.with_suffix(".parquet")
-    with folder_of_parts(request.file) as folder:
-        answers = _answered(work, folder, ranks)
+    record = request.submission.with_suffix(".parquet")
+    say = console.say if ranks.rank == 0 else lambda text: None
+    with partial_results(request.submission) as folder:
+        with progress(ranks, "predicting") as show:
+            try:
+                answers = answer_all(work, folder, ranks, on_progress=show, say=say)
+            except DataError as error:
+                hint = "a submission needs a line for every image: repair these, then rerun the same command to resume"
+                raise DataError(error.message, hint) from None
         if answers is None:
             return None
         classes = work.subject.classes
         about: HowUnlabelled = {**how_answered(work), "classes": [*classes]}
         write_answers(record, names, None, classes, answers.probabilities, about)
-        write_atomically(request.file, submission(from_numpy(answers.probabilities), ids))
+        write_submission(request.submission, names, from_numpy(answers.probabilities), ids)
         answers.parts.remove()
-    crops = "the recipe's one crop" if work.protocol is None else work.protocol.in_words()
-    return Submitted(names, request.file, record, crops, work.subject.choice)
-
-
-def _answered(work: Work, folder: Path, ranks: Ranks) -> Answers | None:
-    from inceptionctl.evaluate.resumable import answer_all
-
-    say = console.say if ranks.rank == 0 else lambda text: None
-    with answering(ranks, "predicting") as show:
-        try:
-            return answer_all(work, folder, ranks, on_progress=show, say=say)
-        except DataError as error:
-            raise DataError(
-                error.message,
-                "a submission has a line for every image: mend these, then rerun the same command to resume",
-            ) from None
+    crops = "the recipe's single crop" if work.protocol is None else work.protocol.in_words()
+    return Submitted(names, request.submission, record, crops, work.subject.choice)

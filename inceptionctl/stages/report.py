@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from inceptionctl.stages.sources import refuse_missing_ensembles
+from inceptionctl.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -15,19 +15,19 @@ class ReportRequest:
     sources: tuple[Path, ...]
     """Run directories, and JSON files that `ensemble` has written."""
     output: Path = Path("report")
-    """Folder for index.html and the pictures."""
+    """Folder for index.html and the figures."""
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportResult:
     """What was written."""
 
     page: Path
     pictures: tuple[Path, ...]
 
 
-def report(request: ReportRequest) -> Reported:
-    """Write the page, which holds everything itself; the pictures lie beside it as PNG files.
+def report(request: ReportRequest) -> ReportResult:
+    """Write the self-contained page, and its figures next to it as PNG files.
 
     Raises CheckpointError and DataError for what is not there.
     """
@@ -37,9 +37,11 @@ def report(request: ReportRequest) -> Reported:
     runs = [source for source in request.sources if source not in ensembles]
     for run in runs:
         open_run(run)
-    refuse_missing_ensembles(ensembles)
+    for file in ensembles:
+        if not file.is_file():
+            raise DataError(f"there is no {file}", "`inceptionctl ensemble ... --output FILE` writes one")
 
     from inceptionctl.report.page import write_report
 
     page = write_report(runs, ensembles, request.output)
-    return Reported(page, tuple(sorted(request.output.glob("*.png"))))
+    return ReportResult(page, tuple(sorted(request.output.glob("*.png"))))

@@ -1,8 +1,7 @@
-"""What is wrong with the paths of a command, told before torch is imported, which takes seconds."""
+"""Checks of the paths of a command, before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from inceptionctl.errors import CheckpointError, DataError
@@ -36,20 +35,3 @@ def refuse_missing_data(root: Path | None) -> None:
 
     if root is not None and not root.is_dir():
         open_split(root, "val")
-
-
-def refuse_missing_ensembles(files: Sequence[Path]) -> None:
-    """Raise DataError for a result of an ensemble that is not there."""
-    for file in files:
-        if not file.is_file():
-            raise DataError(f"there is no {file}", "`inceptionctl ensemble ... --output FILE` writes one")
-
-
-def refuse_missing_answers(sources: Sequence[Path]) -> None:
-    """Raise DataError for a run or an evaluation that is not there."""
-    for source in sources:
-        if not source.exists():
-            raise DataError(
-                f"no run or evaluation {source}",
-                "name runs, or files that `inceptionctl evaluate` has written; `inceptionctl runs list`",
-            )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import CheckpointError, RecipeError
@@ -36,7 +36,7 @@ class SubmitRequest:
     """Either this or `cpu_ranks_per_node` is given."""
     cpu_ranks_per_node: int | None = None
     cpus_per_rank: int | None = None
-    """8 beside a GPU, else 1."""
+    """8 with a GPU, else 1."""
     output: Path | None = None
     resume: str = "auto"
     partition: str | None = None
@@ -48,9 +48,9 @@ class SubmitRequest:
     sbatch: Sequence[str] = ()
     """Any other options of sbatch, each several words if need be: "--mem=0 --exclusive"."""
     notice: int | None = None
-    """Seconds before the time limit at which the job is told to save; 180, at most half of the limit."""
+    """Seconds before the time limit at which the job is signalled to save; 180, at most half of the limit."""
     give_up_after: int = 3
-    """Restarts in succession without a new checkpoint."""
+    """Give up after this many restarts in a row without a new checkpoint."""
     no_submit: bool = False
     dry_run: bool = False
 
@@ -80,21 +80,13 @@ class Submission:
     text: str | None = None
     """Of a dry run: what the script would be."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> console.JsonObject:
         """What `--json` prints."""
         run = str(self.run.absolute())
         if self.text is not None:
             return {"script": self.text, "run": run}
         job = {} if self.script and self.job is None else {"job": self.job}
         return {**job, "run": run, **({"script": str(self.script)} if self.script else {})}
-
-
-@dataclass(frozen=True)
-class _Training:
-    recipe: Recipe
-    output: Path | None
-    images: Opened | None
-    """To train and validate on, where they are on this machine."""
 
 
 def submit(request: SubmitRequest, *, on_each: Callable[[Submission], None] = lambda one: None) -> list[Submission]:
@@ -105,18 +97,13 @@ def submit(request: SubmitRequest, *, on_each: Callable[[Submission], None] = la
     """
     from inceptionctl.train.start import begins_anew
 
-    loaded, ranks = _trainings(request), request.nodes * request.ranks_per_node
-    trainings = [
-        _Training(
-            recipe,
-            output,
-            _check_inputs(recipe, ranks, on_cpu=request.on_cpu, begins=begins_anew(recipe, output, request.resume)),
-        )
-        for recipe, output in loaded
+    trainings = _trainings(request)
+    checked = [
+        _check_inputs(request, recipe, begins=begins_anew(recipe, output, request.resume)) for recipe, output in trainings
     ]
     done = []
-    for training in trainings:
-        done.append(_submit_one(request, training, several=len(trainings) > 1))
+    for (recipe, output), images in zip(trainings, checked, strict=True):
+        done.append(_submit_one(request, recipe, output, images, several=len(trainings) > 1))
         on_each(done[-1])
     return done
 
@@ -133,17 +120,19 @@ def _trainings(request: SubmitRequest) -> list[tuple[Recipe, Path | None]]:
     return [(inherit(member, folder / name), folder / name) for name, member in loaded.members.items()]
 
 
-def _submit_one(request: SubmitRequest, training: _Training, *, several: bool) -> Submission:
+def _submit_one(
+    request: SubmitRequest, recipe: Recipe, output: Path | None, images: Opened | None, *, several: bool
+) -> Submission:
     from inceptionctl.distributed.slurm import submit as hand_over
     from inceptionctl.run import new_run_path
     from inceptionctl.train.lock import check_free
     from inceptionctl.train.start import RUNS, check_start, decide_start
 
-    planned = (training.output or new_run_path(training.recipe, RUNS)).absolute()
-    text = _script(request, training.recipe, planned, "recipe.yaml")  # an error in it comes before a run directory is made
+    planned = (output or new_run_path(recipe, RUNS)).absolute()
+    text = _script(request, recipe, planned, "recipe.yaml")  # an error in it comes before a run directory is made
     if request.dry_run:
         return Submission(planned, text=text)
-    start = decide_start(training.recipe, training.output, request.resume)
+    start = decide_start(recipe, output, request.resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")
         return Submission(start.run.path)
@@ -151,9 +140,9 @@ def _submit_one(request: SubmitRequest, training: _Training, *, several: bool) -
         return Submission(start.run.path)
     if not start.is_new:
         check_free(start.run)
-        if training.images:
-            check_start(start, training.recipe, *training.images)
-    script = _write_script(request, training.recipe, start)
+        if images:
+            check_start(start, recipe, *images)
+    script = _write_script(request, recipe, start)
     if request.no_submit:
         return Submission(start.run.path, script=script)
     try:
@@ -196,7 +185,7 @@ def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:
     run = start.run.path.absolute()
     script = run / "slurm" / "job.sh"
     script.parent.mkdir(exist_ok=True)
-    # What the job may yet be refused for must not be the recipe of the run: its first start keeps it there.
+    # The job may still refuse this recipe, so it is not the run's yet: its first start writes it there.
     changed = not keeps_recipe(start.run, recipe)
     if changed:
         write_atomically(run / "slurm" / "recipe.yaml", dump_recipe(recipe))
@@ -204,16 +193,16 @@ def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:
     return script
 
 
-def _check_inputs(recipe: Recipe, ranks: int, *, on_cpu: bool, begins: bool) -> Opened | None:
-    """Find what is wrong before a job waits in the queue for it; the images, where they are on this machine."""
+def _check_inputs(request: SubmitRequest, recipe: Recipe, *, begins: bool) -> Opened | None:
+    """Raise all problems before a job waits in the queue; return the images, if they are on this machine."""
     from inceptionctl.train.preflight import faults, refuse
 
-    check_batch(recipe, ranks)
-    if recipe.data.decodes_on_gpu and on_cpu:
+    check_batch(recipe, request.nodes * request.ranks_per_node)
+    if recipe.data.decodes_on_gpu and request.on_cpu:
         raise RecipeError(f"data.decode is `{recipe.data.decode}`, but the ranks have no GPU", "set data.decode to auto or cpu")
     root = recipe.data.root_path
     if not root.exists():
-        console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; nothing about it was checked here")
+        console.warn(f"data.root {root} is not on this machine", "it must be on the nodes; it was not checked")
     found, images = faults(recipe, begins=begins, data=root.exists())
     refuse(recipe.model.name, found)
     return images
@@ -230,7 +219,7 @@ def _words(options: Sequence[str]) -> list[str]:
 
 
 def _discard_unsubmitted(run: Run) -> None:
-    """A run directory that no job will ever train is not left behind."""
+    """Remove a run directory that no job will train."""
     from inceptionctl.run import discard_unused, visible
 
     if not has_jobs(run):
@@ -247,7 +236,7 @@ def _is_queued(run: Run, several: bool) -> bool:
 
     for job in queue(jobs_of(run)):
         if in_queue(job):
-            message = f"{run.path} has job {job['job']} in the queue already ({job['state']})"
+            message = f"{run.path} already has job {job['job']} in the queue ({job['state']})"
             if not several:
                 hint = f"wait for it, or end it with: inceptionctl slurm cancel {shlex.quote(str(run.path))}"
                 raise CheckpointError(message, hint)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import RanksEndedError, ResumeLater
+from inceptionctl.stages.commands import command_words
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.local import LocalRanks
@@ -44,7 +45,7 @@ def train(request: TrainRequest) -> Run:
     """Train a recipe, or resume its run; the run directory.
 
     Under torchrun or srun (RANK or SLURM_* set) this process is one rank of the job. Raises ResumeLater when a signal has stopped the
-    training, RanksEndedError when its ranks have ended with an error, which they have told on stderr, and whatever keeps it from starting.
+    training, RanksEndedError when its ranks ended with an error, which they reported on stderr, and whatever keeps it from starting.
     """
     from inceptionctl.distributed.milestones import passed
     from inceptionctl.distributed.signals import RankSignals, stoppable
@@ -69,7 +70,7 @@ def train(request: TrainRequest) -> Run:
         return _train_on_this_machine(request, recipe)
 
 
-def plan(request: TrainRequest, *, data: bool = True) -> dict[str, Any]:
+def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
     """What a training would be, as JSON values; nothing is written. Raises all that keeps it from being trained here.
 
     Without `data` the data set is not looked at.
@@ -140,7 +141,7 @@ def _ranks_of(request: TrainRequest, recipe: Recipe) -> LocalRanks:
 
 
 def _checked(request: TrainRequest, recipe: Recipe, ranks: LocalRanks) -> Opened:
-    from inceptionctl.recipe.places import place_of
+    from inceptionctl.recipe.ensemble_recipe import place_of
     from inceptionctl.run import Run, is_run
     from inceptionctl.stages.checks import check_inputs
     from inceptionctl.train.start import begins_anew
@@ -160,13 +161,11 @@ def _launch(request: TrainRequest, recipe: Recipe, ranks: LocalRanks, start: Sta
     from inceptionctl.train.start import keeps_recipe
 
     # The words of the command: the ranks read the recipe again, since no directory holds it yet.
-    told = [request.recipe, *(word for setting in request.settings for word in ("--set", setting))]
-    where = ["--output", str(start.run.path), "--resume", str(start.checkpoint or "auto")]
-    if start.checkpoint and start.checkpoint.is_relative_to(start.run.path):
-        where[-1] = "auto"
+    resume = start.checkpoint if start.checkpoint and not start.checkpoint.is_relative_to(start.run.path) else "auto"
+    options = {"output": start.run.path, "resume": resume}
     passed("launches")
     try:
-        code = launch(ranks, ["train", *told, *where], request.port)
+        code = launch(ranks, command_words("train", request.recipe, settings=request.settings, options=options), request.port)
     except ResumeLater as stopped:
         console.say(stopped.message)
         code = stopped.exit_code
@@ -174,24 +173,15 @@ def _launch(request: TrainRequest, recipe: Recipe, ranks: LocalRanks, start: Sta
         console.err.show_cursor()  # a rank that was killed in its live line has left it hidden
     if not code:
         return
-    if _may_go_on(code):
-        # Stopped before it was kept, the recipe is known by the words alone.
-        again = [str(start.run.recipe_file)] if keeps_recipe(start.run, recipe) else told
-        go_on = _go_on(request, start, again)
+    if code == ResumeLater.exit_code or code > 128:  # stopped, in order or at once
+        # Stopped before the run had its recipe, only the command's own words give it.
+        again = (start.run.recipe_file, ()) if keeps_recipe(start.run, recipe) else (request.recipe, request.settings)
+        here = {"output": start.run.path, "gpus": request.gpus, "cpu_ranks": request.cpu_ranks}
+        words = command_words("train", again[0], settings=again[1], options=here)
+        hint = f"resume with: {shlex.join(['inceptionctl', *words])}"
         if code == ResumeLater.exit_code:
-            raise ResumeLater("", go_on)  # why, the ranks have said
-        console.say(go_on)
+            raise ResumeLater("", hint)  # the ranks have said why
+        console.say(hint)
     elif start.is_new:
         discard_unused(start.run)
     raise RanksEndedError(code)
-
-
-def _may_go_on(code: int) -> bool:
-    """Whether a training that has ended with this code was stopped, in order or at once."""
-    return code == ResumeLater.exit_code or code > 128
-
-
-def _go_on(request: TrainRequest, start: Start, told: Sequence[str]) -> str:
-    words = [] if request.gpus is None else ["--gpus", str(request.gpus)]
-    words += [] if request.cpu_ranks is None else ["--cpu-ranks", str(request.cpu_ranks)]
-    return f"resume with: {shlex.join(['inceptionctl', 'train', *told, '--output', str(start.run.path), *words])}"

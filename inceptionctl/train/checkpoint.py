@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inceptionctl.console import JsonObject
 from inceptionctl.data.sampler import batch_at
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.storage import disk_errors, sync, temporary_folder, write_atomically
@@ -64,7 +65,7 @@ class Progress:
     kept: list[int] = field(default_factory=list)
     """Steps whose checkpoints are kept for good, this one's among them."""
     classes: list[str] = field(default_factory=list)
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: JsonObject = field(default_factory=dict)
     num_train_images: int = 0
     precision: str = "fp32"
     ranks: int = 1
@@ -107,7 +108,7 @@ class Snapshot:
 
     tensors: dict[str, dict[str, Tensor]]
     """Tensors by name, by file."""
-    progress: dict[str, Any]
+    progress: JsonObject
 
     @property
     def step(self) -> int:

@@ -20,8 +20,9 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.schema import Recipe
@@ -116,19 +117,19 @@ def _damaged(checkpoint: Path, what: str) -> CheckpointError:
     )
 
 
-def read_progress(checkpoint: Path) -> dict[str, Any]:
+def read_progress(checkpoint: Path) -> JsonObject:
     """progress.json of a checkpoint. Raises CheckpointError when it is missing or not JSON."""
     return _read_json(checkpoint / "progress.json")
 
 
-def reached_end(progress: dict[str, Any], recipe: Recipe) -> bool:
+def reached_end(progress: JsonObject, recipe: Recipe) -> bool:
     """Whether a checkpoint is the end of its run; a recipe with a later end (`train.epochs` raised) makes it resumable."""
     train = progress["recipe"]["train"]
     same_end = (train["epochs"], train["max_steps"]) == (recipe.train.epochs, recipe.train.max_steps)
     return bool(same_end and progress["step"] >= progress["total_steps"] and not progress.get("evaluation_due"))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
 
-from inceptionctl.console import size
+from inceptionctl.console import JsonObject, size
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.schema import Recipe
@@ -20,7 +19,7 @@ from inceptionctl.train.preflight import Opened, open_images
 IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES = 1_281_167, 50_000
 
 
-def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, data: bool = True) -> dict[str, Any]:
+def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, data: bool = True) -> JsonObject:
     """The numbers of a training on `ranks` ranks, as JSON-like values in reading order; on the images in `opened`, if they are.
 
     A data set that is not on this machine, or without `data` not looked at, is no error here: ImageNet's 1,281,167 images are assumed
@@ -37,7 +36,7 @@ def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, d
     images, _, source = num_images(recipe, opened, data=data)
     few = too_few_images(images, batch) if images else None
     steps = total_steps(recipe.train.epochs, images, batch.global_batch_size, recipe.train.max_steps) if images else None
-    plan: dict[str, Any] = {
+    plan: JsonObject = {
         "network": f"{recipe.model.name}, {recipe.model.num_classes} classes, {recipe.model.input_px} px, width {recipe.model.width:g}",
         "parameters": parameters - of_head,
         "auxiliary_head_parameters": of_head,

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from inceptionctl.console import JsonObject
 from inceptionctl.distributed.process_group import import_deepspeed
 from inceptionctl.recipe.variants import Optim
 from inceptionctl.train.batch import BatchPlan
@@ -30,7 +30,7 @@ SMALLEST_NORM = 1e-3
 SMALLEST_VALUE = 5.0
 
 
-def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> dict[str, Any]:
+def deepspeed_config(batch: BatchPlan, zero_stage: int = 0) -> JsonObject:
     """DeepSpeed's configuration, derived from the recipe; there is no second file to edit."""
     return {
         "train_batch_size": batch.global_batch_size,
@@ -60,7 +60,7 @@ class Engine:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        config: dict[str, Any],
+        config: JsonObject,
         *,
         clipping: Clipping,
         channels_last: bool,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import MODELS
 from inceptionctl.nearby import did_you_mean
@@ -77,7 +78,7 @@ def find_weights(path: Path, *, verified: bool = True) -> WeightsSource:
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: Path) -> JsonObject:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not {"architecture", "num_classes"} <= config.keys():

@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from torch import nn
@@ -64,7 +64,7 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
 
 
 def _shared_start(joined: Session, recipe: Recipe, output: Path | None, resume: str) -> Start:
-    def decide() -> dict[str, Any]:
+    def decide() -> console.JsonObject:
         start = decide_start(recipe, output, resume)
         return {
             "run": str(start.run.path),
@@ -191,7 +191,7 @@ def _keep(start: Start, recipe: Recipe, images: tuple[ImageSet, ImageSet]) -> No
     keep_list(start.run, *images, recipe.evaluate.subset)
 
 
-def _first_weights(recipe: Recipe, start: Start) -> dict[str, Any]:
+def _first_weights(recipe: Recipe, start: Start) -> console.JsonObject:
     """What a new run starts from, verified once for all ranks: a run that is still training may name another best one meanwhile."""
     path = first_weights(recipe)
     if path is None or start.checkpoint:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
+from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run
@@ -35,7 +35,7 @@ def roll_back(job: Training, found: DivergedError) -> None:
     if wishes.on_divergence == "stop" or len(progress.rollbacks) >= wishes.max_rollbacks:
         raise _given_up(job, found)
 
-    def choose() -> dict[str, Any]:
+    def choose() -> JsonObject:
         job.writer.wait()
         checkpoint, skipped = newest_of(job.run)
         for sentence in skipped:

@@ -10,10 +10,10 @@ import platform
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from inceptionctl.console import JsonObject
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.sources.folders import passed_over_remark
 from inceptionctl.recipe.schema import Recipe
@@ -78,7 +78,7 @@ def changes_in_words(start: Start, recipe: Recipe, step: int, steps_per_epoch: f
     return words
 
 
-def environment(job: Training) -> dict[str, Any]:
+def environment(job: Training) -> JsonObject:
     """What a start ran on, for environment.json."""
     gpus = (
         [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if job.device.type == "cuda" else []

@@ -17,7 +17,7 @@ from typing import Any
 from typer.main import get_command
 
 from inceptionctl.cli import app
-from inceptionctl.recipe.ensemble import Ensemble
+from inceptionctl.recipe.ensemble_recipe import Ensemble
 from inceptionctl.recipe.schema import Recipe
 
 TYPES = {

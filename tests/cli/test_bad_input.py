@@ -116,7 +116,7 @@ def test_resume_from_nothing(root: Path, tmp_path: Path) -> None:
 
 def test_copy_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: {}\n")
-    refused(inceptionctl("recipes", "copy", "quickstart", "mine.yaml", cwd=tmp_path), 2, "mine.yaml exists already")
+    refused(inceptionctl("recipes", "copy", "quickstart", "mine.yaml", cwd=tmp_path), 2, "mine.yaml already exists")
     assert (tmp_path / "mine.yaml").read_text() == "model: {}\n"
 
 

@@ -90,7 +90,7 @@ def test_a_data_set_on_another_machine_is_left_out_when_asked_to(tmp_path: Path)
     result = run("train", mine, "--dry-run", "--no-data", "--set", "model.freeze=[]")
     assert result.exit_code == 0 and "unknown: nowhere was not looked at" in result.stdout, result.stderr
     result = run("train", mine, "--no-data", "--output", "run")
-    assert result.exit_code == 2 and "a training needs its data set" in result.stderr and not Path("run").exists()
+    assert result.exit_code == 2 and "training needs the data set" in result.stderr and not Path("run").exists()
 
 
 def test_a_data_set_that_is_left_out_is_not_opened(root: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_images_are_listed_once_if_at_all(
 def test_placeholders_of_bundled_recipes_are_remarked(name: str) -> None:
     result = run("recipes", "check", name)
     assert result.exit_code == 0 and "fine" in result.stdout, result.stderr
-    assert "is not here, and not looked at" in result.stderr and "--set data.root=FOLDER" in result.stderr
+    assert ": not found, so not checked" in result.stderr and "--set data.root=FOLDER" in result.stderr
     assert json.loads(run("recipes", "check", name, "--json").stdout) == {"ok": True, "problems": [], "warnings": []}
 
 

@@ -37,7 +37,7 @@ def test_the_tables_name_what_is_bad_and_odd(spoilt: Path) -> None:
         r"train/class_0/\xff\xfe.jpg",
         r"train/class_0/[bold]back\\slash.jpg",
         "no image: the file is no image (it starts with b'no image')",
-        "Copies, byte for byte: 2",
+        "Exact duplicates: 2",
         "train/class_1/000.jpg, train/class_1/copy.jpg",
     ):
         assert words in result.stdout, result.stdout
@@ -95,7 +95,7 @@ def test_packing_leaves_out_what_is_on_the_list(spoilt: Path, tmp_path: Path) ->
 
 def test_wrong_options_are_refused(root: Path, tmp_path: Path) -> None:
     refused(inceptionctl("data", "check"), 2, "no data set to check", "--recipe RECIPE")
-    refused(inceptionctl("data", "check", root, "--also", "small"), 2, "--also small is no kind", "duplicate, mislabelled")
+    refused(inceptionctl("data", "check", root, "--also", "small"), 2, "--also small is not a kind", "duplicate, mislabelled")
     refused(inceptionctl("data", "check", root, "--also", "tiny"), 2, "--also needs --write-exclusions")
     refused(
         inceptionctl("data", "check", root, *sets("data.formt=csv")), 2, "data.formt: unknown key", "did you mean `format`?"

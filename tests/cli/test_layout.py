@@ -166,4 +166,4 @@ def test_what_an_option_was_called_is_taken_and_said(tmp_path: Path) -> None:
     words = ["bench", "start", "quickstart", "--gpus", "--set", f"data.root={tmp_path}", "--ranks", "0"]
     assert "--on-gpus" not in CliRunner().invoke(app, [*words[:-1], "x"]).stderr  # a number that is none is told first
     answer = CliRunner().invoke(app, [*words[:-1], "1"])
-    assert "warning: --gpus is called --on-gpus now" in answer.stderr and answer.exit_code == 4
+    assert "warning: --gpus was renamed to --on-gpus" in answer.stderr and answer.exit_code == 4

@@ -69,7 +69,7 @@ def test_show_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_network_names_the_nearest() -> None:
     result = run("show", "inceptoin_v4")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "no network 'inceptoin_v4'" in result.stderr
+    assert "unknown model 'inceptoin_v4'" in result.stderr
     assert "hint: did you mean `inception_v4`?" in result.stderr
     assert "inception_v4_tf_slim" in run("show", "zzz").stderr
 
@@ -100,7 +100,7 @@ def test_impossible_options_are_worded(option: str, value: str, words: str) -> N
         ),
         ("inception_resnet_v1", ("--residual-scale", "0.1,x"), "--residual-scale: '0.1,x' is neither a number", ""),
         ("inception_resnet_v1", ("--residual-scale", "0.1,0.2"), "--residual-scale: [0.1, 0.2] is neither a number", ""),
-        ("inception_resnet_v1", ("--residual-scale", "0"), "--residual-scale: 0.0 is neither a number above 0", ""),
+        ("inception_resnet_v1", ("--residual-scale", "0"), "--residual-scale: 0.0 is neither a number in (0, 1]", ""),
         ("inception_resnet_v1", ("--aux-head",), "--aux-head: inception_resnet_v1 has no auxiliary head", "inception_v3"),
         ("inception_v3", ("--input-px", "106"), "aux_head of inception_v3 needs input_px of at least 107, got 106", "false"),
         ("inception_v3", ("--residual-unit", "original"), "--residual-unit: inception_v3 has no residual units", "resnet_18"),

@@ -150,7 +150,7 @@ def test_what_lies_there_already_is_left_alone(root: Path, packed: Path, tmp_pat
         inceptionctl("data", "pack", root, packed, "--shard-size", "1MB"), 3, "holds shards of other images or of another size"
     )
     refused(inceptionctl("data", "pack", tmp_path / "nothing", tmp_path / "x"), 3, "does not exist")
-    refused(inceptionctl("data", "pack", root, tmp_path / "x", "--shard-size", "big"), 2, "is no size")
+    refused(inceptionctl("data", "pack", root, tmp_path / "x", "--shard-size", "big"), 2, "is not a size")
     refused(inceptionctl("data", "pack", root, tmp_path / "full/thesis.txt"), 4, "cannot write")
     assert not (tmp_path / "x").exists() and files(tmp_path / "full").keys() == {"thesis.txt"}
 

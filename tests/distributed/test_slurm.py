@@ -139,7 +139,7 @@ def test_a_waiting_job_is_cancelled_and_no_second_one_submitted(slurm: dict[str,
     job = submit(data, tmp_path, slurm, "--time", "10:00", "--output", "run", "--sbatch", "--begin=now+1hour")
     again = ("slurm", "submit", tmp_path / "run" / "recipe.yaml", *RANKS, "--time", "10:00", "--output", "run")
     refused(inceptionctl(*again, cwd=tmp_path, **slurm), 5, f"job {job}", "PENDING", "slurm cancel")
-    refused(inceptionctl("slurm", "logs", "run", cwd=tmp_path, **slurm), 5, "said nothing yet")
+    refused(inceptionctl("slurm", "logs", "run", cwd=tmp_path, **slurm), 5, "not printed anything yet")
     assert inceptionctl("slurm", "cancel", "run", cwd=tmp_path, **slurm).returncode == 0
     wait_for_state(slurm, job, "CANCELLED", tmp_path / "run")
 

@@ -137,7 +137,7 @@ def test_without_sbatch_it_ends_with_4_and_no_submit_writes_the_script(root: Pat
     result = inceptionctl(*command, "--no-submit", cwd=tmp_path, PATH=str(empty))
     assert result.returncode == 0, result.stderr
     assert os.access(tmp_path / "run" / "slurm" / "job.sh", os.R_OK) and "sbatch " in result.stderr
-    refused(inceptionctl("slurm", "status", "run", cwd=tmp_path), 5, "was never given to Slurm")
+    refused(inceptionctl("slurm", "status", "run", cwd=tmp_path), 5, "was never submitted to Slurm")
 
 
 def test_each_member_of_an_ensemble_is_a_job(root: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_predict_and_export_take_it_too(data: Path, tmp_path: Path) -> None:
     words = ("export", "b", "--format", "safetensors", "--output", tmp_path, "--json")
     answer = invoke(*words)
     told = json.loads(answer.stdout)
-    assert told["step"] == 5 and taken(told) == ("best", 12.5, 10) and "takes the best checkpoint: step 5" in answer.stderr
+    assert told["step"] == 5 and taken(told) == ("best", 12.5, 10) and "exporting the best checkpoint: step 5" in answer.stderr
     assert json.loads(invoke(*words, "--checkpoint", "latest").stdout)["step"] == 10
     for verb in (("predict", tmp_path, image), ("evaluate", tmp_path / "model.safetensors", "--data", data)):
         refused = CliRunner().invoke(app, [*map(str, verb), "--checkpoint", "best"])

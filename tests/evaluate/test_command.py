@@ -100,9 +100,9 @@ def test_a_drawing_has_a_legend_and_the_whole_square(
     [
         (["--protocol", "10crop", "--scales", "a"], 2, "not whole numbers"),
         (["--protocol", "10crop", "--scales", "342,²"], 2, "not whole numbers"),
-        (["--scales", "86"], 2, "a single crop is cut as the recipe says"),
+        (["--scales", "86"], 2, "does not apply to the recipe"),
         (["--protocol", "144crop", "--scales", "74"], 2, "smaller than the network's input of 75 px"),
-        (["--all", "--output", "x.json"], 2, "--all writes a file for each checkpoint"),
+        (["--all", "--output", "x.json"], 2, "--all writes a file per checkpoint"),
         (["--show-crops", "nothing.jpg"], 3, "nothing.jpg"),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
         assert answer.exit_code == 0, answer.output
     answer = CliRunner().invoke(app, ["ensemble", str(run.path), str(raw), "--output", str(tmp_path / "both.json")])
     assert answer.exit_code == 0, answer.output
-    assert "ensemble" in answer.stdout and "all name the same class" in answer.stdout
+    assert "ensemble" in answer.stdout and "all members agree" in answer.stdout
     told = json.loads((tmp_path / "both.json").read_text())
     assert [one["name"] for one in told["members"]] == [str(run.path), str(raw)]
     assert told["members"][0]["top1_error"] != told["members"][1]["top1_error"]

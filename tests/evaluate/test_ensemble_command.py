@@ -76,7 +76,7 @@ def test_stopped_and_killed_it_goes_on_with_what_is_missing(words: tuple[str, ..
     assert "stopped in `train` of b" in said and "resume with: inceptionctl ensemble two.yaml --set" in said
     assert "Traceback" not in said and "error:" not in said
     step = states(words)["b"]
-    assert step.startswith("to be trained from step ")
+    assert step.startswith("to be resumed at step ")
     saved = int(step.split()[5])
     with started(*words, cwd=tmp_path, log=log) as process:
         # What it has started must not go on without it.
@@ -128,10 +128,10 @@ def test_what_is_wrong_is_said_before_anything_is_trained(words: tuple[str, ...]
     fails(3, "a and b would be validated on different images", more=sets(f"members.b.data.root={other}"))
     fails(2, "members.c: no such member", more=sets("members.c.train.seed=1"))
     fails(4, "one of several ranks", RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="x", MASTER_PORT="1")
-    fails(2, "it is the folder", of=("ensemble", "two.yaml", "--output", "both.json"))
-    fails(2, "of one training", "inceptionctl train quickstart", of=("ensemble", "quickstart"))
-    fails(2, "other things are named beside it", of=("ensemble", "two.yaml", "both"))
-    fails(2, "--set changes a recipe", of=("ensemble", "runs/a", "runs/b", *sets("train.seed=1")))
+    fails(2, "for a recipe this is a folder", of=("ensemble", "two.yaml", "--output", "both.json"))
+    fails(2, "is a single training", "inceptionctl train quickstart", of=("ensemble", "quickstart"))
+    fails(2, "other sources were given too", of=("ensemble", "two.yaml", "both"))
+    fails(2, "--set applies to a recipe", of=("ensemble", "runs/a", "runs/b", *sets("train.seed=1")))
     fails(2, "exclude each other", more=("--gpus", "1"))
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "a").write_text("something")

@@ -259,7 +259,7 @@ def test_a_bad_image_is_named_and_the_command_goes_on_when_it_is_mended(
         "--batch-size",
         "5",
     ]
-    refused_here(CliRunner().invoke(app, command), 3, f"cannot decode {bad}", "a submission has a line for every image")
+    refused_here(CliRunner().invoke(app, command), 3, f"cannot decode {bad}", "a submission needs a line for every image")
     assert not file.exists()
     bad.write_bytes(whole)
     answer = CliRunner().invoke(app, command)
@@ -282,7 +282,7 @@ def test_wrong_commands(run: Run, photographs: dict[Path, Path], tmp_path: Path)
         (["nowhere"], 3, "no such image file: nowhere"),
         ([*list(photographs)[1:], "--submission", file], 3, "of the images 1 to 24 1 is missing: 1"),
         ([folder, "--submission", file, "--protocol", "10crop", "--scales", "10,x"], 2, "--scales 10,x"),
-        ([folder, "--submission", file, "--scales", "100"], 2, "--scales: a single crop is cut as the recipe says"),
+        ([folder, "--submission", file, "--scales", "100"], 2, "--scales does not apply to the recipe's single crop"),
     ):
         refused_here(CliRunner().invoke(app, ["predict", str(run.path), *map(str, words)]), code, text)
     assert not file.exists()

@@ -213,7 +213,7 @@ def test_somebody_elses_readme_stays(run: Run, tmp_path: Path) -> None:
     (tmp_path / CARD).write_text("---\nlicense: mit\n---\nmine")
     answer = CliRunner().invoke(app, ["export", str(run.path), "--format", "safetensors", "--output", str(tmp_path), "--json"])
     assert answer.exit_code == 0, answer.output
-    assert "README.md is not of inceptionctl and stays as it is" in answer.stderr
+    assert "README.md is not from inceptionctl and was kept" in answer.stderr
     assert json.loads(answer.stdout)["card"] is None
     assert (tmp_path / CARD).read_text().endswith("mine")
 

@@ -52,4 +52,4 @@ def test_batch_norm_is_folded(network: onnx.ModelProto, trained: Trained) -> Non
 def test_options_of_onnx_without_onnx(run: Run, option: tuple[str, ...]) -> None:
     answer = run_command("export", run.path, "--format", "safetensors", *option)
     assert answer.exit_code == 2
-    assert "are of ONNX, which is not among the formats" in answer.stderr
+    assert "apply to ONNX, which is not among the formats" in answer.stderr

@@ -60,7 +60,7 @@ def test_keys_of_text_are_those_of_the_schema() -> None:
         ("train.smoothing=0.1", "it is `train.label_smoothing` here"),
         ("model.drop=0.1", "it is `model.dropout` here"),
         ("train.workers=4", "it is `data.num_threads` here"),
-        ("train.gradient_accumulation_steps=4", "it follows: train.global_batch_size"),
+        ("train.gradient_accumulation_steps=4", "it is computed: train.global_batch_size"),
         ("train.gpus=4", "--gpus N or --cpu-ranks N"),
         ("data.mixup=0.2", "there is none"),
         ("train.epoch=3", "did you mean `epochs`?"),

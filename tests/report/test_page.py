@@ -89,7 +89,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 def test_the_name_of_earlier_versions_is_taken(tmp_path: Path, runs: list[Run]) -> None:
     answer = CliRunner().invoke(app, ["report", str(runs[1].path), "--out", str(tmp_path / "out"), "--json"])
-    assert answer.exit_code == 0 and "warning: --out is called --output now" in answer.stderr
+    assert answer.exit_code == 0 and "warning: --out was renamed to --output" in answer.stderr
     assert json.loads(answer.stdout)["page"] == str(tmp_path / "out" / "index.html")
     assert (tmp_path / "out" / "index.html").is_file()
     assert "--out " not in CliRunner().invoke(app, ["report", "--help"]).stdout

@@ -49,7 +49,7 @@ def test_a_job_for_slurm(root: Path) -> None:
     [made] = submit(request, on_each=told.append)
     assert told == [made] and made.job is None and made.script
     assert made.script.read_text() == dry.text
-    with pytest.raises(CheckpointError, match="never given to Slurm"):
+    with pytest.raises(CheckpointError, match="never submitted to Slurm"):
         jobs.status(Path("run"))
     with pytest.raises(RecipeError, match="either --gpus-per-node"):
         submit(SubmitRequest("inception_v4", 2, "1:00:00", settings))

@@ -17,8 +17,13 @@ from inceptionctl.stages.bench_ranks import BenchAllreduceRequest, BenchStartReq
 from inceptionctl.stages.bench_steps import BenchStepRequest, BenchTrainRequest
 from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.ensemble import EnsembleRequest
+from inceptionctl.stages.evaluate import EvaluateRequest
+from inceptionctl.stages.export import ExportRequest
 from inceptionctl.stages.plan import PlanRequest
+from inceptionctl.stages.predict import PredictRequest, SubmissionRequest
+from inceptionctl.stages.report import ReportRequest
 from inceptionctl.stages.submit import SubmitRequest
+from inceptionctl.stages.train import TrainRequest
 
 COMMAND = get_command(app)
 # Command -> where it calls its stage, and the request with nothing but what must be given.
@@ -26,6 +31,15 @@ DOORS: dict[str, tuple[str, Any]] = {
     "slurm submit RECIPE --nodes 3 --time 1:00": ("cli.slurm.submit_jobs", SubmitRequest("RECIPE", 3, "1:00")),
     "ensemble a b": ("cli.ensemble.run_ensemble", EnsembleRequest([Path("a"), Path("b")])),
     "plan RECIPE": ("cli.plan.make_plan", PlanRequest("RECIPE")),
+    "train RECIPE": ("stages.train.train", TrainRequest("RECIPE")),
+    "evaluate run --protocol dense": ("stages.evaluate.check", EvaluateRequest(Path("run"), "dense")),
+    "export run": ("stages.export.export", ExportRequest(Path("run"))),
+    "predict run a.jpg": ("cli.predict.predict_classes", PredictRequest(Path("run"), (Path("a.jpg"),))),
+    "predict run a.jpg --submission f --protocol dense": (
+        "cli.predict.check",
+        SubmissionRequest(Path("run"), (Path("a.jpg"),), Path("f"), protocol="dense"),
+    ),
+    "report run": ("stages.report.report", ReportRequest((Path("run"),))),
     "bench data": ("stages.bench_data.data", BenchDataRequest()),
     "bench photographs a b": ("stages.bench_data.photographs", BenchPhotographsRequest(Path("a"), Path("b"))),
     "bench lists": ("stages.bench_data.lists", BenchListsRequest()),
@@ -35,6 +49,12 @@ DOORS: dict[str, tuple[str, Any]] = {
     "bench train": ("stages.bench_steps.train", BenchTrainRequest()),
     "bench start": ("stages.bench_ranks.start", BenchStartRequest()),
     "bench allreduce": ("stages.bench_ranks.allreduce", BenchAllreduceRequest()),
+}
+# Options that say how a stage is called, not what it does: they are no fields of the request.
+BESIDE = {
+    "train": {"dry_run", "no_data"},
+    "evaluate": {"gpus", "cpu_ranks", "show_crops"},
+    "predict": {"gpus", "cpu_ranks"},
 }
 # Words of options that are not read as they are, and what becomes of them.
 READ: dict[str, tuple[str, Any]] = {
@@ -46,10 +66,19 @@ READ: dict[str, tuple[str, Any]] = {
     "size": ("7x9", [7, 9]),
     "batch_sizes": ("3,5", [3, 5]),
     "precision": ("bf16", "bf16"),
+    "scales": ("342,384", [342, 384]),
+    "subset": ("non-blacklisted", "non-blacklisted"),
+    "formats": ("pt2", ["pt2"]),
+    "precisions": ("int8", ["int8"]),
+    "check": ("openvino", "openvino"),
 }
 OF_ONE: dict[tuple[str, str], tuple[str, Any]] = {
     ("plan", "gpus"): ("32,16", [16, 32]),
     ("ensemble", "protocol"): ("dense", "dense"),
+    ("evaluate", "protocol"): ("10crop", "10crop"),
+    ("evaluate", "weights"): ("raw", "raw"),
+    ("export", "weights"): ("raw", "raw"),
+    ("predict", "protocol"): ("10crop", "10crop"),
     ("bench evaluate", "protocol"): ("dense", ["dense"]),
     ("bench start", "ranks"): ("4,5", [4, 5]),
 }
@@ -90,7 +119,10 @@ def plain(value: Any) -> Any:
 def test_each_option_has_its_field(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     door, least = DOORS[words]
     verb, command = verb_of(words)
-    parameters = [one for one in command.params if one.name not in ("as_json", "help") and not getattr(one, "hidden", False)]
+    beside = {"as_json", "help", *BESIDE.get(verb, ())}
+    if isinstance(least, PredictRequest):  # what only a submission takes is refused without one
+        beside |= {field.name for field in fields(SubmissionRequest)} - {field.name for field in fields(least)}
+    parameters = [one for one in command.params if one.name not in beside and not getattr(one, "hidden", False)]
     assert [one.name for one in parameters] == [field.name for field in fields(least)]
     base = requested(words.split(), door, monkeypatch)
     assert {name: plain(value) for name, value in vars(base).items()} == {

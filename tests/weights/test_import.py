@@ -51,7 +51,7 @@ def test_a_safetensors_file(run, state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "a.safetensors")
     answer = run(tmp_path / "a.safetensors")
     assert answer.exit_code == 0, answer.stderr
-    assert "122 mapped, none missing, none of another shape, none left over" in answer.stdout
+    assert "122 matched; none missing, unexpected or of another shape" in answer.stdout
     assert answer.stderr.splitlines() == [
         f"wrote {tmp_path / 'out'}; next: inceptionctl evaluate {tmp_path / 'out'} --data ROOT"
     ]

@@ -87,8 +87,8 @@ def said(*arguments: str | Path) -> tuple[int, str]:
 
 def test_the_command_says_it_and_goes_on(mixed: Path) -> None:
     code, text = said(mixed)
-    assert code == 0 and "warning: 7 files that may be meant as images are passed over" in text, text
-    assert "Passed over, by training too" in text and "train/class_2/deep/2.jfif" in text
+    assert code == 0 and "warning: 7 files that may be images are ignored" in text, text
+    assert "Ignored, also by training" in text and "train/class_2/deep/2.jfif" in text
 
 
 def test_a_set_of_one_split_is_checked_and_refused_as_by_training(root: Path, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
-"""Recipes of ensembles: several trainings, each written as a recipe is, and the protocol by which they answer together.
+"""Ensemble recipes: several trainings, each written like a recipe, and the protocol by which they are combined.
 
     protocol: 144crop
     weights: {v4: 2}            # 1 for the others
-    data: {root: ...}           # sections at the top are every member's
+    data: {root: ...}           # sections at the top apply to every member
     members:
       v4: {extends: inception_v4}
       irv2: {extends: inception_resnet_v2, train: {seed: 1}}
 
-What comes later counts: what a member extends, the sections at the top, the member's own, `--set key`, `--set members.NAME.key`.
+Later ones override earlier ones: what a member extends, the sections at the top, the member's own, `--set key`, `--set members.NAME.key`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from inceptionctl.errors import Problem
 from inceptionctl.protocols import ProtocolName
 from inceptionctl.recipe.keys import MEMBERS
 from inceptionctl.recipe.load import (
+    bundled_folder,
     examine,
     failure,
     find_recipe,
@@ -43,22 +44,22 @@ Weight = Annotated[float, Field(ge=0.0)]
 
 
 class Ensemble(Section):
-    """Several networks that answer as one (section 5 of the paper)."""
+    """Several networks whose class probabilities are averaged (section 5 of the paper)."""
 
     protocol: ProtocolName = "144crop"
-    """By which crops every member is evaluated (docs/evaluation.md)."""
+    """Crops by which every member is evaluated (docs/evaluation.md)."""
     weights: dict[str, Weight] = Field(default={})
-    """Weight of a member's answer, by its name; 1 for those that are not named."""
+    """Weight of each member, by name; 1 for those not listed."""
     members: dict[str, Recipe]
-    """The trainings, by the names of their run directories. A member may have `extends` as a recipe has."""
+    """The trainings, by the names of their run directories. A member may use `extends` like a recipe."""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         if len(self.members) < 2:
-            raise ValueError("members are fewer than two")
+            raise ValueError("members must be at least two")
         for name in self.weights:
             if name not in self.members:
-                raise ValueError(f"weights.{name} is not the weight of a member; there are {', '.join(self.members)}")
+                raise ValueError(f"weights.{name} is not a member; members are {', '.join(self.members)}")
         if not any(self.shares):
             raise ValueError("weights are 0 for every member")
         return self
@@ -74,12 +75,12 @@ class Ensemble(Section):
 
 
 def is_ensemble(name: str) -> bool:
-    """Whether a recipe, given by file or bundled name, is one of an ensemble. Raises RecipeError where there is none."""
+    """Whether a recipe, given by file or bundled name, is an ensemble recipe. Raises RecipeError if there is no such recipe."""
     return MEMBERS in read_source(find_recipe(name)).data
 
 
 def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
-    """Read an ensemble's recipe with its `--set` settings, which are of every member unless they begin with `members.NAME`.
+    """Read an ensemble recipe with its `--set` settings, which apply to every member unless they begin with `members.NAME`.
 
     Raises RecipeError that carries every problem of every member, each with file:line (or the --set option) and a hint.
     """
@@ -96,7 +97,7 @@ def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
         if recipe:
             recipes[member] = recipe
     problems += _unfit_together(source, recipes)
-    whole = merged(_own(source), _own(top))
+    whole = merged(_sections(source, of_recipe=False), _sections(top, of_recipe=False))
     # What is wrong with a member has been said; these stand for those with problems.
     whole.data[MEMBERS] = {member: recipes.get(member, Recipe()) for member in names}
     ensemble, found = examine(whole, Ensemble)
@@ -132,16 +133,11 @@ def _part(source: Source, name: str) -> Source:
     return Source(deepcopy(written) if isinstance(written, dict) else {}, lines)
 
 
-def _sections(source: Source) -> Source:
-    """What is written of every member."""
-    data = {key: deepcopy(value) for key, value in source.data.items() if key in Recipe.model_fields}
-    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data})
-
-
-def _own(source: Source) -> Source:
-    """What is written of the ensemble itself, and what is neither that nor a recipe's."""
-    data = {key: deepcopy(value) for key, value in source.data.items() if key not in Recipe.model_fields}
-    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data}, list(source.problems))
+def _sections(source: Source, *, of_recipe: bool = True) -> Source:
+    """The sections at the top, which apply to every member; else the other keys: the ensemble's own, and unknown ones."""
+    data = {key: deepcopy(value) for key, value in source.data.items() if (key in Recipe.model_fields) == of_recipe}
+    problems = [] if of_recipe else list(source.problems)
+    return Source(data, {path: where for path, where in source.lines.items() if path[0] in data}, problems)
 
 
 def _told_of_a_member(member: str, problems: Iterable[Problem], of_all: set[str]) -> Iterator[Problem]:
@@ -156,23 +152,25 @@ def _strangers(top: Source, names: Sequence[str]) -> Iterator[Problem]:
     for name in members if isinstance(members, dict) else ():
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(names)}"
+            hint = f"did you mean `{close[0]}`?" if close else f"members are {', '.join(names)}"
             yield Problem(top.lines[MEMBERS, name], f"{MEMBERS}.{name}: no such member", hint)
 
 
 def _unfit_members(source: Source) -> Iterator[Problem]:
-    """Members that could not be anybody's, whatever their recipes say."""
+    """Members that are invalid whatever their recipes contain."""
     members = source.data.get(MEMBERS, {})
     if not isinstance(members, dict):
-        yield Problem(source.lines[MEMBERS,], f"{MEMBERS}: {members!r} are no members", "write a name and a recipe for each")
+        yield Problem(
+            source.lines[MEMBERS,], f"{MEMBERS}: {members!r} is not a mapping", "write a name and a recipe for each member"
+        )
         return
     for name, written in members.items():
         where = source.lines[MEMBERS, name]
         if not NAME.fullmatch(name):
-            hint = "letters, digits, - and _: it is the name of a run directory"
-            yield Problem(where, f"{MEMBERS}.{name}: not a name for a member", hint)
+            hint = "use letters, digits, - and _: it names a run directory"
+            yield Problem(where, f"{MEMBERS}.{name}: not a valid name", hint)
         if not isinstance(written, dict | None):
-            hint = "write it as a recipe is, or `{extends: NAME}`"
+            hint = "write a recipe, or `{extends: NAME}`"
             yield Problem(where, f"{MEMBERS}.{name}: {written!r} is not a recipe", hint)
 
 
@@ -184,10 +182,25 @@ def _unfit_together(source: Source, recipes: dict[str, Recipe]) -> list[Problem]
         where = source.lines[MEMBERS, name]
         for other, before in seen.items():
             if binding(recipe.resolved()) == binding(before.resolved()):
-                hint = "give it another train.seed, or leave it out"
-                found.append(Problem(where, f"{MEMBERS}.{name} is the very training that {MEMBERS}.{other} is", hint))
+                hint = "give it another train.seed, or remove it"
+                found.append(Problem(where, f"{MEMBERS}.{name} is the same training as {MEMBERS}.{other}", hint))
             if recipe.model.num_classes != before.model.num_classes:
                 counts = f"{recipe.model.num_classes} classes, {MEMBERS}.{other} has {before.model.num_classes}"
-                found.append(Problem(where, f"{MEMBERS}.{name} has {counts}", "set model.num_classes to the same in all"))
+                found.append(Problem(where, f"{MEMBERS}.{name} has {counts}", "set the same model.num_classes for all"))
         seen[name] = recipe
     return found
+
+
+def place_of(name: str, settings: Sequence[str], key: str, member: str = "") -> str | None:
+    """Where a dotted key of a recipe, or of a member of an ensemble, has its value from; None for a default."""
+    source, top = read_source(find_recipe(name)), settings_source(settings)
+    layers = member_source(source, top, member) if member else merged(source, top)
+    return layers.lines.get(tuple(key.split(".")))
+
+
+def is_placeholder(place: str | None) -> bool:
+    """Whether a value is a default or comes from a bundled recipe, so that no user has chosen it."""
+    if place is None:
+        return True
+    file = Path(place.rpartition(":")[0])
+    return not place.startswith("--set ") and file.resolve().is_relative_to(bundled_folder().resolve())

@@ -39,7 +39,7 @@ def problem_of(details: ErrorDetails, source: Source, root: type[BaseModel] = Re
     if kind in RULES:
         return _rule_problem(path, rule_message(details), source, (details.get("ctx") or {}).get("hint"))
     if isinstance(value, str) and NUMBER_AS_TEXT.match(value):
-        return Problem(where, f"{key}: {value!r} is text, not a number", "write it without quotes")
+        return Problem(where, f"{key}: {value!r} is text, not a number", "remove the quotes")
     if isinstance(value, str) and kind == "literal_error":
         hint = _instead(path, kind, value) or f"choose {details.get('ctx', {}).get('expected', '')}"
         return Problem(where, f"{key}: {value!r} is not a choice", hint)
@@ -56,7 +56,7 @@ def _instead(path: KeyPath, kind: str, value: Any) -> str | None:
     """What to write for a value of another language than YAML 1.2, or of another type."""
     spoken = value.lower() if isinstance(value, str) else value
     if kind == "bool_type" and spoken in BOOLEANS:
-        return f"write {BOOLEANS[spoken]}: YAML 1.2 has no other booleans than true and false"
+        return f"write {BOOLEANS[spoken]}: YAML 1.2 only has true and false"
     if (spoken in ("none", "nil", "off", "no", "never") or value is False) and takes_null(path):
         return "write null"
     if isinstance(value, str) and spoken in ("none", "nil"):
@@ -129,7 +129,7 @@ def _nearest_key(path: KeyPath, data: Tree, root: type[BaseModel]) -> str:
 
 
 def rests_on(section: KeyPath, message: str, left_out: Sequence[KeyPath]) -> bool:
-    """Whether a section's rule speaks of a key that was left out, and so of a default that nobody has chosen."""
+    """Whether a section's rule speaks of a key that was left out, and so of a default that no user has chosen."""
     words = set(re.findall(r"[\w.]+", message))
     return any(
         ".".join(key) in words
@@ -140,7 +140,7 @@ def rests_on(section: KeyPath, message: str, left_out: Sequence[KeyPath]) -> boo
 
 
 def nulls_as_text(source: Source) -> Iterator[Problem]:
-    """Python's None where a text may stand: it would be taken for a file of that name."""
+    """Python's None where text is allowed: it would be read as a file name."""
     for path, where in source.lines.items():
         value = _value_at(source.data, path)
         if isinstance(value, str) and value in NONES and takes_null(path) and is_free_text(path):

@@ -67,7 +67,7 @@ def test_bundled_ensembles_survive_a_round_trip_and_open_with_their_facts(name: 
 def test_both_kinds_are_told_apart() -> None:
     assert not set(bundled_recipes()) & set(bundled_ensembles())
     assert all(is_ensemble(name) for name in bundled_ensembles()) and not any(map(is_ensemble, bundled_recipes()))
-    with pytest.raises(RecipeError, match="is of an ensemble") as caught:
+    with pytest.raises(RecipeError, match="is an ensemble") as caught:
         load_recipe("ensemble_paper")
     assert "inceptionctl ensemble ensemble_paper" in (caught.value.hint or "")
 
@@ -126,10 +126,10 @@ weights: {x: 1, a: -1}
         "train.epochs: -1: input should be greater than 0": "e.yaml:2",
         "members.a.model.widht: unknown key": "e.yaml:5",
         "members.b.extends: no recipe 'nothing.yaml': neither a file nor a bundled name": "e.yaml:6",
-        "members.c d: not a name for a member": "e.yaml:7",
+        "members.c d: not a valid name": "e.yaml:7",
         "members.e: 3 is not a recipe": "e.yaml:8",
         "weights.a: -1: input should be greater than or equal to 0": "e.yaml:9",
-        "weights.x is not the weight of a member; there are a, b, c d, e": "e.yaml:9",
+        "weights.x is not a member; members are a, b, c d, e": "e.yaml:9",
         "members.z: no such member": "--set members.z.train.seed=1",
         "data.rot: unknown key": "--set data.rot=x",
         "members.a.optim.name: 'sdg' is not a choice (rmsprop, sgd, adamw, lamb)": "--set members.a.optim.name=sdg",
@@ -142,16 +142,16 @@ weights: {x: 1, a: -1}
 @pytest.mark.parametrize(
     ("text", "settings", "message", "where"),
     [
-        ("members: 3\n", (), "members: 3 are no members", "e.yaml:1"),
-        ("members: {a: {}}\n", (), "members are fewer than two", "e.yaml:1"),
-        ("members: {a: {}, b: {}}\n", (), "members.b is the very training that members.a is", "e.yaml:1"),
-        ("members:\n  a: {}\n  b: {train: {seed: 1}}\n", ("train.seed=2",), "members.b is the very training", "e.yaml:3"),
+        ("members: 3\n", (), "members: 3 is not a mapping", "e.yaml:1"),
+        ("members: {a: {}}\n", (), "members must be at least two", "e.yaml:1"),
+        ("members: {a: {}, b: {}}\n", (), "members.b is the same training as members.a", "e.yaml:1"),
+        ("members:\n  a: {}\n  b: {train: {seed: 1}}\n", ("train.seed=2",), "members.b is the same training", "e.yaml:3"),
         ("members:\n  a: {}\n  b: {model: {num_classes: 7}}\n", (), "members.b has 7 classes, members.a has 1000", "e.yaml:3"),
-        ("members:\n  a: {extends: e.yaml}\n  b: {train: {seed: 1}}\n", (), "members.a.extends: a circle", "e.yaml:2"),
+        ("members:\n  a: {extends: e.yaml}\n  b: {train: {seed: 1}}\n", (), "members.a.extends: circular", "e.yaml:2"),
         (
             "members:\n  a: {}\n  b: {train: {seed: 1}}\nweights: {c: 1}\n",
             (),
-            "weights.c is not the weight of a member",
+            "weights.c is not a member",
             "e.yaml:4",
         ),
         (
@@ -160,7 +160,7 @@ weights: {x: 1, a: -1}
             "weights are 0 for every member",
             "e.yaml:4",
         ),
-        ("members:\n  a: {}\n  b: {train: {seed: 1}}\n", ("members=2",), "members: 2 are no members", "--set members=2"),
+        ("members:\n  a: {}\n  b: {train: {seed: 1}}\n", ("members=2",), "members: 2 is not a mapping", "--set members=2"),
         (
             "members:\n  a: {}\n  b: {train: {seed: 1}}\n",
             ("protocol=13crop",),
