@@ -30,8 +30,8 @@ class Augmentation(Section):
         """Whether it changes any image; one that is off costs nothing."""
 
     @abstractmethod
-    def parameters(self, uniforms: Floats) -> Sequence[Parameter]:
-        """What `apply` needs, float32 or int32 [N, ...] each, from uniforms [N, NUM_UNIFORMS]: row by row, whatever N is."""
+    def parameters(self, uniforms: Floats, input_px: int) -> Sequence[Parameter]:
+        """What `apply` needs for squares of `input_px`, float32 or int32 [N, ...] each, from uniforms [N, NUM_UNIFORMS], row by row."""
 
     @abstractmethod
     def apply(self, image: Any, *parameters: Any) -> Any:

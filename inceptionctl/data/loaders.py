@@ -111,8 +111,10 @@ class TrainLoader(BaseLoader[Batch]):
         candidates = crop_candidates(self._transforms, drawn)
         wanted = [self._in_graph.horizontal_flip > 0.0, self._in_graph.vertical_flip > 0.0]
         flips = chosen_flips(self._transforms, drawn).astype(np.int32).T[wanted]
-        seed, micro = self._sampler.seed, self._micro
-        changes = parameters_of(self._transforms.augmentations, lambda stream, num: uniforms(seed, start, micro, num, stream))
+        seed, micro, px = self._sampler.seed, self._micro, self._transforms.input_px
+        changes = parameters_of(
+            self._transforms.augmentations, lambda stream, num: uniforms(seed, start, micro, num, stream), px
+        )
         return index, (candidates, *chosen_filters(self._transforms, drawn), *flips, *changes, *self._colours(drawn))
 
     def _colours(self, drawn: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -145,7 +147,7 @@ class TrainLoader(BaseLoader[Batch]):
 
 
 def _kinds(augmentation: Augmentation) -> list[str]:
-    parameters = augmentation.parameters(np.zeros((1, augmentation.NUM_UNIFORMS), np.float32))
+    parameters = augmentation.parameters(np.zeros((1, augmentation.NUM_UNIFORMS), np.float32), 1)
     return [parameter.dtype.name for parameter in parameters]
 
 
