@@ -1,7 +1,8 @@
 """The operations of AutoAugment and its kin on 8-bit images: numbers from magnitudes (numpy), and the DALI nodes that apply them.
 
-Each is Pillow's, as in AutoAugment's own code, except that warps are bilinear, `equalize` is OpenCV's (DALI has no other), and
-`sharpness` filters the outermost pixels too, mirrored at the edge, where Pillow leaves them alone.
+Each is Pillow's, as in AutoAugment's own code, with its filter for warps: the nearest pixel, which takes a CPU a tenth of the time of a
+bilinear one. `equalize` is OpenCV's (DALI has no other), and `sharpness` filters the outermost pixels too, mirrored at the edge,
+where Pillow leaves them alone.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
 # What the graph tells apart. The many operations are a few kinds of arithmetic.
-_WARP, _COLOUR, _CONTRAST, _POSTERIZE, _SOLARIZE, _EQUALIZE, _AUTOCONTRAST, _SHARPNESS = range(1, 9)
-NUM_NUMBERS = 12
+_WARP, _BRIGHTNESS, _COLOR, _CONTRAST, _POSTERIZE, _SOLARIZE, _EQUALIZE, _AUTOCONTRAST, _SHARPNESS = range(1, 10)
+NUM_NUMBERS = 9
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13.0  # Pillow's ImageFilter.SMOOTH
@@ -40,16 +41,10 @@ def _rotation(degrees: Doubles, px: int) -> Doubles:
     return np.stack([cos, -sin, half - half * cos + half * sin, sin, cos, half - half * sin - half * cos], axis=1)
 
 
-def _colour(matrices: Doubles, offset: float = 0.0) -> Doubles:
-    return np.concatenate([matrices.reshape(-1, 9), np.full((len(matrices), 3), offset)], axis=1)
-
-
-def _eyes(factors: Doubles) -> Doubles:
-    return factors[:, None, None] * np.eye(3)
-
-
-def _saturation(v: Doubles, px: int) -> Doubles:
-    return _colour(_eyes(v) + (1.0 - v)[:, None, None] * np.tile(LUMA, (3, 1)))
+def _color(v: Doubles, px: int) -> Doubles:
+    gray = np.tile(LUMA, (3, 1))
+    matrices: Doubles = gray + v[:, None, None] * (np.eye(3) - gray)
+    return matrices.reshape(-1, 9)
 
 
 def _sharpness(v: Doubles, px: int) -> Doubles:
@@ -68,15 +63,15 @@ OPERATIONS: dict[str, tuple[int, Numbers]] = {
     "translate_x": (_WARP, lambda v, px: _warp(-v * px, 2)),
     "translate_y": (_WARP, lambda v, px: _warp(-v * px, 5)),
     "rotate": (_WARP, _rotation),
-    "brightness": (_COLOUR, lambda v, px: _colour(_eyes(v))),
-    "color": (_COLOUR, _saturation),
+    "brightness": (_BRIGHTNESS, lambda v, px: v[:, None]),
+    "color": (_COLOR, _color),
     "contrast": (_CONTRAST, lambda v, px: v[:, None]),
     "sharpness": (_SHARPNESS, _sharpness),
     "posterize": (_POSTERIZE, lambda v, px: 256.0 - 2.0 ** (8.0 - v[:, None])),
     "solarize": (_SOLARIZE, lambda v, px: v[:, None]),
     "autocontrast": (_AUTOCONTRAST, _nothing),
     "equalize": (_EQUALIZE, _nothing),
-    "invert": (_COLOUR, lambda v, px: _colour(_eyes(-np.ones_like(v)), 255.0)),
+    "invert": (_SOLARIZE, _nothing),
 }
 """By name: the kind, and its numbers from values. A value is the tangent of a shear, a translation as a fraction of the side (to the right
 or down), degrees counterclockwise, an enhancement factor of Pillow's ImageEnhance (1 changes nothing), bits to keep, or the first level that
@@ -100,25 +95,23 @@ def operate(image: Any, kind: Any, numbers: Any, fill: float) -> Any:
     """One operation on each image, uint8 HWC; pixels from beyond the edge have the level `fill`. In a graph with conditionals."""
     from nvidia.dali import fn, types
 
-    on_gpu = image.device == "gpu"
-    # Statements, not expressions: of those DALI's conditionals know nothing.
+    # Statements one inside the other: of elif and of expressions DALI's conditionals know nothing.
     if kind != 0:
         if kind == _WARP:
-            image = fn.warp_affine(image, matrix=fn.reshape(numbers[:6], shape=[2, 3]), fill_value=fill)
+            matrix = fn.reshape(numbers[:6], shape=[2, 3])
+            image = fn.warp_affine(image, matrix=matrix, fill_value=fill, interp_type=types.INTERP_NN)
         else:
-            if kind == _COLOUR:
-                matrix, offset = fn.reshape(numbers[:9], shape=[3, 3]), numbers[9:12]
-                image = fn.coord_transform(image, M=matrix, T=offset, dtype=types.UINT8)
+            if kind == _BRIGHTNESS:
+                image = fn.brightness(image, brightness=numbers[0])
             else:
-                if kind == _SHARPNESS:
-                    kernel = fn.reshape(numbers[:9], shape=[3, 3])
-                    image = fn.filter(image, kernel.gpu() if on_gpu else kernel)
+                if kind == _COLOR:
+                    image = fn.coord_transform(image, M=fn.reshape(numbers, shape=[3, 3]), dtype=types.UINT8)
                 else:
-                    image = _levels(image, kind, numbers.gpu() if on_gpu else numbers)
+                    image = _by_histogram(image, kind, numbers.gpu() if image.device == "gpu" else numbers)
     return image
 
 
-def _levels(image: Any, kind: Any, numbers: Any) -> Any:
+def _by_histogram(image: Any, kind: Any, numbers: Any) -> Any:
     from nvidia.dali import fn, math, types
 
     if kind == _EQUALIZE:
@@ -128,21 +121,31 @@ def _levels(image: Any, kind: Any, numbers: Any) -> Any:
             low, high = (f(image, axes=[0, 1], keep_dims=True) for f in (fn.reductions.min, fn.reductions.max))
             low, high = (fn.cast(level, dtype=types.FLOAT) for level in (low, high))
             flat = fn.cast(low == high, dtype=types.FLOAT)
-            scale = 255.0 / (high - low + flat)
-            scaled = math.floor((image - low) * scale + 0.001)
-            image = fn.cast(flat * image + (1.0 - flat) * scaled, dtype=types.UINT8)
+            # Pillow rounds down; a channel of one level stays as it is.
+            spread = (255.0 - 254.0 * flat) / (high - low + flat)
+            image = fn.normalize(
+                image, mean=low - low * flat, stddev=1.0 / spread, shift=-0.499, axes=[0, 1], dtype=types.UINT8
+            )
         else:
             if kind == _CONTRAST:
                 mean = fn.reductions.mean(image, axes=[0, 1], keep_dims=True)
                 gray = math.floor(fn.coord_transform(mean, M=np.tile(LUMA, (3, 1)).ravel().tolist()) + 0.5)
-                factor = numbers[0]
-                image = fn.cast(gray + factor * (image - gray), dtype=types.UINT8)
+                spread = 1.0 / numbers[0] + 0.0 * gray  # of the same shape
+                image = fn.normalize(image, mean=gray - gray * spread, stddev=spread, axes=[0, 1], dtype=types.UINT8)
             else:
-                level = numbers[0]
-                if kind == _POSTERIZE:
-                    image = image & fn.cast(level, dtype=types.UINT8)
-                else:
-                    kept = image < level
-                    image = image * kept + (255 - image) * (kept ^ True)
-                    image = fn.cast(image, dtype=types.UINT8)
+                image = _by_level(image, kind, numbers)
+    return image
+
+
+def _by_level(image: Any, kind: Any, numbers: Any) -> Any:
+    from nvidia.dali import fn, types
+
+    if kind == _SHARPNESS:
+        image = fn.filter(image, fn.reshape(numbers, shape=[3, 3]))
+    else:
+        level = numbers[0]
+        if kind == _POSTERIZE:
+            image = image & fn.cast(level, dtype=types.UINT8)
+        else:
+            image = image ^ (fn.cast(image >= level, dtype=types.UINT8) * types.Constant(255).uint8())
     return image
