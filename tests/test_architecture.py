@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"errors"},
     "protocols": {"errors"},
     "section": set(),
+    "published": {"errors"},
     "augmentations": {"section"},
     "recipe": {"errors", "protocols", "nearby", "words", "models", "section", "augmentations", "data"},
     "run": {"errors", "nearby", "recipe", "storage"},
@@ -67,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "storage",
         )
     },
-    "weights": {"errors", "nearby", "models", "recipe", "run", "train", "storage"},
+    "weights": {"errors", "published", "nearby", "models", "recipe", "run", "train", "storage"},
     "report": {"errors", "storage", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {
