@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ def mixed(images: Tensor, labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor,
     partners = (
         images.view(len(images) // 2, 2, *images.shape[1:]).flip(1).reshape_as(images) if not pairs.is_cut.all() else None
     )
-    weights = torch.from_numpy(np.repeat(pairs.weights, 2)).to(images.device)
+    weights = _on(images.device, np.repeat(pairs.weights, 2))
     for place in np.flatnonzero(pairs.is_cut):
         top, left, bottom, right = pairs.boxes[place].tolist()
         first, second = (images[2 * place + k, :, top:bottom, left:right] for k in (0, 1))
@@ -115,8 +116,14 @@ def mixed(images: Tensor, labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor,
         second.copy_(swapped)
     blended = np.flatnonzero(~pairs.is_cut & (pairs.weights < 1.0))
     if len(blended) and partners is not None:
-        rows = torch.from_numpy(np.stack([2 * blended, 2 * blended + 1], axis=1).ravel()).to(images.device)
+        rows = _on(images.device, np.stack([2 * blended, 2 * blended + 1], axis=1).ravel())
         share = weights[rows].view(-1, 1, 1, 1).to(images.dtype)
         images[rows] = share * images[rows] + (1 - share) * partners[rows]
     others = labels.view(-1, 2).flip(1).reshape(-1)
     return images, others, weights
+
+
+def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
+    """Without the host waiting for a GPU."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
