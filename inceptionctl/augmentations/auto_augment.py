@@ -89,12 +89,19 @@ class AutoAugment(Augmentation):
 
     def parameters(self, uniforms: Floats, input_px: int) -> Sequence[Parameter]:
         """For each operation of an image its kind, int32 [N], and numbers, float32 [N, 12] (operations.py)."""
+        return [part for operations, values in self._chosen(uniforms) for part in numbered(operations, values, input_px)]
+
+    def words(self, uniforms: Floats) -> list[str]:
+        """Operations and their values, one after another."""
+        layers = [zip(operations, values, strict=True) for operations, values in self._chosen(uniforms)]
+        return [", ".join(filter(None, map(_in_words, image))) for image in zip(*layers, strict=True)]
+
+    def _chosen(self, uniforms: Floats) -> list[tuple[NDArray[np.int64], Doubles]]:
+        """(operations, values), [N] each, of every layer."""
         drawn = uniforms[:, 1:].astype(np.float64).reshape(len(uniforms), _MAX_OPS, _PER_OP)
         if self.policy == "imagenet":
-            chosen = [self._from_policy(uniforms[:, 0], drawn[:, layer], layer) for layer in range(2)]
-        else:
-            chosen = [self._from_all(drawn[:, layer]) for layer in range(self.num_ops if self.policy == "rand" else 1)]
-        return [part for operations, values in chosen for part in numbered(operations, values, input_px)]
+            return [self._from_policy(uniforms[:, 0], drawn[:, layer], layer) for layer in range(2)]
+        return [self._from_all(drawn[:, layer]) for layer in range(self.num_ops if self.policy == "rand" else 1)]
 
     def _from_all(self, drawn: Doubles) -> tuple[NDArray[np.int64], Doubles]:
         operations = _DRAWN[(drawn[:, 0] * len(_DRAWN)).astype(np.int64)]
@@ -117,6 +124,13 @@ class AutoAugment(Augmentation):
         for layer in range(0, len(parameters), 2):  # zip of DALI's conditionals knows no `strict`
             image = operate(image, parameters[layer], parameters[layer + 1], 255.0 * self.fill)
         return image
+
+
+def _in_words(drawn: tuple[int, float]) -> str:
+    name, value = NAMES[drawn[0]], drawn[1]
+    if name == "identity":
+        return ""
+    return f"{name} {value:.3g}" if name in _USUAL else name
 
 
 def _values(operations: NDArray[np.int64], strength: Doubles, sign: Doubles, most: dict[str, float]) -> Doubles:

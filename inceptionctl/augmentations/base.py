@@ -37,6 +37,10 @@ class Augmentation(Section):
     def apply(self, image: Any, *parameters: Any) -> Any:
         """The changed image, uint8 HWC like `image`: nodes of a DALI graph that has conditionals, with nothing random inside."""
 
+    def words(self, uniforms: Floats) -> list[str]:
+        """What is done to each image, for people; nothing for one that is left alone."""
+        return [self.key() if changed else "" for changed in self.parameters(uniforms, 1)[0].tolist()]
+
     @classmethod
     def stream(cls) -> int:
         """Which numbers it uses. They depend on its name alone, so that no augmentation changes the draws of another."""

@@ -220,3 +220,24 @@ def fetch(
     if as_json:
         console.print_json({"name": name, "root": str(destination)})
     console.say(f"next: inceptionctl data check {destination}")
+
+
+@app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    output: Annotated[Path, typer.Option("--output", "--out", metavar="FILE", help="The sheet, .png or .jpg.")] = Path(
+        "preview.png"
+    ),
+    settings: Settings = None,
+    images: Annotated[int, typer.Option(metavar="N", min=1, max=400, help="Images, the first of the first epoch.")] = 24,
+    as_json: Json = False,
+) -> None:
+    """Draw a sheet of augmented training images, each with what was drawn for it."""
+    from inceptionctl.stages.preview import PreviewRequest
+    from inceptionctl.stages.preview import preview as draw
+
+    done = draw(PreviewRequest(recipe, output, tuple(settings or ()), images))
+    if as_json:
+        told = [{"class": name, "drawn": drawn} for name, drawn in done.captions]
+        console.print_json({"output": str(output), "images": told})
+    console.say(f"wrote {output}, {counted(len(done.captions), 'image')}")

@@ -94,3 +94,13 @@ def test_the_same_on_any_number_of_ranks(root: Path, policy: Literal["rand", "tr
     plain, _ = stream(train, augmentation=EVERYTHING)
     changed = (whole - plain).abs().amax(dim=(1, 2, 3)) > 0.05
     assert 0.5 < changed.float().mean() < 1.0
+
+
+def test_words_name_what_changes(seen: list[Drawn]) -> None:
+    augmentation = AutoAugment(policy="rand", magnitude=15)
+    words = augmentation.words(DRAWN)
+    augmentation.parameters(DRAWN, 100)
+    for i in range(200):
+        drawn = [layer[i] for layer in seen if layer[i][0] != "identity"]
+        assert [word.split()[0] for word in words[i].split(", ") if word] == [name for name, _ in drawn]
+    assert any("rotate -15" in word for word in words)
