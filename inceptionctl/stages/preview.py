@@ -48,8 +48,8 @@ def preview(request: PreviewRequest) -> Preview:
     if request.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise RecipeError(f"--output {request.output} is no picture", "name a .png or .jpg file")
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.train.images import open_images
-    from inceptionctl.train.loading import loader_settings, train_transforms
+    from inceptionctl.train.inputs import loader_settings, train_transforms
+    from inceptionctl.train.preflight import open_images
 
     recipe = load_recipe(request.recipe, request.settings)
     train, _ = open_images(recipe)
