@@ -12,6 +12,7 @@ from inceptionctl.errors import RecipeError
 
 _REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COLLAPSED = re.compile(r"^(hf:|https?:)/(?!/)")  # what a Path makes of two slashes
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
@@ -42,6 +43,7 @@ def parse(text: str) -> Published | None:
 
     Raises RecipeError for a name that begins like one of these and is none.
     """
+    text = _COLLAPSED.sub(r"\1//", text)
     if text.startswith(("https://", "http://")):
         return _of_url(text)
     if not text.startswith(("hf://", "timm/")) or Path(text).exists():

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distributed": {"errors", "cores", "console", "gpu_faults"},
     "data": {"errors", "storage", "protocols", "nearby", "words", "pipelines", "cores", "stderr_capture", "augmentations"},
     "train": {
-        *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data", "storage"),
+        *("errors", "nearby", "console", "words", "models", "published", "recipe", "run", "distributed", "data", "storage"),
         *("cores", "gpu_faults"),
     },
     "evaluate": {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
 from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.models import build_model
 from inceptionctl.published import parse, path_of
+from inceptionctl.run import Run
 from inceptionctl.weights.counterparts import COUNTERPARTS
 from inceptionctl.weights.hub import fetch
 from inceptionctl.weights.match import their_tensor
+from tests.commands import inceptionctl
+from tests.data.conftest import fill
 from tests.weights.hub_server import Hub, serving
 
 MODEL = "resnet_18"
@@ -172,3 +176,31 @@ def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     (tmp_path / "timm/net").mkdir(parents=True)
     assert parse("timm/net") is None
+
+
+@pytest.mark.slow
+def test_a_training_fetches_its_first_weights_and_takes_over_what_they_expect(hub: Hub, tmp_path: Path) -> None:
+    fill(tmp_path / "data/train/a", 8, seed=0)
+    fill(tmp_path / "data/train/b", 8, seed=1)
+    shutil.copytree(tmp_path / "data/train", tmp_path / "data/val")
+    (tmp_path / "mine.yaml").write_text(
+        f"model: {{name: {MODEL}, num_classes: 2, init_from: {NAME}}}\n"
+        "train: {epochs: 1, max_steps: 2, global_batch_size: 8, micro_batch_size: 8}\n"
+        f"data: {{root: {tmp_path / 'data'}}}\n"
+    )
+    variables = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint}
+    run, words = tmp_path / "run", ("train", tmp_path / "mine.yaml", "--cpu-ranks", "2", "--output", tmp_path / "run")
+    done = inceptionctl(*words, "--set", "model.input_px=96", new_process=True, **variables)
+    assert done.returncode == 0, done.stderr
+    assert f"fetching {NAME}" in done.stderr and "classifier" in done.stderr
+    assert hub.fetched("model.safetensors") == 1
+    recipe = Run(run).recipe()
+    assert recipe.model.init_from == NAME
+    assert (recipe.data.mean, recipe.evaluate.central_fraction) == ((0.485, 0.456, 0.406), 0.95)
+    hub.endpoint = "gone"
+    shutil.rmtree(tmp_path / "hf")
+    done = inceptionctl(
+        *words, "--set", "model.input_px=96", "--set", "train.epochs=2", "--set", "train.max_steps=4", **variables
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stderr
