@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 MAX_TABLE_ROWS = 20
 
-app = typer.Typer(help="Fetch published weights, import those of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group)
+app = typer.Typer(
+    help="Fetch published weights, import those of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group
+)
 
 
 @app.command(name="import")

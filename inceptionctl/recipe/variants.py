@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -112,22 +112,59 @@ class ConstantSection(Section):
 
 
 class CosineSection(Section):
-    """Cosine decay from `base_lr` to `final_lr` over the whole training."""
+    """Half a cosine from `base_lr` to `final_lr` over the whole training, or one every `cycle_epochs` (SGDR)."""
 
     name: Literal["cosine"]
     """Cosine decay."""
     base_lr: float = Field(gt=0.0)
     """Peak learning rate, after the warm-up."""
     final_lr: float = Field(default=0.0, ge=0.0)
-    """Final learning rate."""
+    """Learning rate at the end."""
+    cycle_epochs: float | None = Field(default=None, gt=0.0)
+    """Length of a cycle; the rate restarts at `base_lr` after each. null: one cycle over the whole training."""
+    warmup_epochs: WarmupEpochs = 0.0
+
+
+class OneCycleSection(Section):
+    """One cycle (Smith and Topin 2018): half a cosine up to `base_lr`, and half a cosine down to `final_lr`."""
+
+    name: Literal["one_cycle"]
+    """Up and down once."""
+    base_lr: float = Field(gt=0.0)
+    """Learning rate at the top."""
+    initial_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate of the first step."""
+    final_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate at the end."""
+    rise: float = Field(default=0.3, gt=0.0, lt=1.0)
+    """Fraction of the training in which the rate rises."""
+    warmup_epochs: ClassVar[float] = 0.0
+
+
+class PolynomialSection(Section):
+    """From `base_lr` to `final_lr` as a power of what is left of the training."""
+
+    name: Literal["polynomial"]
+    """Polynomial decay."""
+    base_lr: float = Field(gt=0.0)
+    """Learning rate at the top, after the warm-up."""
+    final_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate at the end."""
+    power: float = Field(default=1.0, gt=0.0)
+    """1 is a straight line."""
     warmup_epochs: WarmupEpochs = 0.0
 
 
 Optim = Annotated[RmsPropSection | SgdSection | AdamWSection | LambSection, Field(discriminator="name")]
-Schedule = Annotated[StaircaseSection | ConstantSection | CosineSection, Field(discriminator="name")]
+Schedule = Annotated[
+    StaircaseSection | ConstantSection | CosineSection | OneCycleSection | PolynomialSection, Field(discriminator="name")
+]
 
 # Sections whose keys depend on their `name`: a recipe that extends another and changes the name resets the section.
 VARIANTS: dict[str, dict[str, type[Section]]] = {
     "optim": {"rmsprop": RmsPropSection, "sgd": SgdSection, "adamw": AdamWSection, "lamb": LambSection},
-    "schedule": {"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
+    "schedule": {
+        **{"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
+        **{"one_cycle": OneCycleSection, "polynomial": PolynomialSection},
+    },
 }
