@@ -24,6 +24,17 @@ ClipAgc = Annotated[
         description="Adaptive gradient clipping (AGC): clip each tensor's gradient norm to this fraction of its weight norm; 0 disables it.",
     ),
 ]
+LrDecay = Annotated[
+    float,
+    Field(
+        gt=0.0,
+        le=1.0,
+        description="Layer-wise learning-rate decay: factor from each block to the one before it, for fine-tuning.",
+    ),
+]
+HeadFactor = Annotated[
+    float, Field(gt=0.0, description="Factor on the learning rate of the classifier and the auxiliary head, for fine-tuning.")
+]
 WarmupEpochs = Annotated[float, Field(ge=0.0, description="Linear warm-up from zero over this many epochs; 0 for none.")]
 
 
@@ -43,6 +54,8 @@ class RmsPropSection(Section):
     weight_decay: L2 = 4e-5
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class SgdSection(Section):
@@ -57,6 +70,8 @@ class SgdSection(Section):
     weight_decay: L2 = 4e-5
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class AdamWSection(Section):
@@ -71,6 +86,8 @@ class AdamWSection(Section):
     """Decoupled weight decay, multiplied by the learning rate (not for norms and biases)."""
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class LambSection(Section):
@@ -85,6 +102,8 @@ class LambSection(Section):
     """Weight decay, added to the update before scaling (not for norms and biases)."""
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class StaircaseSection(Section):

@@ -137,18 +137,37 @@ def _update_foreach(
 Groups = list[dict[str, Any]]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
-    """Two groups: convolution and dense weights with weight decay, norms and biases (one-dimensional) without.
+HEADS = ("classifier", "aux_head")
 
-    Frozen parameters are left out. Raises RecipeError when all are frozen.
+
+def parameter_groups(model: nn.Module, optim: Optim) -> Groups:
+    """Two groups for each learning rate: convolution and dense weights with weight decay, norms and biases (one-dimensional) without.
+
+    The rates differ by `lr_factor`. Frozen parameters are left out. Raises RecipeError when all are frozen.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
+    factors = lr_factors(model, optim.lr_decay_by_block, optim.head_lr_factor)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            place = (factors.get(name.partition(".")[0], 1.0), parameter.ndim <= 1)
+            groups.setdefault(place, []).append(parameter)
+    if not groups:
         raise RecipeError("model.freeze names the whole network: nothing is left to train", "leave at least `classifier` out")
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    return [
+        {"params": groups[factor, plain], "weight_decay": 0.0 if plain else optim.weight_decay, "lr_factor": factor}
+        for factor, plain in sorted(groups, key=lambda place: (-place[0], place[1]))
+    ]
+
+
+def lr_factors(model: nn.Module, decay: float, head: float) -> dict[str, float]:
+    """Factors on the learning rate by block: `head` for classifiers, `decay` to the n-th power for the n-th block before them.
+
+    As timm's `layer_decay`. Blocks are the network's children with parameters, those that `model.freeze` names.
+    """
+    blocks = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    heads = [name for name in blocks if name in HEADS] or blocks[-1:]
+    before = [name for name in blocks if name not in heads]
+    return {**{name: decay ** (len(before) - i) for i, name in enumerate(before)}, **dict.fromkeys(heads, head)}
 
 
 def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Optimizer:
@@ -156,7 +175,7 @@ def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Op
 
     Raises RecipeError when nothing is to be trained, EnvironmentFault when the library of an optimizer is not installed.
     """
-    groups, device = parameter_groups(model, optim.weight_decay), next(model.parameters()).device.type
+    groups, device = parameter_groups(model, optim), next(model.parameters()).device.type
     match optim:
         case RmsPropSection():
             return TensorFlowRMSProp(
