@@ -13,6 +13,7 @@ from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
 from inceptionctl.data.sources import Format, Sources
 from inceptionctl.data.sources.class_lists import ClassList, check_names, some
 from inceptionctl.data.sources.csv_lists import open_csv
+from inceptionctl.data.sources.division import divided
 from inceptionctl.data.sources.exclusions import check_used, leave_out, read_exclusions
 from inceptionctl.data.sources.folders import open_folder
 from inceptionctl.data.sources.shards import NAMES_OF, find_shards, open_shards
@@ -41,6 +42,9 @@ def open_split(root: Path, split: Split, **sources: Unpack[Sources]) -> ImageSet
 def _opened(root: Path, split: Split, sources: Sources) -> ImageSet:
     class_list = ClassList.read(sources.get("class_names"), sources.get("class_order", "sorted"))
     format, val_labels, train_csv = sources.get("format", "auto"), sources.get("val_labels"), sources.get("train_csv")
+    fraction = sources.get("val_fraction")
+    if fraction is not None:
+        return divided(_undivided(root, sources), split, fraction, sources.get("group_by"))
     file = train_csv if split == "train" else sources.get("val_csv")
     if format == "csv" or (format == "auto" and file):
         if file is None:
@@ -58,6 +62,31 @@ def _opened(root: Path, split: Split, sources: Sources) -> ImageSet:
         if images is not None:
             return images
     raise DataError(f"{root} has no {split} data of the format `{format}`; there is: {_contents(root)}", _SHAPES[format])
+
+
+def _undivided(root: Path, sources: Sources) -> ImageSet:
+    """All images of a data set without a validation split: those of its training split, or of the class folders in its root."""
+    if not sources.get("train_csv"):
+        _refuse_missing(root)
+    found = [name for name in (*NAMES_OF["val"], TARS["val"]) if (root / name).exists()]
+    found += [file.name for file in (find_shards(root, "val") or find_records(root, "val") or [])[:1]]
+    found += [str(sources.get("val_csv"))] if sources.get("val_csv") else []
+    if found:
+        raise DataError(
+            f"data.val_fraction is set, and {root} has validation images: {found[0]}",
+            "leave data.val_fraction out, or take them away",
+        )
+    whole: Sources = {**sources, "val_fraction": None}
+    has_train = sources.get("train_csv") or sources.get("format", "auto") != "auto" or _has_train(root)
+    if has_train:
+        return _opened(root, "train", whole)
+    class_list = ClassList.read(sources.get("class_names"), sources.get("class_order", "sorted"))
+    return open_folder(root, "train", root, class_list, None)
+
+
+def _has_train(root: Path) -> bool:
+    named = any((root / name).exists() for name in (*NAMES_OF["train"], TARS["train"]))
+    return named or bool(find_shards(root, "train") or find_records(root, "train"))
 
 
 _SHAPES: dict[Format, str] = {
@@ -93,8 +122,10 @@ def _split_folder(root: Path, split: Split) -> Path:
             f"{root} has both {found[0].name}/ and {found[1].name}/", "keep one of them: they are two names of one split"
         )
     if not found:
+        divide = "; `--set data.val_fraction=0.2` takes a fifth of each class for validation"
         raise DataError(
-            f"{root} has no {split} folder; there is: {_contents(root)}", f"put the images into {root / split}/<class>/"
+            f"{root} has no {split} folder; there is: {_contents(root)}",
+            f"put the images into {root / split}/<class>/{divide if split == 'val' or not _has_train(root) else ''}",
         )
     return found[0]
 

@@ -97,6 +97,10 @@ class DataSection(Section):
     """CSV file of the validation images, likewise."""
     exclusions: str | None = None
     """File of images to leave out, one path below `root` per line; `inceptionctl data check ROOT --write-exclusions FILE` writes one."""
+    val_fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Fraction of each class to validate on if there is no validation split, chosen by a hash of the image; null needs a split."""
+    group_by: str | None = None
+    """Regular expression on paths below `root`; images for which its first group is equal stay on one side of `val_fraction`."""
     decode: Literal["auto", "cpu", "mixed", "mixed_roi"] = "auto"
     """Where JPEGs are decoded: `cpu`, `mixed` (GPU), or `mixed_roi` (GPU, the crop only); `auto` is `mixed` if there is a GPU."""
     exif_orientation: bool = True
@@ -141,6 +145,8 @@ class DataSection(Section):
             "train_csv": _file(self.train_csv),
             "val_csv": _file(self.val_csv),
             "exclusions": _file(self.exclusions),
+            "val_fraction": self.val_fraction,
+            "group_by": self.group_by,
         }
 
     @model_validator(mode="after")
@@ -148,6 +154,8 @@ class DataSection(Section):
         for key in ("train_csv", "val_csv"):
             if getattr(self, key) and self.format not in ("auto", "csv"):
                 raise ValueError(f"{key} '{getattr(self, key)}' is read with the format csv or auto, not {self.format}")
+        if self.group_by and self.val_fraction is None:
+            raise ValueError("group_by needs val_fraction: nothing is divided without it")
         return self
 
 

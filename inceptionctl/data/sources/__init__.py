@@ -22,3 +22,7 @@ class Sources(TypedDict, total=False):
     val_csv: Path | None
     exclusions: Path | None
     """A list of images to leave out."""
+    val_fraction: float | None
+    """What part of the images to validate on, where there is no validation split."""
+    group_by: str | None
+    """A regular expression for what belongs on one side of that division."""

@@ -63,14 +63,14 @@ def kept(
     `newest` is the time of the last change of what it is made of, in seconds since 1970, where sizes do not tell. The file is called after
     the split, or `name`.
     """
-    name = name or split
-    for file in _places(root, name):
+    name = f"{name or split}.index"
+    for file in places(root, name):
         images = _load(file, root, split, made_of)
         if images is not None:
             return images
     images = make()
     if len(images) >= WORTH_KEEPING and newest < time.time() - SECONDS_TO_SETTLE:
-        for file in _places(root, name):
+        for file in places(root, name):
             # A list that cannot be kept is made again the next time.
             with suppress(OSError):
                 _save(file, images, made_of)
@@ -78,11 +78,12 @@ def kept(
     return images
 
 
-def _places(root: Path, name: str) -> Iterator[Path]:
-    yield root / _FOLDER / f"{name}.index"
+def places(root: Path, name: str) -> Iterator[Path]:
+    """Where a file about a data set may be kept, the first choice first."""
+    yield root / _FOLDER / name
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  (Path.expanduser raises)
     if cache.is_absolute():  # else there is neither a HOME nor an entry of the user
-        yield cache / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / f"{name}.index"
+        yield cache / "inceptionctl" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] / name
 
 
 def _save(file: Path, images: ImageSet, made_of: str) -> None:
