@@ -170,8 +170,8 @@ def same_classes(train: ImageSet, val: ImageSet) -> None:
         )
 
 
-def open_data(root: Path, num_classes: int, **sources: Unpack[Sources]) -> tuple[ImageSet, ImageSet]:
-    """Training and validation images with the same classes, as many as the network has. Raises DataError otherwise.
+def open_data(root: Path, num_classes: int | None, **sources: Unpack[Sources]) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images with the same classes, as many as the network has (None: any number). Raises DataError otherwise.
 
     Also when most names in `exclusions` are those of no images.
     """

@@ -6,15 +6,38 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from inceptionctl.errors import RecipeError
 from inceptionctl.models import MODELS, NetworkArguments, hint_of_name, is_timm, option_problem
 from inceptionctl.recipe.data_section import DataSection, Filter, expanded
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
 from inceptionctl.section import Section, Tree
+
+AUTO_CLASSES = 0
+"""`auto` as a number of classes, until the data set is opened."""
+
+
+def _counted(value: object) -> object:
+    return AUTO_CLASSES if value == "auto" else value
+
+
+def _two_or_auto(number: int) -> int:
+    if number != AUTO_CLASSES and number < 2:
+        raise PydanticCustomError("greater_than_equal", "Input should be greater than or equal to 2", {"ge": 2})
+    return number
+
+
+NumClasses = Annotated[
+    int,
+    BeforeValidator(_counted),
+    AfterValidator(_two_or_auto),
+    PlainSerializer(lambda number: number or "auto"),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 2}, {"const": "auto"}]}),
+]
 
 
 class ModelSection(Section):
@@ -22,8 +45,8 @@ class ModelSection(Section):
 
     name: str = "inception_v4"
     """A name from `inceptionctl models list`, or `timm/NAME` for a network of timm, if installed."""
-    num_classes: int = Field(default=1000, ge=2)
-    """Number of classes; must equal the number of classes of the data set."""
+    num_classes: NumClasses = 1000
+    """Number of classes: that of the data set, or `auto`, which counts them; the run's recipe has the number."""
     input_px: int = Field(default=299, ge=32)
     """Input resolution: side of the square input in pixels."""
     width: float = Field(default=1.0, gt=0.0, le=4.0)
@@ -79,7 +102,12 @@ class ModelSection(Section):
         return self
 
     def network(self) -> NetworkArguments:
-        """Arguments of `models.build_model`: this section without what is done to a network after it is built."""
+        """Arguments of `models.build_model`: this section without what is done to a network after it is built.
+
+        Raises RecipeError while the number of classes is still `auto`.
+        """
+        if self.num_classes == AUTO_CLASSES:
+            raise RecipeError("model.num_classes is auto, and no data set is opened here", "`--set model.num_classes=N`")
         return cast(NetworkArguments, self.model_dump(exclude={"init_from", "freeze"}))
 
 

@@ -80,7 +80,7 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
     from inceptionctl.stages.checks import check_recipe
     from inceptionctl.train.start import begins_anew
 
-    recipe = _recipe_of(request)
+    recipe = _recipe_of(request, data=data)
     begins = begins_anew(recipe, request.output, request.resume)
     [images] = check_recipe(request.recipe, recipe, request.settings, data=data, begins=begins)
     from inceptionctl.train.dry_run import plan_training  # torch, which takes seconds: only for what can be trained
@@ -90,17 +90,19 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
     return plan_training(recipe, ranks or choose_ranks(None, None).size, images, data=data)
 
 
-def _recipe_of(request: TrainRequest) -> Recipe:
-    """With what the weights of model.init_from expect, where there are any."""
+def _recipe_of(request: TrainRequest, *, data: bool = True) -> Recipe:
+    """With what the weights of model.init_from expect, where there are any, and the number of classes of the `data` set."""
     from inceptionctl.recipe import load_recipe
     from inceptionctl.stages.checks import fetch_first_weights
     from inceptionctl.train.inheritance import inherit
+    from inceptionctl.train.preflight import with_counted_classes
     from inceptionctl.train.start import begins_anew
 
     recipe, output, resume = load_recipe(request.recipe, request.settings), request.output, request.resume
     if begins_anew(recipe, output, resume):
         fetch_first_weights(recipe)
-    return inherit(recipe, Path(resume) if output is None and resume not in ("auto", "never") else output)
+    inherited = inherit(recipe, Path(resume) if output is None and resume not in ("auto", "never") else output)
+    return with_counted_classes(inherited) if data else inherited
 
 
 def _train_on_this_machine(request: TrainRequest, recipe: Recipe) -> Run:

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inceptionctl.data.dataset import ImageSet, open_data
+from inceptionctl.data.dataset import ImageSet, check_num_classes, open_data, open_split
 from inceptionctl.data.sources.exclusions import subset_of
 from inceptionctl.errors import CheckpointError, InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.published import parse
-from inceptionctl.recipe.schema import Recipe
+from inceptionctl.recipe.schema import AUTO_CLASSES, Recipe
 from inceptionctl.train.inheritance import WeightsSource, find_weights, first_weights
 from inceptionctl.words import counted, has_top5
 
@@ -43,6 +43,11 @@ def faults(
     `begins` is false for a run that resumes from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
     `verified` where somebody else compares the files of first weights with their manifest; their values are never read.
     """
+    if data:
+        try:
+            recipe = with_counted_classes(recipe)
+        except InceptionctlError as error:
+            return [Fault("data.root", error)], None
     found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
     opened: list[Opened] = []
     if data:
@@ -78,7 +83,8 @@ def _fault(key: str, look: Callable[[], object]) -> list[Fault]:
 
 
 def _refuse_best_of_all(recipe: Recipe) -> None:
-    if recipe.checkpoint.best_by == "top5_error" and not has_top5(recipe.model.num_classes):
+    number = recipe.model.num_classes
+    if recipe.checkpoint.best_by == "top5_error" and number != AUTO_CLASSES and not has_top5(number):
         raise RecipeError(
             f"the top-5 error of {counted(recipe.model.num_classes, 'class', 'classes')} is always 0: the first checkpoint would stay the best",
             "set checkpoint.best_by to top1_error or loss",
@@ -138,11 +144,21 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> None:
     build_optimizer(model, recipe.optim, recipe.schedule.base_lr)
 
 
+def with_counted_classes(recipe: Recipe) -> Recipe:
+    """The recipe with the number of classes of its data set, where it says `auto`. Raises DataError without training images."""
+    if recipe.model.num_classes != AUTO_CLASSES:
+        return recipe
+    root = recipe.data.root_path
+    train = open_split(root, "train", **recipe.data.sources(root))
+    check_num_classes(train)
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"num_classes": len(train.classes)})})
+
+
 def open_images(recipe: Recipe) -> Opened:
     """Training images, and the validation images of `evaluate.subset`.
 
     Raises DataError for data that `open_data` refuses, and for a subset that the validation images do not have.
     """
     root = recipe.data.root_path
-    train, val = open_data(root, recipe.model.num_classes, **recipe.data.sources(root))
+    train, val = open_data(root, recipe.model.num_classes or None, **recipe.data.sources(root))
     return train, subset_of(val, recipe.evaluate.subset, recipe.evaluate.blacklist_path)

@@ -14,6 +14,8 @@ from torch import nn
 
 from inceptionctl import console
 from inceptionctl.data.dataset import ImageSet
+from inceptionctl.data.sources.class_lists import some
+from inceptionctl.data.sources.division import classes_without
 from inceptionctl.distributed.heartbeat import State
 from inceptionctl.distributed.milestones import passed
 from inceptionctl.distributed.session import Session, session
@@ -223,6 +225,11 @@ def _check_on_rank_zero(joined: Session, recipe: Recipe, start: Start, locks: li
     assert images is not None
     opened.append(images)
     remarks += check_start(start, recipe, *images)
+    if lacking := classes_without(images[1]):
+        verb = "has" if len(lacking) == 1 else "have"
+        remarks.append(
+            f"warning: {some(lacking)} {verb} no validation images: errors say nothing of {'it' if verb == 'has' else 'them'}"
+        )
     with torch.device("meta"):
         model = build_model(**recipe.model.network())
     check_disk(recipe, start.run.path, model)
