@@ -1,10 +1,12 @@
-"""How much processor time the control groups grant: a container's --cpus limits the time and leaves all cores visible."""
+"""How much processor time the control groups grant (a container's --cpus limits the time and leaves all cores visible), and threads for it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 
 def usable_cores() -> int:
@@ -41,3 +43,24 @@ def _quota(folder: Path) -> float | None:
         if quota != "max" and int(quota) > 0:
             return int(quota) / int(period)
     return None
+
+
+def single_threaded(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads in which torch's operators start no others: those would spin for work beside the training, several for each thread."""
+    import torch
+
+    others = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_stay_single_threaded)
+    started = Barrier(count)
+    for thread in [pool.submit(started.wait) for _ in range(count)]:
+        thread.result()
+    # What a thread is told becomes the beginning of all that come after it.
+    torch.set_num_threads(others)
+    return pool
+
+
+def _stay_single_threaded() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread takes the number of the process when it first asks, whatever it has set before

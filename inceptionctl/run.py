@@ -1,4 +1,4 @@
-"""The run directory: names of its files, atomic writes, and who may start in it.
+"""The run directory: names of its files, and who may start in it.
 
 runs/2026-08-22_inception-v4_a1b2c3/
   recipe.yaml        complete, defaults included
@@ -19,14 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.load import dump_recipe, load_recipe
 from inceptionctl.recipe.schema import Recipe, binding
+from inceptionctl.storage import disk_errors, write_atomically
 
 RUNS = Path("runs")
 """Where runs lie unless `--output` says otherwise, and where their names are looked up."""
@@ -265,14 +263,6 @@ def open_run(path: Path) -> Run:
     raise CheckpointError(f"{path} is not a run directory: it has no recipe.yaml and checkpoints/", "`inceptionctl runs list`")
 
 
-def list_runs(root: Path) -> list[Run]:
-    """Run directories under `root`, oldest start first."""
-    if not root.is_dir():
-        return []
-    runs = [Run(path) for path in visible(root) if is_run(path)]
-    return sorted(runs, key=lambda run: (run.recipe_file.stat().st_mtime, run.path.name))
-
-
 def changed_keys(recipe: Recipe, run: Run) -> list[str]:
     """What a recipe would compute differently from a run, as `key: run's value -> recipe's value`."""
     old, new = binding(run.recipe().resolved()), binding(recipe.resolved())
@@ -287,57 +277,14 @@ def changed_keys(recipe: Recipe, run: Run) -> list[str]:
 
 def newest_run_of(recipe: Recipe, runs_root: Path) -> Run | None:
     """The newest run under `runs_root` that computes what the recipe says."""
-    for run in reversed(list_runs(runs_root)):
+    runs = [Run(path) for path in visible(runs_root) if is_run(path)]
+    for run in sorted(runs, key=lambda run: (run.recipe_file.stat().st_mtime, run.path.name), reverse=True):
         try:
             if not changed_keys(recipe, run):
                 return run
         except RecipeError:
             continue  # a run of another version of inceptionctl, whose recipe no longer loads, is not ours to continue
     return None
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that readers see the old one or the new one whole, also after a power cut.
-
-    Raises EnvironmentFault when the disk is full, read-only or forbidden; the old file is then untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # A path that is not UTF-8 may be in it: escaped so it is still JSON.
-    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    with disk_errors(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a file system can refuse into an EnvironmentFault that names the path and the way out."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise EnvironmentFault(
-                f"no space left while writing {path}", "free some space or quota, then run the same command again to go on"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EIO, errno.ESTALE):
-            raise EnvironmentFault(f"cannot write {path}: {error.strerror}", "choose another place with --output") from None
-        raise
 
 
 def append_json(path: Path, entry: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from nvidia.dali import Pipeline, fn, types
 from pipelines.decoding import whole_image
 
 
-def headers(*, batch_size: int, num_threads: int, exif_orientation: bool = True) -> Pipeline:
+def headers(*, batch_size: int, num_threads: int, exif_orientation: bool) -> Pipeline:
     """Read only headers; run with `encoded=[uint8 arrays]`, gives int64 [height, width, channels] a file. Decodes nothing."""
     pipe = _empty(batch_size, num_threads)
     with pipe:
@@ -16,7 +16,7 @@ def headers(*, batch_size: int, num_threads: int, exif_orientation: bool = True)
     return pipe
 
 
-def images(*, batch_size: int, num_threads: int, exif_orientation: bool = True) -> Pipeline:
+def images(*, batch_size: int, num_threads: int, exif_orientation: bool) -> Pipeline:
     """Decode whole images; run with `encoded=[uint8 arrays]`, gives int64 [height, width, channels] a file."""
     pipe = _empty(batch_size, num_threads)
     with pipe:

@@ -10,9 +10,8 @@ from typing import Any
 
 from nvidia.dali import Pipeline, fn, math, pipeline_def, types
 
-from pipelines.decoding import part_of_image, whole_image
+from pipelines.decoding import part_of_image, refused_above, whole_image
 from pipelines.filters import resize_by_choice
-from pipelines.limits import refused_above
 from pipelines.settings import PipelineSettings
 
 # A batch of 32 takes 160 MB as it is preallocated (4:4:4, 0.65 of it in hardware). Larger images make the buffers grow once.

@@ -7,9 +7,9 @@ from typing import Any
 
 from nvidia.dali import Pipeline, fn, types
 
+from pipelines.decoding import whole_images
 from pipelines.filters import FILTERS
 from pipelines.settings import PipelineSettings
-from pipelines.whole import whole_images
 
 
 def views(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from inceptionctl.data.preparation import Preparation
-from inceptionctl.data.transforms import TrainTransforms
+from inceptionctl.data.transforms import Preparation, TrainTransforms
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.inputs import preparation_of, train_transforms
 
@@ -17,5 +16,5 @@ def preparation(input_px: int, **changes: Any) -> Preparation:
 
 
 def transforms(**changes: Any) -> TrainTransforms:
-    """Of training images, with the smallest crop that most tests of theirs were written for."""
-    return replace(train_transforms(Recipe()), **{"input_px": 40, "crop_area": (0.08, 1.0), **changes})
+    """Of training images."""
+    return replace(train_transforms(Recipe()), **{"input_px": 40, **changes})

@@ -22,16 +22,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
+    "storage": {"errors"},
     "models": {"errors"},
     "protocols": {"errors"},
     "section": set(),
+    "published": {"errors"},
     "augmentations": {"section"},
-    "recipe": {"errors", "protocols", "nearby", "words", "models", "section", "augmentations"},
-    "run": {"errors", "nearby", "recipe"},
+    "recipe": {"errors", "protocols", "nearby", "words", "models", "section", "augmentations", "data"},
+    "run": {"errors", "nearby", "recipe", "storage"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "protocols", "nearby", "words", "pipelines", "cores", "stderr_capture", "augmentations"},
+    "data": {"errors", "storage", "protocols", "nearby", "words", "pipelines", "cores", "stderr_capture", "augmentations"},
     "train": {
-        *("errors", "nearby", "console", "words", "models", "recipe", "run", "distributed", "data"),
+        *("errors", "nearby", "console", "words", "models", "published", "recipe", "run", "distributed", "data", "storage"),
         *("cores", "gpu_faults"),
     },
     "evaluate": {
@@ -47,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "train",
         "distributed",
         "cores",
+        "storage",
     },
     "export": {
         *(
@@ -62,10 +65,11 @@ MAY_IMPORT: dict[str, set[str]] = {
             "cores",
             "weights",
             "stderr_capture",
+            "storage",
         )
     },
-    "weights": {"errors", "nearby", "models", "recipe", "run", "train"},
-    "report": {"errors", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
+    "weights": {"errors", "published", "nearby", "models", "recipe", "run", "train", "storage"},
+    "report": {"errors", "storage", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {
         "errors",

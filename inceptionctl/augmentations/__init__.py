@@ -28,6 +28,6 @@ Uniforms = Callable[[int, int], Floats]
 """(stream, how many an image) to uniforms, float32 [N, how many]."""
 
 
-def parameters_of(augmentations: Sequence[Augmentation], uniforms: Uniforms) -> list[Parameter]:
+def parameters_of(augmentations: Sequence[Augmentation], uniforms: Uniforms, input_px: int) -> list[Parameter]:
     """The parameters of all, one augmentation after another."""
-    return [p for one in augmentations for p in one.parameters(uniforms(one.stream(), one.NUM_UNIFORMS))]
+    return [p for one in augmentations for p in one.parameters(uniforms(one.stream(), one.NUM_UNIFORMS), input_px)]

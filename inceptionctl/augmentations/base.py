@@ -30,12 +30,16 @@ class Augmentation(Section):
         """Whether it changes any image; one that is off costs nothing."""
 
     @abstractmethod
-    def parameters(self, uniforms: Floats) -> Sequence[Parameter]:
-        """What `apply` needs, float32 or int32 [N, ...] each, from uniforms [N, NUM_UNIFORMS]: row by row, whatever N is."""
+    def parameters(self, uniforms: Floats, input_px: int) -> Sequence[Parameter]:
+        """What `apply` needs for squares of `input_px`, float32 or int32 [N, ...] each, from uniforms [N, NUM_UNIFORMS], row by row."""
 
     @abstractmethod
     def apply(self, image: Any, *parameters: Any) -> Any:
         """The changed image, uint8 HWC like `image`: nodes of a DALI graph that has conditionals, with nothing random inside."""
+
+    def words(self, uniforms: Floats) -> list[str]:
+        """What is done to each image, for people; nothing for one that is left alone."""
+        return [self.key() if changed else "" for changed in self.parameters(uniforms, 1)[0].tolist()]
 
     @classmethod
     def stream(cls) -> int:

@@ -28,7 +28,7 @@ class Grayscale(Augmentation):
         """Whether any image loses its colour."""
         return self.probability > 0.0
 
-    def parameters(self, uniforms: Floats) -> Sequence[Parameter]:
+    def parameters(self, uniforms: Floats, input_px: int) -> Sequence[Parameter]:
         """Whether an image loses its colour, int32 [N]."""
         return [(uniforms[:, 0] < np.float32(self.probability)).astype(np.int32)]
 

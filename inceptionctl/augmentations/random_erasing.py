@@ -46,7 +46,7 @@ class RandomErasing(Augmentation):
         """Whether any image loses a rectangle."""
         return self.probability > 0.0
 
-    def parameters(self, uniforms: Floats) -> Sequence[Parameter]:
+    def parameters(self, uniforms: Floats, input_px: int) -> Sequence[Parameter]:
         """Whether one is erased, int32 [N]; its (y, x) and its (height, width) in units of the side, float32 [N, 2] each.
 
         The first of ten tries that fits; if none does, nothing is erased.

@@ -16,7 +16,7 @@ import numpy as np
 from inceptionctl.bench.figures import Figure
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.imageset import ImageSet, Names, smallest
-from inceptionctl.data.shared_permutation import make_sampler
+from inceptionctl.data.sampler import Sampler
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.folders import made_of
 from inceptionctl.errors import EnvironmentFault
@@ -58,7 +58,8 @@ def _keep_made_up_list(root: Path, num_images: int, num_classes: int) -> None:
     names = Names(np.tile(name, num_images), smallest(np.arange(1, num_images + 1) * len(name)))
     images = ImageSet(root, "train", folder, classes, labels, names)
     time.sleep(index_cache.SECONDS_TO_SETTLE + 0.1)
-    index_cache.kept(root, "train", *made_of(folder, classes, classes), lambda: images)
+    fingerprint, newest = made_of(folder, classes, classes)
+    index_cache.kept(root, "train", fingerprint, lambda: images, newest=newest)
 
 
 def _told(stream: IO[bytes] | None) -> dict[str, float]:
@@ -85,7 +86,7 @@ def _as_rank(root: Path) -> None:
     images = open_split(root, "train")
     took: dict[str, Any] = {"open": time.perf_counter() - clock}
     clock = time.perf_counter()
-    order = make_sampler(0, len(images))
+    order = Sampler(0, len(images))
     first = order.at(0, 64)[1].tolist()
     took["first order"] = time.perf_counter() - clock
     clock = time.perf_counter()

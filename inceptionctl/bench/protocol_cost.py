@@ -16,7 +16,7 @@ from torch import Tensor
 from inceptionctl.bench.figures import Contestant, Figure, costs, interleaved, ratio
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
-from inceptionctl.data.loaders import Picture, in_batches
+from inceptionctl.data.loaders import ImageViews, in_batches
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.crops import cut_out, in_order
 from inceptionctl.evaluate.evaluation import Work, answering, answers, view_loader
@@ -108,7 +108,7 @@ def passes(work: Work) -> Iterator[Tensor]:
         loader = view_loader(work, batches * len(views), sides, () if square is None else (square,))
         numbered = [view for view in views for _ in batches]
 
-        def asked(pair: tuple[int, Sequence[Picture]]) -> Tensor:
+        def asked(pair: tuple[int, Sequence[ImageViews]]) -> Tensor:
             view, pictures = pair
             return answer(torch.stack([cut_out(one, _cut(cuts, protocol, one, view), protocol.input_px) for one in pictures]))
 
@@ -130,7 +130,7 @@ def _alike(protocol: Protocol) -> Iterator[tuple[int | None, str | None, list[in
             yield None, square, [number for number in own if cuts[number].scale is None]
 
 
-def _cut(known: Places, protocol: Protocol, picture: Picture, view: int) -> Cut:
+def _cut(known: Places, protocol: Protocol, picture: ImageViews, view: int) -> Cut:
     """Worked out once a size: drawing up 144 boxes for each pass would be no part of a single-crop evaluation."""
     size = picture.height, picture.width
     if size not in known:

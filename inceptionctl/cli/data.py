@@ -49,9 +49,9 @@ def check(
     """
     from inceptionctl.cli.data_report import print_report
     from inceptionctl.data.audit.check import check as check_data
-    from inceptionctl.data.audit.findings import ODD
+    from inceptionctl.data.audit.probe import ODD
     from inceptionctl.data.sources.exclusions import listing
-    from inceptionctl.run import write_atomically
+    from inceptionctl.storage import write_atomically
 
     unknown = [kind for kind in also or () if kind not in ODD]
     if unknown or (also and write_exclusions is None):
@@ -158,7 +158,7 @@ def pack(
 ) -> None:
     """Write a data set as WebDataset shards with index and checksums. Resumes where it was stopped; output is reproducible byte for byte."""
     from inceptionctl.data.dataset import open_split, same_classes
-    from inceptionctl.data.packing import pack as pack_data
+    from inceptionctl.data.shard_writer import pack as pack_data
 
     shard_bytes = _bytes(shard_size)
     console.say(f"listing {source}")
@@ -220,3 +220,24 @@ def fetch(
     if as_json:
         console.print_json({"name": name, "root": str(destination)})
     console.say(f"next: inceptionctl data check {destination}")
+
+
+@app.command()
+def preview(
+    recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
+    output: Annotated[Path, typer.Option("--output", "--out", metavar="FILE", help="The sheet, .png or .jpg.")] = Path(
+        "preview.png"
+    ),
+    settings: Settings = None,
+    images: Annotated[int, typer.Option(metavar="N", min=1, max=400, help="Images, the first of the first epoch.")] = 24,
+    as_json: Json = False,
+) -> None:
+    """Draw a sheet of augmented training images, each with what was drawn for it."""
+    from inceptionctl.stages.preview import PreviewRequest
+    from inceptionctl.stages.preview import preview as draw
+
+    done = draw(PreviewRequest(recipe, output, tuple(settings or ()), images))
+    if as_json:
+        told = [{"class": name, "drawn": drawn} for name, drawn in done.captions]
+        console.print_json({"output": str(output), "images": told})
+    console.say(f"wrote {output}, {counted(len(done.captions), 'image')}")

@@ -65,7 +65,7 @@ def _print_classes(splits: Sequence[SplitReport]) -> None:
 
 
 def _print_found(report: DataReport) -> None:
-    from inceptionctl.data.audit.findings import BAD, KINDS
+    from inceptionctl.data.audit.probe import BAD, KINDS
 
     columns = [split.split for split in report.splits]
     copies = [
@@ -81,7 +81,7 @@ def _print_found(report: DataReport) -> None:
 
 
 def _print_passed_over(report: DataReport) -> None:
-    from inceptionctl.data.audit.passed_over import OTHER
+    from inceptionctl.data.audit.check import OTHER
 
     rows = [
         (split.split, found.what, f"{found.count:,}", found.example) for split in report.splits for found in split.passed_over
@@ -100,7 +100,7 @@ def _print_passed_over(report: DataReport) -> None:
 
 def _examples(report: DataReport) -> Iterator[tuple[str, Item]]:
     """Some images of each odd kind; none of gray ones, which are usually half of a data set, or all of it."""
-    from inceptionctl.data.audit.findings import ODD
+    from inceptionctl.data.audit.probe import ODD
 
     for kind in ODD:
         found = (item for split in report.splits for item in split.odd if kind in item.remarks and kind != "gray")

@@ -104,7 +104,7 @@ def copy(
 ) -> None:
     """Copy a recipe to edit it. Never overwrites."""
     from inceptionctl.recipe import find_recipe
-    from inceptionctl.run import disk_errors
+    from inceptionctl.storage import disk_errors
 
     source = find_recipe(name)
     target = destination / source.name if destination.is_dir() else destination

@@ -11,14 +11,16 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json
-from inceptionctl.errors import CheckpointError
+from inceptionctl.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from inceptionctl.weights.conversion import Import
 
 MAX_TABLE_ROWS = 20
 
-app = typer.Typer(help="Import weights of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group)
+app = typer.Typer(
+    help="Fetch published weights, import those of timm, torchvision and TF-slim.", no_args_is_help=True, cls=Group
+)
 
 
 @app.command(name="import")
@@ -122,3 +124,38 @@ def _print_import(done: Import, result: console.JsonObject) -> None:
 
 def _triple(values: list[float]) -> str:
     return " ".join(f"{value:g}" for value in values)
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="timm/inception_v4.tf_in1k, hf://ORG/NAME, either with @REVISION, or https://...#sha256=HASH."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The network to fill; needed for a URL, else told by the weights.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch published weights before a training needs them: for compute nodes without a network.
+
+    They are kept under HF_HOME, once, as a checkpoint of ours. A recipe names them the same way in model.init_from.
+    """
+    from inceptionctl.models import find_spec
+    from inceptionctl.published import parse
+
+    published = parse(name)
+    if published is None:
+        raise RecipeError(
+            f"'{name}' is no name of published weights", "write timm/NAME, hf://ORG/NAME or https://...#sha256=HASH"
+        )
+    if model:
+        find_spec(model)
+    from inceptionctl.weights.hub import fetch as fetch_weights
+
+    folder = fetch_weights(published, model, console.say)
+    if as_json:
+        console.print_json({"name": name, "checkpoint": str(folder)})
+    console.say(f"next: inceptionctl train RECIPE --set model.init_from={name}, or inceptionctl evaluate {folder} --data ROOT")

@@ -15,14 +15,12 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from inceptionctl.data import reasons
-from inceptionctl.data.bad_images import BadImages
+from inceptionctl.data.bad_images import BadImages, Trial
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.graphs import PipelineSettings
-from inceptionctl.data.jpeg import may_be_cut
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
-from inceptionctl.data.reading import Encoded, ReadAhead
-from inceptionctl.data.trial import Trial
+from inceptionctl.data.read_ahead import Encoded, ReadAhead, may_be_cut
 from inceptionctl.errors import DataError, EnvironmentFault
 
 Inputs = tuple[Any, ...]

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
-from inceptionctl.data.threads import single_threaded
+from inceptionctl.cores import single_threaded
 from inceptionctl.data.transforms import Floats
 from inceptionctl.errors import EnvironmentFault, InceptionctlError
 

@@ -7,62 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Unpack
 
 from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
-from inceptionctl.data.sources.class_lists import ClassList, ClassOrder, check_names, some
+from inceptionctl.data.sources import Format, Sources
+from inceptionctl.data.sources.class_lists import ClassList, check_names, some
 from inceptionctl.data.sources.csv_lists import open_csv
 from inceptionctl.data.sources.exclusions import check_used, leave_out, read_exclusions
 from inceptionctl.data.sources.folders import open_folder
-from inceptionctl.data.sources.imagenet_tars import TARS, open_tar
 from inceptionctl.data.sources.shards import NAMES_OF, find_shards, open_shards
+from inceptionctl.data.sources.tars import TARS, open_tar
 from inceptionctl.data.sources.tfrecords import find_records, open_records
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import counted
 
-__all__ = ["SUFFIXES", "Format", "ImageSet", "Span", "Split", "check_num_classes", "open_data", "open_split", "same_classes"]
-
-Format = Literal["auto", "folder", "webdataset", "tfrecord", "csv", "imagenet"]
+__all__ = ["SUFFIXES", "ImageSet", "Span", "Split", "check_num_classes", "open_data", "open_split", "same_classes"]
 
 UNFINISHED = "manifest.partial.json"  # packing has begun here and not ended
 
 
-def open_split(
-    root: Path,
-    split: Split,
-    *,
-    format: Format = "auto",
-    class_names: Path | None = None,
-    class_order: ClassOrder = "sorted",
-    val_labels: Path | None = None,
-    train_csv: Path | None = None,
-    val_csv: Path | None = None,
-    exclusions: Path | None = None,
-) -> ImageSet:
-    """List one split of a data set (docs/data.md has the formats).
+def open_split(root: Path, split: Split, **sources: Unpack[Sources]) -> ImageSet:
+    """List one split of a data set.
 
-    `class_names` is a file with the names in the order of the labels, `val_labels` one with the classes of validation images that
-    lie in no class folders, `exclusions` one with images to leave out. Raises DataError when the split is missing, damaged, has no
-    classes, contradicts a list, or has a class whose name is no line of text.
+    Raises DataError when the split is missing, damaged, has no classes, contradicts a list, or has a class whose name is no line of text.
     """
-    images = _opened(root, split, format, ClassList.read(class_names, class_order), val_labels, train_csv, val_csv)
+    images = _opened(root, split, sources)
     check_names(images.classes, images.folder, class_folders=images.class_folders)
+    exclusions = sources.get("exclusions")
     return leave_out(images, read_exclusions(exclusions, root)) if exclusions else images
 
 
-def _opened(
-    root: Path,
-    split: Split,
-    format: Format,
-    class_list: ClassList,
-    val_labels: Path | None,
-    train_csv: Path | None,
-    val_csv: Path | None,
-) -> ImageSet:
-    files = {"train": train_csv, "val": val_csv}
-    if format == "csv" or (format == "auto" and files[split]):
-        file = files[split]
+def _opened(root: Path, split: Split, sources: Sources) -> ImageSet:
+    class_list = ClassList.read(sources.get("class_names"), sources.get("class_order", "sorted"))
+    format, val_labels, train_csv = sources.get("format", "auto"), sources.get("val_labels"), sources.get("train_csv")
+    file = train_csv if split == "train" else sources.get("val_csv")
+    if format == "csv" or (format == "auto" and file):
         if file is None:
             raise DataError(f"data.format is csv, but data.{split}_csv names no list", f"`--set data.{split}_csv=FILE`")
         return open_csv(root, split, file, train_csv, class_list)
@@ -157,18 +137,6 @@ def same_classes(train: ImageSet, val: ImageSet) -> None:
             f"label {label} is '{train.classes[label]}' in {train.folder} and '{val.classes[label]}' in {val.folder}",
             "give both splits one list of names with data.class_names",
         )
-
-
-class Sources(TypedDict, total=False):
-    """The keyword arguments of `open_split`."""
-
-    format: Format
-    class_names: Path | None
-    class_order: ClassOrder
-    val_labels: Path | None
-    train_csv: Path | None
-    val_csv: Path | None
-    exclusions: Path | None
 
 
 def open_data(root: Path, num_classes: int, **sources: Unpack[Sources]) -> tuple[ImageSet, ImageSet]:

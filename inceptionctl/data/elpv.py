@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.storage import disk_errors, temporary_folder
 
 REQUIREMENT = "elpv-dataset==1.0.0.post1"
 NUM_IMAGES = {"mono_defect": 313, "mono_ok": 588, "poly_defect": 402, "poly_ok": 920}
@@ -54,15 +54,13 @@ def fetch_elpv(dest: Path, say: Say, cells: Sequence[str] = CELLS) -> None:
         raise DataError(f"{dest} is occupied by something else", "choose another folder, or empty this one")
     say(NOTICE)
     say(f"fetching {REQUIREMENT} (91 MB)")
-    try:
+    with disk_errors(dest, "choose another folder"):
         dest.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the destination: only on one file system is the final rename a single step.
-        with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}.") as temporary:
-            ready = Path(temporary, "ready")
-            _lay_out(_download(Path(temporary)), ready, cells)
-            os.replace(ready, dest)  # noqa: PTH105  (replaces an empty folder too)
-    except OSError as fault:
-        raise EnvironmentFault(f"cannot write {dest}: {fault.strerror or fault}") from fault
+        with (
+            tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}.") as downloads,
+            temporary_folder(dest) as ready,
+        ):
+            _lay_out(_download(Path(downloads)), ready, cells)
     count = sum(_expected(cells).values())
     say(f"{count} images in {dest}, every {VAL_EVERY}th of a class for validation")
 

@@ -23,11 +23,11 @@ def _refuse_shadow() -> None:
 
 _refuse_shadow()
 
+from pipelines.decoding import decoded  # noqa: E402
 from pipelines.evaluation import evaluation  # noqa: E402  (only once they are known to be ours)
 from pipelines.probe import headers, images  # noqa: E402
 from pipelines.settings import PipelineSettings  # noqa: E402
 from pipelines.training import training  # noqa: E402
 from pipelines.views import views  # noqa: E402
-from pipelines.whole import decoded  # noqa: E402
 
 __all__ = ["PipelineSettings", "decoded", "evaluation", "headers", "images", "training", "views"]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,15 @@ def smallest(values: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
     return values.astype(np.uint32 if fits else np.uint64)
 
 
+class PlacedNames:
+    """The images in one file of many: their names, and where they lie in it."""
+
+    def __init__(self, listed: Sequence[tuple[Any, ...]]) -> None:
+        """`listed` are tuples that begin with name, offset and bytes."""
+        self.names = Names.of(one[0] for one in listed)
+        self.offsets, self.sizes = (np.fromiter((one[k] for one in listed), np.int64, len(listed)) for k in (1, 2))
+
+
 @dataclass(frozen=True, eq=False)
 class Pieces:
     """Images that lie inside of larger files (shards), in the order of the images."""
@@ -112,6 +121,16 @@ class Pieces:
     """Where an image begins in its shard, [N]."""
     lengths: NDArray[np.unsignedinteger]
     """Bytes of an image, [N]."""
+
+    @classmethod
+    def of(cls, root: Path, files: Sequence[Path], parts: Sequence[PlacedNames]) -> Pieces:
+        """Of images in several files below `root`, one part a file."""
+        return cls(
+            tuple(os.path.relpath(file, root) for file in files),
+            np.cumsum([0, *(len(part.names) for part in parts)])[:-1].astype(np.int64),
+            smallest(np.concatenate([part.offsets for part in parts])),
+            smallest(np.concatenate([part.sizes for part in parts])),
+        )
 
     def shard_of(self, index: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """The place in `files` of the shard that holds an image, or of each of several."""
@@ -165,20 +184,12 @@ class ImageSet:
             return Span(self.path(i))
         return Span(self.path(i), int(self.pieces.offsets[i]), int(self.pieces.lengths[i]), self.names[i])
 
-    def places(
-        self, index: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]:
-        """(shard, offset, bytes) of some images that lie in shards."""
-        assert self.pieces is not None
-        return self.pieces.shard_of(index), self.pieces.offsets[index], self.pieces.lengths[index]
-
     def picked(self, index: Sequence[int]) -> ImageSet:
         """Some of the images, in the order asked for."""
         where, pieces = np.asarray(index, dtype=np.int64), None
         if self.pieces is not None:
-            shards, offsets, lengths = self.places(where)
-            files = tuple(self.pieces.files[shard] for shard in shards.tolist())
-            pieces = Pieces(files, np.arange(len(files)), offsets, lengths)
+            files = tuple(self.pieces.files[shard] for shard in self.pieces.shard_of(where).tolist())
+            pieces = Pieces(files, np.arange(len(files)), self.pieces.offsets[where], self.pieces.lengths[where])
         names = Names.of(self.names[int(i)] for i in where)
         return replace(self, labels=self.labels[where], names=names, pieces=pieces, made_of="")
 
@@ -218,17 +229,16 @@ def read_span(span: Span) -> bytes:
                 return file.read()
             read = os.pread(file.fileno(), span.length, span.offset)
     except OSError as fault:
-        raise unreadable(span, reasons.os_words(span.path, fault)) from fault
+        raise _unreadable(span, reasons.os_words(span.path, fault)) from fault
     if len(read) < span.length:
-        raise unreadable(span, CUT_SHORT)
+        raise _unreadable(span, CUT_SHORT)
     return read
 
 
 CUT_SHORT = "the file ends before the image does"
 
 
-def unreadable(span: Span, why: str) -> DataError:
-    """The error of an image whose bytes cannot be had."""
+def _unreadable(span: Span, why: str) -> DataError:
     return DataError(f"cannot read {span.name}: {why}", "`inceptionctl data check` lists every image that cannot be read")
 
 

@@ -19,13 +19,12 @@ from inceptionctl.data.cpu_transforms import Changes, Finished
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.graphs import PipelineSettings, decoded, evaluation, training, views
 from inceptionctl.data.loader_settings import LoaderSettings
-from inceptionctl.data.preparation import Preparation
-from inceptionctl.data.sampler import BatchSampler, uniforms
-from inceptionctl.data.shared_permutation import make_sampler
+from inceptionctl.data.sampler import BatchSampler, Sampler, uniforms
 from inceptionctl.data.transforms import (
     COLOUR_ORDER,
     NUM_CANDIDATES,
     NUM_UNIFORMS,
+    Preparation,
     TrainTransforms,
     chosen_filters,
     chosen_flips,
@@ -33,7 +32,7 @@ from inceptionctl.data.transforms import (
 )
 from inceptionctl.protocols import square_start
 
-__all__ = ["Batch", "EvalLoader", "Picture", "PictureLoader", "TrainLoader", "ViewLoader"]
+__all__ = ["Batch", "EvalLoader", "ImageViews", "PictureLoader", "TrainLoader", "ViewLoader"]
 
 
 class TrainLoader(BaseLoader[Batch]):
@@ -56,7 +55,7 @@ class TrainLoader(BaseLoader[Batch]):
         bad: BadImages | None = None,
         until: str = "all",
     ) -> None:
-        self._sampler = make_sampler(batches.seed, len(dataset))
+        self._sampler = Sampler(batches.seed, len(dataset))
         self._transforms = transforms
         self._micro = batches.micro_batch_size
         self._limits = limits(transforms.mean, transforms.std)
@@ -112,8 +111,10 @@ class TrainLoader(BaseLoader[Batch]):
         candidates = crop_candidates(self._transforms, drawn)
         wanted = [self._in_graph.horizontal_flip > 0.0, self._in_graph.vertical_flip > 0.0]
         flips = chosen_flips(self._transforms, drawn).astype(np.int32).T[wanted]
-        seed, micro = self._sampler.seed, self._micro
-        changes = parameters_of(self._transforms.augmentations, lambda stream, num: uniforms(seed, start, micro, num, stream))
+        seed, micro, px = self._sampler.seed, self._micro, self._transforms.input_px
+        changes = parameters_of(
+            self._transforms.augmentations, lambda stream, num: uniforms(seed, start, micro, num, stream), px
+        )
         return index, (candidates, *chosen_filters(self._transforms, drawn), *flips, *changes, *self._colours(drawn))
 
     def _colours(self, drawn: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -146,7 +147,7 @@ class TrainLoader(BaseLoader[Batch]):
 
 
 def _kinds(augmentation: Augmentation) -> list[str]:
-    parameters = augmentation.parameters(np.zeros((1, augmentation.NUM_UNIFORMS), np.float32))
+    parameters = augmentation.parameters(np.zeros((1, augmentation.NUM_UNIFORMS), np.float32), 1)
     return [parameter.dtype.name for parameter in parameters]
 
 
@@ -215,7 +216,7 @@ class EvalLoader(BaseLoader[Batch]):
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageViews:
     """One image in all sizes: uint8 [height, width, 3], RGB, on the loader's device; valid for as long as it is referred to."""
 
     height: int
@@ -228,7 +229,7 @@ class Picture:
     label: int
 
 
-class ViewLoader(BaseLoader[list[Picture]]):
+class ViewLoader(BaseLoader[list[ImageViews]]):
     """The images of `batches` in several sizes, for evaluations by many crops: each is read and decoded once.
 
     Of the preparation the filter counts, and the input's size for `squares`; see pipelines/views.py for the sizes.
@@ -260,19 +261,19 @@ class ViewLoader(BaseLoader[list[Picture]]):
         size, upright = _longest(batches), preparation.exif_orientation
         super().__init__(dataset, _indices(batches), graph, settings, batch_size=size, exif_orientation=upright)
 
-    def __next__(self) -> list[Picture]:
+    def __next__(self) -> list[ImageViews]:
         """The pictures of the next batch."""
         *images, sides, labels = self.outputs()
         numbers = from_dlpack(labels.as_tensor()).tolist()
         return [self._picture(images, from_dlpack(sides[k]).tolist(), k, label) for k, label in enumerate(numbers)]
 
-    def _picture(self, images: Sequence[Any], sides: Sequence[int], k: int, label: int) -> Picture:
+    def _picture(self, images: Sequence[Any], sides: Sequence[int], k: int, label: int) -> ImageViews:
         height, width = sides
         sizes = [from_dlpack(one[k]) for one in images]
         # Equal squares of a square image share one place.
         places = [square_start(name, height, width) for name in self._squares]
         squares = dict(zip(places, sizes[self._num_sides :], strict=True))
-        return Picture(height, width, sizes[: self._num_sides], squares, label)
+        return ImageViews(height, width, sizes[: self._num_sides], squares, label)
 
 
 class PictureLoader(BaseLoader[list[Tensor]]):

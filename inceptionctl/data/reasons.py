@@ -129,7 +129,7 @@ def in_words(printed: str, raised: str) -> str:
     status = _STATUS.search(raised)
     if status:
         return _STATUS_WORDS.get(status[1], f"the decoder refused it (nvImageCodec status {status[1]})")
-    if "requested_volume" in raised:  # pipelines.limits.refused_above
+    if "requested_volume" in raised:  # pipelines.decoding.refused_above
         return f"the header claims more than {MAX_PIXELS / 1e6:,.0f} megapixels"
     if "Failed to decode sample" in raised:
         return "no decoder takes it (a 12-bit JPEG, for example)"

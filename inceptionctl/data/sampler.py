@@ -10,11 +10,18 @@ same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from inceptionctl.storage import temporary_file
 
 _MASK_64 = (1 << 64) - 1
 _WORDS_A_BLOCK = 4  # one step of Philox's counter gives four 64-bit words
@@ -24,6 +31,9 @@ _PLACE_BITS = 21  # up to two million draws are sorted at once, one million on a
 _DRAWS_AT_ONCE = 1 << 18
 # Permutations use the key (seed, epoch); no epoch gets here, so the two streams never meet.
 _UNIFORMS_STREAM = _MASK_64
+
+WORTH_SHARING = 4_000_000  # samples; the order of fewer takes less than a second and 16 MB
+_SECONDS_TO_KEEP = 7 * 24 * 3600.0
 
 
 def permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int32]:
@@ -82,6 +92,46 @@ def uniforms(seed: int, start: int, count: int, num: int, stream: int = 0) -> ND
     return (words[:, :num] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
+def shared_permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int32]:
+    """As `permutation`, worked out once on a machine: its ranks map one file, so that 14 million samples are there once, not eight times.
+
+    The file lies in the directory for temporary files (TMPDIR), in a folder that only this user can read.
+
+    Where there is no room for it, or no right, every rank works the order out for itself: that is the same order.
+    """
+    folder = Path(tempfile.gettempdir()) / f"inceptionctl-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise PermissionError("a folder of somebody else, who could change the order")
+        return _mapped(folder, seed, epoch, num_samples)
+    except OSError:
+        return permutation(seed, epoch, num_samples)
+
+
+def _mapped(folder: Path, seed: int, epoch: int, num_samples: int) -> NDArray[np.int32]:
+    stem = f"order-{seed & (1 << 64) - 1:016x}-{num_samples}-"
+    file = folder / f"{stem}{epoch}.int32"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one rank works, the others wait for it
+        if not file.exists() or file.stat().st_size != 4 * num_samples:
+            _remove_old(folder, stem, epoch)
+            with temporary_file(file) as temporary:
+                permutation(seed, epoch, num_samples).tofile(temporary)
+        return np.asarray(np.memmap(file, dtype=np.int32, mode="r"))
+
+
+def _remove_old(folder: Path, stem: str, epoch: int) -> None:
+    """Earlier epochs of the same order, and what was forgotten long ago. Whoever has one mapped keeps it."""
+    forgotten = time.time() - _SECONDS_TO_KEEP
+    for leftover in folder.glob(".order-*.tmp"):  # of a rank that was killed: whoever holds the lock is alone here
+        leftover.unlink()
+    for file in folder.glob("order-*.int32"):
+        earlier = file.name.startswith(stem) and int(file.stem.rpartition("-")[2]) < epoch
+        if earlier or file.stat().st_mtime < forgotten:
+            file.unlink(missing_ok=True)
+
+
 def batch_at(step: int, skipped: Iterable[tuple[int, int]]) -> int:
     """Which batch of the stream (from 0) optimizer step `step` (from 0) takes: the step-th that lies in no range of `skipped`.
 
@@ -103,16 +153,15 @@ def _key(seed: int, stream: int) -> NDArray[np.uint64]:
 class Sampler:
     """The endless stream of samples: `at` tells what stands at any range of places.
 
-    Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places. `make` works one
-    out: `permutation`, or something that gives the same.
+    Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places. Ranks of a machine
+    share those of WORTH_SHARING samples and more.
     """
 
-    def __init__(self, seed: int, num_samples: int, make: Callable[[int, int, int], NDArray[np.int32]] = permutation) -> None:
+    def __init__(self, seed: int, num_samples: int) -> None:
         if num_samples < 1:
             raise ValueError("an order needs at least one sample")
         self.seed = seed
         self.num_samples = num_samples
-        self._make = make
         self._kept: tuple[int, NDArray[np.int32]] | None = None
 
     def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,7 +177,8 @@ class Sampler:
     def _permutation(self, epoch: int) -> NDArray[np.int32]:
         if self._kept is None or self._kept[0] != epoch:
             self._kept = None  # freed before the next one is made
-            self._kept = (epoch, self._make(self.seed, epoch, self.num_samples))
+            make = shared_permutation if self.num_samples >= WORTH_SHARING else permutation
+            self._kept = (epoch, make(self.seed, epoch, self.num_samples))
         return self._kept[1]
 
 

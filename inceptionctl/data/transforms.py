@@ -1,4 +1,5 @@
-"""From uniform numbers to the parameters of an augmented image: vectorised over a batch, numpy only (colours: colour.py)."""
+"""How an image becomes the network's input, in training and evaluation; and from uniform numbers to the parameters of an augmented
+image, vectorised over a batch (colours: colour.py). Numpy only."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.augmentations import Augmentation
-from inceptionctl.data.preparation import Triple
 
 # As many as tf-slim tries, then it takes the whole image. One try of the default ranges fits a 4:3 photograph 3 times out of 4;
 # the many are for panoramas. Fed all at once, since only the graph knows the image's size; that costs nothing measurable.
@@ -24,6 +24,38 @@ _CROPS = 16
 NUM_UNIFORMS = _CROPS + 4 * NUM_CANDIDATES
 
 Floats = NDArray[np.float32]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """The recipe's evaluation keys with the network's input."""
+
+    input_px: int
+    """Side of the square input in pixels."""
+    central_fraction: float
+    """Share of each side that the central crop keeps; with `keep_aspect` the shorter side becomes input_px over this."""
+    keep_aspect: bool
+    """False: squashed to the square, as tf-slim. True: the aspect ratio is kept and the middle square taken, as timm."""
+    interpolation: str
+    """Resize filter."""
+    antialias: bool
+    """Whether the filter widens where the image shrinks, as Pillow's do."""
+    mean: Triple
+    """Subtracted from the R, G, B values in [0, 1]."""
+    std: Triple
+    """Divisor after that."""
+    exif_orientation: bool
+    """Whether a photograph is first turned upright as its EXIF data say."""
+
+    def in_words(self) -> str:
+        """One line for people: the crop and the filter."""
+        filtered = f"{self.interpolation}{', antialiased' if self.antialias else ''}"
+        filtered += "" if self.exif_orientation else ", EXIF orientation ignored"
+        if self.keep_aspect:
+            resized = f"resized with the shorter side to {self.input_px} / {self.central_fraction:g}"
+            return f"one central crop of {self.input_px} px, {resized}, {filtered}"
+        return f"one central crop of {self.central_fraction:g} of each side, {self.input_px} px, {filtered}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.protocols import WHOLE, Protocol, Region
-from inceptionctl.run import write_atomically
+from inceptionctl.storage import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
 # Distinguishable with every common colour blindness (Okabe and Ito).

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from inceptionctl.data.loaders import Picture
-from inceptionctl.data.threads import single_threaded
+from inceptionctl.cores import single_threaded
+from inceptionctl.data.loaders import ImageViews
 from inceptionctl.protocols import Cut, Protocol
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ Crops = Callable[[], Tensor]
 
 
 def crop_probabilities(
-    groups: Iterable[Sequence[Picture]],
+    groups: Iterable[Sequence[ImageViews]],
     protocol: Protocol,
     answer: Callable[[Tensor], Tensor],
     *,
@@ -80,7 +80,7 @@ def crop_probabilities(
         yield torch.stack([_mean(share, counts) for share, counts in zip(shares, weights, strict=True)])
 
 
-def _cuts(pictures: Sequence[Picture], protocol: Protocol, batch_size: int) -> tuple[list[Crops], list[list[int]]]:
+def _cuts(pictures: Sequence[ImageViews], protocol: Protocol, batch_size: int) -> tuple[list[Crops], list[list[int]]]:
     """(batches of the distinct crops, for each picture how many views each of its crops stands for)."""
     weights = [protocol.weights(picture.height, picture.width) for picture in pictures]
     listed = [(picture, cut) for picture, cuts in zip(pictures, weights, strict=True) for cut in cuts]
@@ -90,11 +90,11 @@ def _cuts(pictures: Sequence[Picture], protocol: Protocol, batch_size: int) -> t
     ]
 
 
-def _stacked(listed: Sequence[tuple[Picture, Cut]], px: int) -> Crops:
+def _stacked(listed: Sequence[tuple[ImageViews, Cut]], px: int) -> Crops:
     return lambda: torch.stack([cut_out(picture, cut, px) for picture, cut in listed])
 
 
-def _dense(pictures: Sequence[Picture], protocol: Protocol, batch_size: int) -> tuple[list[Crops], list[list[int]]]:
+def _dense(pictures: Sequence[ImageViews], protocol: Protocol, batch_size: int) -> tuple[list[Crops], list[list[int]]]:
     """Each resized picture with its mirror image. The pool before the classifier takes any grid, and the classifier is linear: its
     answer to the mean over places is the mean of its map of scores."""
     crops = [_with_mirror_image(image) for picture in pictures for image in picture.resized]
@@ -105,7 +105,7 @@ def _with_mirror_image(image: Tensor) -> Crops:
     return lambda: torch.stack([image, image.flip(1)])
 
 
-def cut_out(picture: Picture, cut: Cut, px: int) -> Tensor:
+def cut_out(picture: ImageViews, cut: Cut, px: int) -> Tensor:
     """uint8 [px, px, 3]."""
     resized = None if cut.scale is None else picture.resized[cut.scale][cut.top : cut.top + px, cut.left : cut.left + px]
     crop = picture.squares[cut.top, cut.left] if resized is None else resized

@@ -25,7 +25,7 @@ from inceptionctl.evaluate.records import name_below_root, write_record
 from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
 from inceptionctl.evaluate.subject import Subject
 from inceptionctl.protocols import Protocol
-from inceptionctl.run import disk_errors, write_atomically
+from inceptionctl.storage import disk_errors, write_atomically
 from inceptionctl.words import percent
 
 MAX_MATRIX_CLASSES = 100

@@ -14,7 +14,7 @@ from torch import Tensor
 from inceptionctl.data.imageset import ImageSet, Names
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, in_batches
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.distributed.session import Machine
 from inceptionctl.recipe.data_section import DataSection
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inceptionctl.data.imageset import ImageSet
-from inceptionctl.data.sources.blacklist import image_numbers, text_of
+from inceptionctl.data.sources.class_lists import text_of
+from inceptionctl.data.sources.exclusions import image_numbers
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.results import Metrics, RealErrors
 from inceptionctl.words import has_top5, percent
@@ -82,7 +83,7 @@ def real_errors(images: ImageSet, predicted: Tensor, file: Path) -> RealErrors:
     int64 [N]. Raises DataError when it does not fit the images.
     """
     try:
-        labels = json.loads(text_of(file))
+        labels = json.loads(text_of(file, "--real-labels"))
         sets = [frozenset(map(int, one)) for one in labels]
     except (ValueError, TypeError) as error:
         raise DataError(f"{file} holds no lists of labels: {error}", "name real.json of ImageNet ReaL") from None

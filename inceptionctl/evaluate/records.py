@@ -19,7 +19,7 @@ from torch import Tensor
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.results import About, HowAnswered
-from inceptionctl.run import write_atomically
+from inceptionctl.storage import write_atomically
 
 ABOUT = b"inceptionctl"
 

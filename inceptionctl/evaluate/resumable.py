@@ -19,7 +19,7 @@ import numpy as np
 
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.evaluation import Floats, Work, answers
-from inceptionctl.run import disk_errors, write_atomically
+from inceptionctl.storage import disk_errors, write_atomically
 from inceptionctl.words import counted
 
 PART = re.compile(r"part-(\d{8})-(\d{8})\.npy")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inceptionctl.cores import usable_cores
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.distributed.session import Machine
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.trained import Trained, Weights

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from inceptionctl.data.audit.probing import FileProbe
+from inceptionctl.data.audit.probe import FileProbe
 from inceptionctl.data.imageset import SUFFIXES, Span, is_image_name, refuse_missing_images
-from inceptionctl.data.preparation import Preparation
 from inceptionctl.data.sources.class_lists import imagenet_ids, read_class_ids, some
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.inputs import folder_of, load_images, load_pictures
 

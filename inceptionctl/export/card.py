@@ -23,7 +23,8 @@ from inceptionctl.export.exporters import ExportedFile
 from inceptionctl.models import MODELS
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, disk_errors, visible, write_atomically
+from inceptionctl.run import Run, visible
+from inceptionctl.storage import disk_errors, write_atomically
 from inceptionctl.train.inputs import preparation_of
 from inceptionctl.train.optim import schedule_in_words
 from inceptionctl.words import counted, counted_epochs, has_top5

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import CheckpointError
 from inceptionctl.evaluate.trained import Trained
 from inceptionctl.models import MODELS, NetworkArguments, is_timm, option_problem

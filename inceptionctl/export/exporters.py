@@ -25,7 +25,8 @@ from inceptionctl.export.to_safetensors import SAFETENSORS
 from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.export.to_torchscript import TORCHSCRIPT
 from inceptionctl.export.to_triton import TRITON
-from inceptionctl.run import disk_errors, is_run, sync_folder, write_atomically
+from inceptionctl.run import is_run
+from inceptionctl.storage import disk_errors, sync, write_atomically
 from inceptionctl.train.checkpoint_choice import Choice
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
 from inceptionctl.train.step import allow_tf32, resolve_precision
@@ -107,7 +108,7 @@ def _export(
             for file in files:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (temporary / file).replace(folder / file)
-            sync_folder((folder / exporter.file).parent)
+            sync((folder / exporter.file).parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     sizes = {file: len(content) for file, content in files.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from inceptionctl.data.preparation import Preparation
+from inceptionctl.data.transforms import Preparation
 from inceptionctl.errors import RecipeError
 
 # Filters of DALI -> what makes ONNX's Resize compute the same: pixel centres lie at halves in both, and the cubic is Keys'. Values

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model, field_validator, model_validator
 
 from inceptionctl.augmentations import AUGMENTATIONS, Augmentation
+from inceptionctl.data.sources import ClassOrder, Format, Sources
 from inceptionctl.section import Probability, Section
 
 Range = Annotated[tuple[float, float], Field(strict=False)]
 Positive = Annotated[float, Field(gt=0.0)]
 Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
-Format = Literal["auto", "folder", "webdataset", "tfrecord", "csv", "imagenet"]
-ClassOrder = Literal["sorted", "listed"]
-
-
-class Sources(TypedDict, total=False):
-    """How to open a data set: arguments of `data.dataset.open_split`."""
-
-    format: Format
-    class_names: Path | None
-    class_order: ClassOrder
-    val_labels: Path | None
-    train_csv: Path | None
-    val_csv: Path | None
-    exclusions: Path | None
 
 
 class _Builtin(Section):

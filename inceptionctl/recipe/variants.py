@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,17 @@ ClipAgc = Annotated[
         description="Adaptive gradient clipping (AGC): clip each tensor's gradient norm to this fraction of its weight norm; 0 disables it.",
     ),
 ]
+LrDecay = Annotated[
+    float,
+    Field(
+        gt=0.0,
+        le=1.0,
+        description="Layer-wise learning-rate decay: factor from each block to the one before it, for fine-tuning.",
+    ),
+]
+HeadFactor = Annotated[
+    float, Field(gt=0.0, description="Factor on the learning rate of the classifier and the auxiliary head, for fine-tuning.")
+]
 WarmupEpochs = Annotated[float, Field(ge=0.0, description="Linear warm-up from zero over this many epochs; 0 for none.")]
 
 
@@ -43,6 +54,8 @@ class RmsPropSection(Section):
     weight_decay: L2 = 4e-5
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class SgdSection(Section):
@@ -57,6 +70,8 @@ class SgdSection(Section):
     weight_decay: L2 = 4e-5
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class AdamWSection(Section):
@@ -71,6 +86,8 @@ class AdamWSection(Section):
     """Decoupled weight decay, multiplied by the learning rate (not for norms and biases)."""
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class LambSection(Section):
@@ -85,6 +102,8 @@ class LambSection(Section):
     """Weight decay, added to the update before scaling (not for norms and biases)."""
     clip_global_norm: ClipGlobalNorm = None
     clip_agc: ClipAgc = 0.2
+    lr_decay_by_block: LrDecay = 1.0
+    head_lr_factor: HeadFactor = 1.0
 
 
 class StaircaseSection(Section):
@@ -112,22 +131,59 @@ class ConstantSection(Section):
 
 
 class CosineSection(Section):
-    """Cosine decay from `base_lr` to `final_lr` over the whole training."""
+    """Half a cosine from `base_lr` to `final_lr` over the whole training, or one every `cycle_epochs` (SGDR)."""
 
     name: Literal["cosine"]
     """Cosine decay."""
     base_lr: float = Field(gt=0.0)
     """Peak learning rate, after the warm-up."""
     final_lr: float = Field(default=0.0, ge=0.0)
-    """Final learning rate."""
+    """Learning rate at the end."""
+    cycle_epochs: float | None = Field(default=None, gt=0.0)
+    """Length of a cycle; the rate restarts at `base_lr` after each. null: one cycle over the whole training."""
+    warmup_epochs: WarmupEpochs = 0.0
+
+
+class OneCycleSection(Section):
+    """One cycle (Smith and Topin 2018): half a cosine up to `base_lr`, and half a cosine down to `final_lr`."""
+
+    name: Literal["one_cycle"]
+    """Up and down once."""
+    base_lr: float = Field(gt=0.0)
+    """Learning rate at the top."""
+    initial_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate of the first step."""
+    final_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate at the end."""
+    rise: float = Field(default=0.3, gt=0.0, lt=1.0)
+    """Fraction of the training in which the rate rises."""
+    warmup_epochs: ClassVar[float] = 0.0
+
+
+class PolynomialSection(Section):
+    """From `base_lr` to `final_lr` as a power of what is left of the training."""
+
+    name: Literal["polynomial"]
+    """Polynomial decay."""
+    base_lr: float = Field(gt=0.0)
+    """Learning rate at the top, after the warm-up."""
+    final_lr: float = Field(default=0.0, ge=0.0)
+    """Learning rate at the end."""
+    power: float = Field(default=1.0, gt=0.0)
+    """1 is a straight line."""
     warmup_epochs: WarmupEpochs = 0.0
 
 
 Optim = Annotated[RmsPropSection | SgdSection | AdamWSection | LambSection, Field(discriminator="name")]
-Schedule = Annotated[StaircaseSection | ConstantSection | CosineSection, Field(discriminator="name")]
+Schedule = Annotated[
+    StaircaseSection | ConstantSection | CosineSection | OneCycleSection | PolynomialSection, Field(discriminator="name")
+]
 
 # Sections whose keys depend on their `name`: a recipe that extends another and changes the name resets the section.
 VARIANTS: dict[str, dict[str, type[Section]]] = {
     "optim": {"rmsprop": RmsPropSection, "sgd": SgdSection, "adamw": AdamWSection, "lamb": LambSection},
-    "schedule": {"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
+    "schedule": {
+        **{"staircase": StaircaseSection, "constant": ConstantSection, "cosine": CosineSection},
+        **{"one_cycle": OneCycleSection, "polynomial": PolynomialSection},
+    },
 }

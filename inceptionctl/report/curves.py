@@ -12,8 +12,9 @@ from inceptionctl.errors import DataError
 from inceptionctl.evaluate.crop_boxes import picture_format
 from inceptionctl.models import MODELS
 from inceptionctl.recipe.schema import ModelSection
-from inceptionctl.run import Run, write_atomically
+from inceptionctl.run import Run
 from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_run
+from inceptionctl.storage import write_atomically
 
 
 def least_loss(label_smoothing: float, num_classes: int) -> float:

@@ -25,8 +25,9 @@ from inceptionctl.protocols import make_protocol
 from inceptionctl.report.curves import training_loss_in_words
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import MAX_HEAT_CLASSES, ReportPicture, confusion, error_curves, reliability, train_curves
-from inceptionctl.run import Run, directories, disk_errors, open_run, visible, write_atomically
+from inceptionctl.run import Run, directories, open_run, visible
 from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
+from inceptionctl.storage import disk_errors, write_atomically
 from inceptionctl.train.inputs import preparation_of
 from inceptionctl.words import has_top5
 

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from inceptionctl.train.preflight import Opened
 
 
+def fetch_first_weights(recipe: Recipe) -> None:
+    """Fetch what `model.init_from` names, where it is a name of published weights."""
+    from inceptionctl.published import parse
+
+    published = parse(recipe.model.init_from) if recipe.model.init_from else None
+    if published and not published.folder(recipe.model.name).is_dir():
+        from inceptionctl.weights.hub import fetch
+
+        fetch(published, recipe.model.name, console.say)
+
+
 def check_recipe(
     name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True, begins: bool = True
 ) -> list[Opened | None]:
@@ -26,7 +37,8 @@ def check_recipe(
     """
     from inceptionctl.recipe import Ensemble
     from inceptionctl.recipe.ensemble_recipe import is_placeholder, place_of
-    from inceptionctl.train.preflight import Fault, faults, first_weights, refuse
+    from inceptionctl.train.inheritance import first_weights
+    from inceptionctl.train.preflight import Fault, faults, refuse
 
     opened: list[Opened | None] = []
     members: dict[str, Recipe] = dict(recipe.members) if isinstance(recipe, Ensemble) else {"": recipe}

@@ -253,7 +253,7 @@ def _prepare(
     from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
     from inceptionctl.recipe import dump_recipe
-    from inceptionctl.run import disk_errors, write_atomically
+    from inceptionctl.storage import disk_errors, write_atomically
 
     here = choose_ranks(request.gpus, request.cpu_ranks)
     if request.gpus is None and request.cpu_ranks is None:  # `train` takes as many as the batch is divisible by

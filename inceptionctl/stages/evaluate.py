@@ -133,7 +133,7 @@ def _checkpoints(source: Path) -> list[Path]:
 
 
 def _evaluate_one(request: EvaluateRequest, source: Path, machine: Machine, ranks: Ranks) -> EvaluateResult | None:
-    from inceptionctl.data.sources.blacklist import subset_of
+    from inceptionctl.data.sources.exclusions import subset_of
 
     subject, recipe, stem = _open(request, source, machine)
     work = _work(request, subject, recipe, machine)

@@ -65,7 +65,7 @@ def write_submission(file: Path, names: Sequence[str], probabilities: Tensor, id
     `probabilities` is float32 [N, classes] in the order of the lines, `ids` the server's label of each class.
     """
     from inceptionctl.evaluate.unlabelled import lines_lacking, submission
-    from inceptionctl.run import write_atomically
+    from inceptionctl.storage import write_atomically
 
     write_atomically(file, submission(probabilities, ids))
     differ = lines_lacking(names)

@@ -179,7 +179,7 @@ def _script(request: SubmitRequest, recipe: Recipe, run: Path, recipe_file: str)
 
 def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:
     from inceptionctl.recipe import dump_recipe
-    from inceptionctl.run import write_atomically
+    from inceptionctl.storage import write_atomically
     from inceptionctl.train.start import keeps_recipe
 
     run = start.run.path.absolute()

@@ -93,9 +93,13 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
 def _recipe_of(request: TrainRequest) -> Recipe:
     """With what the weights of model.init_from expect, where there are any."""
     from inceptionctl.recipe import load_recipe
+    from inceptionctl.stages.checks import fetch_first_weights
     from inceptionctl.train.inheritance import inherit
+    from inceptionctl.train.start import begins_anew
 
     recipe, output, resume = load_recipe(request.recipe, request.settings), request.output, request.resume
+    if begins_anew(recipe, output, resume):
+        fetch_first_weights(recipe)
     return inherit(recipe, Path(resume) if output is None and resume not in ("auto", "never") else output)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from inceptionctl.console import JsonObject
 from inceptionctl.data.sampler import batch_at
 from inceptionctl.errors import CheckpointError, EnvironmentFault
-from inceptionctl.run import disk_errors, sync_folder, write_atomically
+from inceptionctl.storage import disk_errors, sync, temporary_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.optim import WeightAverage, described_optimizer, state_names
 from inceptionctl.train.optimizer_state import OptimizerState, WholeState
@@ -163,21 +161,13 @@ def write_snapshot(checkpoints: Path, snapshot: Snapshot) -> Path:
     Raises EnvironmentFault when the disk refuses; older checkpoints and pointers are untouched then.
     """
     final = files.step_folder(checkpoints, snapshot.step)
-    temporary = checkpoints / f".{final.name}.{os.getpid()}.tmp"
-    with disk_errors(final):
-        try:
-            temporary.mkdir(parents=True)
-            for name, tensors in snapshot.tensors.items():
-                write_tensors(temporary / name, tensors)
-            write_atomically(temporary / "progress.json", json.dumps(snapshot.progress, indent=2) + "\n")
-            files.seal(temporary)
-            sync_folder(temporary)
-            if final.exists():  # a damaged checkpoint of the same step, which a resume has passed over
-                files.delete(final)
-            temporary.rename(final)
-            sync_folder(checkpoints)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with disk_errors(final), temporary_folder(final) as temporary:
+        for name, tensors in snapshot.tensors.items():
+            write_tensors(temporary / name, tensors)
+        write_atomically(temporary / "progress.json", json.dumps(snapshot.progress, indent=2) + "\n")
+        files.seal(temporary)
+        if final.exists():  # a damaged checkpoint of the same step, which a resume has passed over
+            files.delete(final)
     files.point(checkpoints, "latest", final)
     if snapshot.progress["best"].get("step") == snapshot.step:
         files.point(checkpoints, "best", final)
@@ -204,11 +194,7 @@ def write_tensors(path: Path, plain: dict[str, Tensor]) -> None:
                 "free some space or quota, then run the same command again to go on",
             ) from None
         raise EnvironmentFault(f"cannot write {path}: {error}", "choose another place with --output") from None
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, average: WeightAverage, state: OptimizerState) -> Progress:

@@ -26,7 +26,8 @@ from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import disk_errors, is_run, visible, write_atomically
+from inceptionctl.run import is_run, visible
+from inceptionctl.storage import disk_errors, write_atomically
 
 FORMAT = 1
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "progress.json")

@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 
 from inceptionctl.data.imageset import ImageSet, Names, is_image_name
 from inceptionctl.errors import DataError
-from inceptionctl.run import Run, write_atomically
+from inceptionctl.run import Run
+from inceptionctl.storage import write_atomically
 from inceptionctl.train import checkpoint_files as files
 
 FORMAT = 1
 MAX_SIZES = 1000  # asking a network file system takes up to a millisecond for each
 MAX_SHOWN = 3
-_ESCAPES = ((b"%2E", b"."), (b"%2F", b"/"), (b"%25", b"%"))  # what data/packing.py writes into the keys of shards
+_ESCAPES = ((b"%2E", b"."), (b"%2F", b"/"), (b"%25", b"%"))  # what data/shard_writer.py writes into the keys of shards
 
 Key = tuple[str, bytes]
 

@@ -93,9 +93,9 @@ class Engine:
             weight.grad = None
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the learning rate of the next step; DeepSpeed gets no scheduler of its own, so that one side owns it."""
+        """Set the learning rate of the next step, times each group's factor; DeepSpeed gets no scheduler of its own, so one side owns it."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_factor"]
 
     def forward(self, images: Tensor) -> Output:
         """Logits, N x classes, of images N x 3 x px x px; with those of an auxiliary head where the network has one."""

@@ -17,6 +17,7 @@ from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import MODELS
 from inceptionctl.nearby import did_you_mean
+from inceptionctl.published import path_of
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe, flatten
@@ -50,6 +51,12 @@ class WeightsSource:
 
 
 _NAMED = "name a run, a checkpoint folder or a safetensors export; `inceptionctl weights import` makes one of other weights"
+
+
+def first_weights(recipe: Recipe) -> Path | None:
+    """The path that `model.init_from` names; of published weights the folder that they are fetched into."""
+    named = recipe.model.init_from
+    return (path_of(named, recipe.model.name) or expanded(named)) if named else None
 
 
 def find_weights(path: Path, *, verified: bool = True) -> WeightsSource:
@@ -95,14 +102,15 @@ def inherit(recipe: Recipe, begun: Path | None = None) -> Recipe:
     Weights that are not there are left to the training, which refuses to start without them. Raises RecipeError where the recipe names
     another value for what makes the network.
     """
-    if not recipe.model.init_from:
+    path = first_weights(recipe)
+    if path is None:
         return recipe
     if begun is not None and is_run(begun):
         kept = flatten(Run(begun).recipe().resolved())
         if kept["model.init_from"] == recipe.model.init_from:
             return _with(recipe, {key: kept[key] for key in INHERITED}, str(begun))
     with contextlib.suppress(CheckpointError):
-        source = find_weights(expanded(recipe.model.init_from), verified=False)
+        source = find_weights(path, verified=False)
         if source.network == recipe.model.name:
             inherited = _with(recipe, source.expects, str(source.file))
             refuse_another_function(inherited, source.expects, source.file)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from inceptionctl.data.loader_settings import LoaderSettings
-from inceptionctl.data.preparation import Preparation
-from inceptionctl.data.transforms import TrainTransforms
+from inceptionctl.data.transforms import Preparation, TrainTransforms
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.step import resolve_precision

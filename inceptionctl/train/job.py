@@ -24,7 +24,8 @@ from inceptionctl.distributed.session import Session
 from inceptionctl.distributed.world import World
 from inceptionctl.errors import CheckpointError, DataError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, write_atomically
+from inceptionctl.run import Run
+from inceptionctl.storage import write_atomically
 from inceptionctl.train.batch import BatchPlan
 from inceptionctl.train.checkpoint import Progress, WindowSums
 from inceptionctl.train.checkpoint_writer import CheckpointWriter

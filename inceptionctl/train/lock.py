@@ -9,7 +9,8 @@ import time
 from typing import IO
 
 from inceptionctl.errors import CheckpointError
-from inceptionctl.run import Run, disk_errors
+from inceptionctl.run import Run
+from inceptionctl.storage import disk_errors
 
 SECONDS_OF_A_LOOK = 0.5  # somebody who only wants to know holds the lock for less
 

@@ -18,7 +18,9 @@ from inceptionctl.recipe.variants import (
     ConstantSection,
     CosineSection,
     LambSection,
+    OneCycleSection,
     Optim,
+    PolynomialSection,
     RmsPropSection,
     Schedule,
     SgdSection,
@@ -135,18 +137,37 @@ def _update_foreach(
 Groups = list[dict[str, Any]]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
-    """Two groups: convolution and dense weights with weight decay, norms and biases (one-dimensional) without.
+HEADS = ("classifier", "aux_head")
 
-    Frozen parameters are left out. Raises RecipeError when all are frozen.
+
+def parameter_groups(model: nn.Module, optim: Optim) -> Groups:
+    """Two groups for each learning rate: convolution and dense weights with weight decay, norms and biases (one-dimensional) without.
+
+    The rates differ by `lr_factor`. Frozen parameters are left out. Raises RecipeError when all are frozen.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
+    factors = lr_factors(model, optim.lr_decay_by_block, optim.head_lr_factor)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            place = (factors.get(name.partition(".")[0], 1.0), parameter.ndim <= 1)
+            groups.setdefault(place, []).append(parameter)
+    if not groups:
         raise RecipeError("model.freeze names the whole network: nothing is left to train", "leave at least `classifier` out")
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    return [
+        {"params": groups[factor, plain], "weight_decay": 0.0 if plain else optim.weight_decay, "lr_factor": factor}
+        for factor, plain in sorted(groups, key=lambda place: (-place[0], place[1]))
+    ]
+
+
+def lr_factors(model: nn.Module, decay: float, head: float) -> dict[str, float]:
+    """Factors on the learning rate by block: `head` for classifiers, `decay` to the n-th power for the n-th block before them.
+
+    As timm's `layer_decay`. Blocks are the network's children with parameters, those that `model.freeze` names.
+    """
+    blocks = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    heads = [name for name in blocks if name in HEADS] or blocks[-1:]
+    before = [name for name in blocks if name not in heads]
+    return {**{name: decay ** (len(before) - i) for i, name in enumerate(before)}, **dict.fromkeys(heads, head)}
 
 
 def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Optimizer:
@@ -154,7 +175,7 @@ def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Op
 
     Raises RecipeError when nothing is to be trained, EnvironmentFault when the library of an optimizer is not installed.
     """
-    groups, device = parameter_groups(model, optim.weight_decay), next(model.parameters()).device.type
+    groups, device = parameter_groups(model, optim), next(model.parameters()).device.type
     match optim:
         case RmsPropSection():
             return TensorFlowRMSProp(
@@ -246,11 +267,34 @@ def staircase(schedule: StaircaseSection, epoch: float) -> float:
 
 
 def cosine(schedule: CosineSection, epoch: float, epochs: float) -> float:
-    """Half a cosine from base_lr, after the warm-up, to final_lr at the end."""
-    start = schedule.warmup_epochs
-    done = min(1.0, max(0.0, (epoch - start) / (epochs - start)))
-    low, high = schedule.final_lr, schedule.base_lr
-    return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * done))
+    """Half a cosine from base_lr, after the warm-up, to final_lr at the end, or of each cycle (Loshchilov and Hutter 2017)."""
+    if schedule.cycle_epochs is None:
+        return _half_cosine(schedule.base_lr, schedule.final_lr, _done(schedule.warmup_epochs, epoch, epochs))
+    # As with stairs: a cycle that begins on a whole step must not begin one late by rounding.
+    passed = max(0.0, epoch - schedule.warmup_epochs) / schedule.cycle_epochs + 1e-9
+    return _half_cosine(schedule.base_lr, schedule.final_lr, passed - math.floor(passed))
+
+
+def one_cycle(schedule: OneCycleSection, epoch: float, epochs: float) -> float:
+    """Up from initial_lr and down to final_lr, each by half a cosine (as torch's OneCycleLR)."""
+    done = _done(0.0, epoch, epochs)
+    if done < schedule.rise:
+        return _half_cosine(schedule.initial_lr, schedule.base_lr, done / schedule.rise)
+    return _half_cosine(schedule.base_lr, schedule.final_lr, (done - schedule.rise) / (1.0 - schedule.rise))
+
+
+def polynomial(schedule: PolynomialSection, epoch: float, epochs: float) -> float:
+    """base_lr, after the warm-up, less what a power of the rest of the training takes off, to final_lr."""
+    left = 1.0 - _done(schedule.warmup_epochs, epoch, epochs)
+    return schedule.final_lr + (schedule.base_lr - schedule.final_lr) * math.pow(left, schedule.power)
+
+
+def _done(start: float, epoch: float, epochs: float) -> float:
+    return min(1.0, max(0.0, (epoch - start) / (epochs - start)))
+
+
+def _half_cosine(first: float, last: float, done: float) -> float:
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def learning_rate(schedule: Schedule, *, step: int, steps_per_epoch: float, epochs: float) -> float:
@@ -261,6 +305,10 @@ def learning_rate(schedule: Schedule, *, step: int, steps_per_epoch: float, epoc
             rate = staircase(schedule, epoch)
         case CosineSection():
             rate = cosine(schedule, epoch, epochs)
+        case OneCycleSection():
+            rate = one_cycle(schedule, epoch, epochs)
+        case PolynomialSection():
+            rate = polynomial(schedule, epoch, epochs)
         case ConstantSection():
             rate = schedule.base_lr
     # The first step is not wasted on a rate of zero: the rise goes through (step + 1) / warmup_steps.
@@ -276,7 +324,18 @@ def schedule_in_words(schedule: Schedule, epochs: float) -> str:
                 f" down to {staircase(schedule, max(0.0, epochs - 1e-6)):.3g} at epoch {epochs:g}"
             )
         case CosineSection():
-            words = f"half a cosine from {schedule.base_lr:g} to {schedule.final_lr:g} over {counted_epochs(epochs)}"
+            often, length = ("", epochs) if schedule.cycle_epochs is None else (" every", schedule.cycle_epochs)
+            over = f"{often} {counted_epochs(length)}" if often else f" over {counted_epochs(length)}"
+            words = f"half a cosine from {schedule.base_lr:g} to {schedule.final_lr:g}{over}"
+        case OneCycleSection():
+            words = (
+                f"one cycle: from {schedule.initial_lr:g} up to {schedule.base_lr:g} in {schedule.rise:.0%} of"
+                f" {counted_epochs(epochs)}, down to {schedule.final_lr:g}"
+            )
+        case PolynomialSection():
+            words = (
+                f"from {schedule.base_lr:g} to {schedule.final_lr:g} over {counted_epochs(epochs)}, power {schedule.power:g}"
+            )
         case ConstantSection():
             words = f"{schedule.base_lr:g} throughout"
     rise = f", after a linear rise over {counted_epochs(schedule.warmup_epochs)}" if schedule.warmup_epochs else ""

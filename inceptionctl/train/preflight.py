@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inceptionctl.data.dataset import ImageSet, open_data
-from inceptionctl.data.sources.blacklist import subset_of
-from inceptionctl.errors import InceptionctlError, Problem, RecipeError
+from inceptionctl.data.sources.exclusions import subset_of
+from inceptionctl.errors import CheckpointError, InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
-from inceptionctl.recipe.data_section import expanded
+from inceptionctl.published import parse
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.train.inheritance import WeightsSource, find_weights
+from inceptionctl.train.inheritance import WeightsSource, find_weights, first_weights
 from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 Opened = tuple[ImageSet, ImageSet]
 """The images that a recipe trains on, and those that its validations while training are made on."""
-
-
-def first_weights(recipe: Recipe) -> Path | None:
-    """The path that `model.init_from` names."""
-    return expanded(recipe.model.init_from) if recipe.model.init_from else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def _refuse_best_of_all(recipe: Recipe) -> None:
 def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fault]:
     source = first_weights(recipe) if begins else None
     if source and not source.exists():
-        yield from _fault("model.init_from", partial(find_weights, source))
+        yield from _fault("model.init_from", partial(_refuse_missing, recipe, source))
         source = None
     if not (source or recipe.model.freeze or is_timm(recipe.model.name) or recipe.optim.name == "lamb"):
         return
@@ -106,6 +101,13 @@ def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fa
         yield from _fault("model.init_from", lambda: _start(recipe, find_weights(source, verified=verified), model))
     yield from _fault("model.freeze", lambda: _freeze(recipe, model))
     yield from _fault("optim.name", lambda: _optimizer(recipe, model))
+
+
+def _refuse_missing(recipe: Recipe, source: Path) -> None:
+    name = str(recipe.model.init_from)
+    if parse(name):
+        raise CheckpointError(f"model.init_from: {name} is not fetched yet", f"`inceptionctl weights fetch {name}`")
+    find_weights(source)
 
 
 def _on_no_device(recipe: Recipe) -> nn.Module:

@@ -33,12 +33,12 @@ from inceptionctl.train.data_list import keep_list
 from inceptionctl.train.dry_run import disk_needed
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.fine_tuning import read_initial_weights, start_from
-from inceptionctl.train.inheritance import WeightsSource, as_expected, find_weights, refuse_another_function
+from inceptionctl.train.inheritance import WeightsSource, as_expected, find_weights, first_weights, refuse_another_function
 from inceptionctl.train.job import Training, read_bad_images
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import train, train_loader
 from inceptionctl.train.optim import WeightAverage
-from inceptionctl.train.preflight import Opened, faults, first_weights, open_images, refuse
+from inceptionctl.train.preflight import Opened, faults, open_images, refuse
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start

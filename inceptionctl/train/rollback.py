@@ -9,7 +9,8 @@ from pathlib import Path
 from inceptionctl.console import JsonObject
 from inceptionctl.errors import CheckpointError, DivergedError, RelayedError
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, write_atomically
+from inceptionctl.run import Run
+from inceptionctl.storage import write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, Rollback, load_checkpoint
 from inceptionctl.train.job import Training

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.run import Run, disk_errors, write_atomically
+from inceptionctl.run import Run
+from inceptionctl.storage import disk_errors, write_atomically
 
 SCALARS = (
     "loss",

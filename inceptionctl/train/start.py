@@ -11,16 +11,8 @@ from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.recipe.load import dump_recipe, recipe_from_dict
 from inceptionctl.recipe.schema import Recipe, flatten
-from inceptionctl.run import (
-    Run,
-    changed_keys,
-    create_run,
-    is_run,
-    new_run_path,
-    newest_run_of,
-    visible,
-    write_atomically,
-)
+from inceptionctl.run import Run, changed_keys, create_run, is_run, new_run_path, newest_run_of, visible
+from inceptionctl.storage import write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.batch import total_steps
 from inceptionctl.train.data_list import check_same_images

@@ -15,7 +15,7 @@ import torch
 
 from inceptionctl.console import JsonObject
 from inceptionctl.cores import usable_cores
-from inceptionctl.data.audit import passed_over
+from inceptionctl.data.sources.folders import passed_over_remark
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
 from inceptionctl.train.batch import too_few_images
@@ -41,7 +41,7 @@ def greet(job: Training, start: Start) -> None:
         f"data {recipe.data.root}: {len(job.train_set):,} training and {counted(len(job.val_set), f'{chosen}validation image')},"
         f" {len(progress.classes):,} classes"
     )
-    passed = passed_over.remark((job.train_set, job.val_set))
+    passed = passed_over_remark((job.train_set, job.val_set))
     if passed:
         log.say(f"warning: {passed}: `inceptionctl data check {recipe.data.root}` says more")
     few = too_few_images(len(job.train_set), job.batch)

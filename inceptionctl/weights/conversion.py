@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import build_model, find_spec
 from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import disk_errors, sync_folder, write_atomically
+from inceptionctl.storage import disk_errors, temporary_folder, write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, save_tensors
 from inceptionctl.weights.counterparts import (
@@ -83,12 +81,14 @@ def prepare(
     aux_head: bool | None = None,
     mean: Triple | None = None,
     std: Triple | None = None,
+    expects: Mapping[str, object] | None = None,
 ) -> Import:
     """Read a file and match each of its tensors to our network `model`; nothing is written.
 
     `form` auto goes by the kind of file. `which` chooses between EMA and last weights if the file has both. Without `class_names` and
     `num_classes` a file of 1,001 classes gives 1,000: the first is TF-slim's background. `aux_head` None builds the auxiliary head if
-    the file has one. `mean` and `std` default to those of the form. Raises CheckpointError that lists every tensor that is missing,
+    the file has one. `mean` and `std` default to those of the form, and so do the other keys of a recipe, of which `expects` gives some
+    by their dotted names. Raises CheckpointError that lists every tensor that is missing,
     wrong or left over; RecipeError for names that do not fit each other.
     """
     find_spec(model)
@@ -111,7 +111,7 @@ def prepare(
             for leaf in ("weight", "bias")
         )
     normalisation = (mean or counterpart.mean, std or counterpart.std)
-    recipe = _recipe(model, used, counterpart, len(classes), aux_head, normalisation)
+    recipe = _recipe(model, used, counterpart, len(classes), aux_head, normalisation, expects or {})
     found = match(_shapes(recipe), names, tensors, content.kind, drop_background=background)
     found.dropped = {**content.set_aside, **set_aside, **found.dropped}
     if found.problems:
@@ -142,7 +142,13 @@ def _classes(in_file: int, names: Sequence[str] | None, number: int | None) -> t
 
 
 def _recipe(
-    model: str, form: Form, counterpart: Counterpart, num_classes: int, aux_head: bool, normalisation: tuple[Triple, Triple]
+    model: str,
+    form: Form,
+    counterpart: Counterpart,
+    num_classes: int,
+    aux_head: bool,
+    normalisation: tuple[Triple, Triple],
+    expects: Mapping[str, object],
 ) -> Recipe:
     spec = find_spec(model)
     section = {
@@ -152,9 +158,13 @@ def _recipe(
         "batch_norm_eps": counterpart.batch_norm_eps,
         "aux_head": aux_head if spec.aux_head is not None else aux_head or None,  # True is the recipe's to refuse
     }
-    data = dict(zip(("mean", "std"), map(list, normalisation), strict=True))
+    data: dict[str, object] = dict(zip(("mean", "std"), map(list, normalisation), strict=True))
     evaluate = {**EVALUATIONS[form], "central_fraction": counterpart.central_fraction}
-    return recipe_from_dict({"model": section, "data": data, "evaluate": evaluate}, f"the import of {model}")
+    tree: dict[str, dict[str, object]] = {"model": section, "data": data, "evaluate": evaluate}
+    for key, value in expects.items():
+        name, _, own = key.partition(".")
+        tree[name][own] = value
+    return recipe_from_dict(tree, f"the import of {model}")
 
 
 def _shapes(recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -192,19 +202,10 @@ def write(done: Import, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"output directory {folder} is occupied", "choose another --output, or remove it")
     progress = Progress(classes=list(done.classes), recipe=done.recipe.resolved())
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with disk_errors(folder):
-        try:
-            temporary.mkdir(parents=True)
-            save_tensors(temporary / "model.safetensors", done.match.tensors)
-            save_tensors(temporary / "ema.safetensors", done.match.tensors)
-            save_tensors(temporary / "optimizer.safetensors", {})
-            write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
-            write_atomically(temporary / REPORT, json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n")
-            files.seal(temporary)
-            if folder.exists():  # empty
-                folder.rmdir()
-            temporary.rename(folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with disk_errors(folder), temporary_folder(folder) as temporary:
+        save_tensors(temporary / "model.safetensors", done.match.tensors)
+        save_tensors(temporary / "ema.safetensors", done.match.tensors)
+        save_tensors(temporary / "optimizer.safetensors", {})
+        write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
+        write_atomically(temporary / REPORT, json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n")
+        files.seal(temporary)

@@ -22,7 +22,7 @@ HALF = RandomErasing(probability=0.5, fill=(0.0, 0.4, 1.0))
 def test_one_rectangle_of_the_drawn_images_is_filled(make_root: MakeRoot) -> None:
     pixels = photo(3, SIDE, SIDE)
     square = open_split(make_root({"train/only/0.png": pixels}), "train")
-    drawn = HALF.parameters(uniforms(5, 0, 32, RandomErasing.NUM_UNIFORMS, RandomErasing.stream()))
+    drawn = HALF.parameters(uniforms(5, 0, 32, RandomErasing.NUM_UNIFORMS, RandomErasing.stream()), SIDE)
     assert 0 < drawn[0].sum() < 32
     for made, erased, anchor, shape in zip(augmented(square, replace(NOTHING, augmentations=[HALF])), *drawn, strict=True):
         (top, left), (bottom, right) = (np.round(SIDE * corner).astype(int) for corner in (anchor, anchor + shape))
@@ -36,7 +36,7 @@ def test_one_rectangle_of_the_drawn_images_is_filled(make_root: MakeRoot) -> Non
 
 
 def test_areas_and_aspects_are_those_of_the_section() -> None:
-    erased, anchor, shape = RandomErasing(probability=1.0).parameters(uniforms(1, 0, 4000, RandomErasing.NUM_UNIFORMS))
+    erased, anchor, shape = RandomErasing(probability=1.0).parameters(uniforms(1, 0, 4000, RandomErasing.NUM_UNIFORMS), 299)
     assert erased.mean() > 0.999
     area, aspect = shape.prod(axis=1), shape[:, 1] / shape[:, 0]
     assert 0.019 < area.min() < 0.03 and 0.31 < area.max() < 0.334

@@ -15,8 +15,8 @@ from PIL import Image
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.loaders import EvalLoader
-from inceptionctl.data.packing import pack
 from inceptionctl.data.sampler import Sampler
+from inceptionctl.data.shard_writer import pack
 from inceptionctl.errors import DataError
 from tests.data.conftest import fill, photo
 from tests.data.test_eval_loader import loader as eval_loader

@@ -118,7 +118,7 @@ def test_classes_of_one_split_only_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["dataset", "sampler", "transforms", "audit.check", "elpv", "audit.probing", "packing", "reading"]
+    "module", ["dataset", "sampler", "transforms", "audit.check", "elpv", "audit.probe", "shard_writer", "read_ahead"]
 )
 def test_listing_needs_neither_torch_nor_dali(module: str) -> None:
     program = f"import sys, inceptionctl.data.{module}; print([name for name in ('torch', 'nvidia.dali', 'rich') if name in sys.modules])"

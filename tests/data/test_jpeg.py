@@ -16,8 +16,8 @@ from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.base_loader import BaseLoader
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.graphs import PipelineSettings, evaluation, training
-from inceptionctl.data.jpeg import may_be_cut, mend_gray
 from inceptionctl.data.loader_settings import Decode, LoaderSettings
+from inceptionctl.data.read_ahead import may_be_cut, mend_gray
 from inceptionctl.data.transforms import NUM_CANDIDATES
 from tests.data.conftest import photo
 from tests.data.test_odd_images import encoded, oriented

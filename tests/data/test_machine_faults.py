@@ -15,8 +15,8 @@ import pytest
 from nvidia.dali import Pipeline
 from PIL import Image
 
-from inceptionctl.data import trial
-from inceptionctl.data.audit.probing import FileProbe
+from inceptionctl.data import bad_images
+from inceptionctl.data.audit.probe import FileProbe
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.base_loader import BaseLoader
 from inceptionctl.data.imageset import Span
@@ -150,12 +150,12 @@ class Noise:
 @pytest.mark.parametrize("when", ["in the batch", "in a trial"])
 def test_no_image_is_blamed_or_tried_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """The pipeline is real, and two bad images make it raise; only the texts are others."""
-    recover, fault, failed = BaseLoader._recover, trial.machine_fault, []
-    monkeypatch.setattr(trial, "machine_fault", lambda *said: failed.append(said) or fault(*said))
+    recover, fault, failed = BaseLoader._recover, bad_images.machine_fault, []
+    monkeypatch.setattr(bad_images, "machine_fault", lambda *said: failed.append(said) or fault(*said))
     if when == "in the batch":
         monkeypatch.setattr(BaseLoader, "_recover", lambda self, _: recover(self, raised("CUDA allocation failed")))
     else:
-        monkeypatch.setattr(trial, "capture_stderr", Noise)
+        monkeypatch.setattr(bad_images, "capture_stderr", Noise)
     batches = loader(damaged(tmp_path, count=2), bad=(bad := BadImages(100)))
     with pytest.raises(EnvironmentFault, match="the GPU's memory has run out"):
         list(batches)

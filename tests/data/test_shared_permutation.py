@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inceptionctl.data import shared_permutation as sharing
+from inceptionctl.data import sampler as sharing
 from inceptionctl.data.dataset import open_split
-from inceptionctl.data.sampler import Sampler, permutation
-from inceptionctl.data.shared_permutation import shared_permutation
+from inceptionctl.data.sampler import Sampler, permutation, shared_permutation
 from tests.data.test_train_loader import stream
 
 RANK = """
 import sys
-from inceptionctl.data.shared_permutation import shared_permutation
+from inceptionctl.data.sampler import shared_permutation
 print(hash(shared_permutation(3, 5, 300_000).tobytes()))
 """
 
@@ -65,11 +64,13 @@ def test_earlier_epochs_and_forgotten_files_go(folder: Path) -> None:
     old = folder / "order-0000000000000008-77-4.int32"
     old.write_bytes(b"")
     os.utime(old, (time.time() - 30 * 24 * 3600,) * 2)
+    (folder / ".order-0000000000000003-1000-1.int32.4711.tmp").write_bytes(b"of a rank that was killed")
     shared_permutation(3, 1, 1000)
     assert sorted(file.name for file in folder.glob("order-*")) == [
         "order-0000000000000003-1000-1.int32",
         "order-0000000000000009-1000-0.int32",
     ]
+    assert not list(folder.glob(".*"))
     assert np.array_equal(first, permutation(3, 0, 1000))  # still mapped
 
 
@@ -95,4 +96,6 @@ def test_a_loader_of_many_images_takes_it(root: Path, folder: Path, monkeypatch:
     found = stream(images, 2, micro_batch_size=3)
     assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
     assert list(folder.glob("order-*"))
-    assert Sampler(5, 13, shared_permutation).at(0, 13)[1].tolist() == Sampler(5, 13).at(0, 13)[1].tolist()
+    shared = Sampler(5, 13).at(0, 13)[1].tolist()
+    monkeypatch.undo()
+    assert shared == Sampler(5, 13).at(0, 13)[1].tolist()

@@ -18,7 +18,7 @@ from torch import Tensor
 from inceptionctl.augmentations import Augmentation
 from inceptionctl.augmentations.grayscale import Grayscale
 from inceptionctl.augmentations.random_erasing import RandomErasing
-from inceptionctl.data import trial
+from inceptionctl.data import bad_images
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.loader_settings import LoaderSettings
@@ -234,7 +234,7 @@ def test_the_reason_is_in_words(tmp_path: Path, spoil: Callable[[Path], object],
 
 def test_a_failure_that_no_file_explains_is_not_blamed_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = damaged(tmp_path)
-    monkeypatch.setattr(trial.Trial, "fault", lambda *_: None)
+    monkeypatch.setattr(bad_images.Trial, "fault", lambda *_: None)
     with pytest.raises(EnvironmentFault, match=r"the image pipeline failed, though every file in it decodes alone: .*decode"):
         list(loader(dataset))
 

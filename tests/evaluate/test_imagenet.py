@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.data.dataset import ImageSet, open_split
-from inceptionctl.data.sources.blacklist import find_blacklist, image_numbers, without_blacklisted
+from inceptionctl.data.sources.exclusions import find_blacklist, image_numbers, without_blacklisted
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.metrics import real_errors
 from inceptionctl.run import Run

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from inceptionctl.data.loader_settings import LoaderSettings
-from inceptionctl.data.loaders import Picture, ViewLoader
+from inceptionctl.data.loaders import ImageViews, ViewLoader
 from inceptionctl.errors import RecipeError
 from inceptionctl.evaluate.crop_boxes import single_region
 from inceptionctl.evaluate.crops import crop_probabilities, cut_out
@@ -43,7 +43,7 @@ def opened(path: Path) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def loaded(paths: list[Path], protocol: Protocol) -> list[Picture]:
+def loaded(paths: list[Path], protocol: Protocol) -> list[ImageViews]:
     loader = ViewLoader(
         folder_of(paths),
         [range(3), range(3, len(paths))],

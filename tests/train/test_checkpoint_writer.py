@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from inceptionctl.errors import EnvironmentFault
-from inceptionctl.run import write_atomically
+from inceptionctl.storage import write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint import Progress, take_snapshot, write_snapshot
 from inceptionctl.train.checkpoint_writer import CheckpointWriter

@@ -7,7 +7,14 @@ from inceptionctl.errors import RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.recipe.variants import AdamWSection, Optim, RmsPropSection, SgdSection
 from inceptionctl.train import optim
-from inceptionctl.train.optim import TensorFlowRMSProp, build_optimizer, described_optimizer, parameter_groups, state_names_of
+from inceptionctl.train.optim import (
+    TensorFlowRMSProp,
+    build_optimizer,
+    described_optimizer,
+    lr_factors,
+    parameter_groups,
+    state_names_of,
+)
 
 
 def transcribed(
@@ -127,8 +134,21 @@ def test_state_of_each_optimizer_is_what_its_section_says(section: Optim) -> Non
 def test_frozen_weights_are_not_the_optimizers() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    groups = parameter_groups(model, 0.1)
+    groups = parameter_groups(model, SgdSection(name="sgd"))
     assert [parameter for group in groups for parameter in group["params"]] == [model[1].weight, model[1].bias]
     model.requires_grad_(False)
     with pytest.raises(RecipeError, match="nothing is left to train"):
-        parameter_groups(model, 0.1)
+        parameter_groups(model, SgdSection(name="sgd"))
+
+
+def test_rates_fall_block_by_block_from_the_head() -> None:
+    model = build_model("resnet_18", num_classes=4, width=0.125)
+    factors = {"stem": 0.5**5, "stage_1": 0.5**4, "stage_2": 0.5**3, "stage_3": 0.25, "stage_4": 0.5, "classifier": 10.0}
+    assert lr_factors(model, 0.5, 10.0) == factors
+    groups = parameter_groups(model, SgdSection(name="sgd", lr_decay_by_block=0.5, head_lr_factor=10.0))
+    of = {id(parameter): group for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        group = of[id(parameter)]
+        assert group["lr_factor"] == factors[name.partition(".")[0]]
+        assert group["weight_decay"] == (4e-5 if parameter.ndim > 1 else 0.0)
+    assert len(parameter_groups(model, SgdSection(name="sgd"))) == 2

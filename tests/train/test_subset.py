@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from inceptionctl.data.sources.blacklist import NUMBER
+from inceptionctl.data.sources.exclusions import NUMBER
 from inceptionctl.train.checkpoint import Progress
 from tests.commands import TINY, inceptionctl, refused, rows, sets
 from tests.data.conftest import two_classes

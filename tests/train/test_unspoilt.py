@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.data.dataset import open_data
-from inceptionctl.data.packing import pack
+from inceptionctl.data.shard_writer import pack
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.recipe import load_recipe
 from inceptionctl.recipe.load import recipe_from_dict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from inceptionctl.data import reasons
 from inceptionctl.data.audit.duplicates import DIGEST, Duplicates, find_duplicates
-from inceptionctl.data.audit.findings import BAD, KINDS, Finding
-from inceptionctl.data.audit.passed_over import PassedOver, passed_over
-from inceptionctl.data.audit.probing import FileProbe
-from inceptionctl.data.dataset import ImageSet, Sources, check_num_classes, open_split, same_classes
+from inceptionctl.data.audit.probe import BAD, KINDS, FileProbe, ImageFinding
+from inceptionctl.data.dataset import ImageSet, check_num_classes, open_split, same_classes
+from inceptionctl.data.imageset import BESIDE, is_image_name, picture_suffix
+from inceptionctl.data.sources import Sources
 from inceptionctl.data.sources.class_lists import some
 from inceptionctl.data.sources.exclusions import check_used, escaped, name_below, read_exclusions
 from inceptionctl.errors import DataError
@@ -26,6 +28,11 @@ _FILES_AT_ONCE = 128
 _THREADS_A_PROCESS = 2  # more processes of fewer threads: each has one thread of Python to feed its decoders
 
 Progress = Callable[[int, int], None]
+
+# Words for files that are not listed; see also BESIDE.
+IN_NESTED = "images in folders inside class folders"
+UNNAMED = "images by their content, under another suffix"
+OTHER = "other files"
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,16 @@ class Item:
     def reason(self) -> str:
         """The gravest remark, with its kind."""
         return f"{self.kind}: {self.remarks[self.kind]}"
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """Files of one kind that are not listed: a suffix, or one of the words above."""
+
+    what: str
+    count: int
+    example: str
+    """Below the data set's root; empty where none is known."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +196,9 @@ class _Probes:
         self._pool.shutdown(cancel_futures=True)
         self._stack.close()
 
-    def findings(self, images: ImageSet) -> Iterator[tuple[int, list[Finding]]]:
+    def findings(self, images: ImageSet) -> Iterator[tuple[int, list[ImageFinding]]]:
         """(index of the first, findings) of images in succession."""
-        waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
+        waiting: deque[tuple[int, Future[list[ImageFinding]]]] = deque()
         for start in range(0, len(images), _FILES_AT_ONCE):
             stop = min(start + _FILES_AT_ONCE, len(images))
             waiting.append((start, self._pool.submit(self._look_into, images, start, stop)))
@@ -191,7 +208,7 @@ class _Probes:
         for first, found in waiting:
             yield first, found.result()
 
-    def _look_into(self, images: ImageSet, start: int, stop: int) -> list[Finding]:
+    def _look_into(self, images: ImageSet, start: int, stop: int) -> list[ImageFinding]:
         probe = self._free.get()
         try:
             return probe.look_into([images.span(i) for i in range(start, stop)])
@@ -212,7 +229,7 @@ class _Tally:
         self._bad: list[Item] = []
         self._odd: list[Item] = []
 
-    def add(self, start: int, findings: Sequence[Finding]) -> None:
+    def add(self, start: int, findings: Sequence[ImageFinding]) -> None:
         """What was found of images in succession."""
         for i, found in enumerate(findings, start):
             self._bytes += found.num_bytes
@@ -258,3 +275,44 @@ def _without_images(images: ImageSet) -> Iterator[str]:
         what = f"class '{empty[0]}' has" if len(empty) == 1 else f"{len(empty)} classes have"
         named = "" if len(empty) == 1 else f": {some(empty)}"
         yield f"{what} no images in {images.folder}{named}"
+
+
+def passed_over(images: ImageSet) -> tuple[PassedOver, ...]:
+    """All of a split, by kind. Of class folders every file that is not listed is looked at: those inside other folders, and the first bytes
+    of those that are not called as images are.
+    """
+    if images.pieces is not None or not images.folder.is_dir():
+        return tuple(PassedOver(what, count, "") for what, count in sorted(images.passed_over.items()))
+    counts, examples = Counter[str](), dict[str, str]()
+    for path, depth in _files(images.folder):
+        what = _passed_as(path, depth - int(images.class_folders))
+        if what:
+            counts[what] += 1
+            examples[what] = min(examples.get(what, "~"), reasons.shown(os.path.relpath(path, os.fsencode(images.root))))
+    return tuple(PassedOver(what, counts[what], examples[what]) for what in sorted(counts))
+
+
+def _files(folder: Path) -> Iterator[tuple[bytes, int]]:
+    """Every file that is not hidden nor in a hidden folder, and how many folders deep it lies."""
+    top, seen = os.fsencode(folder), set[tuple[int, int]]()
+    for found, folders, files in os.walk(top, followlinks=True):
+        told = os.stat(found)  # noqa: PTH116  (bytes)
+        if (told.st_dev, told.st_ino) in seen:  # a link to a folder above would go round for ever
+            folders.clear()
+            continue
+        seen.add((told.st_dev, told.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(b".")]
+        depth = 0 if found == top else os.path.relpath(found, top).count(b"/") + 1
+        for name in files:
+            if not name.startswith(b"."):
+                yield os.path.join(found, name), depth  # noqa: PTH118  (bytes)
+
+
+def _passed_as(path: bytes, too_deep: int) -> str | None:
+    """What a file is passed over as; None where it is listed. It lies `too_deep` folders below those that are listed, or -1: beside them."""
+    image = is_image_name(path) or picture_suffix(path) is not None
+    if image and too_deep:
+        return IN_NESTED if too_deep > 0 else BESIDE
+    if is_image_name(path):
+        return None
+    return picture_suffix(path) or (UNNAMED if reasons.look(path)[1] != "unknown" else OTHER)

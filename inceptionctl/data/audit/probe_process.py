@@ -1,9 +1,9 @@
-"""The child process of `probing`: a line with a JSON list of places comes in, a line with a JSON list of answers goes out.
+"""The child process of `probe`: a line with a JSON list of places comes in, a line with a JSON list of answers goes out.
 
     python -m inceptionctl.data.audit.probe_process NUM_THREADS EXIF_ORIENTATION
 
-A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer holds the
-fields of `findings.Finding` of one image. When the machine fails, the line is an object with the `message` and `hint` of an
+A place is [path, member, offset, bytes]: "", 0 and null for a whole file. It says `ready` once DALI is loaded. An answer is a list
+of what follows the span in an ImageFinding. When the machine fails, the line is an object with the `message` and `hint` of an
 EnvironmentFault instead.
 """
 
@@ -13,22 +13,22 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline
 
 from inceptionctl.data import reasons
-from inceptionctl.data.audit.findings import Answer
+from inceptionctl.data.audit.probe import ImageFinding
 from inceptionctl.data.audit.traits import Remarks, cut_short, mislabelled, misread, tiny, traits
 from inceptionctl.data.graphs import headers, images
 from inceptionctl.data.imageset import Span, read_span
 from inceptionctl.data.machine_faults import FROM_DALI, machine_fault
 from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.stderr_capture import capture_stderr
 
 _GRAPHS = {"headers": headers, "images": images}
 _MAX_FILES_AT_ONCE = 64
@@ -37,56 +37,32 @@ _MAX_BYTES_AT_ONCE = 256_000_000
 
 
 @dataclass
-class Image:
-    """One image while it is looked into: the answer so far, and its bytes."""
+class ProbedImage(ImageFinding):
+    """One image while it is looked into: what is known so far, and its bytes."""
 
-    span: Span
     data: bytes = b""
-    num_bytes: int = 0
-    kind: str = "unknown"
-    height: int = 0
-    width: int = 0
-    reason: str | None = None
-    fault: str | None = None
-    remarks: Remarks = field(default_factory=Remarks)
-    digest: str = ""
 
-    def blame(self, fault: str, reason: str) -> None:
-        """It cannot be decoded."""
-        self.fault, self.reason, self.remarks = fault, reason, {}
-
-    def answer(self) -> Answer:
+    def answer(self) -> list[Any]:
         """What goes out."""
-        return {
-            "num_bytes": self.num_bytes,
-            "kind": self.kind,
-            "height": self.height,
-            "width": self.width,
-            "reason": self.reason,
-            "fault": self.fault,
-            "remarks": self.remarks,
-            "digest": self.digest,
-        }
+        return [getattr(self, one.name) for one in fields(ImageFinding)[1:]]
 
 
 class Decoder:
     """Two pipelines, built when needed and again after a failure, which leaves a pipeline of DALI unusable."""
 
-    def __init__(self, num_threads: int, exif_orientation: bool, stderr: int) -> None:
-        """`stderr` is the file that descriptor 2 leads to: C libraries write their complaints there by themselves."""
+    def __init__(self, num_threads: int, exif_orientation: bool) -> None:
         self._num_threads, self._exif_orientation = num_threads, exif_orientation
-        self._stderr = stderr
         self._pipes: dict[str, Pipeline] = {}
         self._pool = ThreadPoolExecutor(num_threads)
 
-    def answers(self, spans: Sequence[Span]) -> list[Answer]:
+    def answers(self, spans: Sequence[Span]) -> list[list[Any]]:
         """One answer a place. Only a few images at a time are held in memory."""
         looked = list(self._pool.map(_look, spans))
         for batch in _batches(looked, [image.num_bytes for image in looked], _MAX_BYTES_AT_ONCE):
             self._look_into(batch)
         return [image.answer() for image in looked]
 
-    def _look_into(self, batch: Sequence[Image]) -> None:
+    def _look_into(self, batch: Sequence[ProbedImage]) -> None:
         """Headers first, then whole images, but none whose header claims more than MAX_PIXELS."""
         list(self._pool.map(_read, batch))
         self._attempt("headers", _good(batch))
@@ -111,7 +87,7 @@ class Decoder:
                 image.blame("truncated", short + said)
             image.data = b""
 
-    def _attempt(self, graph: str, batch: Sequence[Image]) -> None:
+    def _attempt(self, graph: str, batch: Sequence[ProbedImage]) -> None:
         """Run one graph on some images. A message cannot be told to be about one of many, so then they go one by one."""
         if not batch:
             return
@@ -127,40 +103,33 @@ class Decoder:
                 if said:
                     image.remarks["complaint"] = said
 
-    def _run(self, graph: str, batch: Sequence[Image]) -> tuple[list[list[int]] | None, str]:
+    def _run(self, graph: str, batch: Sequence[ProbedImage]) -> tuple[list[list[int]] | None, str]:
         """([height, width] of each image, what was said), the former None when it failed."""
         if graph not in self._pipes:
             self._pipes[graph] = _GRAPHS[graph](
                 batch_size=_MAX_FILES_AT_ONCE, num_threads=self._num_threads, exif_orientation=self._exif_orientation
             )
-        self._silence()
-        try:
-            (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])
-        except FROM_DALI as fault:
-            del self._pipes[graph]
-            of_machine = machine_fault(fault, self._printed())
-            if of_machine:
-                raise of_machine from fault
-            return None, reasons.in_words(self._printed(), str(fault))
-        return np.array(shapes.as_tensor())[:, :2].tolist(), reasons.noise_words(self._printed())
-
-    def _silence(self) -> None:
-        os.ftruncate(self._stderr, 0)
-        os.lseek(self._stderr, 0, os.SEEK_SET)
-
-    def _printed(self) -> str:
-        return os.pread(self._stderr, 1 << 16, 0).decode(errors="replace")
+        with capture_stderr() as printed:
+            try:
+                (shapes,) = self._pipes[graph].run(encoded=[np.frombuffer(image.data, dtype=np.uint8) for image in batch])
+            except FROM_DALI as fault:
+                del self._pipes[graph]
+                of_machine = machine_fault(fault, printed())
+                if of_machine:
+                    raise of_machine from fault
+                return None, reasons.in_words(printed(), str(fault))
+            return np.array(shapes.as_tensor())[:, :2].tolist(), reasons.noise_words(printed())
 
 
-def _look(span: Span) -> Image:
+def _look(span: Span) -> ProbedImage:
     num_bytes, kind, fault, reason = reasons.look(span.path, span.offset, span.length)
-    image = Image(span, num_bytes=num_bytes, kind=kind)
+    image = ProbedImage(span, num_bytes=num_bytes, kind=kind)
     if reason:
         image.blame(fault, reason)
     return image
 
 
-def _read(image: Image) -> None:
+def _read(image: ProbedImage) -> None:
     if image.reason is not None:
         return
     try:
@@ -171,18 +140,18 @@ def _read(image: Image) -> None:
     image.digest = hashlib.blake2b(image.data, digest_size=16).hexdigest()
 
 
-def _remarks(image: Image) -> Remarks:
+def _remarks(image: ProbedImage) -> Remarks:
     name = os.fsdecode(image.span.member or image.span.path)
     return mislabelled(name, image.kind) | tiny(image.height, image.width) | traits(image.data, image.kind)
 
 
-def _good(batch: Sequence[Image]) -> list[Image]:
+def _good(batch: Sequence[ProbedImage]) -> list[ProbedImage]:
     return [image for image in batch if image.reason is None]
 
 
-def _batches(images: Sequence[Image], sizes: Sequence[int], most: int) -> Iterator[list[Image]]:
+def _batches(images: Sequence[ProbedImage], sizes: Sequence[int], most: int) -> Iterator[list[ProbedImage]]:
     """Runs of images of at most so much size in all; one that is too large by itself stands alone."""
-    batch: list[Image] = []
+    batch: list[ProbedImage] = []
     total = 0
     for image, size in zip(images, sizes, strict=True):
         if batch and (len(batch) == _MAX_FILES_AT_ONCE or total + size > most):
@@ -197,23 +166,23 @@ def _batches(images: Sequence[Image], sizes: Sequence[int], most: int) -> Iterat
 def main() -> None:
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints on stdout must not end up among the answers
-    with tempfile.TemporaryFile() as printed:
-        answers.write("ready\n")
+    answers.write("ready\n")
+    answers.flush()
+    # Whatever a library prints must not end up among the answers, nor fill a pipe that nobody reads any more.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    decoder = Decoder(int(sys.argv[1]), sys.argv[2] == "1")
+    for line in sys.stdin:
+        places = [
+            Span(os.fsencode(path), offset, length, os.fsencode(member)) for path, member, offset, length in json.loads(line)
+        ]
+        try:
+            answer: Any = decoder.answers(places)
+        except EnvironmentFault as fault:
+            answer = {"message": fault.message, "hint": fault.hint}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
-        os.dup2(printed.fileno(), 2)
-        decoder = Decoder(int(sys.argv[1]), sys.argv[2] == "1", printed.fileno())
-        for line in sys.stdin:
-            places = [
-                Span(os.fsencode(path), offset, length, os.fsencode(member))
-                for path, member, offset, length in json.loads(line)
-            ]
-            try:
-                answer: Any = decoder.answers(places)
-            except EnvironmentFault as fault:
-                answer = {"message": fault.message, "hint": fault.hint}
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
 
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
+from inceptionctl.data.sources import ClassOrder
 from inceptionctl.errors import DataError, EnvironmentFault
 from inceptionctl.nearby import did_you_mean
-
-ClassOrder = Literal["sorted", "listed"]
 
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 LABEL_FILES = (
@@ -67,7 +65,7 @@ class ClassList:
 
 def read_class_names(file: Path) -> tuple[str, ...]:
     """One name a line; of lines such as `n01440764 tench, Tinca tinca` the first word. Raises DataError if it is no such list."""
-    lines = [line.strip() for line in _text(file, "data.class_names").splitlines() if line.strip()]
+    lines = [line.strip() for line in text_of(file, "data.class_names").splitlines() if line.strip()]
     first_words = [line.split()[0] for line in lines]
     names = first_words if all(map(_WNID.fullmatch, first_words)) else lines
     if not names:
@@ -140,7 +138,7 @@ def read_labels(file: Path) -> list[str]:
     if file.name.endswith(_KITS):
         text, meta, where = _from_kit(file)
     else:
-        text, meta, where = _text(file, "data.val_labels"), None, str(file)
+        text, meta, where = text_of(file, "data.val_labels"), None, str(file)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{where} is empty", "it holds one label a line, in the order of the validation images' names")
@@ -176,7 +174,7 @@ def read_class_ids(file: Path) -> dict[str, int]:
             name: number for number, name in _meaning(meta, str(file), "give a text with a name and its number a line").items()
         }
     numbers: dict[str, int] = {}
-    for line, text in enumerate(_text(file, "--class-ids").splitlines(), 1):
+    for line, text in enumerate(text_of(file, "--class-ids").splitlines(), 1):
         words = text.split()
         if not words:
             continue
@@ -241,7 +239,8 @@ def _bytes(file: Path) -> bytes:
         ) from None
 
 
-def _text(file: Path, key: str) -> str:
+def text_of(file: Path, key: str) -> str:
+    """Of a list that `key` of the recipe, or an option, names. Raises DataError when it cannot be read."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as fault:

@@ -35,7 +35,7 @@ def open_csv(root: Path, split: Split, file: Path, train_file: Path | None, clas
     times = index_cache.times_of(files)
     made_of = index_cache.fingerprint("csv", str(file.absolute()), class_list.order, times)
     newest = max(changed for *_, changed in times) / 1e9
-    return index_cache.kept(root, split, made_of, newest, lambda: _listed(root, split, file, train_file, class_list))
+    return index_cache.kept(root, split, made_of, lambda: _listed(root, split, file, train_file, class_list), newest=newest)
 
 
 def _listed(root: Path, split: Split, file: Path, train_file: Path | None, class_list: ClassList) -> ImageSet:

@@ -1,4 +1,6 @@
-"""Lists of images to be left out (`data.exclusions`): a name a line, below the data set's root; `#` begins a comment.
+"""Lists of images to be left out: a user's own (`data.exclusions`), and the blacklist of ImageNet's development kit.
+
+A user's list holds a name a line, below the data set's root; `#` begins a comment.
 
 An image in a shard is named `shard.tar!member`. What a line of text cannot hold is escaped: \\n, \\r, \\t, \\\\ and \\xNN for any
 other byte, so that every name that a file system knows can be written.
@@ -12,13 +14,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.sources import index_cache
-from inceptionctl.data.sources.class_lists import some
+from inceptionctl.data.sources.class_lists import some, text_of
 from inceptionctl.errors import DataError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.words import counted
@@ -32,6 +35,10 @@ _MEANINGS = {written[1]: plain for plain, written in _ESCAPES.items()}
 _WRITTEN = re.compile(r"\\(x[0-9a-fA-F]{2}|[nrt\\])")
 _OUTER = re.compile(r"^[\s#]|\s$")  # what would be stripped, or taken for a comment
 _NAMES_AT_ONCE = 1 << 16
+
+Subset = Literal["all", "non-blacklisted"]
+NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})\.")
+BLACKLIST = "ILSVRC20??_clsloc_validation_blacklist.txt"
 
 
 def escaped(name: bytes) -> str:
@@ -106,7 +113,7 @@ def leave_out(images: ImageSet, exclusions: Exclusions) -> ImageSet:
         return _without(images, exclusions)
     made_of = index_cache.fingerprint("exclusions", images.made_of, exclusions.sha256)
     return index_cache.kept(
-        images.root, images.split, made_of, 0.0, lambda: _without(images, exclusions), f"{images.split}.without"
+        images.root, images.split, made_of, lambda: _without(images, exclusions), name=f"{images.split}.without"
     )
 
 
@@ -151,3 +158,57 @@ def check_used(exclusions: Exclusions, *splits: ImageSet) -> None:
             "names are relative to data.root, and in shards `shard.tar!member`: a list is for one form of a data set;"
             f" `inceptionctl data check {splits[0].root} --write-exclusions FILE` makes another",
         )
+
+
+def find_blacklist(root: Path) -> Path:
+    """The development kit's list in a data root, or in the kit's own folders there. Raises DataError when there is none."""
+    for place in ("", "*/", "*/data/"):
+        for file in sorted(root.glob(place + BLACKLIST)):
+            return file
+    raise DataError(
+        f"{root} has no {BLACKLIST}",
+        "it comes with ImageNet's development kit: name it with evaluate.blacklist in the recipe, or `evaluate --blacklist FILE`",
+    )
+
+
+def subset_of(images: ImageSet, subset: Subset, blacklist: Path | None = None) -> ImageSet:
+    """The validation images that `subset` names. Raises DataError where the list is missing or not of these images."""
+    return images if subset == "all" else without_blacklisted(images, blacklist or find_blacklist(images.root))
+
+
+def without_blacklisted(images: ImageSet, file: Path) -> ImageSet:
+    """The validation images but those whose numbers, from 1 on, `file` lists, one a line: the paper's single-crop tables leave them out.
+
+    The development kit's list has 1,762; those that `data.exclusions` leaves out may be among them. Raises DataError for anything else
+    than such a list, and for images that it is not of.
+    """
+    places = {number: i for i, number in enumerate(image_numbers(images))}
+    listed: list[int] = []
+    for line, text in enumerate(text_of(file, "evaluate.blacklist").splitlines(), start=1):
+        if not text.strip():
+            continue
+        if not text.strip().isdecimal():
+            raise DataError(f"{file}:{line}: {text.strip()[:40]!r} is no number of an image", "name the development kit's list")
+        listed.append(int(text))
+    excluded = {int(found[1]) for name in images.left_out if (found := NUMBER.search(name))}
+    missing = [number for number in listed if number not in places and number not in excluded]
+    if missing or not listed:
+        what = f"lists image {missing[0]}, which is not among the {len(images)} in {images.folder}" if missing else "is empty"
+        raise DataError(f"{file} {what}", "its numbers start at 1, and all images must be there")
+    return images.without(np.array(sorted({places[number] for number in listed if number in places}), dtype=np.int64))
+
+
+def image_numbers(images: ImageSet) -> list[int]:
+    """Numbers of the validation images from their names. Raises DataError when one has another name, or two have the same number."""
+    numbers = []
+    for i in range(len(images)):
+        found = NUMBER.search(images.name(i))
+        if not found:
+            raise DataError(
+                f"{images.name(i)} is not named like ILSVRC2012_val_00000001.JPEG, so its number is not known",
+                "lists of images go by the original names",
+            )
+        numbers.append(int(found[1]))
+    if len(set(numbers)) != len(numbers):
+        raise DataError(f"two images in {images.folder} have the same number", "keep one file of each")
+    return numbers

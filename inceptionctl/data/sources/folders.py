@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,8 @@ def open_folder(root: Path, split: Split, folder: Path, class_list: ClassList, v
         also = f", or a file with the labels of its images into {root} (see docs/data.md)" if split == "val" else ""
         raise DataError(f"{folder} has no class folders", f"put the images of a class into {folder}/<class>/{also}")
     classes = class_list.settle(found, str(folder), all_of_them=True)
-    return index_cache.kept(
-        root, split, *made_of(folder, found, classes), lambda: _listed(root, split, folder, classes, beside)
-    )
+    fingerprint, newest = made_of(folder, found, classes)
+    return index_cache.kept(root, split, fingerprint, lambda: _listed(root, split, folder, classes, beside), newest=newest)
 
 
 def made_of(folder: Path, found: Sequence[str], classes: Sequence[str]) -> tuple[str, float]:
@@ -139,3 +138,9 @@ def _refuse_empty(
 def in_words(passed_over: Mapping[str, int]) -> str:
     """What is passed over, in words: `.heic 2, folders inside class folders 1`."""
     return ", ".join(f"{what} {count:,}" for what, count in sorted(passed_over.items()))
+
+
+def passed_over_remark(splits: Iterable[ImageSet]) -> str | None:
+    """One sentence on what the listing of splits has passed over, or None. Counts folders inside class folders, and looks into none."""
+    parts = [f"{in_words(images.passed_over)} in {images.split}" for images in splits if images.passed_over]
+    return f"passed over: {'; '.join(parts)}" if parts else None

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split
+from inceptionctl.storage import temporary_file
 
 WORTH_KEEPING = 10_000  # images; fewer are listed in no time, and their folder stays as it is
 SECONDS_TO_SETTLE = 2.0  # a folder that changes again within the tick of a file system's clock looks as it did before
@@ -55,12 +56,12 @@ def times_of(paths: list[Path]) -> list[tuple[str, int, int]]:
 
 
 def kept(
-    root: Path, split: Split, made_of: str, newest: float, make: Callable[[], ImageSet], name: str | None = None
+    root: Path, split: Split, made_of: str, make: Callable[[], ImageSet], *, newest: float = 0.0, name: str | None = None
 ) -> ImageSet:
     """The list with the fingerprint `made_of`, from the disk if it is there, else made now and kept if that is worth it.
 
-    `newest` is the time of the last change of what it is made of, in seconds since 1970. The file is called after the split, or
-    `name`.
+    `newest` is the time of the last change of what it is made of, in seconds since 1970, where sizes do not tell. The file is called after
+    the split, or `name`.
     """
     name = name or split
     for file in _places(root, name):
@@ -85,6 +86,7 @@ def _places(root: Path, name: str) -> Iterator[Path]:
 
 
 def _save(file: Path, images: ImageSet, made_of: str) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     arrays: Arrays = {"labels": images.labels, "name_block": images.names.block, "name_ends": images.names.ends}
@@ -100,12 +102,11 @@ def _save(file: Path, images: ImageSet, made_of: str) -> None:
         about["files"] = images.pieces.files
         arrays |= {name: getattr(images.pieces, name) for name in ("firsts", "offsets", "lengths")}
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        save_file(arrays, temporary, metadata={"index": json.dumps(about)})
-        os.replace(temporary, file)  # noqa: PTH105  (whoever has the old one mapped keeps it)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary_file(file) as temporary:  # whoever has the old one mapped keeps it
+        try:
+            save_file(arrays, temporary, metadata={"index": json.dumps(about)})
+        except SafetensorError as error:  # a full disk, for one: the writer in Rust wraps whatever the system said
+            raise OSError(str(error)) from error
 
 
 def _load(file: Path, root: Path, split: Split, made_of: str) -> ImageSet | None:

@@ -13,17 +13,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, is_image_name, picture_suffix, smallest
+from inceptionctl.data.imageset import ImageSet, Names, Pieces, PlacedNames, Split, is_image_name, picture_suffix
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.class_lists import ClassList, read_class_names
-from inceptionctl.data.sources.tars import Member, is_header, members, size_in
+from inceptionctl.data.sources.tars import TarMember, is_header, members, opened, size_in
 from inceptionctl.errors import DataError
 
 NAMES_OF = {"train": ("train",), "val": ("val", "validation")}
@@ -33,7 +32,7 @@ _SHARDS_AT_ONCE = 8  # reading an index waits for the disk more than it computes
 Label = int | str
 
 
-class Sample(NamedTuple):
+class ShardSample(NamedTuple):
     """One image of a shard with its label."""
 
     name: bytes
@@ -61,27 +60,20 @@ def open_shards(root: Path, split: Split, files: Sequence[Path], class_list: Cla
     if class_list.names is None and named:
         # Written with the shards, or by their maker: what the numbers mean, in whatever order.
         class_list = ClassList(read_class_names(named), named, "listed")
-    newest = 0.0  # a shard is written once, and its size tells too
-    return index_cache.kept(root, split, made_of, newest, lambda: _index(root, split, files, class_list))
+    return index_cache.kept(root, split, made_of, lambda: _index(root, split, files, class_list))
 
 
 def _index(root: Path, split: Split, files: Sequence[Path], class_list: ClassList) -> ImageSet:
     with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-        shards = list(pool.map(_Shard, files))
+        shards = list(pool.map(_ShardIndex, files))
     labels = [label for shard in shards for label in shard.labels]
     if not labels:
         raise DataError(
             f"the shards of {files[0].parent} hold no images", "a sample is an image and a .cls or .json of the same name"
         )
     numbers, classes = numbered(labels, class_list, str(files[0].parent))
-    firsts = np.cumsum([0, *(len(shard.labels) for shard in shards)])[:-1]
-    pieces = Pieces(
-        tuple(os.path.relpath(file, root) for file in files),
-        firsts.astype(np.int64),
-        smallest(np.concatenate([shard.offsets for shard in shards])),
-        smallest(np.concatenate([shard.sizes for shard in shards])),
-    )
     names, passed_over = Names.joined(shard.names for shard in shards), sum((shard.passed for shard in shards), Counter[str]())
+    pieces = Pieces.of(root, files, shards)
     return ImageSet(root, split, files[0].parent, classes, numbers, names, False, pieces, passed_over=passed_over)
 
 
@@ -103,36 +95,21 @@ def numbered(labels: Sequence[Label], class_list: ClassList, where: str) -> tupl
     return numbers.astype(np.int32), classes
 
 
-class _Shard:
-    """The samples of one shard as arrays."""
+class _ShardIndex(PlacedNames):
+    """The samples of one shard as arrays, with their labels."""
 
     def __init__(self, file: Path) -> None:
         with opened(file) as descriptor:
             listed = _listed_by_dali(descriptor, file) or list(members(descriptor, str(file)))
             samples = list(_samples(descriptor, file, listed))
+        super().__init__(samples)
         self.passed = Counter(filter(None, (picture_suffix(member.name) for member in listed)))
         once: dict[Label, Label] = {}  # one object a class, not one a sample
         self.labels = [once.setdefault(sample.label, sample.label) for sample in samples]
-        self.names = Names.of(sample.name for sample in samples)
-        self.offsets = np.fromiter((sample.offset for sample in samples), np.int64, len(samples))
-        self.sizes = np.fromiter((sample.size for sample in samples), np.int64, len(samples))
 
 
-@contextmanager
-def opened(file: Path) -> Iterator[int]:
-    """A descriptor to read from. Raises DataError when the file cannot be opened or read."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-    except OSError as fault:
-        raise DataError(f"cannot read {file}: {fault.strerror}") from fault
-
-
-def _samples(descriptor: int, file: Path, listed: Sequence[Member]) -> Iterator[Sample]:
-    key, group = b"", dict[bytes, Member]()
+def _samples(descriptor: int, file: Path, listed: Sequence[TarMember]) -> Iterator[ShardSample]:
+    key, group = b"", dict[bytes, TarMember]()
     for member in listed:
         folder, slash, base = member.name.rpartition(b"/")
         if base.startswith(b"."):
@@ -145,7 +122,7 @@ def _samples(descriptor: int, file: Path, listed: Sequence[Member]) -> Iterator[
     yield from _sample(descriptor, file, group)
 
 
-def _sample(descriptor: int, file: Path, group: dict[bytes, Member]) -> Iterator[Sample]:
+def _sample(descriptor: int, file: Path, group: dict[bytes, TarMember]) -> Iterator[ShardSample]:
     """One sample, or none where the members of a key hold no image."""
     images = [member for extension, member in group.items() if is_image_name(b"." + extension)]
     if not images:
@@ -154,10 +131,10 @@ def _sample(descriptor: int, file: Path, group: dict[bytes, Member]) -> Iterator
     if len(images) > 1:
         names = b" and ".join(member.name for member in images).decode(errors="backslashreplace")
         raise DataError(f"{file}: two images in one sample: {names}", "give each image a key of its own")
-    yield Sample(*image, _label(descriptor, file, image, group))
+    yield ShardSample(*image, _label(descriptor, file, image, group))
 
 
-def _label(descriptor: int, file: Path, image: Member, group: dict[bytes, Member]) -> Label:
+def _label(descriptor: int, file: Path, image: TarMember, group: dict[bytes, TarMember]) -> Label:
     where = f"{file}!{image.name.decode(errors='backslashreplace')}"
     if b"cls" in group:
         text = os.pread(descriptor, group[b"cls"].size, group[b"cls"].offset).strip()
@@ -179,7 +156,7 @@ def _label(descriptor: int, file: Path, image: Member, group: dict[bytes, Member
     return os.fsdecode(folder)
 
 
-def _listed_by_dali(descriptor: int, file: Path) -> list[Member] | None:
+def _listed_by_dali(descriptor: int, file: Path) -> list[TarMember] | None:
     """Members from the index file that DALI's wds2idx writes (`v1.2 SAMPLES`, then `ext offset size name ...` a sample).
 
     None where there is none, it is older than the shard, of another form, or does not fit: then the shard is read itself.
@@ -193,14 +170,14 @@ def _listed_by_dali(descriptor: int, file: Path) -> list[Member] | None:
         words = [line.split(b" ") for line in lines]
         if version != b"v1.2" or int(count) != len(lines) or any(len(line) % 4 for line in words):
             return None
-        found = [Member(line[i + 3], int(line[i + 1]), int(line[i + 2])) for line in words for i in range(0, len(line), 4)]
+        found = [TarMember(line[i + 3], int(line[i + 1]), int(line[i + 2])) for line in words for i in range(0, len(line), 4)]
     except (OSError, ValueError):
         return None
     ends = (found[0], found[-1]) if found else ()
     return found if found and all(_lies_there(descriptor, member) for member in ends) else None
 
 
-def _lies_there(descriptor: int, member: Member) -> bool:
+def _lies_there(descriptor: int, member: TarMember) -> bool:
     header = os.pread(descriptor, 512, member.offset - 512) if member.offset >= 512 else b""
     whole = member.offset + member.size <= os.fstat(descriptor).st_size
     return whole and len(header) == 512 and is_header(header) and size_in(header) == member.size

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data.imageset import ImageSet, Names, Pieces, Split, smallest
+from inceptionctl.data.imageset import ImageSet, Names, Pieces, PlacedNames, Split
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.class_lists import ClassList, check_order
-from inceptionctl.data.sources.shards import NAMES_OF, opened
+from inceptionctl.data.sources.shards import NAMES_OF
+from inceptionctl.data.sources.tars import opened
 from inceptionctl.errors import DataError
 
 _FILES_AT_ONCE = 8
@@ -29,14 +30,14 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _IMAGE, _LABEL, _SYNSET, _NAME = b"image/encoded", b"image/class/label", b"image/class/synset", b"image/filename"
 
 
-class Sample(NamedTuple):
+class Example(NamedTuple):
     """One record: where its image lies, and what it says of it."""
 
+    name: bytes
     offset: int
     size: int
     label: int
     synset: str
-    name: bytes
 
 
 def find_records(root: Path, split: Split) -> list[Path]:
@@ -60,7 +61,7 @@ def open_records(root: Path, split: Split, files: Sequence[Path], class_list: Cl
     """Index the files of a split, or take the index that was kept. Raises DataError on a damaged file or contradicting labels."""
     times = index_cache.times_of([*files, *([class_list.file] if class_list.file else [])])
     made_of = index_cache.fingerprint("tfrecord", class_list.order, times)
-    return index_cache.kept(root, split, made_of, 0.0, lambda: _index(root, split, files, class_list))
+    return index_cache.kept(root, split, made_of, lambda: _index(root, split, files, class_list))
 
 
 def _index(root: Path, split: Split, files: Sequence[Path], class_list: ClassList) -> ImageSet:
@@ -76,13 +77,8 @@ def _index(root: Path, split: Split, files: Sequence[Path], class_list: ClassLis
             if synsets.setdefault(label, synset) != synset:
                 raise DataError(f"{where}: label {label} is '{synsets[label]}' in one record and '{synset}' in another")
     numbers, classes = _numbered(labels, synsets, class_list, where)
-    pieces = Pieces(
-        tuple(os.path.relpath(file, root) for file in files),
-        np.cumsum([0, *(len(part.labels) for part in parts)])[:-1].astype(np.int64),
-        smallest(np.concatenate([part.offsets for part in parts])),
-        smallest(np.concatenate([part.sizes for part in parts])),
-    )
-    names = Names.joined([part.names for part in parts])
+    pieces = Pieces.of(root, files, parts)
+    names = Names.joined(part.names for part in parts)
     return ImageSet(root, split, files[0].parent, classes, numbers, names, class_folders=False, pieces=pieces)
 
 
@@ -113,21 +109,18 @@ def _numbered(
     return (labels - first).astype(np.int32), classes
 
 
-class _Records:
+class _Records(PlacedNames):
     """The records of one file as arrays."""
 
     def __init__(self, file: Path) -> None:
         with opened(file) as descriptor:
             samples = list(_samples(descriptor, file))
-        count = len(samples)
-        self.names = Names.of(sample.name for sample in samples)
-        self.labels = np.fromiter((sample.label for sample in samples), np.int64, count)
-        self.offsets = np.fromiter((sample.offset for sample in samples), np.int64, count)
-        self.sizes = np.fromiter((sample.size for sample in samples), np.int64, count)
+        super().__init__(samples)
+        self.labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
         self.synsets = {sample.label: sample.synset for sample in samples if sample.synset}
 
 
-def _samples(descriptor: int, file: Path) -> Iterator[Sample]:
+def _samples(descriptor: int, file: Path) -> Iterator[Example]:
     at, end, number = 0, os.fstat(descriptor).st_size, 0
     window = _Window(descriptor)
     while at < end:
@@ -147,7 +140,7 @@ def _samples(descriptor: int, file: Path) -> Iterator[Sample]:
         at, number = at + 12 + length + 4, number + 1
 
 
-def _example(window: _Window, start: int, end: int, number: int) -> Sample:
+def _example(window: _Window, start: int, end: int, number: int) -> Example:
     """What a tf.train.Example (features = 1: map feature = 1 of key = 1, value = 2) says of its image."""
     places: dict[bytes, tuple[int, int]] = {}
     for _, features, features_end in _fields(window, start, end, 1):
@@ -162,7 +155,7 @@ def _example(window: _Window, start: int, end: int, number: int) -> Sample:
     texts = [window.between(_first(window, places[key], 1)) if key in places else b"" for key in (_SYNSET, _NAME)]
     if image[1] <= image[0] or label_end <= label_at:
         raise ValueError("empty")
-    return Sample(image[0], image[1] - image[0], label, os.fsdecode(texts[0]), texts[1] or f"record {number}".encode())
+    return Example(texts[1] or f"record {number}".encode(), image[0], image[1] - image[0], label, os.fsdecode(texts[0]))
 
 
 def _place(places: dict[bytes, tuple[int, int]], key: bytes) -> tuple[int, int]:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from inceptionctl.data import reading
+from inceptionctl.data import read_ahead
 from inceptionctl.data.audit.check import check
 from inceptionctl.data.dataset import open_split
 from inceptionctl.data.loaders import EvalLoader
-from inceptionctl.data.packing import pack
-from inceptionctl.data.reading import ReadAhead
+from inceptionctl.data.read_ahead import ReadAhead
+from inceptionctl.data.shard_writer import pack
 from inceptionctl.errors import DataError
 from tests.data.test_eval_loader import loader as eval_loader
 from tests.data.test_train_loader import loader, stream
@@ -87,9 +87,11 @@ def indices(count: int, asked: list[int]) -> Iterator[tuple[np.ndarray[Any, np.d
         yield np.array([batch, 12 - batch, 5]), batch
 
 
-def test_reading_runs_ahead_by_a_few_batches_only(shards: Path) -> None:
+def test_reading_runs_ahead_by_a_few_batches_only(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, asked = open_split(shards, "train"), list[int]()
-    ahead = ReadAhead(images, indices(12, asked), seconds=60.0, num_threads=2, batches_ahead=3)
+    monkeypatch.setattr(read_ahead, "NUM_THREADS", 2)
+    monkeypatch.setattr(read_ahead, "BATCHES_AHEAD", 3)
+    ahead = ReadAhead(images, indices(12, asked), seconds=60.0)
     index, encoded, batch = next(ahead)
     assert batch == 0 and asked == [0, 1, 2, 3]
     assert [np.asarray(one).tobytes() for one in encoded] == [images.read(int(i)) for i in index]
@@ -105,8 +107,9 @@ def test_files_stay_open_only_up_to_a_share_of_the_limit(shards: Path, monkeypat
     images = open_split(shards, "train")
     assert images.pieces is not None and len(images.pieces.files) > 2
     everything = iter([(np.arange(13), None)])
-    monkeypatch.setattr(reading.resource, "getrlimit", lambda _: (8, 8))
-    ahead = ReadAhead(images, everything, seconds=60.0, num_threads=1)
+    monkeypatch.setattr(read_ahead.resource, "getrlimit", lambda _: (8, 8))
+    monkeypatch.setattr(read_ahead, "NUM_THREADS", 1)
+    ahead = ReadAhead(images, everything, seconds=60.0)
     _, encoded, _ = next(ahead)
     assert [np.asarray(one).tobytes() for one in encoded] == [images.read(i) for i in range(13)]
     assert descriptors() == 2
@@ -121,6 +124,6 @@ def test_closing_early_ends_the_threads(shards: Path) -> None:
     before = readers()
     made = loader(open_split(shards, "train"), num_steps=1000)
     next(made)
-    assert len(readers() - before) == reading.NUM_THREADS
+    assert len(readers() - before) == read_ahead.NUM_THREADS
     made.close()
     assert not readers() - before

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from inceptionctl.data.dataset import ImageSet, open_data, open_split
-from inceptionctl.data.packing import pack
+from inceptionctl.data.shard_writer import pack
 from inceptionctl.data.sources import exclusions, index_cache
 from inceptionctl.data.sources.class_lists import LABEL_FILES
 from inceptionctl.data.sources.exclusions import escaped, listing, name_below, read_exclusions, unescaped
 from inceptionctl.errors import DataError
 from tests.data.conftest import fill
-from tests.data.test_tfrecords import ROWS, example, write
+from tests.data.sources.test_tfrecords import ROWS, example, write
 
 NAMES = (
     b"train/a/1.jpg",

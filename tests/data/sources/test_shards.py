@@ -73,7 +73,7 @@ def test_a_tar_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
         listed(file)
 
 
-def _places(file: Path) -> list[tars.Member]:
+def _places(file: Path) -> list[tars.TarMember]:
     with shards.opened(file) as descriptor:
         return list(tars.members(descriptor, str(file)))
 
@@ -147,10 +147,10 @@ def test_dalis_index_is_used_where_it_fits(tmp_path: Path, monkeypatch: pytest.M
     index = file.with_suffix(".idx")
     subprocess.run([sys.executable, "-m", "wds2idx", file, index], check=True, capture_output=True)  # comes with DALI
     assert index.read_text().startswith("v1.2 5\n")
-    plain = shards._Shard(file)
+    plain = shards._ShardIndex(file)
     with monkeypatch.context() as without:
         without.setattr(shards, "members", lambda *_: pytest.fail("the shard was read in spite of its index"))
-        indexed = shards._Shard(file)
+        indexed = shards._ShardIndex(file)
     images = _places(file)[::2]
     assert indexed.offsets.tolist() == plain.offsets.tolist() == [image.offset for image in images]
     assert indexed.sizes.tolist() == plain.sizes.tolist() == [image.size for image in images]
@@ -158,9 +158,9 @@ def test_dalis_index_is_used_where_it_fits(tmp_path: Path, monkeypatch: pytest.M
     # Another shard, or a newer one: the index is passed over.
     write_tar(file, labelled(SAMPLES[2:], 1))
     os.utime(file, ns=(1, 1))
-    assert len(shards._Shard(file).labels) == 3
+    assert len(shards._ShardIndex(file).labels) == 3
     os.utime(index, ns=(0, 0))
-    assert len(shards._Shard(file).labels) == 3
+    assert len(shards._ShardIndex(file).labels) == 3
 
 
 def test_a_kept_index_is_used_until_a_shard_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_a_kept_index_is_used_until_a_shard_changes(tmp_path: Path, monkeypatch:
     first = open_split(tmp_path, "train")
     assert (tmp_path / ".inceptionctl/train.index").is_file()
     with monkeypatch.context() as without:
-        without.setattr(shards, "_Shard", lambda *_: pytest.fail("the shard was read in spite of the index"))
+        without.setattr(shards, "_ShardIndex", lambda *_: pytest.fail("the shard was read in spite of the index"))
         again = open_split(tmp_path, "train")
     assert [again.read(i) for i in range(5)] == [content for _, content in SAMPLES] == [first.read(i) for i in range(5)]
     assert again.classes == first.classes and again.name(3) == first.name(3)

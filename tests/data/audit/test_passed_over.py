@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
-from inceptionctl.data.audit.check import open_what_is_there
-from inceptionctl.data.audit.passed_over import BESIDE, IN_NESTED, OTHER, UNNAMED, passed_over, remark
+from inceptionctl.data.audit.check import BESIDE, IN_NESTED, OTHER, UNNAMED, open_what_is_there, passed_over
 from inceptionctl.data.dataset import open_data, open_split
 from inceptionctl.data.sources import index_cache
+from inceptionctl.data.sources.folders import passed_over_remark
 from inceptionctl.errors import DataError
 
 
@@ -41,14 +41,14 @@ def test_listing_counts_by_suffix_and_looks_into_nothing(mixed: Path) -> None:
     train, val = (open_split(mixed, split) for split in ("train", "val"))  # type: ignore[arg-type]
     assert train.passed_over == {".heic": 1, ".jfif": 1, ".jpe": 1, "folders inside class folders": 1}
     assert val.passed_over == {BESIDE: 1} and len(train) == 13
-    assert remark((train, val)) == (
+    assert passed_over_remark((train, val)) == (
         "passed over: .heic 1, .jfif 1, .jpe 1, folders inside class folders 1 in train; images outside class folders 1 in val"
     )
 
 
 def test_nothing_is_said_where_nothing_is_passed_over(root: Path) -> None:
     train = open_split(root, "train")
-    assert train.passed_over == {} and remark([train]) is None
+    assert train.passed_over == {} and passed_over_remark([train]) is None
 
 
 def test_a_kept_list_tells_it_too(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

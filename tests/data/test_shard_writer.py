@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from inceptionctl.data import packing
+from inceptionctl.data import shard_writer
 from inceptionctl.data.dataset import ImageSet, open_data, open_split
-from inceptionctl.data.packing import pack
+from inceptionctl.data.shard_writer import pack
 from inceptionctl.data.sources import index_cache
 from inceptionctl.errors import DataError, EnvironmentFault
 from tests.commands import inceptionctl, refused
-from tests.data.test_class_lists import meta
+from tests.data.sources.test_class_lists import meta
 
 SHARD_BYTES = 60_000
 
@@ -105,20 +105,20 @@ def test_a_stopped_run_goes_on_and_leaves_nothing_half_valid(
     root: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     dest = tmp_path / "stopped"
-    add = packing._Shard.add
+    add = shard_writer.ShardWriter.add
 
-    def stopping(shard: packing._Shard, images: ImageSet, i: int, most: int) -> bool:
+    def stopping(shard: shard_writer.ShardWriter, images: ImageSet, i: int, most: int) -> bool:
         if images.split == "train" and i == 8:
             raise fault
         return add(shard, images, i, most)
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(packing._Shard, "add", stopping)
+        stopped.setattr(shard_writer.ShardWriter, "add", stopping)
         with pytest.raises(KeyboardInterrupt if isinstance(fault, KeyboardInterrupt) else EnvironmentFault) as raised:
             pack(*splits(root), dest, SHARD_BYTES)
     if isinstance(raised.value, EnvironmentFault):
-        assert "No space left" in raised.value.message and "resumes where it stopped" in (raised.value.hint or "")
-    assert not list(dest.rglob("*.partial")) and (dest / "train/train-000000.tar").is_file()
+        assert "no space left" in raised.value.message and "run the same command again" in (raised.value.hint or "")
+    assert not list(dest.rglob(".*.tmp")) and (dest / "train/train-000000.tar").is_file()
     with pytest.raises(DataError, match="is not packed to its end"):
         open_split(dest, "train")
     first = (dest / "train/train-000000.tar").stat().st_mtime_ns

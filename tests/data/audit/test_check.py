@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inceptionctl.data.audit import probing
+from inceptionctl.data.audit import probe
 from inceptionctl.data.audit.check import check
-from inceptionctl.data.audit.probing import FileProbe
+from inceptionctl.data.audit.probe import FileProbe
 from inceptionctl.data.imageset import Span
 from inceptionctl.errors import EnvironmentFault
 from tests.data.conftest import SIZES, fill, photo
@@ -307,9 +307,9 @@ def test_a_decoder_that_crashes_costs_one_file(tmp_path: Path, root: Path, monke
         "for line in sys.stdin:\n"
         "    paths = json.loads(line)\n"
         "    if any('class_1/002' in path for path, *_ in paths): os.abort()\n"
-        "    print(json.dumps([{'height': 3, 'width': 4} for _ in paths]), flush=True)\n"
+        "    print(json.dumps([[9, 'jpeg', 3, 4] for _ in paths]), flush=True)\n"
     )
-    monkeypatch.setattr(probing, "_PROGRAM", (str(crashing),))
+    monkeypatch.setattr(probe, "_PROGRAM", (str(crashing),))
     train = check(root, num_threads=1).splits[0]
     assert [(bad.name, bad.reason) for bad in train.bad] == [("train/class_1/002.png", "corrupt: the decoder crashed on it")]
     assert (train.width.min, train.width.max, train.height.max) == (4, 4, 3)
@@ -320,7 +320,7 @@ def test_a_process_that_does_not_start_is_the_machines_fault(
 ) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise ImportError('libcudart.so.13: cannot open shared object file')")
-    monkeypatch.setattr(probing, "_PROGRAM", (str(broken),))
+    monkeypatch.setattr(probe, "_PROGRAM", (str(broken),))
     with pytest.raises(EnvironmentFault, match=r"does not start: ImportError: libcudart\.so\.13"):
         check(root, num_threads=1)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.data import jpeg, reasons
+from inceptionctl.data import reasons
 from inceptionctl.data.imageset import CUT_SHORT, ImageSet
 
 Indices = NDArray[np.int64]
@@ -29,6 +29,11 @@ NUM_THREADS = 4  # reading frees Python's lock and waits for the disk; more of t
 BATCHES_AHEAD = 4
 SECONDS_TO_CLOSE = 1.0
 
+# Bytes of markers of a JPEG; the last have no length: TEM and RST0 to RST7.
+_START, _END = 0xD8, 0xD9
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE = frozenset((0x01, *range(0xD0, 0xD8)))
+
 
 class ReadAhead:
     """The images of (index, inputs) pairs, in the order of these: gives (index, encoded images, inputs).
@@ -37,22 +42,11 @@ class ReadAhead:
     or that has not come after `seconds` of waiting for nothing else, stands the DataError that says why.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        inputs: Iterator[tuple[Indices, Any]],
-        *,
-        seconds: float,
-        num_threads: int = NUM_THREADS,
-        batches_ahead: int = BATCHES_AHEAD,
-    ) -> None:
-        self._images = images
+    def __init__(self, images: ImageSet, inputs: Iterator[tuple[Indices, Any]], *, seconds: float) -> None:
         self._inputs = inputs
-        self._num_parts = num_threads
-        self._batches_ahead = batches_ahead
         self._seconds = seconds
         self._source = _Source(images)
-        self._readers = _Readers(num_threads, self._source.read)
+        self._readers = _Readers(NUM_THREADS, self._source.read)
         self._waiting: deque[tuple[Indices, list[_Part], Any]] = deque()
 
     def __iter__(self) -> Iterator[tuple[Indices, list[Encoded | str], Any]]:
@@ -61,7 +55,7 @@ class ReadAhead:
 
     def __next__(self) -> tuple[Indices, list[Encoded | str], Any]:
         """The next batch; waits only if its images are not there yet."""
-        while len(self._waiting) <= self._batches_ahead and self._submit_next():
+        while len(self._waiting) <= BATCHES_AHEAD and self._submit_next():
             pass
         if not self._waiting:
             raise StopIteration
@@ -80,7 +74,7 @@ class ReadAhead:
         if following is None:
             return False
         index, inputs = following
-        parts = [_Part(some.tolist()) for some in np.array_split(index, min(self._num_parts, len(index)))]
+        parts = [_Part(some.tolist()) for some in np.array_split(index, min(NUM_THREADS, len(index)))]
         for part in parts:
             self._readers.submit(part)
         self._waiting.append((index, parts, inputs))
@@ -148,7 +142,7 @@ class _Source:
             if count == 0:
                 return CUT_SHORT
             read += count
-        jpeg.mend_gray(image)
+        mend_gray(image)
         return reasons.wrong_at_once(length, image[:16].tobytes())[1] or image
 
     def close(self) -> None:
@@ -242,3 +236,41 @@ class _Files:
 def _close_all(descriptors: dict[bytes, int]) -> None:
     while descriptors:
         os.close(descriptors.popitem()[1])
+
+
+def mend_gray(image: Any) -> None:
+    """Make the sampling factors of a gray JPEG (a writable buffer of bytes) 1 x 1, in place.
+
+    With one component they mean nothing (ITU-T T.81, A.2.2: its blocks come row by row), and libjpeg passes over them. nvJPEG of CUDA 13
+    orders the blocks by them: such images come out scrambled (seen on an H200; docs/gpu.md).
+    """
+    data = memoryview(image)
+    place = _frame(data)
+    if place is not None and data[place + 9] == 1:
+        data[place + 11] = 0x11
+
+
+def may_be_cut(image: Any) -> bool:
+    """Whether bytes begin as a JPEG and do not end as one. A CPU's decoder refuses what has been cut short, a GPU's fills in gray."""
+    data = memoryview(image)
+    return len(data) > 3 and data[0] == 0xFF and data[1] == _START and (data[-2], data[-1]) != (0xFF, _END)
+
+
+def _frame(data: memoryview) -> int | None:
+    """Where the header of the frame begins, with its marker; None where there is no whole one before the first scan."""
+    place = 2
+    if len(data) < 4 or data[0] != 0xFF or data[1] != _START:
+        return None
+    while place + 12 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker in _FRAMES:
+            return place
+        if marker == 0xFF:  # filled up
+            place += 1
+        elif marker in _BARE:
+            place += 2
+        elif marker in (0xDA, _END):
+            return None
+        else:
+            place += 2 + (data[place + 2] << 8 | data[place + 3])
+    return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.sources import folders, index_cache
 from inceptionctl.errors import DataError
 from tests.data.test_dataset import lay_out
+from tests.disks import mount_small
 
 NAMES = ("train/a/1.jpg", "train/a/10.jpg", "train/b/ü.png", "train/b/\udcff.jpg")
 
@@ -119,3 +122,17 @@ def test_a_list_of_other_class_names_is_not_taken(settled: Path, tmp_path: Path)
     names.write_text("a\n")
     with pytest.raises(DataError, match="only in"):
         open_split(settled, "train", class_names=names)
+
+
+def test_a_list_that_fills_the_disk_is_not_kept(settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    disk = settled / ".inceptionctl"
+    disk.mkdir()
+    mount_small(disk, "size=64k")
+    try:
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
+        settle(settled)
+        assert len(open_split(settled, "train")) == len(NAMES)
+        assert [file.name for file in disk.iterdir()] == ["ballast"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

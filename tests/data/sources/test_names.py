@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from inceptionctl.data.dataset import open_data, open_split
-from inceptionctl.data.packing import pack
+from inceptionctl.data.shard_writer import pack
 from inceptionctl.data.sources import class_lists
 from inceptionctl.data.sources.class_lists import check_names, escaped_name
 from inceptionctl.errors import DataError, EnvironmentFault, InceptionctlError
 from inceptionctl.nearby import did_you_mean
-from inceptionctl.run import write_atomically
+from inceptionctl.storage import write_atomically
 from tests.data.conftest import fill
-from tests.data.test_tfrecords import example, record
+from tests.data.sources.test_tfrecords import example, record
 
 BAD = b"caf\xe9"
 

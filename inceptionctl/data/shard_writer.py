@@ -11,13 +11,11 @@ Until the last shard is whole the manifest is called manifest.partial.json, and 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypedDict
@@ -26,7 +24,8 @@ from inceptionctl.data.dataset import UNFINISHED, open_split
 from inceptionctl.data.imageset import ImageSet, is_image_name
 from inceptionctl.data.reasons import kind_of
 from inceptionctl.data.sources.shards import CLASSES_FILE
-from inceptionctl.errors import DataError, EnvironmentFault
+from inceptionctl.errors import DataError
+from inceptionctl.storage import disk_errors, sync, temporary_file
 
 MANIFEST = "manifest.json"
 _FORM = 1
@@ -42,17 +41,12 @@ class PackedShard(TypedDict):
     sha256: str
 
 
-class Plan(TypedDict):
-    """What makes two packings the same."""
+class Manifest(TypedDict):
+    """The file of that name. Two packings are the same where all but `splits` is."""
 
     form: int
     shard_bytes: int
     source: str
-
-
-class Manifest(Plan):
-    """The file of that name."""
-
     splits: dict[str, list[PackedShard]]
 
 
@@ -78,15 +72,15 @@ def pack(train: ImageSet, val: ImageSet, dest: Path, shard_bytes: int, on_progre
     something else is at `dest`, and EnvironmentFault when it cannot be written.
     """
     tell = on_progress or (lambda what, done, total: None)
-    plan: Plan = {"form": _FORM, "shard_bytes": shard_bytes, "source": _digest(train, val)}
+    new: Manifest = {"form": _FORM, "shard_bytes": shard_bytes, "source": _digest(train, val), "splits": {}}
     total, before, kept = len(train) + len(val), 0, 0
     spaced = next((name for name in train.classes if name != name.strip()), None)
     if spaced is not None:
         raise DataError(
             f"the class '{spaced}' begins or ends with a space, which {CLASSES_FILE} cannot hold", "rename its folders"
         )
-    with _worded(dest):
-        manifest = _begun(dest, plan)
+    with disk_errors(dest, "choose another folder"):
+        manifest = _begun(dest, new)
         _write(dest / CLASSES_FILE, "".join(f"{name}\n" for name in train.classes))
         for images in (train, val):
             shards = manifest["splits"][images.split] = _whole(dest, manifest["splits"].get(images.split, []))
@@ -100,7 +94,8 @@ def pack(train: ImageSet, val: ImageSet, dest: Path, shard_bytes: int, on_progre
             before += done
             tell(f"packing {images.split}", before, total)
         _write(dest / UNFINISHED, json.dumps(manifest, indent=1) + "\n")
-        os.replace(dest / UNFINISHED, dest / MANIFEST)  # noqa: PTH105
+        (dest / UNFINISHED).replace(dest / MANIFEST)
+        sync(dest)
     for images in (train, val):
         open_split(dest, images.split)  # makes the index, and shows that the shards open
     written = [shard for split in manifest["splits"].values() for shard in split]
@@ -117,19 +112,19 @@ def _digest(*splits: ImageSet) -> str:
     return found.hexdigest()
 
 
-def _begun(dest: Path, plan: Plan) -> Manifest:
+def _begun(dest: Path, new: Manifest) -> Manifest:
     """The manifest of an earlier call, or a new one. Raises DataError when something else lies at `dest`."""
     dest.mkdir(parents=True, exist_ok=True)
     file = next((dest / name for name in (UNFINISHED, MANIFEST) if (dest / name).exists()), None)
     if file is None and any(not path.name.startswith(".") for path in dest.iterdir()):
         raise DataError(f"{dest} is occupied by something else", "choose another folder, or empty this one")
-    manifest: Manifest = {**plan, "splits": {}}
+    manifest = new
     if file is not None:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             raise DataError(f"{file} is damaged", f"remove {dest} and pack again") from None
-        if {key: manifest.get(key) for key in plan} != plan:
+        if {**manifest, "splits": {}} != new:
             raise DataError(
                 f"{dest} holds shards of other images or of another size",
                 "choose another folder, or the same source and --shard-size",
@@ -157,19 +152,12 @@ def _write_shard(dest: Path, images: ImageSet, first: int, number: int, shard_by
     """Write one shard whole or not at all; tells what the manifest says of it."""
     file = dest / images.split / f"{images.split}-{number:06d}.tar"
     file.parent.mkdir(exist_ok=True)
-    temporary = file.with_name(f"{file.name}.partial")
-    try:
-        with temporary.open("wb") as opened:
-            shard = _Shard(opened)
-            for i in range(first, len(images)):
-                if not shard.add(images, i, shard_bytes):
-                    break
-            shard.end()
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(temporary, file)  # noqa: PTH105
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary_file(file) as temporary, temporary.open("wb") as opened:
+        shard = ShardWriter(opened)
+        for i in range(first, len(images)):
+            if not shard.add(images, i, shard_bytes):
+                break
+        shard.end()
     index = file.with_suffix(".idx")
     index.unlink(missing_ok=True)
     if not any(b" " in name for sample in shard.samples for name in sample[3::4]):  # DALI takes a space for the next word
@@ -183,7 +171,7 @@ def _write_shard(dest: Path, images: ImageSet, first: int, number: int, shard_by
     }
 
 
-class _Shard:
+class ShardWriter:
     """A tar file in the making, with its checksum and the places of its members."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -242,23 +230,5 @@ def _extension(name: bytes, image: bytes) -> bytes:
 
 
 def _write(file: Path, text: str) -> None:
-    """Replace a small file whole."""
-    temporary = file.with_name(f"{file.name}.new")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-        os.replace(temporary, file)  # noqa: PTH105
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _worded(dest: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as fault:
-        hint = (
-            "free some space, then run the same command again: it resumes where it stopped"
-            if fault.errno == errno.ENOSPC
-            else None
-        )
-        raise EnvironmentFault(f"cannot write {dest}: {fault.strerror or fault}", hint or "choose another folder") from fault
+    with temporary_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
