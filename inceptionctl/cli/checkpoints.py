@@ -131,7 +131,7 @@ def _report(path: Path, title: str, rows: list[ListedCheckpoint], as_json: bool)
     damaged = [row["name"] for row in rows if row["problem"]]
     if len(damaged) == len(rows):
         raise CheckpointError(
-            f"no checkpoint of {path} is intact: {', '.join(damaged)}",
+            f"no checkpoint of {path} is whole: {', '.join(damaged)}",
             "restore a copy, or start a new run with another --output",
         )
     if damaged:

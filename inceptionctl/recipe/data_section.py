@@ -108,7 +108,7 @@ class DataSection(Section):
     num_threads: int | None = Field(default=None, ge=1)
     """DALI's CPU threads per rank; null divides the cores of the machine among its ranks."""
     max_bad_images: int = Field(default=100, ge=0)
-    """Number of unreadable images before training stops; each is replaced by another image, validation leaves it out."""
+    """Unreadable images that a training tolerates; each is replaced by another image, validation leaves it out."""
     read_timeout_seconds: float = Field(default=60.0, gt=0.0)
     """Timeout for reading an image, after which it counts as unreadable."""
     mean: Annotated[tuple[float, float, float], Field(strict=False)] = (0.5, 0.5, 0.5)
