@@ -38,6 +38,8 @@ class Batch:
     """[N, 3, px, px], RGB, (value in [0, 1] - mean) / std, in channels_last; float32, or bfloat16 if the loader was asked for it."""
     labels: Tensor
     """int64 [N]."""
+    mixed: tuple[Tensor, Tensor] | None = None
+    """Where images are mixed (data/mix.py): the labels of their partners, int64 [N], and the weights of their own, float32 [N]."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from inceptionctl.data.cpu_transforms import Changes, Finished
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.graphs import PipelineSettings, decoded, evaluation, training, views
 from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.mix import drawn_pairs, mixed
 from inceptionctl.data.sampler import BatchSampler, Sampler, uniforms
 from inceptionctl.data.transforms import (
     COLOUR_ORDER,
@@ -58,6 +59,7 @@ class TrainLoader(BaseLoader[Batch]):
         self._sampler = Sampler(batches.seed, len(dataset))
         self._transforms = transforms
         self._micro = batches.micro_batch_size
+        self._starts = iter(batches)
         self._limits = limits(transforms.mean, transforms.std)
         on_gpu = settings.device_id is not None
         # torch's 8-bit kernel has no other filter that is DALI's.
@@ -133,11 +135,21 @@ class TrainLoader(BaseLoader[Batch]):
         """The next micro batch."""
         if self._finished is not None:
             pixels, labels = next(self._finished)
-            return Batch(pixels.permute(0, 3, 1, 2), labels)  # HWC seen as CHW is channels_last
+            return self._mixed(Batch(pixels.permute(0, 3, 1, 2), labels))  # HWC seen as CHW is channels_last
         batch = batch_of(*self.outputs())
         if self._in_graph.has_colours:
             _clamp(batch.images, self._limits)
-        return batch
+        return self._mixed(batch)
+
+    def _mixed(self, batch: Batch) -> Batch:
+        mix = self._transforms.mix
+        if mix is None:
+            return batch
+        start = next(self._starts)  # no batch is ever left out: the place of a bad image is filled
+        epochs = np.arange(start, start + self._micro) // self._sampler.num_samples
+        pairs = drawn_pairs(mix, self._sampler.seed, start, epochs, self._transforms.input_px)
+        images, others, weights = mixed(batch.images, batch.labels, pairs)
+        return Batch(images, batch.labels, (others, weights))
 
     def close(self) -> None:
         """Stop decoding and free DALI's threads and memory; batches already handed out stay valid."""

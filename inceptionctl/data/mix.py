@@ -40,11 +40,6 @@ class Mix:
     until_epoch: int | None
     """Pairs of this epoch and later ones are left alone; None mixes to the end."""
 
-    @property
-    def is_on(self) -> bool:
-        """Whether any pair is mixed."""
-        return self.probability > 0.0 and max(self.mixup_alpha, self.cutmix_alpha) > 0.0
-
 
 @dataclass(frozen=True)
 class Pairs:
@@ -117,8 +112,8 @@ def mixed(images: Tensor, labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor,
     blended = np.flatnonzero(~pairs.is_cut & (pairs.weights < 1.0))
     if len(blended) and partners is not None:
         rows = _on(images.device, np.stack([2 * blended, 2 * blended + 1], axis=1).ravel())
-        share = weights[rows].view(-1, 1, 1, 1).to(images.dtype)
-        images[rows] = share * images[rows] + (1 - share) * partners[rows]
+        share = weights[rows].view(-1, 1, 1, 1)  # fp32, as the labels' weights are
+        images[rows] = (share * images[rows] + (1 - share) * partners[rows]).to(images.dtype)
     others = labels.view(-1, 2).flip(1).reshape(-1)
     return images, others, weights
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inceptionctl.augmentations import Augmentation
+from inceptionctl.data.mix import Mix
 
 # As many as tf-slim tries, then it takes the whole image. One try of the default ranges fits a 4:3 photograph 3 times out of 4;
 # the many are for panoramas. Fed all at once, since only the graph knows the image's size; that costs nothing measurable.
@@ -92,6 +93,8 @@ class TrainTransforms:
     """`fixed` (brightness, saturation, hue, contrast), or `random`: each image draws one of tf-slim's four orders."""
     augmentations: Sequence[Augmentation] = ()
     """Changes between the resize and the flips, in this order."""
+    mix: Mix | None = None
+    """How pairs of finished images are mixed."""
 
     @property
     def has_colours(self) -> bool:

@@ -17,6 +17,26 @@ Positive = Annotated[float, Field(gt=0.0)]
 Filter = Literal["bilinear", "nearest", "bicubic", "lanczos"]
 
 
+class MixSection(Section):
+    """Mixup and CutMix of pairs of training images; needs an even micro batch."""
+
+    mixup_alpha: float = Field(default=0.0, ge=0.0)
+    """Parameter of the beta distribution of the weights of mixup; 0 disables it (timm's recipes: 0.1 to 0.8)."""
+    cutmix_alpha: float = Field(default=0.0, ge=0.0)
+    """Parameter of the beta distribution of the areas of CutMix; 0 disables it (timm's recipes: 1.0)."""
+    probability: Probability = 1.0
+    """Probability that a pair is mixed."""
+    cutmix_probability: Probability = 0.5
+    """Probability of CutMix rather than mixup for a mixed pair, if both are enabled."""
+    until_epoch: int | None = Field(default=None, ge=0)
+    """Stop mixing at this epoch; null mixes to the end."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any pair is mixed."""
+        return self.probability > 0.0 and max(self.mixup_alpha, self.cutmix_alpha) > 0.0
+
+
 class _Builtin(Section):
     """Augmentation of training images. Each draw is a pure function of (seed, epoch, position)."""
 
@@ -38,6 +58,8 @@ class _Builtin(Section):
     """The saturation factor is drawn from [1 - x, 1 + x]."""
     hue_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
     """Largest hue rotation in degrees, in either direction (TF-slim's full mode: 72)."""
+    mix: MixSection = MixSection()
+    """Mixup and CutMix."""
     color_order: Literal["fixed", "random"] = "fixed"
     """`fixed`: brightness, saturation, hue, contrast; `random`: each image draws one of TF-slim's four orders."""
 
@@ -61,7 +83,7 @@ class _Builtin(Section):
     @property
     def builtin(self) -> dict[str, Any]:
         """The keys that are always there: crop, flips and colours."""
-        return self.model_dump(exclude=set(AUGMENTATIONS))
+        return self.model_dump(exclude={*AUGMENTATIONS, "mix"})
 
     @property
     def switched_on(self) -> tuple[Augmentation, ...]:

@@ -138,6 +138,8 @@ class TrainSection(Section):
     """Mode of torch.compile: `max-autotune` benchmarks more kernels per layer on GPUs and takes much longer to start."""
     cudnn_benchmark: bool = False
     """cuDNN benchmarks its convolution algorithms on GPUs and picks the fastest, which may differ from start to start."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Cross entropy, or binary cross entropy of each class (`bce`), the mean over classes as timm's `--bce-loss`."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Label smoothing: fraction of the target spread evenly over all classes."""
     aux_loss_weight: float = Field(default=0.4, ge=0.0)

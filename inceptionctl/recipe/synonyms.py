@@ -70,6 +70,12 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "data.augment.vertical_flip": ("vflip", "random_vertical_flip"),
     "data.augment.resize_filters": ("train_interpolation",),
     "data.augment.hue_degrees": ("hue",),
+    "data.augment.mix.mixup_alpha": ("mixup",),
+    "data.augment.mix.cutmix_alpha": ("cutmix",),
+    "data.augment.mix.probability": ("mixup_prob",),
+    "data.augment.mix.cutmix_probability": ("mixup_switch_prob",),
+    "data.augment.mix.until_epoch": ("mixup_off_epoch",),
+    "data.augment.auto_augment.policy": ("aa", "autoaugment", "randaugment", "trivial_augment", "trivialaugment"),
     "data.augment.grayscale.probability": ("grayscale_prob", "random_grayscale"),
     "data.augment.random_erasing.probability": ("reprob", "random_erase", "random_erasing_prob", "random_erase_prob"),
     "evaluate.interpolation": ("val_interpolation", "test_interpolation"),
@@ -95,8 +101,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "resuming is an option of the command: --resume auto|never|PATH": ("resume", "resume_from", "resume_from_checkpoint"),
     "data.augment has brightness, contrast, saturation and hue_degrees, each a key of its own": ("color_jitter", "jitter"),
     f"there is none: `data.augment` has crops, flips, colors, {', '.join(AUGMENTATIONS)}": (
-        *("mixup", "cutmix", "aa", "auto_augment", "autoaugment", "randaugment", "aug_splits"),
-        *("mixup_alpha", "cutmix_alpha", "trivial_augment", "drop_path", "drop_path_rate", "stochastic_depth"),
+        *("aug_splits", "drop_path", "drop_path_rate", "stochastic_depth"),
     ),
     "DeepSpeed's configuration is derived from the recipe: `train --dry-run` prints it": ("deepspeed", "deepspeed_config"),
 }

@@ -29,11 +29,14 @@ def training_loss_in_words(found: RunContents) -> str:
     if found.recipe is None:
         return ""
     smoothing, num_classes = found.recipe.train.label_smoothing, found.recipe.model.num_classes
-    labels = (
-        f"cross entropy with label smoothing {smoothing:g}, at least {least_loss(smoothing, num_classes):.2f}"
-        if smoothing
-        else "cross entropy, no label smoothing"
-    )
+    if found.recipe.train.loss == "bce" or found.recipe.data.augment.mix.is_on:
+        kind = "binary cross entropy" if found.recipe.train.loss == "bce" else "cross entropy"
+        mixed = " of mixed images" if found.recipe.data.augment.mix.is_on else ""
+        labels = f"{kind}{mixed}, label smoothing {smoothing:g}"
+    elif smoothing:
+        labels = f"cross entropy with label smoothing {smoothing:g}, at least {least_loss(smoothing, num_classes):.2f}"
+    else:
+        labels = "cross entropy, no label smoothing"
     return labels + (", without the auxiliary head's loss" if _has_aux_head(found.recipe.model) else "")
 
 

@@ -66,9 +66,10 @@ def check_recipe(
 
 def check_batch(recipe: Recipe, ranks: int, option: str | None = None) -> None:
     """Raise RecipeError if the batch cannot be split over the ranks, or batch norm gets too few images; see `check_batch_norm` for `option`."""
-    from inceptionctl.train.batch import plan_batch
+    from inceptionctl.train.batch import plan_batch, refuse_odd_pairs
 
     batch = plan_batch(recipe.train.global_batch_size, ranks, recipe.train.micro_batch_size)
+    refuse_odd_pairs(recipe, batch)
     if batch.micro_batch_size == 1:  # torch, which this imports, takes seconds
         from inceptionctl.train.batch import check_batch_norm
 

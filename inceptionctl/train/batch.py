@@ -55,6 +55,15 @@ def plan_batch(global_batch_size: int, ranks: int, most: int) -> BatchPlan:
     return BatchPlan(ranks, micro, share // micro)
 
 
+def refuse_odd_pairs(recipe: Recipe, batch: BatchPlan) -> None:
+    """Raise RecipeError where images are mixed in pairs and a micro batch would break one up."""
+    if recipe.data.augment.mix.is_on and batch.micro_batch_size % 2:
+        raise RecipeError(
+            f"data.augment.mix mixes pairs of images, and a micro batch has {batch.micro_batch_size}",
+            "set train.micro_batch_size and train.global_batch_size so that each micro batch is even",
+        )
+
+
 def _cannot(message: str, hint: str) -> RecipeError:
     return RecipeError("the batch does not fit the ranks", problems=[Problem("train.global_batch_size", message, hint)])
 

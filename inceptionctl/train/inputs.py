@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from inceptionctl.data.loader_settings import LoaderSettings
+from inceptionctl.data.mix import Mix
 from inceptionctl.data.transforms import Preparation, TrainTransforms
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.recipe.schema import Recipe
@@ -30,12 +31,14 @@ def loader_settings(recipe: Recipe, device: torch.device, num_threads: int) -> L
 
 def train_transforms(recipe: Recipe) -> TrainTransforms:
     """What becomes of a training image."""
+    mix = recipe.data.augment.mix
     return TrainTransforms(
         input_px=recipe.model.input_px,
         mean=recipe.data.mean,
         std=recipe.data.std,
         exif_orientation=recipe.data.exif_orientation,
         augmentations=recipe.data.augment.switched_on,
+        mix=Mix(**mix.model_dump()) if mix.is_on else None,
         **recipe.data.augment.builtin,
     )
 

@@ -82,6 +82,8 @@ def _train_on(job: Training) -> None:
                     loss, reported = training_loss(
                         output,
                         batch.labels,
+                        batch.mixed,
+                        kind=recipe.train.loss,
                         label_smoothing=recipe.train.label_smoothing,
                         aux_loss_weight=recipe.train.aux_loss_weight,
                     )

@@ -28,7 +28,7 @@ from inceptionctl.recipe.load import recipe_from_dict
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, discard_unused, located, note_end
 from inceptionctl.train import checkpoint_files as files
-from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, total_steps
+from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, refuse_odd_pairs, total_steps
 from inceptionctl.train.build import build_training
 from inceptionctl.train.checkpoint import Progress, load_checkpoint
 from inceptionctl.train.data_list import keep_list
@@ -138,6 +138,7 @@ def _prepared(
     passed("listed")
     batch = plan_batch(recipe.train.global_batch_size, joined.world.size, recipe.train.micro_batch_size)
     joined.on_rank_zero(lambda: check_batch_norm(recipe, batch))
+    joined.on_rank_zero(lambda: refuse_odd_pairs(recipe, batch))
     known = joined.on_rank_zero(lambda: read_bad_images(start.run))
 
     def prepare(model: nn.Module) -> None:

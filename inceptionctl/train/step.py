@@ -61,18 +61,46 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.fp32_precision = "tf32" if allowed else "ieee"
 
 
-def training_loss(output: Output, labels: Tensor, *, label_smoothing: float, aux_loss_weight: float) -> tuple[Tensor, Tensor]:
-    """(what the gradient is of, what is reported): mean cross entropies of a micro batch, in fp32.
+def training_loss(
+    output: Output,
+    labels: Tensor,
+    mixed: tuple[Tensor, Tensor] | None = None,
+    *,
+    kind: Literal["cross_entropy", "bce"] = "cross_entropy",
+    label_smoothing: float,
+    aux_loss_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """(what the gradient is of, what is reported): mean losses of a micro batch, in fp32. `mixed` is that of a Batch.
 
     The first has the auxiliary head's loss added, weighted as TF-slim does (0.4); the second is the classifier's alone, which can
     be compared between networks with and without such a head. Both have the smoothed labels.
     """
     logits, aux_logits = output if isinstance(output, tuple) else (output, None)
-    loss = functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-    if aux_logits is None:
-        return loss, loss
-    aux_loss = functional.cross_entropy(aux_logits.float(), labels, label_smoothing=label_smoothing)
-    return loss + aux_loss_weight * aux_loss, loss
+    losses = [_loss(one.float(), labels, mixed, kind, label_smoothing) for one in (logits, aux_logits) if one is not None]
+    return losses[0] + aux_loss_weight * losses[1] if len(losses) > 1 else losses[0], losses[0]
+
+
+def _loss(logits: Tensor, labels: Tensor, mixed: tuple[Tensor, Tensor] | None, kind: str, smoothing: float) -> Tensor:
+    if kind == "bce":
+        return functional.binary_cross_entropy_with_logits(logits, _targets(logits, labels, mixed, smoothing))
+    if mixed is None:
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    # Linear in the target: the cross entropy with a mixed label is the mixture of both.
+    others, weights = mixed
+    own, other = (
+        functional.cross_entropy(logits, one, label_smoothing=smoothing, reduction="none") for one in (labels, others)
+    )
+    return (weights * own + (1.0 - weights) * other).mean()
+
+
+def _targets(logits: Tensor, labels: Tensor, mixed: tuple[Tensor, Tensor] | None, smoothing: float) -> Tensor:
+    """Probabilities [N, classes], smoothed as timm's BinaryCrossEntropy does (Wightman et al. 2021, section 3.1)."""
+    num_classes = logits.shape[1]
+    hard = functional.one_hot(labels, num_classes).to(logits.dtype)
+    if mixed is not None:
+        others, weights = mixed
+        hard = torch.lerp(functional.one_hot(others, num_classes).to(logits.dtype), hard, weights[:, None])
+    return hard * (1.0 - smoothing) + smoothing / num_classes
 
 
 def noise_seed(seed: int, batch: int, micro: int) -> int:

@@ -1,13 +1,16 @@
 """Mixup and CutMix: what is drawn, what becomes of pixels and labels, and that pairs do not depend on the batch."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from inceptionctl.data.dataset import open_split
 from inceptionctl.data.mix import Mix, drawn_pairs, mixed
+from tests.data.test_train_loader import EVERYTHING, loader, stream
 
 PX = 32
 BOTH = Mix(mixup_alpha=0.2, cutmix_alpha=1.0, probability=0.9, cutmix_probability=0.5, until_epoch=None)
@@ -70,3 +73,27 @@ def test_pixels_and_labels_against_numpy() -> None:
         else:
             expected = pairs.weights[pair] * own + (1 - pairs.weights[pair]) * other
         assert np.abs(made[i].numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_loader_mixes_the_same_on_any_number_of_ranks_and_from_any_step(root: Path, ranks: int) -> None:
+    train = open_split(root, "train")
+    changes = replace(EVERYTHING, mix=BOTH)
+    whole, labels = stream(train, augmentation=changes)
+    plain, _ = stream(train, augmentation=EVERYTHING)
+    assert ((whole - plain).abs().amax(dim=(1, 2, 3)) > 0.01).float().mean() > 0.5
+    shared, same = stream(train, ranks, augmentation=changes, micro_batch_size=2, num_threads=1)
+    assert torch.equal(whole, shared) and torch.equal(labels, same)
+    resumed, _ = stream(train, augmentation=changes, micro_batch_size=6, start_step=2)
+    assert torch.equal(whole[24:], resumed)
+
+
+def test_a_batch_tells_its_mixture(root: Path) -> None:
+    loader_ = loader(open_split(root, "train"), augmentation=replace(EVERYTHING, mix=BOTH))
+    batch = next(loader_)
+    assert batch.mixed is not None
+    others, weights = batch.mixed
+    assert others.tolist() == batch.labels.view(-1, 2).flip(1).flatten().tolist()
+    expected = drawn_pairs(BOTH, 5, 0, epochs(12), 40)
+    assert np.array_equal(weights.numpy(), np.repeat(expected.weights, 2))
+    assert next(loader(open_split(root, "train"))).mixed is None

@@ -17,6 +17,7 @@ from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.load import default_recipe
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, too_few_images
+from tests.commands import TINY, inceptionctl, refused, sets
 
 ONE, TWO = BatchPlan(1, 1, 1), BatchPlan(1, 2, 1)
 
@@ -123,3 +124,9 @@ def test_dry_run_counts_network_and_auxiliary_head_apart_and_refuses_single_imag
     refused = runner.invoke(app, [*command, *settings(root, *small, "train.micro_batch_size=1")])
     assert refused.exit_code == 2 and "aux_head.conv_1x1.norm" in refused.stderr, refused.stderr
     assert "hint: set train.micro_batch_size to 2, the smallest that works" in refused.stderr
+
+
+def test_mixing_wants_even_micro_batches(tmp_path: Path) -> None:
+    odd = sets(*TINY, "train.global_batch_size=6", "train.micro_batch_size=3", "data.augment.mix.mixup_alpha=0.2")
+    done = inceptionctl("train", "inception_v4", *odd, "--cpu-ranks", "1", cwd=tmp_path)
+    refused(done, 2, "mixes pairs of images, and a micro batch has 3", "each micro batch is even")
