@@ -1,4 +1,4 @@
-"""AutoAugment (Cubuk et al. 2019, tables 1 and 9), RandAugment (Cubuk et al. 2020) and TrivialAugment (Müller and Hutter 2021, table 1)."""
+"""AutoAugment (Cubuk et al. 2019, tables 1 and 9), RandAugment (Cubuk et al. 2020) and TrivialAugment (Mueller and Hutter 2021, table 1)."""
 
 from __future__ import annotations
 

@@ -225,9 +225,7 @@ def fetch(
 @app.command()
 def preview(
     recipe: Annotated[str, typer.Argument(help="Bundled name or path of a recipe.")],
-    output: Annotated[Path, typer.Option("--output", "--out", metavar="FILE", help="The sheet, .png or .jpg.")] = Path(
-        "preview.png"
-    ),
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The sheet, .png or .jpg.")] = Path("preview.png"),
     settings: Settings = None,
     images: Annotated[int, typer.Option(metavar="N", min=1, max=400, help="Images, the first of the first epoch.")] = 24,
     as_json: Json = False,

@@ -37,7 +37,7 @@ def test_the_logits_differ_between_images(expected: torch.Tensor) -> None:
 
 def test_nothing_but_our_own_words_is_printed(folder: Path, done: subprocess.CompletedProcess[str]) -> None:
     said = [f"exporting {name} ..." for name in SAID]
-    taken = "takes the newest checkpoint: step 10, not validated; no best one is kept"
+    taken = "exporting the newest checkpoint: step 10, not validated; no best one is kept"
     assert done.stderr.splitlines() == [taken, *said, f"wrote {folder}"]
     json.loads(done.stdout)
 
