@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.recipe import Recipe
     from inceptionctl.train.preflight import Opened
 
-app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List, show, suggest, copy and check recipes.", no_args_is_help=True, cls=Group)
 
 HEADER = re.compile(r"^#\s*(\w+):\s*(.+)$")
 
@@ -94,6 +94,28 @@ def show(
         typer.echo(dump_recipe(load_any(name, settings or ())), nl=False)
     else:
         typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def suggest(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set, or a folder with a folder for each class.")],
+    device: Annotated[
+        Literal["auto", "cpu", "gpu"], typer.Option(help="What to train on; `auto` is the GPU where there is one.")
+    ] = "auto",
+    init_from: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Weights to fine-tune: a path, timm/NAME, hf://ORG/NAME.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a commented recipe for a data set and this machine: `inceptionctl recipes suggest photos > mine.yaml`."""
+    from inceptionctl.stages.suggest import SuggestRequest
+    from inceptionctl.stages.suggest import suggest as write
+
+    text = write(SuggestRequest(root, device, init_from))
+    if as_json:
+        console.print_json({"recipe": text})
+    else:
+        typer.echo(text, nl=False)
 
 
 @app.command()

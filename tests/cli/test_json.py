@@ -57,6 +57,7 @@ MISTAKES = {
     "bench evaluate": ("bench evaluate none", 2),
     "bench step": ("bench step none", 2),
     "bench train": ("bench train none", 2),
+    "recipes suggest": ("recipes suggest none", 3),
     "data preview": ("data preview none", 2),
     "weights fetch": ("weights fetch none", 2),
     "bench start": ("bench start none", 2),
