@@ -33,6 +33,7 @@ class NetworkArguments(TypedDict, total=False):
     num_classes: int
     width: float
     dropout: float
+    drop_path: float
     batch_norm_momentum: float
     batch_norm_eps: float
     input_px: int
@@ -96,6 +97,7 @@ def build_model(
     num_classes: int,
     width: float = 1.0,
     dropout: float = 0.2,
+    drop_path: float = 0.0,
     batch_norm_momentum: float = 3e-4,
     batch_norm_eps: float = 1e-3,
     input_px: int | None = None,
@@ -121,6 +123,7 @@ def build_model(
         aux_head=aux_head,
         residual_scale=residual_scale,
         residual_unit=residual_unit,
+        drop_path=drop_path,
     )
     if problem:
         raise RecipeError(*problem)
@@ -143,7 +146,12 @@ def build_model(
         own["residual_scale"] = spec.residual_scale if residual_scale is None else residual_scale
     if spec.residual_unit is not None:
         own["residual_unit"] = residual_unit or spec.residual_unit
-    return spec.build(width=width, **common, **own)
+    network = spec.build(width=width, **common, **own)
+    if drop_path > 0.0:
+        from inceptionctl.models.layers import set_drop_path
+
+        set_drop_path(network, drop_path)
+    return network
 
 
 def is_timm(name: str) -> bool:
@@ -199,6 +207,7 @@ def option_problem(
     aux_head: bool | None,
     residual_scale: float | tuple[float, float, float] | None,
     residual_unit: ResidualUnit | None,
+    drop_path: float = 0.0,
 ) -> tuple[str, str] | None:
     """What is wrong with these options of the network `name`, and a hint; None if nothing is.
 
@@ -211,6 +220,9 @@ def option_problem(
             f"width: {name} has the one width that timm gives it, got {width:g}",
             "leave width at 1.0, or name a narrower network",
         )
+    if drop_path > 0.0 and (spec is None or (spec.residual_scale is None and spec.residual_unit is None)):
+        having = [other for other, its in MODELS.items() if its.residual_scale is not None or its.residual_unit is not None]
+        return f"drop_path: {name} has no residual units of ours to drop", f"these networks have them: {', '.join(having)}"
     if spec and input_px is not None and input_px < spec.min_input_px:
         return f"input_px {input_px} is too small for {name}: at least {spec.min_input_px}", "choose larger images"
     for option, given, lacking in (

@@ -25,6 +25,7 @@ from inceptionctl.models.layers import (
     Channels,
     Conv,
     ConvNormAct,
+    DropPath,
     ImageClassifier,
     Parallel,
     check_input_px,
@@ -147,6 +148,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.branches = branches
         self.project = nn.Conv2d(branches.out_channels, channels, 1)
+        self.drop_path = DropPath()
         self.scale = scale
         self.act = nn.Identity() if plain else nn.ReLU(inplace=True)
         self.out_channels = channels
@@ -157,7 +159,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        y: Tensor = self.act(torch.add(x, self.project(self.branches(x)), alpha=self.scale))
+        y: Tensor = self.act(torch.add(x, self.drop_path(self.project(self.branches(x))), alpha=self.scale))
         return y
 
 

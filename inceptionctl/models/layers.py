@@ -229,6 +229,32 @@ class AuxHead(nn.Module):
         return x
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., arXiv 1603.09382): in training, the residuals of some images are zero; the others make up for them.
+
+    (N, C, H, W) -> (N, C, H, W). `probability` is that of a zero. Draws come from torch's global random state.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probability = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        if not self.training or self.probability == 0.0:
+            return x
+        kept = 1.0 - self.probability
+        mask = torch.rand(len(x), 1, 1, 1, device=x.device) < kept
+        return x * (mask / kept).to(x.dtype)
+
+
+def set_drop_path(network: nn.Module, last: float) -> None:
+    """Give the residual units probabilities that rise linearly with depth from 0 to `last` (the paper's rule)."""
+    units = [module for module in network.modules() if isinstance(module, DropPath)]
+    for place, unit in enumerate(units):
+        unit.probability = last * place / max(1, len(units) - 1)
+
+
 class ImageClassifier(nn.Module):
     """What the networks here end in: global average pool, dropout, a linear classifier; and an auxiliary head where there is one.
 

@@ -18,6 +18,7 @@ from inceptionctl.models.layers import (
     BATCH_NORM_MOMENTUM,
     Conv,
     ConvNormAct,
+    DropPath,
     ImageClassifier,
     check_input_px,
     init_weights,
@@ -84,12 +85,13 @@ class Unit(nn.Module):
         self.residual = residual
         keeps = in_channels == out_channels and stride == 1
         self.shortcut = nn.Identity() if keeps else conv(in_channels, out_channels, 1, stride=stride, activation=False)
+        self.drop_path = DropPath()
         self.act = nn.ReLU(inplace=True)
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
-        y: Tensor = self.act(self.residual(x) + self.shortcut(x))
+        y: Tensor = self.act(self.drop_path(self.residual(x)) + self.shortcut(x))
         return y
 
 

@@ -53,6 +53,8 @@ class ModelSection(Section):
     """Width multiplier of all channel counts (rounded to multiples of 8); 1.0 is the paper's network."""
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Dropout rate before the classifier (the paper keeps 0.8)."""
+    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Stochastic depth: probability of dropping the residual of the last unit for an image, rising linearly from 0 (residual networks only)."""
     batch_norm_momentum: float = Field(default=3e-4, gt=0.0, le=1.0)
     """Momentum of the running statistics, as in torch: 1 - TensorFlow's decay, on any number of ranks. Short runs need 0.01 to 0.1."""
     batch_norm_eps: float = Field(default=1e-3, gt=0.0)
@@ -95,6 +97,7 @@ class ModelSection(Section):
             aux_head=self.aux_head,
             residual_scale=self.residual_scale,
             residual_unit=self.residual_unit,
+            drop_path=self.drop_path,
         )
         if problem:
             message, hint = problem

@@ -35,6 +35,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
         "train_res",
     ),
     "model.width": ("width_mult", "width_multiplier", "depth_multiplier", "channel_multiplier"),
+    "model.drop_path": ("drop_path_rate", "stochastic_depth", "stochastic_depth_prob"),
     "model.dropout": ("drop", "drop_rate", "dropout_rate", "dropout_prob"),
     "model.batch_norm_momentum": ("bn_momentum", "batchnorm_momentum"),
     "model.batch_norm_eps": ("bn_eps", "batchnorm_eps", "batch_norm_epsilon", "bn_epsilon"),
@@ -100,9 +101,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "the run directory is an option of the command: --output DIR": ("output", "output_dir", "log_dir", "save_dir", "run_dir"),
     "resuming is an option of the command: --resume auto|never|PATH": ("resume", "resume_from", "resume_from_checkpoint"),
     "data.augment has brightness, contrast, saturation and hue_degrees, each a key of its own": ("color_jitter", "jitter"),
-    f"there is none: `data.augment` has crops, flips, colors, {', '.join(AUGMENTATIONS)}": (
-        *("aug_splits", "drop_path", "drop_path_rate", "stochastic_depth"),
-    ),
+    f"there is none: `data.augment` has crops, flips, colors, {', '.join(AUGMENTATIONS)}": (*("aug_splits", "aug_repeats"),),
     "DeepSpeed's configuration is derived from the recipe: `train --dry-run` prints it": ("deepspeed", "deepspeed_config"),
 }
 KEY_OF = {name: key for key, names in _KEYS.items() for name in names}

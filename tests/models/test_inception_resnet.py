@@ -150,7 +150,7 @@ def test_the_linear_convolutions_have_a_bias_and_nothing_else(variant) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             assert (layer.bias is not None) == (layer in projections)
-    assert all([name for name, _ in block.named_children()] == ["branches", "project", "act"] for block in blocks)
+    assert all([name for name, _ in block.named_children()] == ["branches", "project", "drop_path", "act"] for block in blocks)
 
 
 @pytest.mark.parametrize("variant", PAPER)

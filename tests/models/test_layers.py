@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from inceptionctl.errors import RecipeError
+from inceptionctl.models import build_model
 from inceptionctl.models.layers import (
     ConvNormAct,
+    DropPath,
     MaxPoolSame,
     Parallel,
     average_pool_3x3,
@@ -208,3 +211,34 @@ def test_init_weights_convolution(conv: nn.Conv2d) -> None:
     # A bell and not a block: the middle half of the range holds 0.683 / 0.954 of a cut normal.
     assert (conv.weight.abs() < sigma).float().mean().item() == pytest.approx(0.683 / 0.954, abs=0.01)
     assert torch.equal(conv.bias, torch.zeros_like(conv.bias))
+
+
+@pytest.mark.parametrize("name", ["inception_resnet_v1", "resnet_18"])
+def test_stochastic_depth_rises_with_depth_and_is_for_training_alone(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(name, num_classes=3, width=0.125, drop_path=0.4)
+    units = [module for module in network.modules() if isinstance(module, DropPath)]
+    expected = [0.4 * place / (len(units) - 1) for place in range(len(units))]
+    assert [unit.probability for unit in units] == pytest.approx(expected)
+    plain = build_model(name, num_classes=3, width=0.125)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    plain.load_state_dict(network.state_dict())
+    images = torch.randn(2, 3, 96, 96)
+    assert torch.equal(network.eval()(images), plain.eval()(images))
+    assert not torch.equal(network.train()(images), plain.train()(images))
+
+
+def test_what_is_kept_makes_up_for_what_is_dropped() -> None:
+    torch.manual_seed(0)
+    drop = DropPath().train()
+    drop.probability = 0.25
+    made = drop(torch.ones(4000, 2, 3, 3))
+    values = made.amax(dim=(1, 2, 3))
+    assert sorted(set(values.tolist())) == pytest.approx([0, 4 / 3])
+    assert (made == values.view(-1, 1, 1, 1)).all()  # whole images
+    assert float((values == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_networks_without_residuals_have_nothing_to_drop() -> None:
+    with pytest.raises(RecipeError, match="drop_path: inception_v4 has no residual units"):
+        build_model("inception_v4", num_classes=3, drop_path=0.1)

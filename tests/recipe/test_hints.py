@@ -63,7 +63,7 @@ def test_keys_of_text_are_those_of_the_schema() -> None:
         ("train.gradient_accumulation_steps=4", "it is computed: train.global_batch_size"),
         ("train.gpus=4", "--gpus N or --cpu-ranks N"),
         ("data.mixup=0.2", "it is `data.augment.mix.mixup_alpha` here"),
-        ("model.drop_path=0.2", "there is none"),
+        ("data.aug_splits=3", "there is none"),
         ("train.epoch=3", "did you mean `epochs`?"),
     ],
 )
