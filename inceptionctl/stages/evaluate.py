@@ -12,7 +12,7 @@ from inceptionctl import console
 from inceptionctl.errors import RecipeError
 from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.stages.inference import join_ranks, partial_results, progress
-from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_files, refuse_missing_network
+from inceptionctl.stages.sources import local, refuse_missing_data, refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
@@ -73,7 +73,7 @@ def check(request: EvaluateRequest) -> None:
         raise RecipeError(
             f"--all takes every checkpoint, but --checkpoint {request.checkpoint} names one", "leave one of the two out"
         )
-    refuse_missing_network(request.source, request.checkpoint)
+    refuse_missing_network(local(request.source), request.checkpoint)
     refuse_missing_data(request.data)
     refuse_missing_files(blacklist=request.blacklist, real_labels=request.real_labels)
 
@@ -97,7 +97,7 @@ def evaluations(request: EvaluateRequest) -> Iterator[EvaluateResult]:
         stoppable("within the evaluation; finished batches are kept"),
         join_ranks(world_from_environment()) as (machine, ranks),
     ):
-        for source in _checkpoints(request.source) if request.every else [request.source]:
+        for source in _checkpoints(request.source) if request.every else [local(request.source)]:
             done = _evaluate_one(request, source, machine, ranks)
             if done:
                 yield done
@@ -115,7 +115,7 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
     from inceptionctl.export.exporters import subject_of_export
     from inceptionctl.train.inputs import preparation_of
 
-    source, file = request.source, request.output or Path("crops.png")
+    source, file = local(request.source), request.output or Path("crops.png")
     of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
     preparation = preparation_of(of_run.recipe) if of_run else subject_of_export(source).preparation
     name = request.protocol

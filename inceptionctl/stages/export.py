@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from inceptionctl import console
 from inceptionctl.errors import RecipeError
-from inceptionctl.stages.sources import refuse_missing_data, refuse_missing_network
+from inceptionctl.stages.sources import local, refuse_missing_data, refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.evaluate.trained import Trained
@@ -73,7 +73,8 @@ def export(request: ExportRequest) -> ExportResult:
     Raises RecipeError, CheckpointError and DataError for what the request names, and whatever an export that differs from the checkpoint
     is refused with.
     """
-    refuse_missing_network(request.source, request.checkpoint)
+    source = local(request.source)
+    refuse_missing_network(source, request.checkpoint)
     refuse_missing_data(request.data)
     _refuse_without_onnx(request, request.formats or ("onnx",))
 
@@ -85,7 +86,7 @@ def export(request: ExportRequest) -> ExportResult:
 
     machine = claim_machine()
     # On the CPU, where every format's program runs: exports are traced and compared in fp32.
-    trained = load_trained(request.source, request.weights, torch.device("cpu"), request.checkpoint)
+    trained = load_trained(source, request.weights, torch.device("cpu"), request.checkpoint)
     if trained.choice and (words := trained.choice.in_words()):
         console.say(f"exporting {words}")
     folder = request.output or (trained.run.export if trained.run else None)

@@ -7,6 +7,19 @@ from pathlib import Path
 from inceptionctl.errors import CheckpointError, DataError
 
 
+def local(source: Path) -> Path:
+    """`source`, or the folder of published weights that it names, fetched unless they are there already."""
+    from inceptionctl.published import parse
+
+    published = None if source.exists() else parse(str(source))
+    if published is None:
+        return source
+    from inceptionctl import console
+    from inceptionctl.weights.hub import fetch
+
+    return fetch(published, None, console.say)
+
+
 def refuse_missing_network(source: Path, checkpoint: str | None = None) -> None:
     """Raise CheckpointError for a path at which there is no run with a checkpoint, no checkpoint and no file or folder of exports."""
     from inceptionctl.run import is_run

@@ -178,6 +178,16 @@ def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert parse("timm/net") is None
 
 
+def test_evaluate_takes_a_name(hub: Hub, tmp_path: Path) -> None:
+    for seed, name in enumerate("abcdef"):
+        fill(tmp_path / "data/val" / name, 2, seed=seed)
+    variables = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint}
+    words = ("evaluate", NAME, "--data", tmp_path / "data", "--protocol", "10crop", "--output", tmp_path / "row.json", "--json")
+    done = inceptionctl(*words, new_process=True, **variables)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_images"] == 12 and f"fetching {NAME}" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_training_fetches_its_first_weights_and_takes_over_what_they_expect(hub: Hub, tmp_path: Path) -> None:
     fill(tmp_path / "data/train/a", 8, seed=0)
