@@ -34,7 +34,7 @@ def _warp(m: Doubles, place: int) -> Doubles:
     return matrix
 
 
-def _rotation(degrees: Doubles, px: int) -> Doubles:
+def rotation(degrees: Doubles, px: int) -> Doubles:
     """From destination to source about the centre: counterclockwise for positive degrees."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     half = px / 2
@@ -62,7 +62,7 @@ OPERATIONS: dict[str, tuple[int, Numbers]] = {
     "shear_y": (_WARP, lambda v, px: _warp(v, 3)),
     "translate_x": (_WARP, lambda v, px: _warp(-v * px, 2)),
     "translate_y": (_WARP, lambda v, px: _warp(-v * px, 5)),
-    "rotate": (_WARP, _rotation),
+    "rotate": (_WARP, rotation),
     "brightness": (_BRIGHTNESS, lambda v, px: v[:, None]),
     "color": (_COLOR, _color),
     "contrast": (_CONTRAST, lambda v, px: v[:, None]),
