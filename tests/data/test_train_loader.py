@@ -16,13 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from inceptionctl.augmentations import Augmentation
+from inceptionctl.augmentations.auto_augment import AutoAugment
+from inceptionctl.augmentations.gaussian_blur import GaussianBlur
 from inceptionctl.augmentations.grayscale import Grayscale
 from inceptionctl.augmentations.random_erasing import RandomErasing
+from inceptionctl.augmentations.rotation import Rotation
 from inceptionctl.data import bad_images
 from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet, open_split
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import Batch, TrainLoader
+from inceptionctl.data.mix import Mix
 from inceptionctl.data.sampler import BatchSampler, Sampler
 from inceptionctl.data.transforms import TrainTransforms
 from inceptionctl.errors import DataError, EnvironmentFault
@@ -262,3 +266,25 @@ def test_a_gpu_makes_nearly_the_same_pixels(make_root: MakeRoot, decode: str, au
         assert torch.equal(one.labels, other.labels.cpu())
         # Other kernels round a resized level the other way now and then, and the colours multiply that: a few of 255 levels.
         assert (one.images - other.images.cpu()).abs().max() < 6 / 127.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"augmentations": [AutoAugment(policy=policy)]} for policy in ("rand", "trivial", "imagenet")),
+        {"augmentations": [GaussianBlur(probability=1.0)]},
+        {"augmentations": [Rotation(degrees=90.0)]},
+        {"mix": Mix(mixup_alpha=0.2, cutmix_alpha=1.0, probability=1.0, cutmix_probability=0.5, until_epoch=None)},
+    ],
+    ids=["rand", "trivial", "imagenet", "blur", "rotation", "mix"],
+)
+def test_a_gpu_augments_as_a_cpu(make_root: MakeRoot, changes: dict[str, Any]) -> None:
+    dataset = open_split(make_root({f"train/a/{i}.png": photo(i, 130, 90 + i) for i in range(6)}), "train")
+    options = {"resize_filters": ["nearest"], **changes}
+    for one, other in zip(loader(dataset, **options), loader(dataset, device_id=0, **options), strict=True):
+        far = (one.images - other.images.cpu()).abs() > 6 / 127.5
+        # The nearest pixel of a warp may be the other one where two are equally near.
+        assert far.float().mean() < 0.01
+        if one.mixed is not None and other.mixed is not None:
+            assert torch.equal(one.mixed[0], other.mixed[0].cpu()) and torch.equal(one.mixed[1], other.mixed[1].cpu())
