@@ -5,6 +5,7 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -142,6 +143,9 @@ class TrainSection(Section):
     """Cross entropy, or binary cross entropy of each class (`bce`), the mean over classes as timm's `--bce-loss`."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Label smoothing: fraction of the target spread evenly over all classes."""
+    class_weights: Literal["balanced"] | list[float] | None = None
+    """Weights of the classes in the training loss: `balanced` (n / (classes * images of the class), as scikit-learn), or a list, one
+    per class; null for none. Validation losses are never weighted."""
     aux_loss_weight: float = Field(default=0.4, ge=0.0)
     """Weight of the auxiliary head's loss, if the network has one."""
     ema_decay: float = Field(default=0.9999, ge=0.0, lt=1.0)
@@ -155,6 +159,18 @@ class TrainSection(Section):
     """Limit of rollbacks in a run; the next divergence ends it with exit code 6."""
     collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
     """Timeout for other ranks, at the start or in a step; then the run ends with exit code 4."""
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if value is None or value == "balanced":
+            return value
+        numbers = isinstance(value, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+        if not (numbers and all(0.0 < one < math.inf for one in value)):
+            message = f"class_weights {value!r} is neither `balanced` nor a list of positive numbers, one per class"
+            hint = "use `balanced`, or for three classes [1.0, 2.5, 0.5]"
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
+        return [float(one) for one in value]
 
 
 class EvaluateSection(Section):

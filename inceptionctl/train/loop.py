@@ -86,6 +86,7 @@ def _train_on(job: Training) -> None:
                         kind=recipe.train.loss,
                         label_smoothing=recipe.train.label_smoothing,
                         aux_loss_weight=recipe.train.aux_loss_weight,
+                        class_weights=job.class_weights,
                     )
                     engine.backward(loss)
                 to_compile = False

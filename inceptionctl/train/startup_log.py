@@ -54,6 +54,8 @@ def greet(job: Training, start: Start) -> None:
     log.say(f"batch {job.batch.in_words()} on {where}{zero}")
     if recipe.train.compile != "none":
         log.say("the first step compiles, which takes minutes unless torch finds it compiled (TORCHINDUCTOR_CACHE_DIR)")
+    if job.class_weights is not None:
+        log.say(_weights_in_words(job.class_weights.tolist(), progress.classes, recipe.train.class_weights == "balanced"))
     log.say(f"learning rate {schedule_in_words(recipe.schedule, recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"resuming from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
@@ -61,6 +63,12 @@ def greet(job: Training, start: Start) -> None:
         log.say(f"validates on other images than before ({subset}): the first of these validations counts as the best so far")
     for first, last in progress.skipped:
         log.say(f"skips batches {first} to {last} of the stream, where it has diverged before")
+
+
+def _weights_in_words(weights: list[float], classes: list[str], balanced: bool) -> str:
+    ranked = sorted((weight, name) for weight, name in zip(weights, classes, strict=True) if weight)
+    (low, common), (high, rare) = ranked[0], ranked[-1]
+    return f"class weights{' balanced' if balanced else ''}: from {low:.3g} ({common}) to {high:.3g} ({rare})"
 
 
 def changes_in_words(start: Start, recipe: Recipe, step: int, steps_per_epoch: float) -> list[str]:
