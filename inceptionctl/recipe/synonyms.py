@@ -65,6 +65,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "data.root": ("data_dir", "data_path", "dataset", "dataset_path", "dataset_dir", "imagenet_dir", "train_dir", "folder"),
     "data.num_threads": ("workers", "num_workers", "j", "threads", "num_cpu_workers", "dataloader_num_workers"),
     "data.class_names": ("class_map", "classes_file", "labels_file"),
+    "data.sampling": ("sampler", "oversample", "oversampling", "weighted_sampler", "balanced_sampling", "class_balanced"),
     "data.augment.crop_area": ("scale", "random_resized_crop_scale", "area_range"),
     "data.augment.crop_aspect": ("ratio", "aspect_ratio", "aspect_ratio_range"),
     "data.augment.horizontal_flip": ("hflip", "flip", "random_flip", "random_horizontal_flip"),

@@ -149,6 +149,7 @@ def train_loader(job: Training) -> TrainLoader:
         start_step=job.progress.step,
         num_steps=job.progress.total_steps,
         skipped=job.progress.skipped,
+        sampling=job.recipe.data.sampling,
     )
     return TrainLoader(job.train_set, batches, train_transforms(job.recipe), job.loader_settings, bad=job.bad)
 

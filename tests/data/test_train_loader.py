@@ -262,3 +262,14 @@ def test_a_gpu_makes_nearly_the_same_pixels(make_root: MakeRoot, decode: str, au
         assert torch.equal(one.labels, other.labels.cpu())
         # Other kernels round a resized level the other way now and then, and the colours multiply that: a few of 255 levels.
         assert (one.images - other.images.cpu()).abs().max() < 6 / 127.5
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "sqrt"])
+def test_sampling_by_class_is_the_same_on_any_ranks_and_from_any_step(train: ImageSet, sampling: str) -> None:
+    images, labels = stream(train, sampling=sampling)
+    index = Sampler(5, len(train), train.labels, sampling).at(0, 36)[1]  # type: ignore[arg-type]
+    assert labels.tolist() == train.labels[index].tolist() != stream(train)[1].tolist()
+    parts, of_parts = stream(train, ranks=2, sampling=sampling, micro_batch_size=3)
+    assert torch.equal(parts, images) and torch.equal(of_parts, labels)
+    rest, of_rest = stream(train, sampling=sampling, start_step=2)
+    assert torch.equal(rest, images[24:]) and torch.equal(of_rest, labels[24:])

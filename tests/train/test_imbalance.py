@@ -52,10 +52,15 @@ def test_weights_are_in_the_reported_loss_and_not_in_the_validation(place: Path)
     assert threes == pytest.approx(ones, rel=1e-3)
 
 
-def test_balanced_weights_are_named_and_kept_on_resume(place: Path) -> None:
-    assert "class weights balanced: from 0.5 (cats) to 3 (owls)" in trained(place, "balanced", "train.class_weights=balanced")
-    words = ("train", "mine.yaml", *sets(*TINY, "train.max_steps=2"), "--output", "balanced")
-    refused(inceptionctl(*words, cwd=place), 5, "train.class_weights", "use its own recipe")
+def test_both_ways_of_balancing_are_named_take_effect_and_are_kept_on_resume(place: Path) -> None:
+    assert "class weights balanced: from 0.5 (cats) to 3 (owls)" in trained(place, "weighted", "train.class_weights=balanced")
+    said = trained(place, "sampled", "train.class_weights=balanced", "data.sampling=balanced", ranks=2)
+    assert "sampling balanced: an epoch takes each image 0.5 times of cats and 3 times of owls in the mean" in said
+    assert "warning: data.sampling and train.class_weights both balance the classes" in said
+    weighted, sampled = (rows(place / name, "train")[0]["loss"] for name in ("weighted", "sampled"))
+    assert sampled != pytest.approx(weighted, rel=0.01)  # the first step's: the same network on other images
+    words = ("train", "mine.yaml", *sets(*TINY, "train.max_steps=2"), "--output", "sampled")
+    refused(inceptionctl(*words, cwd=place), 5, "data.sampling", "train.class_weights", "use its own recipe")
 
 
 @pytest.mark.parametrize(
