@@ -112,6 +112,15 @@ class ModelSection(Section):
         return cast(NetworkArguments, self.model_dump(exclude={"init_from", "freeze"}))
 
 
+class StopWhenSection(Section):
+    """Early stopping, decided after each validation."""
+
+    metric: Literal["top1_error", "loss"] = "top1_error"
+    """Validation metric to watch; lower is better."""
+    patience_epochs: float | None = Field(default=None, gt=0.0)
+    """Stop if the metric has reached no new minimum for this many epochs; null trains to the end."""
+
+
 class TrainSection(Section):
     """Length, batch size, precision, loss and EMA of the training."""
 
@@ -119,6 +128,8 @@ class TrainSection(Section):
     """Number of passes over the training images."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps if that comes first; null for no limit. The schedule still spans `epochs`."""
+    stop_when: StopWhenSection = StopWhenSection()
+    """Early stopping."""
     global_batch_size: int = Field(default=640, ge=1)
     """Images per optimizer step over all ranks, independent of the number of ranks."""
     micro_batch_size: int = Field(default=32, ge=1)
@@ -277,6 +288,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _validates_before_the_end(self) -> Self:
+        if self.train.stop_when.patience_epochs is not None and self.evaluate.every_epochs is None:
+            message = "train.stop_when.patience_epochs cannot be used with evaluate.every_epochs null: early stopping goes by validations"
+            hint = "set evaluate.every_epochs to 1.0"
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
+        return self
+
+    @model_validator(mode="after")
     def _ranks_wait_for_images(self) -> Self:
         ranks, image = self.train.collective_timeout_seconds, self.data.read_timeout_seconds
         if ranks <= image:
@@ -315,6 +334,8 @@ FREE_TO_CHANGE = frozenset(
         "data.read_timeout_seconds",
         "train.epochs",
         "train.max_steps",
+        "train.stop_when.metric",
+        "train.stop_when.patience_epochs",
         "train.micro_batch_size",
         "train.zero_stage",
         "train.compile",

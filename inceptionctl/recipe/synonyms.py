@@ -21,6 +21,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "train.zero_stage": ("zero", "zero_optimization", "stage", "sharding"),
     "train.compile": ("torchcompile", "torch_compile", "compile_model"),
     "train.label_smoothing": ("smoothing", "labelsmoothing", "label_smooth", "label_smoothing_factor"),
+    "train.stop_when.patience_epochs": ("early_stopping", "early_stopping_patience", "early_stop", "patience"),
     "train.class_weights": ("class_weight", "loss_weights", "cls_weights", "bce_pos_weight", "pos_weight"),
     "train.aux_loss_weight": ("aux_weight", "aux_loss", "aux_loss_ratio"),
     "train.ema_decay": ("ema", "model_ema", "model_ema_decay", "ema_rate", "moving_average_decay"),

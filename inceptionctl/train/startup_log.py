@@ -57,6 +57,10 @@ def greet(job: Training, start: Start) -> None:
     log.say(f"batch {job.batch.in_words()} on {where}{zero}")
     if recipe.train.compile != "none":
         log.say("the first step compiles, which takes minutes unless torch finds it compiled (TORCHINDUCTOR_CACHE_DIR)")
+    if recipe.train.stop_when.patience_epochs is not None and not recipe.checkpoint.keep_best:
+        log.say(
+            "warning: train.stop_when goes past the best validation, whose checkpoint checkpoint.keep_best=false does not keep"
+        )
     if recipe.data.sampling != "natural":
         log.say(sampling_in_words(job.train_set, recipe.data.sampling))
     if job.class_weights is not None:
