@@ -157,7 +157,7 @@ class RunContents:
     @property
     def _reached_end(self) -> bool:
         if self.recipe is None or not isinstance(self.progress["recipe"].get("train"), dict):
-            return bool(self.progress["step"] >= self.progress["total_steps"])
+            return bool(self.progress["step"] >= self.progress["total_steps"] or self.progress.get("stopped_early"))
         return files.reached_end(self.progress, self.recipe)
 
     def next_commands(self) -> list[str]:

@@ -4,10 +4,12 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from inceptionctl.cli.evaluate import _print_evaluation, _print_matrix
+from inceptionctl.evaluate.classwise import macro_average, per_class
 from inceptionctl.evaluate.metrics import figures
 from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.startup_log import farewell
@@ -37,8 +39,10 @@ def test_top5_is_told_of_more_than_five_classes(num_classes: int, shown: bool, c
         **{"seconds": 1.0, "top1_error": 9.5, "top5_error": 2.5, "classes": classes, "confusion": []},
         **{"top1_error_interval": [8.0, 11.0], "top5_error_interval": [1.0, 4.0]},
         **{"real_top1_error": 7.5, "real_num_images": 1},
-        "per_class": {name: {"num_images": 0, "top1_error": None} for name in classes},
+        "per_class": per_class(np.zeros((0, num_classes), np.float32), np.zeros(0, np.int64), classes),
+        "thresholds": None,
     }
+    result["macro_average"] = macro_average(result["per_class"])
     result["confusion"] = [[0] * num_classes for _ in classes]
     _print_evaluation(result, None)
     printed = capsys.readouterr().out

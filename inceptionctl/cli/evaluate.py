@@ -26,11 +26,12 @@ from inceptionctl.protocols import ProtocolName
 from inceptionctl.words import counted, error_and_accuracy, has_top5
 
 if TYPE_CHECKING:
-    from inceptionctl.evaluate.results import Confused, ResultWithReal
+    from inceptionctl.evaluate.results import ClassFigures, Confused, MacroAverage, ResultWithReal, Thresholds
     from inceptionctl.train.checkpoint_choice import Choice
 
 MAX_TABLE_CLASSES = 20
 MAX_PAIRS_SHOWN = 20
+FIGURES_SHOWN = ("precision", "recall", "F1", "ROC AUC")
 RATES = ("error %", "accuracy %")  # last columns of the confusion
 
 
@@ -134,6 +135,8 @@ def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
     pairs |= {
         "loss": f"{result['loss']:.4f}",
         "calibration": f"expected error {result['calibration_error']:.2f}%",
+        "macro average": ", ".join(map(" ".join, zip(FIGURES_SHOWN, _four(result["macro_average"]), strict=True))),
+        **_thresholds(result["thresholds"]),
         "speed": speed,
     }
     console.print_pairs("Evaluation", [(name, value) for name, value in pairs.items() if value])
@@ -143,6 +146,39 @@ def _print_evaluation(result: ResultWithReal, choice: Choice | None) -> None:
         _print_matrix(result, matrix)
     else:
         _print_confused(result, matrix)
+    console.out.print()
+    _print_classes(result)
+
+
+def _four(figures: ClassFigures | MacroAverage) -> list[str]:
+    values = (figures["precision"], figures["recall"], figures["f1"], figures["roc_auc"])
+    return ["-" if value is None else f"{value:.3f}" for value in values]
+
+
+def _thresholds(found: Thresholds | None) -> dict[str, str]:
+    if found is None:
+        return {}
+    best, equal, name = found["max_f1"], found["equal_error"], found["positive_class"]
+    rates = f"{100 * equal['false_positive_rate']:.2f}% and {100 * equal['false_negative_rate']:.2f}%"
+    return {
+        "maximal F1": f"{best['f1']:.3f}, if {name} is predicted from a probability of {best['threshold']:.4f}",
+        "equal error": f"false positive and negative rate {rates}, if {name} is predicted from {equal['threshold']:.4f}",
+    }
+
+
+def _print_classes(result: ResultWithReal) -> None:
+    """All classes, or those of the lowest F1 where there are many."""
+    each, title = result["per_class"], "Classes"
+    names = [name for name, figures in each.items() if figures["f1"] is not None]
+    lacking = [name for name in each if each[name]["f1"] is None]
+    if len(each) > MAX_TABLE_CLASSES:
+        names = sorted(names, key=lambda name: each[name]["f1"] or 0.0)[:MAX_TABLE_CLASSES]
+        title, lacking = f"The {len(names)} of {len(each):,} classes with the lowest F1", []
+    rows = [
+        (name, each[name]["num_images"], *_rates(each[name]["top1_error"]), *_four(each[name])) for name in (*names, *lacking)
+    ]
+    numbers = ("images", *RATES, *FIGURES_SHOWN)
+    console.print_table(title, ("class", *numbers), rows, right=numbers)
 
 
 def _matrix(result: ResultWithReal) -> list[list[int]] | None:

@@ -56,7 +56,7 @@ class TrainLoader(BaseLoader[Batch]):
         bad: BadImages | None = None,
         until: str = "all",
     ) -> None:
-        self._sampler = Sampler(batches.seed, len(dataset))
+        self._sampler = Sampler(batches.seed, len(dataset), dataset.labels, batches.sampling)
         self._transforms = transforms
         self._micro = batches.micro_batch_size
         self._starts = iter(batches)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,11 @@ _BLOCKS_A_PLACE = 128
 MAX_UNIFORMS = _BLOCKS_A_PLACE * _WORDS_A_BLOCK
 _PLACE_BITS = 21  # up to two million draws are sorted at once, one million on average; 16 MB
 _DRAWS_AT_ONCE = 1 << 18
-# Permutations use the key (seed, epoch); no epoch gets here, so the two streams never meet.
+# Permutations use the key (seed, epoch); no epoch gets here, so the three streams never meet.
 _UNIFORMS_STREAM = _MASK_64
+_CLASSES_STREAM = 1 << 63
+
+Sampling = Literal["natural", "balanced", "sqrt"]
 
 WORTH_SHARING = 4_000_000  # samples; the order of fewer takes less than a second and 16 MB
 _SECONDS_TO_KEEP = 7 * 24 * 3600.0
@@ -90,6 +94,38 @@ def uniforms(seed: int, start: int, count: int, num: int, stream: int = 0) -> ND
     words = generator.random_raw(count * MAX_UNIFORMS).reshape(count, MAX_UNIFORMS)
     # 24 bits fill a float32 exactly: nothing is rounded up to 1.
     return (words[:, :num] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def class_shares(labels: NDArray[np.int32], sampling: Sampling) -> NDArray[np.float64]:
+    """The probability of each class at a place, float64 [classes]: its share of the images (`natural`), equal (`balanced`) or proportional to
+    the square root of its images (`sqrt`). Classes without images have none."""
+    counts = np.bincount(labels).astype(np.float64)
+    weights = {"natural": counts, "balanced": (counts > 0).astype(np.float64), "sqrt": np.sqrt(counts)}[sampling]
+    shares: NDArray[np.float64] = weights / weights.cumsum()[-1]
+    return shares
+
+
+def drawn_by_class(seed: int, epoch: int, labels: NDArray[np.int32], sampling: Sampling) -> NDArray[np.int32]:
+    """The samples at the places of one epoch, int32 [num_samples], when each place draws a class first and an image of it then.
+
+    The images of a class come in the order in which they stand in the epoch's permutation, over and over: within an epoch none comes twice
+    as long as another of its class has not come yet.
+    """
+    num = len(labels)
+    # cumsum adds one after another on every machine, unlike sum.
+    edges = class_shares(labels, sampling).cumsum()
+    words = np.random.Philox(key=_key(seed, _CLASSES_STREAM + epoch)).random_raw(num)
+    classes = np.searchsorted(edges, (words >> np.uint64(11)) * (2.0**-53 * edges[-1]), side="right")
+    order = permutation(seed, epoch, num)
+    of_class = order[np.argsort(labels[order], kind="stable")]
+    counts = np.bincount(labels)
+    by_class = np.argsort(classes, kind="stable")
+    drawn = np.bincount(classes, minlength=len(counts))
+    nth = np.arange(num) - np.repeat(drawn.cumsum() - drawn, drawn)
+    classes = classes[by_class]
+    index = np.empty(num, dtype=np.int32)
+    index[by_class] = of_class[(counts.cumsum() - counts)[classes] + nth % counts[classes]]
+    return index
 
 
 def shared_permutation(seed: int, epoch: int, num_samples: int) -> NDArray[np.int32]:
@@ -153,15 +189,21 @@ def _key(seed: int, stream: int) -> NDArray[np.uint64]:
 class Sampler:
     """The endless stream of samples: `at` tells what stands at any range of places.
 
-    Keeps the permutation of the last epoch that was asked for (4 bytes a sample), so ask in the order of places. Ranks of a machine
-    share those of WORTH_SHARING samples and more.
+    Keeps the order of the last epoch that was asked for (4 bytes a sample), so ask in the order of places. Ranks of a machine
+    share those of WORTH_SHARING samples and more, if they are permutations: `natural`, where each sample comes once an epoch.
     """
 
-    def __init__(self, seed: int, num_samples: int) -> None:
+    def __init__(
+        self, seed: int, num_samples: int, labels: NDArray[np.int32] | None = None, sampling: Sampling = "natural"
+    ) -> None:
+        """`labels`, int32 [num_samples], are needed by the other ways of `sampling`."""
         if num_samples < 1:
             raise ValueError("an order needs at least one sample")
+        if sampling != "natural" and (labels is None or len(labels) != num_samples):
+            raise ValueError(f"sampling {sampling} needs a label for each sample")
         self.seed = seed
         self.num_samples = num_samples
+        self._labels, self._sampling = labels, sampling
         self._kept: tuple[int, NDArray[np.int32]] | None = None
 
     def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -171,15 +213,20 @@ class Sampler:
         index = np.empty(count, dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            index[here] = self._permutation(int(epoch))[within[here]]
+            index[here] = self._order(int(epoch))[within[here]]
         return epochs, index
 
-    def _permutation(self, epoch: int) -> NDArray[np.int32]:
+    def _order(self, epoch: int) -> NDArray[np.int32]:
         if self._kept is None or self._kept[0] != epoch:
             self._kept = None  # freed before the next one is made
-            make = shared_permutation if self.num_samples >= WORTH_SHARING else permutation
-            self._kept = (epoch, make(self.seed, epoch, self.num_samples))
+            self._kept = (epoch, self._made(epoch))
         return self._kept[1]
+
+    def _made(self, epoch: int) -> NDArray[np.int32]:
+        if self._sampling != "natural" and self._labels is not None:
+            return drawn_by_class(self.seed, epoch, self._labels, self._sampling)
+        make = shared_permutation if self.num_samples >= WORTH_SHARING else permutation
+        return make(self.seed, epoch, self.num_samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +246,8 @@ class BatchSampler:
     start_step: int = 0
     num_steps: int
     skipped: Sequence[tuple[int, int]] = ()
+    sampling: Sampling = "natural"
+    """What stands at the places (`Sampler`)."""
 
     def __post_init__(self) -> None:
         share, rest = divmod(self.global_batch_size, self.world_size)

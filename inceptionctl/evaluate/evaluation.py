@@ -19,14 +19,14 @@ from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
 from inceptionctl.errors import DataError
+from inceptionctl.evaluate.classwise import macro_average, per_class, thresholds
 from inceptionctl.evaluate.crops import crop_probabilities, in_order
 from inceptionctl.evaluate.metrics import confusion_matrix, figures
 from inceptionctl.evaluate.records import name_below_root, write_record
-from inceptionctl.evaluate.results import About, ClassErrors, Confused, EnsembleResult, HowAnswered, Result
+from inceptionctl.evaluate.results import About, Confused, EnsembleResult, HowAnswered, Result
 from inceptionctl.evaluate.subject import Subject
 from inceptionctl.protocols import Protocol
 from inceptionctl.storage import disk_errors, write_atomically
-from inceptionctl.words import percent
 
 MAX_MATRIX_CLASSES = 100
 MAX_PAIRS = 50
@@ -145,7 +145,9 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
     `num_answered` images took `seconds`; the others come from an interrupted evaluation.
     """
     subject, classes = work.subject, work.subject.classes
-    answers, labels = torch.from_numpy(probabilities), torch.from_numpy(work.images.labels.astype(np.int64))
+    numbers = work.images.labels.astype(np.int64)
+    answers, labels = torch.from_numpy(probabilities), torch.from_numpy(numbers)
+    each = per_class(probabilities, numbers, classes)
     matrix = confusion_matrix(answers.argmax(1), labels, len(classes))
     return {
         **how_answered(work),
@@ -157,7 +159,9 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
         "seconds": seconds,
         "images_per_second": num_answered / seconds,
         "classes": list(classes),
-        "per_class": _per_class(matrix, classes),
+        "per_class": each,
+        "macro_average": macro_average(each),
+        "thresholds": thresholds(probabilities, numbers, classes),
         "confusion": matrix.tolist() if len(classes) <= MAX_MATRIX_CLASSES else most_confused(matrix, classes),
     }
 
@@ -204,14 +208,6 @@ def check_classes(images: ImageSet, classes: tuple[str, ...], source: Path) -> N
         f"the class folders of {images.folder} are not the classes of {source}; {differ}",
         "name the data set that it was trained on with --data, or rename the folders to the checkpoint's class names",
     )
-
-
-def _per_class(matrix: Tensor, classes: Sequence[str]) -> dict[str, ClassErrors]:
-    totals, correct = matrix.sum(1).tolist(), matrix.diagonal().tolist()
-    return {
-        name: {"num_images": total, "top1_error": percent(total - right, total) if total else None}
-        for name, total, right in zip(classes, totals, correct, strict=True)
-    }
 
 
 def most_confused(matrix: Tensor, classes: Sequence[str], most: int = MAX_PAIRS) -> list[Confused]:

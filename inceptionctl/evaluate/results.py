@@ -59,11 +59,49 @@ class HowUnlabelled(HowAnswered):
     classes: list[str]
 
 
-class ClassErrors(TypedDict):
-    """Of the images of one class; null where there are none."""
+class ClassFigures(TypedDict):
+    """One class against the rest (classwise.py); null where undefined, as for a class without images. All but the error are in [0, 1]."""
 
     num_images: int
     top1_error: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    roc_auc: float | None
+
+
+class MacroAverage(TypedDict):
+    """Unweighted means over the classes that have images."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    roc_auc: float | None
+
+
+class MaxF1(TypedDict):
+    """The threshold that maximises F1, and what it gives."""
+
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+
+
+class EqualError(TypedDict):
+    """The threshold at which false positive and false negative rate are closest."""
+
+    threshold: float
+    false_positive_rate: float
+    false_negative_rate: float
+
+
+class Thresholds(TypedDict):
+    """Of two classes; an image is `positive_class` if the probability of that class is at least the threshold."""
+
+    positive_class: str
+    max_f1: MaxF1
+    equal_error: EqualError
 
 
 class Confused(TypedDict):
@@ -84,7 +122,10 @@ class Result(HowAnswered, Metrics):
     seconds: float
     images_per_second: float
     classes: list[str]
-    per_class: dict[str, ClassErrors]
+    per_class: dict[str, ClassFigures]
+    macro_average: MacroAverage
+    thresholds: Thresholds | None
+    """None but for two classes that both have images."""
     confusion: list[list[int]] | list[Confused]
 
 

@@ -123,6 +123,9 @@ class DataSection(Section):
     """Fraction of each class to validate on if there is no validation split, chosen by a hash of the image; null needs a split."""
     group_by: str | None = None
     """Regular expression on paths below `root`; images for which its first group is equal stay on one side of `val_fraction`."""
+    sampling: Literal["natural", "balanced", "sqrt"] = "natural"
+    """Which classes the places of an epoch draw: `natural` takes each image once, `balanced` all classes equally often, `sqrt` in proportion
+    to the square root of their images."""
     decode: Literal["auto", "cpu", "mixed", "mixed_roi"] = "auto"
     """Where JPEGs are decoded: `cpu`, `mixed` (GPU), or `mixed_roi` (GPU, the crop only); `auto` is `mixed` if there is a GPU."""
     exif_orientation: bool = True

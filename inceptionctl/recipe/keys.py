@@ -59,7 +59,9 @@ def is_free_text(path: KeyPath) -> bool:
 def _is_text(annotation: Any) -> bool:
     if get_origin(annotation) is Literal:
         return all(isinstance(choice, str) for choice in get_args(annotation))
-    return annotation is str or any(_is_text(option) for option in get_args(annotation) if get_origin(annotation) in UNIONS)
+    options = get_args(annotation) if get_origin(annotation) in UNIONS else ()
+    or_list = any(get_origin(option) is list for option in options)  # then it is YAML: [1, 2] is no word
+    return annotation is str or (not or_list and any(map(_is_text, options)))
 
 
 def takes_null(path: KeyPath) -> bool:

@@ -5,6 +5,7 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -114,6 +115,15 @@ class ModelSection(Section):
         return cast(NetworkArguments, self.model_dump(exclude={"init_from", "freeze"}))
 
 
+class StopWhenSection(Section):
+    """Early stopping, decided after each validation."""
+
+    metric: Literal["top1_error", "loss"] = "top1_error"
+    """Validation metric to watch; lower is better."""
+    patience_epochs: float | None = Field(default=None, gt=0.0)
+    """Stop if the metric has reached no new minimum for this many epochs; null trains to the end."""
+
+
 class TrainSection(Section):
     """Length, batch size, precision, loss and EMA of the training."""
 
@@ -121,6 +131,8 @@ class TrainSection(Section):
     """Number of passes over the training images."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimizer steps if that comes first; null for no limit. The schedule still spans `epochs`."""
+    stop_when: StopWhenSection = StopWhenSection()
+    """Early stopping."""
     global_batch_size: int = Field(default=640, ge=1)
     """Images per optimizer step over all ranks, independent of the number of ranks."""
     micro_batch_size: int = Field(default=32, ge=1)
@@ -145,6 +157,9 @@ class TrainSection(Section):
     """Cross entropy, or binary cross entropy of each class (`bce`), the mean over classes as timm's `--bce-loss`."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Label smoothing: fraction of the target spread evenly over all classes."""
+    class_weights: Literal["balanced"] | list[float] | None = None
+    """Weights of the classes in the training loss: `balanced` (n / (classes * images of the class), as scikit-learn), or a list, one
+    per class; null for none. Validation losses are never weighted."""
     aux_loss_weight: float = Field(default=0.4, ge=0.0)
     """Weight of the auxiliary head's loss, if the network has one."""
     ema_decay: float = Field(default=0.9999, ge=0.0, lt=1.0)
@@ -158,6 +173,18 @@ class TrainSection(Section):
     """Limit of rollbacks in a run; the next divergence ends it with exit code 6."""
     collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
     """Timeout for other ranks, at the start or in a step; then the run ends with exit code 4."""
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if value is None or value == "balanced":
+            return value
+        numbers = isinstance(value, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+        if not (numbers and all(0.0 < one < math.inf for one in value)):
+            message = f"class_weights {value!r} is neither `balanced` nor a list of positive numbers, one per class"
+            hint = "use `balanced`, or for three classes [1.0, 2.5, 0.5]"
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
+        return [float(one) for one in value]
 
 
 class EvaluateSection(Section):
@@ -264,6 +291,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _validates_before_the_end(self) -> Self:
+        if self.train.stop_when.patience_epochs is not None and self.evaluate.every_epochs is None:
+            message = "train.stop_when.patience_epochs cannot be used with evaluate.every_epochs null: early stopping goes by validations"
+            hint = "set evaluate.every_epochs to 1.0"
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
+        return self
+
+    @model_validator(mode="after")
     def _ranks_wait_for_images(self) -> Self:
         ranks, image = self.train.collective_timeout_seconds, self.data.read_timeout_seconds
         if ranks <= image:
@@ -302,6 +337,8 @@ FREE_TO_CHANGE = frozenset(
         "data.read_timeout_seconds",
         "train.epochs",
         "train.max_steps",
+        "train.stop_when.metric",
+        "train.stop_when.patience_epochs",
         "train.micro_batch_size",
         "train.zero_stage",
         "train.compile",

@@ -21,6 +21,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "train.zero_stage": ("zero", "zero_optimization", "stage", "sharding"),
     "train.compile": ("torchcompile", "torch_compile", "compile_model"),
     "train.label_smoothing": ("smoothing", "labelsmoothing", "label_smooth", "label_smoothing_factor"),
+    "train.stop_when.patience_epochs": ("early_stopping", "early_stopping_patience", "early_stop", "patience"),
+    "train.class_weights": ("class_weight", "loss_weights", "cls_weights", "bce_pos_weight", "pos_weight"),
     "train.aux_loss_weight": ("aux_weight", "aux_loss", "aux_loss_ratio"),
     "train.ema_decay": ("ema", "model_ema", "model_ema_decay", "ema_rate", "moving_average_decay"),
     "train.log_every_steps": (
@@ -65,6 +67,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "data.root": ("data_dir", "data_path", "dataset", "dataset_path", "dataset_dir", "imagenet_dir", "train_dir", "folder"),
     "data.num_threads": ("workers", "num_workers", "j", "threads", "num_cpu_workers", "dataloader_num_workers"),
     "data.class_names": ("class_map", "classes_file", "labels_file"),
+    "data.sampling": ("sampler", "oversample", "oversampling", "weighted_sampler", "balanced_sampling", "class_balanced"),
     "data.augment.crop_area": ("scale", "random_resized_crop_scale", "area_range"),
     "data.augment.crop_aspect": ("ratio", "aspect_ratio", "aspect_ratio_range"),
     "data.augment.horizontal_flip": ("hflip", "flip", "random_flip", "random_horizontal_flip"),

@@ -29,8 +29,10 @@ def training_loss_in_words(found: RunContents) -> str:
     if found.recipe is None:
         return ""
     smoothing, num_classes = found.recipe.train.label_smoothing, found.recipe.model.num_classes
-    if found.recipe.train.loss == "bce" or found.recipe.data.augment.mix.is_on:
+    weighted = found.recipe.train.class_weights is not None
+    if found.recipe.train.loss == "bce" or found.recipe.data.augment.mix.is_on or weighted:
         kind = "binary cross entropy" if found.recipe.train.loss == "bce" else "cross entropy"
+        kind = f"{kind} weighted by class" if weighted else kind
         mixed = " of mixed images" if found.recipe.data.augment.mix.is_on else ""
         labels = f"{kind}{mixed}, label smoothing {smoothing:g}"
     elif smoothing:

@@ -32,6 +32,7 @@ from inceptionctl.train.inputs import preparation_of
 from inceptionctl.words import has_top5
 
 MAX_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
+MAX_TABLE_CLASSES = 100
 IMAGENET_CLASSES = 1000
 
 
@@ -184,6 +185,7 @@ def _render(reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble],
         kinds={picture.name.partition("-")[0] for picture in pictures},
         crops=[one for one in crops if one],
         confused=[one for one in confused if one],
+        classwise=[found for one in reported if (found := _classwise(one))],
         differences=_differences(reported),
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
@@ -291,6 +293,25 @@ def _confused(one: ReportedRun) -> Row | None:
         "protocol": record.about["protocol"],
         "pairs": pairs,
         "why": _why_not_shown(root, hidden[0]) if hidden else "",
+    }
+
+
+def _classwise(one: ReportedRun) -> Row | None:
+    """The figures of the shown evaluation's classes, of many those with the lowest F1; None for results of versions without them."""
+    result = one.shown
+    if result is None or "macro_average" not in result:
+        return None
+    each = list(result["per_class"].items())
+    if len(each) > MAX_TABLE_CLASSES:
+        known = [(name, figures) for name, figures in each if figures["f1"] is not None]
+        each = sorted(known, key=lambda pair: pair[1]["f1"] or 0.0)[:MAX_TABLE_CLASSES]
+    return {
+        "name": one.name,
+        "protocol": result["protocol"],
+        "classes": each,
+        "num_classes": result["num_classes"],
+        "macro": result["macro_average"],
+        "thresholds": result["thresholds"],
     }
 
 

@@ -60,7 +60,9 @@ def preview(request: PreviewRequest) -> Preview:
     from inceptionctl.data.sampler import BatchSampler, Sampler
 
     count, seed = min(request.images, len(train)), recipe.train.seed
-    sampler = BatchSampler(seed=seed, global_batch_size=count, micro_batch_size=count, num_steps=1)
+    sampler = BatchSampler(
+        seed=seed, global_batch_size=count, micro_batch_size=count, num_steps=1, sampling=recipe.data.sampling
+    )
     transforms = train_transforms(recipe)
     settings = loader_settings(recipe, torch.device("cpu"), usable_cores())
     loader = TrainLoader(train, sampler, transforms, settings)

@@ -32,6 +32,15 @@ class Best(TypedDict, total=False):
     subset: str
 
 
+class Lowest(TypedDict, total=False):
+    """The lowest value of the metric that early stopping goes by; nothing before the first validation, and without it."""
+
+    metric: str
+    subset: str
+    value: float
+    step: int
+
+
 class Rollback(TypedDict):
     """What one has done (train/rollback.py); all batches from the first to the last are skipped from then on."""
 
@@ -75,6 +84,9 @@ class Progress:
     """What the log window had summed up when a signal came (train/job.py)."""
     rollbacks: list[Rollback] = field(default_factory=list)
     """Oldest first."""
+    lowest: Lowest = field(default_factory=Lowest)
+    stopped_early: str = ""
+    """Why the training has ended before `total_steps`; empty if it has not."""
 
     def best_on(self, subset: str) -> Best:
         """The best so far; empty where that was on another subset of the validation images, which compares with nothing."""

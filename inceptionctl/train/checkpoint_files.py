@@ -123,9 +123,12 @@ def read_progress(checkpoint: Path) -> JsonObject:
 
 
 def reached_end(progress: JsonObject, recipe: Recipe) -> bool:
-    """Whether a checkpoint is the end of its run; a recipe with a later end (`train.epochs` raised) makes it resumable."""
+    """Whether a checkpoint is the end of its run; a recipe with a later end (`train.epochs` raised) makes it resumable, and so does
+    another `train.stop_when` one that has stopped early."""
     train = progress["recipe"]["train"]
     same_end = (train["epochs"], train["max_steps"]) == (recipe.train.epochs, recipe.train.max_steps)
+    if progress.get("stopped_early"):
+        return bool(same_end and train["stop_when"] == recipe.train.stop_when.model_dump())
     return bool(same_end and progress["step"] >= progress["total_steps"] and not progress.get("evaluation_due"))
 
 

@@ -32,7 +32,16 @@ from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.engine import Engine
 from inceptionctl.train.optim import WeightAverage
 from inceptionctl.train.runlog import RunLog
-from inceptionctl.train.step import Health, HealthWatch, Precision, SharedStatistics, Stop, largest_value, remedy
+from inceptionctl.train.step import (
+    Health,
+    HealthWatch,
+    Precision,
+    SharedStatistics,
+    Stop,
+    class_weights_of,
+    largest_value,
+    remedy,
+)
 
 
 class Batches(Protocol):
@@ -72,6 +81,8 @@ class Training:
     def __post_init__(self) -> None:
         # Of the whole start: a rollback begins other windows.
         self.memory = PeakMemory(self.device)
+        weights = class_weights_of(self.recipe.train.class_weights, self.train_set)
+        self.class_weights = weights if weights is None else weights.to(self.device)
 
     @property
     def world(self) -> World:

@@ -55,6 +55,8 @@ def _train_on(job: Training) -> None:
     try:
         if progress.evaluation_due:
             _catch_up(job, window)
+            if _has_stopped_early(job):
+                return
         batches = iter(loader)
         # Once, since it takes the host a millisecond: whatever validates has a network of its own.
         engine.model.train()
@@ -86,6 +88,7 @@ def _train_on(job: Training) -> None:
                         kind=recipe.train.loss,
                         label_smoothing=recipe.train.label_smoothing,
                         aux_loss_weight=recipe.train.aux_loss_weight,
+                        class_weights=job.class_weights,
                     )
                     engine.backward(loss)
                 to_compile = False
@@ -105,7 +108,7 @@ def _train_on(job: Training) -> None:
             stop = job.stop.is_agreed()
             progress.evaluation_due = evaluate_now
             best_now = evaluate_now and not stop and validate(job)
-            wanted = save_now or (best_now and recipe.checkpoint.keep_best)
+            wanted = save_now or (best_now and recipe.checkpoint.keep_best) or bool(progress.stopped_early)
             saved = wanted and not (job.health.suspects or progress.evaluation_due)
             if saved:
                 _save(job)
@@ -114,6 +117,8 @@ def _train_on(job: Training) -> None:
                 stop = stop or job.stop.ask_all()
             if stop:
                 _leave(job, window, saved)
+            if evaluate_now and _has_stopped_early(job):
+                return
     finally:
         loader.close()
 
@@ -148,6 +153,7 @@ def train_loader(job: Training) -> TrainLoader:
         start_step=job.progress.step,
         num_steps=job.progress.total_steps,
         skipped=job.progress.skipped,
+        sampling=job.recipe.data.sampling,
     )
     return TrainLoader(job.train_set, batches, train_transforms(job.recipe), job.loader_settings, bad=job.bad)
 
@@ -160,6 +166,12 @@ def _catch_up(job: Training, window: Window) -> None:
         job.writer.wait()
     if job.stop.ask_all():
         _leave(job, window, saved=files.step_folder(job.run.checkpoints, job.progress.step).is_dir())
+
+
+def _has_stopped_early(job: Training) -> bool:
+    if job.progress.stopped_early:
+        job.log.say(f"stops early at epoch {job.progress.epoch:.2f}: {job.progress.stopped_early}")
+    return bool(job.progress.stopped_early)
 
 
 def _leave(job: Training, window: Window, saved: bool) -> NoReturn:

@@ -49,6 +49,7 @@ def faults(
         except InceptionctlError as error:
             return [Fault("data.root", error)], None
     found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
+    found += _fault("train.class_weights", lambda: _refuse_other_weights(recipe))
     opened: list[Opened] = []
     if data:
         found += _fault("data.root", lambda: opened.append(open_images(recipe)))
@@ -88,6 +89,15 @@ def _refuse_best_of_all(recipe: Recipe) -> None:
         raise RecipeError(
             f"the top-5 error of {counted(recipe.model.num_classes, 'class', 'classes')} is always 0: the first checkpoint would stay the best",
             "set checkpoint.best_by to top1_error or loss",
+        )
+
+
+def _refuse_other_weights(recipe: Recipe) -> None:
+    weights, number = recipe.train.class_weights, recipe.model.num_classes
+    if isinstance(weights, list) and number not in (AUTO_CLASSES, len(weights)):
+        raise RecipeError(
+            f"train.class_weights has {counted(len(weights), 'number')}, the network {counted(number, 'class', 'classes')}",
+            "give one weight per class, in the order of the classes, or `balanced`",
         )
 
 

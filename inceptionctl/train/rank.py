@@ -184,6 +184,7 @@ def _restored(joined: Session, start: Start, engine: Engine, average: WeightAver
 def _complete(progress: Progress, joined: Session, recipe: Recipe, batch: BatchPlan, train_set: ImageSet) -> None:
     """What this start says of itself, whatever the checkpoint says."""
     progress.total_steps = total_steps(recipe.train.epochs, len(train_set), batch.global_batch_size, recipe.train.max_steps)
+    progress.stopped_early = ""  # else it would not be resumed
     progress.classes, progress.recipe = list(train_set.classes), recipe.resolved()
     progress.num_train_images, progress.ranks = len(train_set), joined.world.size
     progress.precision = resolve_precision(recipe.train.precision, joined.device)

@@ -18,7 +18,7 @@ from inceptionctl.train.start import newest_of
 
 ENTRY = {"step": int, "to_step": int, "first_batch": int, "last_batch": int, "reason": str}
 # What this start has found out; the rest of a Progress is the checkpoint's.
-OF_THIS_START = ("total_steps", "classes", "recipe", "num_train_images", "precision", "ranks")
+OF_THIS_START = ("total_steps", "classes", "recipe", "num_train_images", "precision", "ranks", "stopped_early")
 # With others the stream is another one, and its batches have nothing to do with those that were skipped.
 OF_THE_STREAM = ("seed", "global_batch_size")
 

@@ -11,10 +11,13 @@ import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from inceptionctl.console import JsonObject
 from inceptionctl.cores import usable_cores
+from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.sampler import Sampling, class_shares
 from inceptionctl.data.sources.folders import passed_over_remark
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
@@ -54,6 +57,18 @@ def greet(job: Training, start: Start) -> None:
     log.say(f"batch {job.batch.in_words()} on {where}{zero}")
     if recipe.train.compile != "none":
         log.say("the first step compiles, which takes minutes unless torch finds it compiled (TORCHINDUCTOR_CACHE_DIR)")
+    if recipe.train.stop_when.patience_epochs is not None and not recipe.checkpoint.keep_best:
+        log.say(
+            "warning: train.stop_when goes past the best validation, whose checkpoint checkpoint.keep_best=false does not keep"
+        )
+    if recipe.data.sampling != "natural":
+        log.say(sampling_in_words(job.train_set, recipe.data.sampling))
+    if job.class_weights is not None:
+        log.say(_weights_in_words(job.class_weights.tolist(), progress.classes, recipe.train.class_weights == "balanced"))
+    if recipe.data.sampling == "balanced" and recipe.train.class_weights == "balanced":
+        log.say(
+            "warning: data.sampling and train.class_weights both balance the classes: the rare ones count more than the others"
+        )
     log.say(f"learning rate {schedule_in_words(recipe.schedule, recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"resuming from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
@@ -61,6 +76,21 @@ def greet(job: Training, start: Start) -> None:
         log.say(f"validates on other images than before ({subset}): the first of these validations counts as the best so far")
     for first, last in progress.skipped:
         log.say(f"skips batches {first} to {last} of the stream, where it has diverged before")
+
+
+def sampling_in_words(images: ImageSet, sampling: Sampling) -> str:
+    """How often an epoch takes an image of the largest and of the smallest class."""
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    shares = class_shares(images.labels, sampling)
+    large, small = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+    words = (f"{len(images) * shares[k] / counts[k]:.3g} times of {images.classes[k]}" for k in (large, small))
+    return f"sampling {sampling}: an epoch takes each image {' and '.join(words)} in the mean"
+
+
+def _weights_in_words(weights: list[float], classes: list[str], balanced: bool) -> str:
+    ranked = sorted((weight, name) for weight, name in zip(weights, classes, strict=True) if weight)
+    (low, common), (high, rare) = ranked[0], ranked[-1]
+    return f"class weights{' balanced' if balanced else ''}: from {low:.3g} ({common}) to {high:.3g} ({rare})"
 
 
 def changes_in_words(start: Start, recipe: Recipe, step: int, steps_per_epoch: float) -> list[str]:

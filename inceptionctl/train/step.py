@@ -6,7 +6,7 @@ import hashlib
 import math
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from inceptionctl.data.imageset import ImageSet
 from inceptionctl.distributed.signals import RankSignals
 from inceptionctl.models.inception_resnet import ResidualBlock
 from inceptionctl.recipe.schema import HealthSection
@@ -69,28 +70,68 @@ def training_loss(
     kind: Literal["cross_entropy", "bce"] = "cross_entropy",
     label_smoothing: float,
     aux_loss_weight: float,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(what the gradient is of, what is reported): mean losses of a micro batch, in fp32. `mixed` is that of a Batch.
 
     The first has the auxiliary head's loss added, weighted as TF-slim does (0.4); the second is the classifier's alone, which can
-    be compared between networks with and without such a head. Both have the smoothed labels.
+    be compared between networks with and without such a head. Both have the smoothed labels, and the `class_weights`, fp32 [classes].
     """
     logits, aux_logits = output if isinstance(output, tuple) else (output, None)
-    losses = [_loss(one.float(), labels, mixed, kind, label_smoothing) for one in (logits, aux_logits) if one is not None]
+    losses = [
+        _loss(one.float(), labels, mixed, kind, label_smoothing, class_weights)
+        for one in (logits, aux_logits)
+        if one is not None
+    ]
     return losses[0] + aux_loss_weight * losses[1] if len(losses) > 1 else losses[0], losses[0]
 
 
-def _loss(logits: Tensor, labels: Tensor, mixed: tuple[Tensor, Tensor] | None, kind: str, smoothing: float) -> Tensor:
-    if kind == "bce":
+def _loss(
+    logits: Tensor,
+    labels: Tensor,
+    mixed: tuple[Tensor, Tensor] | None,
+    kind: str,
+    smoothing: float,
+    class_weights: Tensor | None,
+) -> Tensor:
+    if class_weights is None and kind == "bce":
         return functional.binary_cross_entropy_with_logits(logits, _targets(logits, labels, mixed, smoothing))
-    if mixed is None:
+    if class_weights is None and mixed is None:
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-    # Linear in the target: the cross entropy with a mixed label is the mixture of both.
+    # Linear in the target: the loss with a mixed label is the mixture of both.
+    each = _bce_of if kind == "bce" else _cross_entropy_of
+    own = each(logits, labels, smoothing, class_weights)
+    if mixed is None:
+        return own.mean()
     others, weights = mixed
-    own, other = (
-        functional.cross_entropy(logits, one, label_smoothing=smoothing, reduction="none") for one in (labels, others)
-    )
-    return (weights * own + (1.0 - weights) * other).mean()
+    return (weights * own + (1.0 - weights) * each(logits, others, smoothing, class_weights)).mean()
+
+
+def _cross_entropy_of(logits: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None) -> Tensor:
+    return functional.cross_entropy(logits, labels, class_weights, label_smoothing=smoothing, reduction="none")
+
+
+def _bce_of(logits: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None) -> Tensor:
+    """Weighted by the label's class: a weight on the column of a class would weigh its negatives too, which are all other images."""
+    targets = _targets(logits, labels, None, smoothing)
+    losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return losses if class_weights is None else class_weights[labels] * losses
+
+
+def class_weights_of(wanted: Literal["balanced"] | Sequence[float] | None, images: ImageSet) -> Tensor | None:
+    """`train.class_weights` as fp32 [classes] for these training images; None without.
+
+    `balanced` is n / (classes * count), as scikit-learn's, over the classes that have images; the mean over the images is 1. A weighted
+    loss is divided by the number of images, not by the sum of their weights as in torch: so the gradient of a batch does not
+    depend on how ranks and micro batches divide it.
+    """
+    if wanted is None:
+        return None
+    if wanted != "balanced":
+        return torch.tensor(wanted, dtype=torch.float32)
+    counts = torch.bincount(torch.from_numpy(images.labels.astype("int64")), minlength=len(images.classes)).double()
+    present = counts > 0
+    return torch.where(present, counts.sum() / (present.sum() * counts.clamp_min(1.0)), 0.0).float()
 
 
 def _targets(logits: Tensor, labels: Tensor, mixed: tuple[Tensor, Tensor] | None, smoothing: float) -> Tensor:

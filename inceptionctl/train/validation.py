@@ -15,6 +15,7 @@ from torch.nn import functional
 from inceptionctl.data.loaders import Batch, EvalLoader, share_in_batches
 from inceptionctl.distributed.heartbeat import State
 from inceptionctl.train.checkpoint import Best
+from inceptionctl.train.early_stopping import note_validation
 from inceptionctl.train.inputs import preparation_of
 from inceptionctl.train.job import Training, share_bad_images
 from inceptionctl.train.step import autocast
@@ -50,6 +51,7 @@ def validate(job: Training) -> bool:
         f"validation at epoch {job.progress.epoch:.2f}: top-1 error {error_and_accuracy(scores.top1_error)}{top5},"
         f" loss {scores.loss:.4f} ({counted_images}, EMA weights, {seconds:.1f} s)"
     )
+    note_validation(job, {"top1_error": scores.top1_error, "loss": scores.loss})
     best, by = job.progress.best_on(subset), job.recipe.checkpoint.best_by
     # Written so that a loss which is not a number, as the best so far, gives way to any number.
     is_best = not best or (result[by] < math.inf and not best[by] <= result[by])

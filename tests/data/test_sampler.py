@@ -137,3 +137,49 @@ def test_too_many_uniforms_are_refused() -> None:
 def test_an_order_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         Sampler(0, 0)
+
+
+LABELS = np.array([0] * 20 + [1] * 8 + [3] * 3, dtype=np.int32)  # no image of class 2
+
+
+def test_values_of_draws_by_class_never_change() -> None:
+    assert Sampler(0, 31, LABELS, "balanced").at(31, 12)[1].tolist() == [22, 28, 23, 21, 30, 27, 25, 26, 29, 20, 28, 17]
+    assert Sampler(0, 31, LABELS, "sqrt").at(31, 12)[1].tolist() == [17, 28, 16, 22, 30, 23, 21, 14, 27, 25, 26, 15]
+    assert Sampler(0, 31, LABELS, "natural").at(0, 31)[1].tolist() == permutation(0, 0, 31).tolist()
+
+
+@pytest.mark.parametrize(("name", "shares"), [("balanced", [1 / 3, 1 / 3, 0, 1 / 3]), ("sqrt", [0.4951, 0.3131, 0, 0.1918])])
+def test_classes_come_as_often_as_they_should(name: sampler.Sampling, shares: list[float]) -> None:
+    assert sampler.class_shares(LABELS, name) == pytest.approx(shares, abs=5e-4)
+    drawn = LABELS[Sampler(1, 31, LABELS, name).at(0, 31 * 1000)[1]]
+    assert np.bincount(drawn) / len(drawn) == pytest.approx(shares, abs=0.01)
+    assert np.bincount(Sampler(1, 31, LABELS, name).at(0, 31 * 1000)[1]).min() > 100  # none is forgotten
+
+
+@pytest.mark.parametrize("name", ["balanced", "sqrt"])
+def test_images_of_a_class_take_turns_within_an_epoch(name: sampler.Sampling) -> None:
+    for epoch in range(20):
+        index = Sampler(2, 31, LABELS, name).at(31 * epoch, 31)[1]
+        times = np.bincount(index, minlength=31)
+        for label in (0, 1, 3):
+            assert np.ptp(times[label == LABELS]) <= 1
+    orders = {
+        tuple(one for one in Sampler(2, 31, LABELS, name).at(31 * epoch, 31)[1] if LABELS[one] == 3) for epoch in range(9)
+    }
+    assert len(orders) > 4  # every epoch has another
+
+
+@pytest.mark.parametrize("name", ["balanced", "sqrt"])
+def test_draws_by_class_are_of_the_place_alone(name: sampler.Sampling) -> None:
+    whole = Sampler(3, 31, LABELS, name).at(0, 200)[1]
+    for start, count in ((0, 7), (30, 3), (61, 139), (199, 1)):
+        assert Sampler(3, 31, LABELS, name).at(start, count)[1].tolist() == whole[start : start + count].tolist()
+    used = Sampler(3, 31, LABELS, name)
+    assert [int(used.at(place, 1)[1][0]) for place in reversed(range(200))][::-1] == whole.tolist()
+
+
+def test_draws_by_class_need_labels() -> None:
+    with pytest.raises(ValueError, match="sampling sqrt needs a label"):
+        Sampler(0, 3, None, "sqrt")
+    with pytest.raises(ValueError, match="needs a label"):
+        Sampler(0, 3, LABELS, "balanced")

@@ -288,3 +288,14 @@ def test_a_gpu_augments_as_a_cpu(make_root: MakeRoot, changes: dict[str, Any]) -
         assert far.float().mean() < 0.01
         if one.mixed is not None and other.mixed is not None:
             assert torch.equal(one.mixed[0], other.mixed[0].cpu()) and torch.equal(one.mixed[1], other.mixed[1].cpu())
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "sqrt"])
+def test_sampling_by_class_is_the_same_on_any_ranks_and_from_any_step(train: ImageSet, sampling: str) -> None:
+    images, labels = stream(train, sampling=sampling)
+    index = Sampler(5, len(train), train.labels, sampling).at(0, 36)[1]  # type: ignore[arg-type]
+    assert labels.tolist() == train.labels[index].tolist() != stream(train)[1].tolist()
+    parts, of_parts = stream(train, ranks=2, sampling=sampling, micro_batch_size=3)
+    assert torch.equal(parts, images) and torch.equal(of_parts, labels)
+    rest, of_rest = stream(train, sampling=sampling, start_step=2)
+    assert torch.equal(rest, images[24:]) and torch.equal(of_rest, labels[24:])

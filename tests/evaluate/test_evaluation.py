@@ -89,7 +89,19 @@ def test_counts_are_those_of_a_plain_computation(plain, result) -> None:
     np.add.at(matrix, (labels.numpy(), best[:, 0].numpy()), 1)
     assert result["confusion"] == matrix.tolist()
     for i, name in enumerate(CLASSES):
-        assert result["per_class"][name] == {"num_images": 4, "top1_error": pytest.approx(100 * (1 - matrix[i, i] / 4))}
+        figures, right, taken = result["per_class"][name], matrix[i, i], matrix[:, i].sum()
+        scores = logits.softmax(1)[:, i]
+        above = (scores[labels == i][:, None] > scores[labels != i]).float().mean()
+        assert figures == {
+            "num_images": 4,
+            "top1_error": pytest.approx(100 * (1 - right / 4)),
+            "precision": pytest.approx(right / taken if taken else 0.0),
+            "recall": pytest.approx(right / 4),
+            "f1": pytest.approx(2 * right / (4 + taken)),
+            "roc_auc": pytest.approx(above.item(), abs=0.03),
+        }
+    assert result["macro_average"]["recall"] == pytest.approx(1 - result["top1_error"] / 100)  # classes of equal size
+    assert result["thresholds"] is None
 
 
 def test_batch_size_changes_nothing(run: Run, data: Path, result) -> None:

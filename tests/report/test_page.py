@@ -48,6 +48,27 @@ def test_confusions_are_counted(runs: list[Run], folder: Path) -> None:
     assert f" taken for {worst[2]}: {worst[0]} of 4" in text
 
 
+def test_the_figures_of_each_class_are_those_of_the_file(runs: list[Run], page: Page) -> None:
+    told = json.loads((runs[0].evaluations / "step-00000010_ema_12crop.json").read_text())
+    columns = ("precision", "recall", "f1", "roc_auc")
+    for name, own in (*told["per_class"].items(), ("macro average", told["macro_average"])):
+        row = next(row for row in page.rows if row[0] == name)
+        cells = [cell[:5] for cell in row[-4:]]  # what follows the table hangs on its last cell
+        assert cells == [f"{own[key]:.3f}" for key in columns]
+
+
+def test_a_result_of_an_older_version_has_no_table_of_classes(tmp_path: Path, runs: list[Run]) -> None:
+    run = Path(shutil.copytree(runs[0].path, tmp_path / "old"))
+    for file in (run / "evaluations").glob("*.json"):
+        told = json.loads(file.read_text())
+        plain = {name: {key: own[key] for key in ("num_images", "top1_error")} for name, own in told["per_class"].items()}
+        kept = {key: value for key, value in told.items() if key not in ("macro_average", "thresholds")}
+        file.write_text(json.dumps({**kept, "per_class": plain}))
+    answer = CliRunner().invoke(app, ["report", str(run), "--output", str(tmp_path / "out")])
+    assert answer.exit_code == 0, answer.output
+    assert "<h2>Classes</h2>" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
 def test_accuracy_stands_beside_error(page: Page) -> None:
     heads = next(row for row in page.rows if row[:2] == ["run", "protocol"])
     row = next(row for row in page.rows if row[:2] == ["one", "single"])

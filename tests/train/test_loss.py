@@ -1,8 +1,13 @@
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from inceptionctl.train.step import training_loss
+from inceptionctl.data.imageset import ImageSet, Names
+from inceptionctl.train.step import class_weights_of, training_loss
 
 LABELS = torch.tensor([0, 2])
 
@@ -50,3 +55,56 @@ def test_one_as_the_weight_is_no_mixing() -> None:
     options = {"label_smoothing": 0.1, "aux_loss_weight": 0.4}
     mixed, _ = training_loss(logits, labels, (labels.flip(0), torch.ones(4)), **options)
     assert float(mixed) == pytest.approx(float(training_loss(logits, labels, **options)[0]), rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_are_those_of_torch_over_the_number_of_images(smoothing: float) -> None:
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    labels, weights = torch.tensor([0, 4, 2, 1]), torch.tensor([3.0, 1.0, 0.5, 1.0, 0.25])
+    options = {"label_smoothing": smoothing, "aux_loss_weight": 0.4, "class_weights": weights}
+    loss, reported = training_loss(logits, labels, **options)
+    summed = functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+    assert float(loss) == float(reported) == pytest.approx(float(summed) / 4, rel=1e-6)
+    halves = [training_loss(logits[part], labels[part], **options)[0] for part in (slice(0, 2), slice(2, 4))]
+    assert float(loss) == pytest.approx(float(sum(halves)) / 2, rel=1e-6)
+    bce, _ = training_loss(logits, labels, kind="bce", **options)
+    targets = soft(labels, labels, torch.ones(4), smoothing)
+    each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    assert float(bce) == pytest.approx(float((weights[labels] * each).mean()), rel=1e-6)
+    assert float(training_loss(logits, labels, kind="bce", **{**options, "class_weights": torch.ones(5)})[0]) == pytest.approx(
+        float(each.mean()), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
+def test_a_mixed_label_has_the_weights_of_both(kind: str) -> None:
+    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    labels, share = torch.tensor([0, 4]), torch.tensor([0.7, 0.7])
+    options = {"kind": kind, "label_smoothing": 0.1, "aux_loss_weight": 0.4}
+    options["class_weights"] = torch.tensor([3.0, 1.0, 0.5, 1.0, 0.25])
+    mixed, _ = training_loss(logits, labels, (labels.flip(0), share), **options)
+    own, other = (training_loss(logits, one, **options)[0] for one in (labels, labels.flip(0)))
+    assert float(mixed) == pytest.approx(0.7 * float(own) + 0.3 * float(other), rel=1e-6)
+
+
+def test_the_auxiliary_head_is_weighted_too() -> None:
+    logits, aux = torch.zeros(2, 3), torch.ones(2, 3)
+    weights = torch.tensor([2.0, 1.0, 4.0])
+    trained_on, reported = training_loss((logits, aux), LABELS, label_smoothing=0.0, aux_loss_weight=0.5, class_weights=weights)
+    assert reported.item() == pytest.approx(3 * math.log(3)) and trained_on.item() == pytest.approx(4.5 * math.log(3))
+
+
+def test_balanced_weights_are_those_of_the_training_images() -> None:
+    images = labelled([5, 2, 0, 1])
+    found = class_weights_of("balanced", images)
+    assert found is not None and found.tolist() == pytest.approx([8 / 15, 8 / 6, 0.0, 8 / 3])
+    assert float(found[torch.from_numpy(images.labels).long()].mean()) == pytest.approx(1.0)
+    assert class_weights_of([1.0, 2.0, 3.0, 4.0], images).tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert class_weights_of(None, images) is None
+
+
+def labelled(counts: list[int]) -> ImageSet:
+    """Images without files: of each class so many."""
+    labels = np.arange(len(counts), dtype=np.int32).repeat(counts)
+    names = Names.of(b"%d.jpg" % k for k in range(len(labels)))
+    return ImageSet(Path("x"), "train", Path("x/train"), tuple(f"c{k}" for k in range(len(counts))), labels, names)
