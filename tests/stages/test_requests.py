@@ -20,7 +20,7 @@ from inceptionctl.stages.ensemble import EnsembleRequest
 from inceptionctl.stages.evaluate import EvaluateRequest
 from inceptionctl.stages.export import ExportRequest
 from inceptionctl.stages.plan import PlanRequest
-from inceptionctl.stages.predict import PredictRequest, SubmissionRequest
+from inceptionctl.stages.predict import PredictRequest, SubmissionRequest, TableRequest
 from inceptionctl.stages.report import ReportRequest
 from inceptionctl.stages.submit import SubmitRequest
 from inceptionctl.stages.train import TrainRequest
@@ -38,6 +38,10 @@ DOORS: dict[str, tuple[str, Any]] = {
     "predict run a.jpg --submission f --protocol dense": (
         "cli.predict.check",
         SubmissionRequest(Path("run"), (Path("a.jpg"),), Path("f"), protocol="dense"),
+    ),
+    "predict run a.jpg --output f.csv --protocol dense": (
+        "cli.predict.check",
+        TableRequest(Path("run"), (Path("a.jpg"),), Path("f.csv"), protocol="dense"),
     ),
     "report run": ("stages.report.report", ReportRequest((Path("run"),))),
     "bench data": ("stages.bench_data.data", BenchDataRequest()),
@@ -120,8 +124,9 @@ def test_each_option_has_its_field(words: str, monkeypatch: pytest.MonkeyPatch) 
     door, least = DOORS[words]
     verb, command = verb_of(words)
     beside = {"as_json", "help", *BESIDE.get(verb, ())}
-    if isinstance(least, PredictRequest):  # what only a submission takes is refused without one
-        beside |= {field.name for field in fields(SubmissionRequest)} - {field.name for field in fields(least)}
+    if verb == "predict":  # what only another kind of prediction takes is refused
+        kinds = (PredictRequest, TableRequest, SubmissionRequest)
+        beside |= {field.name for kind in kinds for field in fields(kind)} - {field.name for field in fields(least)}
     parameters = [one for one in command.params if one.name not in beside and not getattr(one, "hidden", False)]
     assert [one.name for one in parameters] == [field.name for field in fields(least)]
     base = requested(words.split(), door, monkeypatch)
