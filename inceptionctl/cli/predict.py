@@ -61,6 +61,13 @@ def predict(
     top_k: Annotated[
         int | None, typer.Option(min=1, help=f"Most likely classes of each image; {DEFAULT_TOP_K} by default.")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw Grad-CAM, what in each image speaks for its most likely class, as one PNG per image; of a run or checkpoint.",
+        ),
+    ] = None,
     class_ids: ClassIdsOption = None,
     protocol: Annotated[ProtocolName, typer.Option(help="With a file to write: crops per image, as in `evaluate`.")] = "single",
     scales: Annotated[
@@ -107,6 +114,8 @@ def _refuse_options_of_others(arguments: Mapping[str, object]) -> None:
         raise RecipeError("--output and --submission are two predictions", "give one of them, then the other")
     if submission and arguments["top_k"]:
         raise RecipeError("--top-k does not apply to --submission", "the server takes five labels per line")
+    if submission and arguments["explain"]:
+        raise RecipeError("--explain does not apply to --submission", "use it with --output, or alone")
     if not submission and arguments["class_ids"]:
         raise RecipeError("--class-ids needs --submission FILE", "it numbers the labels of that file")
     for name in ("scales", "batch_size", "gpus", "cpu_ranks", "protocol", "precision"):
@@ -128,6 +137,8 @@ def _tabulate(request: TableRequest, as_json: bool) -> None:
     if by:
         console.say(f"by {by}")
     console.say(f"wrote {done.file}")
+    if request.explain:
+        console.say(f"drew what speaks for each answer: {request.explain}")
     _refuse_bad(done.bad, f"all images are in {done.file}, these with the reason in the column error")
 
 
@@ -165,6 +176,8 @@ def _show(request: PredictRequest, as_json: bool) -> None:
         _print_predictions(done.predictions)
         chosen = done.choice.in_words() if done.choice else ""
         console.say(f"by {done.source}{chosen and f', {chosen}'}")
+    if request.explain:
+        console.say(f"drew what speaks for each answer: {request.explain}")
     _refuse_bad([f"{item.image}: {item.reason}" for item in done.predictions if item.reason])
 
 

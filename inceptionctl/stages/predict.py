@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from inceptionctl.evaluate.evaluation import Work
     from inceptionctl.evaluate.results import HowUnlabelled
     from inceptionctl.evaluate.resumable import Answers, Ranks
+    from inceptionctl.evaluate.trained import Trained
     from inceptionctl.evaluate.unlabelled import Prediction
     from inceptionctl.train.checkpoint_choice import Choice
 
@@ -40,6 +41,8 @@ class PredictRequest:
     """`best`, `latest` or a step; the best by default."""
     top_k: int = DEFAULT_TOP_K
     """Classes of each image."""
+    explain: Path | None = None
+    """Folder for a Grad-CAM of each image, of a run or checkpoint alone."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class TableRequest:
     """A row per image; one of TABLE_SUFFIXES."""
     checkpoint: str | None = None
     top_k: int = DEFAULT_TOP_K
+    explain: Path | None = None
     protocol: ProtocolName = "single"
     scales: tuple[int, ...] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -122,6 +126,8 @@ def check(request: PredictRequest | TableRequest | SubmissionRequest) -> None:
     if isinstance(request, TableRequest) and request.output.suffix.lower() not in TABLE_SUFFIXES:
         known = ", ".join(TABLE_SUFFIXES)
         raise RecipeError(f"--output {request.output}: unknown format", f"use a name that ends in {known}")
+    if not isinstance(request, SubmissionRequest) and request.explain and request.explain.is_file():
+        raise DataError(f"--explain {request.explain}: is a file", "name a folder for the pictures")
 
 
 def predict(request: PredictRequest) -> Predicted:
@@ -130,24 +136,58 @@ def predict(request: PredictRequest) -> Predicted:
     Raises CheckpointError and DataError for what the request names.
     """
     check(request)
+    from inceptionctl.evaluate.resumable import Ranks
     from inceptionctl.evaluate.subject import claim_machine
     from inceptionctl.evaluate.unlabelled import images_of
     from inceptionctl.evaluate.unlabelled import predict as predict_images
     from inceptionctl.export.exporters import open_any
 
-    machine = claim_machine()
+    machine, files = claim_machine(), images_of(request.images)
+    trained = _explainable(request, machine)
     network, taken, choice = open_any(request.source, machine.device, request.checkpoint)
     described = network.description
     predictions = predict_images(
         network.logits,
         described.class_names,
-        images_of(request.images),
+        files,
         described.preparation,
         num_threads=machine.num_threads,
         takes_pictures=described.pixels_in,
         top_k=request.top_k,
     )
+    if trained:
+        _explain(request, trained, machine, files, Ranks())
     return Predicted(predictions, taken, choice)
+
+
+def _explainable(request: PredictRequest | TableRequest, machine: Machine) -> Trained | None:
+    """The network whose answers are to be explained, if they are. Raises RecipeError for an export."""
+    from inceptionctl.evaluate.trained import load_trained
+    from inceptionctl.export.exporters import exported_file
+
+    if request.explain is None:
+        return None
+    if exported_file(request.source):
+        raise RecipeError(
+            f"--explain needs a run or a checkpoint, and {request.source} is an export",
+            "name the run that it was exported from",
+        )
+    return load_trained(request.source, "ema", machine.device, request.checkpoint)
+
+
+def _explain(
+    request: PredictRequest | TableRequest, trained: Trained, machine: Machine, files: Sequence[Path], ranks: Ranks
+) -> None:
+    """Draw this rank's share of the images."""
+    from inceptionctl.evaluate.explain import explain
+    from inceptionctl.evaluate.inputs import folder_of, loading_of
+    from inceptionctl.recipe.data_section import DataSection
+
+    assert request.explain is not None
+    loading = loading_of(machine, DataSection(), machine.device)
+    share = range(ranks.rank * len(files) // ranks.size, (ranks.rank + 1) * len(files) // ranks.size)
+    with progress(ranks, "explaining") as show:
+        explain(trained, folder_of(files), share, request.explain, loading, show)
 
 
 def tabulate(request: TableRequest) -> Tabulated | None:
@@ -162,8 +202,12 @@ def tabulate(request: TableRequest) -> Tabulated | None:
 
     files = list(dict.fromkeys(images_of(request.images)))
     with _ranks() as (machine, ranks):
+        trained = _explainable(request, machine)
         work = replace(_work(request, machine, files), bad=BadImages(len(files)))
-        return _tabulate(request, work, files, ranks)
+        done = _tabulate(request, work, files, ranks)
+        if trained:
+            _explain(request, trained, machine, files, ranks)
+        return done
 
 
 def submit(request: SubmissionRequest) -> Submitted | None:
