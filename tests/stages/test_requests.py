@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from inceptionctl.cli import app
 from inceptionctl.stages.bench_data import BenchDataRequest, BenchListsRequest, BenchPhotographsRequest
+from inceptionctl.stages.bench_lr import BenchLrRequest
 from inceptionctl.stages.bench_network import BenchCheckpointRequest, BenchEvaluateRequest
 from inceptionctl.stages.bench_ranks import BenchAllreduceRequest, BenchStartRequest
 from inceptionctl.stages.bench_steps import BenchStepRequest, BenchTrainRequest
@@ -49,6 +50,7 @@ DOORS: dict[str, tuple[str, Any]] = {
     "bench lists": ("stages.bench_data.lists", BenchListsRequest()),
     "bench checkpoint": ("stages.bench_network.checkpoint", BenchCheckpointRequest()),
     "bench evaluate": ("stages.bench_network.evaluate", BenchEvaluateRequest()),
+    "bench lr r": ("stages.bench_lr.lr", BenchLrRequest("r")),
     "bench step": ("stages.bench_steps.step", BenchStepRequest()),
     "bench train": ("stages.bench_steps.train", BenchTrainRequest()),
     "bench start": ("stages.bench_ranks.start", BenchStartRequest()),
@@ -163,11 +165,12 @@ def test_the_words_of_a_command() -> None:
         (BenchStepRequest("r", ["a=1"], 4, Path("d"), None, 2, 3, 6, None, ["timm", "parts"], Path("t.json")), "step"),
         (BenchTrainRequest("r", ["a=1"], 4, Path("d"), 2, None, 3, 6), "train"),
         (BenchAllreduceRequest(None, 2, 5, 6), "allreduce"),
+        (BenchLrRequest("r", ["a=1"], 1e-5, 2.0, 30, None, 2), "lr"),
         (EnsembleRequest([Path("e.yaml")], ["a=1"], "10crop", "best", [2.5, 1.0], None, 2, True, Path("o")), "ensemble"),
     ],
 )
 def test_ranks_and_hints_get_the_request_back(request_of_ranks: Any, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = {"ensemble": "cli.ensemble.run_ensemble", "allreduce": "stages.bench_ranks.allreduce"}
+    place = {"ensemble": "cli.ensemble.run_ensemble", "allreduce": "stages.bench_ranks.allreduce", "lr": "stages.bench_lr.lr"}
     found = requested(request_of_ranks.words, place.get(door, f"stages.bench_steps.{door}"), monkeypatch)
     assert {name: plain(value) for name, value in vars(found).items()} == {
         name: plain(value) for name, value in vars(request_of_ranks).items()
