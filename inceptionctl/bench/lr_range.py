@@ -41,7 +41,7 @@ from inceptionctl.train.torch_compile import compile_errors
 
 DIVERGED = 4.0  # times the best smoothed loss
 MEMORY = 0.9  # of the running mean that is compared while the test runs
-WINDOW = 40  # the curve is smoothed over a fortieth of the steps to each side
+WIDTH = 1 / 20  # of the Gaussian that smooths the curve, as a share of the steps
 TENTH = 0.1
 
 
@@ -79,9 +79,15 @@ def rates(first: float, last: float, steps: int) -> list[float]:
 
 
 def smoothed(losses: Sequence[float]) -> NDArray[np.float64]:
-    """The mean over the steps to both sides, fewer at the ends: unlike a running mean it does not lag behind the rate."""
-    values, reach = np.asarray(losses, dtype=np.float64), max(1, len(losses) // WINDOW)
-    return np.array([values[max(0, k - reach) : k + reach + 1].mean() for k in range(len(values))])
+    """Means weighted by a Gaussian to both sides: unlike a running mean they do not lag behind the rate.
+
+    The losses of a divergence count as 4 times the lowest, else one of them would bend the curve a decade before.
+    """
+    places = np.arange(len(losses))
+    values = np.minimum(losses, DIVERGED * min(losses, default=0.0))
+    weights = np.exp(-0.5 * ((places[:, None] - places) / (WIDTH * len(losses) or 1.0)) ** 2)
+    means: NDArray[np.float64] = (weights * values).sum(axis=1) / weights.sum(axis=1)
+    return means
 
 
 def suggest(tried: Sequence[float], losses: Sequence[float], diverged: bool) -> Suggestion:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inceptionctl.console import JsonObject
-from inceptionctl.errors import RecipeError
+from inceptionctl.errors import DivergedError, RecipeError
 from inceptionctl.stages.bench_io import leave_result, progress_bar, refuse_unwritable, run_in_ranks
 from inceptionctl.stages.commands import command_words
 
@@ -132,6 +132,8 @@ def _measure_as_rank(world: World, signals: RankSignals, request: BenchLrRequest
             "global_batch_size": job.batch.global_batch_size,
         }
     tried, finite = wanted[: len(losses)], [loss for loss in losses if math.isfinite(loss)]
+    if not finite:
+        raise DivergedError("the loss of the first step is not finite", "lower --from, or see `inceptionctl data check`")
     found = suggest(tried, finite, diverged)
     return {
         "bench": "lr",
