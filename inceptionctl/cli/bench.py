@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from inceptionctl import console
-from inceptionctl.cli.bench_tables import print_profile, print_result, print_sum_model, say_timm, say_waits
+from inceptionctl.cli.bench_tables import print_lr, print_profile, print_result, print_sum_model, say_timm, say_waits
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import (
     ImagesAsMicroBatch,
@@ -22,7 +22,7 @@ from inceptionctl.cli.options import (
 )
 from inceptionctl.errors import RecipeError
 from inceptionctl.protocols import ProtocolName
-from inceptionctl.stages import bench_data, bench_network, bench_ranks, bench_steps
+from inceptionctl.stages import bench_data, bench_lr, bench_network, bench_ranks, bench_steps
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
@@ -243,6 +243,36 @@ def train(
         print_result(found, as_json)
         if not as_json:
             say_waits(found)
+
+
+@app.command()
+def lr(
+    recipe: RecipeArgument,
+    settings: Settings = None,
+    first: Annotated[float, typer.Option("--from", help="Learning rate of the first step.")] = 1e-6,
+    last: Annotated[
+        float, typer.Option("--to", help="Learning rate of the last step, unless the loss diverges before.")
+    ] = 10.0,
+    steps: Annotated[
+        int, typer.Option(min=bench_lr.LEAST_STEPS, help="Optimizer steps, each of the recipe's global batch.")
+    ] = 100,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw loss against learning rate: .png, .svg or .pdf.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learning rate range test: train at a rising rate until the loss diverges, and suggest a rate.
+
+    It begins as a training of the recipe would, and leaves no run behind. It stops at 4 times the best smoothed loss.
+    """
+    request = bench_lr.BenchLrRequest(recipe, settings or (), first, last, steps, gpus, cpu_ranks, output)
+    found = bench_lr.lr(request)
+    if found is not None:
+        print_lr(found, as_json)
+        if output:
+            console.say(f"wrote {output}")
 
 
 @app.command()

@@ -95,3 +95,26 @@ def print_sum_model(alpha: float, rate: float | None) -> None:
         )
     else:
         console.say(f"a sum takes {1e6 * alpha:.0f} microseconds and one second for each {console.size(rate)}")
+
+
+def print_lr(found: console.JsonObject, as_json: bool) -> None:
+    """What a range test suggests."""
+    if as_json:
+        console.print_json(found)
+        return
+    diverged, steps = found["diverged_at"], len(found["rates"])
+    rows = [
+        (what, f"{rate:.3g}" if rate is not None else missing)
+        for what, rate, missing in (
+            ("steepest descent of the smoothed loss", found["steepest_lr"], "the loss does not fall"),
+            ("a tenth of where the loss diverges", found["tenth_lr"], "it does not diverge"),
+        )
+    ]
+    console.print_table("bench lr", ("what", "learning rate"), rows, right=("learning rate",))
+    end = f"diverged at {diverged:.3g}" if diverged is not None else f"no divergence up to {found['rates'][-1]:.3g}"
+    console.say(f"{steps} steps of {found['global_batch_size']} images, {found['precision']} on {found['device']}; {end}")
+    rate = found["steepest_lr"] or found["tenth_lr"]
+    if rate is None:
+        console.say("hint: give a higher --to, or more --steps")
+    else:
+        console.say(f"next: inceptionctl train {found['recipe']} --set schedule.base_lr={rate:.2g}")

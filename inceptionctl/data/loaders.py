@@ -256,6 +256,7 @@ class ViewLoader(BaseLoader[list[ImageViews]]):
         *,
         shorter_sides: Sequence[int],
         squares: Sequence[str],
+        bad: BadImages | None = None,
     ) -> None:
         self._squares, self._num_sides = tuple(squares), len(shorter_sides)
 
@@ -271,7 +272,7 @@ class ViewLoader(BaseLoader[list[ImageViews]]):
             )
 
         size, upright = _longest(batches), preparation.exif_orientation
-        super().__init__(dataset, _indices(batches), graph, settings, batch_size=size, exif_orientation=upright)
+        super().__init__(dataset, _indices(batches), graph, settings, batch_size=size, exif_orientation=upright, bad=bad)
 
     def __next__(self) -> list[ImageViews]:
         """The pictures of the next batch."""
@@ -292,10 +293,18 @@ class PictureLoader(BaseLoader[list[Tensor]]):
     """The images of `batches` as they are decoded, on the CPU, for networks that prepare them by themselves: uint8 [height, width, 3], RGB."""
 
     def __init__(
-        self, dataset: ImageSet, batches: Sequence[range], settings: LoaderSettings, *, exif_orientation: bool
+        self,
+        dataset: ImageSet,
+        batches: Sequence[range],
+        settings: LoaderSettings,
+        *,
+        exif_orientation: bool,
+        bad: BadImages | None = None,
     ) -> None:
         size, on_cpu = _longest(batches), replace(settings, device_id=None, decode="cpu")
-        super().__init__(dataset, _indices(batches), decoded, on_cpu, batch_size=size, exif_orientation=exif_orientation)
+        super().__init__(
+            dataset, _indices(batches), decoded, on_cpu, batch_size=size, exif_orientation=exif_orientation, bad=bad
+        )
 
     def __next__(self) -> list[Tensor]:
         """The images of the next batch; valid for as long as they are referred to."""

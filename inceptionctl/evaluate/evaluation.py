@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inceptionctl.data.bad_images import BadImages
 from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
@@ -48,6 +50,8 @@ class Work:
     loading: LoaderSettings
     subset: str = "all"
     """Which images of the data set these are."""
+    bad: BadImages | None = None
+    """Takes the images that cannot be decoded, whose probabilities are NaN; None: the first is an error."""
 
     @property
     def batches(self) -> list[range]:
@@ -80,22 +84,46 @@ class Work:
             "protocol": None if self.protocol is None else [self.protocol.name, *self.protocol.shorter_sides],
             "batch_size": self.batch_size,
             "images": names.hexdigest(),
+            **({} if self.bad is None else {"bad_images": "nan"}),
         }
 
 
 def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
-    """Probabilities float32 [images, classes] on the CPU of each batch. Raises DataError when an image cannot be decoded."""
-    if not batches:
-        return
+    """Probabilities float32 [images, classes] on the CPU of each batch.
+
+    An image that cannot be decoded has a row of NaN and is noted in `work.bad`; where that is None, raises DataError.
+    """
+    found = _answers_of_good(work, batches) if batches else iter(())
+    return found if work.bad is None else _in_their_rows(work, batches, found, work.bad)
+
+
+def _in_their_rows(work: Work, batches: Sequence[range], found: Iterator[Tensor], bad: BadImages) -> Iterator[Tensor]:
+    """Probabilities of every image of each batch, from those of the images that a loader has not left out."""
+    answered = next(found, None)
+    for batch in batches:
+        rows = torch.full((len(batch), len(work.subject.classes)), math.nan)
+        # A loader has noted what is bad in a batch before that batch, or the one after it, comes out.
+        good = [k for k, i in enumerate(batch) if work.images.name(i) not in bad]
+        if good:
+            if answered is None or len(answered) != len(good):
+                where = f"{work.images.name(batch[0])} and the {len(batch) - 1} after it"
+                raise DataError(f"files changed while they were read: {where}", "rerun the same command")
+            rows[good] = answered
+            answered = next(found, None)
+        yield rows
+
+
+def _answers_of_good(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
+    """The same without the rows of images that cannot be decoded, and without batches that consist of them."""
     if work.subject.takes_pictures:
         upright = work.subject.preparation.exif_orientation
-        pictures = PictureLoader(work.images, batches, work.loading, exif_orientation=upright)
+        pictures = PictureLoader(work.images, batches, work.loading, exif_orientation=upright, bad=work.bad)
         with closing(pictures):
             for batch in pictures:
                 yield torch.cat([_answer(work, picture[None]) for picture in batch])
         return
     if work.protocol is None:
-        loader = EvalLoader(work.images, batches, work.subject.preparation, work.loading)
+        loader = EvalLoader(work.images, batches, work.subject.preparation, work.loading, bad=work.bad)
         with closing(loader):
             yield from in_order(lambda batch: _answer(work, batch.images), loader, work.num_workers)
         return
@@ -113,7 +141,13 @@ def answers(work: Work, batches: Sequence[range]) -> Iterator[Tensor]:
 def view_loader(work: Work, batches: Sequence[range], shorter_sides: Sequence[int], squares: Sequence[str]) -> ViewLoader:
     """The images of `batches` at these sizes, with the network's preprocessing."""
     return ViewLoader(
-        work.images, batches, work.subject.preparation, work.loading, shorter_sides=shorter_sides, squares=squares
+        work.images,
+        batches,
+        work.subject.preparation,
+        work.loading,
+        shorter_sides=shorter_sides,
+        squares=squares,
+        bad=work.bad,
     )
 
 

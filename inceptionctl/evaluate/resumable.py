@@ -48,8 +48,10 @@ class Parts:
         done = {number for first, last, _ in self._files() for number in range(first, last + 1)}
         return [number for number in range(len(self._batches)) if number not in done]
 
-    def write(self, first: int, last: int, probabilities: Floats) -> None:
-        """Save the batches `first` to `last`. Raises EnvironmentFault when the disk refuses."""
+    def write(self, first: int, last: int, probabilities: Floats, bad: Sequence[tuple[str, str]] = ()) -> None:
+        """Save the batches `first` to `last`, and (name, reason) of bad images in them. Raises EnvironmentFault when the disk refuses."""
+        if bad:
+            write_atomically(self.folder / f"bad-{first:08d}-{last:08d}.json", json.dumps(dict(bad)))
         data = io.BytesIO()
         np.save(data, probabilities)
         write_atomically(self.folder / f"part-{first:08d}-{last:08d}.npy", data.getvalue())
@@ -66,6 +68,13 @@ class Parts:
         if len(joined) != self._batches[-1].stop:
             raise DataError(f"the parts in {self.folder} overlap", f"remove the folder {self.folder}")
         return joined
+
+    def reasons(self) -> dict[str, str]:
+        """Why images could not be decoded, by name."""
+        found: dict[str, str] = {}
+        for file in sorted(self.folder.glob("bad-*.json")):
+            found |= json.loads(file.read_text(encoding="utf-8"))
+        return found
 
     def remove(self) -> None:
         """Remove the folder, once the result is written."""
@@ -123,7 +132,7 @@ class Answers:
 def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgress = lambda done, total: None) -> None:
     """Compute the batches with the indices `mine`, and save the probabilities in `parts` every ten seconds and when interrupted.
 
-    Raises DataError when an image cannot be decoded.
+    Raises DataError when an image cannot be decoded and `work.bad` is None.
     """
     batches = work.batches
     held: list[Floats] = []
@@ -133,7 +142,7 @@ def answer(work: Work, parts: Parts, mine: Sequence[int], on_progress: OnProgres
 
     def keep() -> None:
         if held:
-            parts.write(first, last, np.concatenate(held))
+            parts.write(first, last, np.concatenate(held), () if work.bad is None else work.bad.take_fresh())
             held.clear()
 
     try:
@@ -155,7 +164,7 @@ def answer_all(
     """Compute what `folder` does not hold yet; on rank 0 the probabilities of all images, None on the others.
 
     Bit-identical for any number of ranks and interruptions on machines of one kind, since the batches are the same. Raises
-    DataError when an image cannot be decoded.
+    DataError when an image cannot be decoded and `work.bad` is None.
     """
     start = time.perf_counter()
     batches = work.batches

@@ -1,4 +1,4 @@
-"""Images without labels: the top-5 classes of each, and the file that the ILSVRC test server takes.
+"""Images without labels: the likeliest classes of each, and the file that the ILSVRC test server takes.
 
 That file has a line an image in the order of their names, five labels by descending confidence. Source: readme.txt of the development
 kits of 2012 and 2015, "Submission format" of the classification task. Labels are ILSVRC2012_IDs, which do not count sorted synsets.
@@ -37,16 +37,27 @@ class Prediction:
 
 
 def images_of(arguments: Sequence[Path]) -> list[Path]:
-    """Files as they are named, and of a folder the images in it in the order of their names. Raises DataError for what is neither."""
+    """Files as they are named, and of a folder the images at any depth in the order of their names. Raises DataError for what is neither."""
     refuse_missing_images(arguments)
-    return [file for path in arguments for file in (_in_folder(path) if path.is_dir() else [path])]
+    return [file for path in arguments for file in (_below(path) if path.is_dir() else [path])]
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    found = [name for name in os.listdir(os.fsencode(folder)) if is_image_name(name) and not name.startswith(b".")]  # noqa: PTH208
+def _below(folder: Path) -> list[Path]:
+    """As images of `data` are recognised: by SUFFIXES, links followed, nothing hidden."""
+
+    def refuse(fault: OSError) -> None:
+        where = os.fsdecode(fault.filename)
+        raise DataError(f"cannot list {where}: {fault.strerror}", "check the folder and its permissions") from fault
+
+    found: list[bytes] = []
+    seen = {os.path.realpath(os.fsencode(folder))}  # a link may lead to a folder above it
+    for place, folders, files in os.walk(os.fsencode(folder), onerror=refuse, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders) if not name.startswith(b".")}  # noqa: PTH118
+        folders[:] = [name for name, path in real.items() if path not in seen and not seen.add(path)]  # type: ignore[func-returns-value]
+        found += [os.path.join(place, name) for name in files if is_image_name(name) and not name.startswith(b".")]  # noqa: PTH118
     if not found:
         raise DataError(f"{folder} holds no images", f"name a folder with files that end in {', '.join(SUFFIXES)}")
-    return [folder / os.fsdecode(name) for name in sorted(found)]
+    return [Path(os.fsdecode(name)) for name in sorted(found)]
 
 
 def predict(
@@ -57,8 +68,9 @@ def predict(
     *,
     num_threads: int,
     takes_pictures: bool = False,
+    top_k: int = NUM_CLASSES_SHOWN,
 ) -> list[Prediction]:
-    """The top-5 classes (all, if there are fewer) of each image, in the order given.
+    """The `top_k` likeliest classes (all, if there are fewer) of each image, in the order given.
 
     `logits` takes images float32 [N, 3, px, px] on the CPU, prepared as told, or where `takes_pictures` uint8 [1, height, width, 3]
     as decoded, and gives float32 [N, number of classes] there.
@@ -74,15 +86,15 @@ def predict(
     if readable:
         load = load_pictures if takes_pictures else load_images
         batches = load(folder_of(readable), preparation, batch_size=BATCH_SIZE, num_threads=num_threads)
-        answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names)])
+        answers = iter([ranked for batch in batches for ranked in _ranked(logits(batch), class_names, top_k)])
     return [
         Prediction(image, reason=found.reason) if found.reason else Prediction(image, next(answers))
         for image, found in zip(images, findings, strict=True)
     ]
 
 
-def _ranked(logits: Tensor, class_names: Sequence[str]) -> Iterator[tuple[tuple[str, float], ...]]:
-    best = logits.softmax(dim=1).topk(min(NUM_CLASSES_SHOWN, len(class_names)), dim=1)
+def _ranked(logits: Tensor, class_names: Sequence[str], top_k: int) -> Iterator[tuple[tuple[str, float], ...]]:
+    best = logits.softmax(dim=1).topk(min(top_k, len(class_names)), dim=1)
     for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
         yield tuple((class_names[i], value) for i, value in zip(indices, values, strict=True))
 

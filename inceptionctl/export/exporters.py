@@ -172,7 +172,7 @@ def open_any(path: Path, device: torch.device, which: str | None = None) -> tupl
     A run gives the EMA weights of the checkpoint `which`, as in `load_trained`; an export folder the first of onnx,
     safetensors, pt2 and timm. Raises CheckpointError, RecipeError for a choice where there is none.
     """
-    file = _exported_file(path)
+    file = exported_file(path)
     if file is None:
         return _open_checkpoint(path, device, which)
     refuse_choice(file, which)
@@ -183,7 +183,7 @@ def subject_of_any(
     path: Path, device: torch.device, precision: Literal["auto", "fp32", "bf16"], which: str | None = None
 ) -> Subject:
     """The same as a subject of evaluation: a checkpoint on `device`, an export in its own program. Raises as `open_any` does."""
-    file = _exported_file(path)
+    file = exported_file(path)
     if file is None:
         return subject_of(load_trained(path, "ema", device, which), resolve_precision(precision, device), device)
     refuse_choice(file, which)
@@ -196,7 +196,7 @@ def refuse_choice(file: Path, which: str | None) -> None:
         raise RecipeError(f"--checkpoint {which}: {file} is an export, of one checkpoint", "leave it out, or name the run")
 
 
-def _exported_file(path: Path) -> Path | None:
+def exported_file(path: Path) -> Path | None:
     """`path` itself if it is a file, the first export in a folder of them; None for runs and checkpoints."""
     if path.is_file():
         return path

@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from inceptionctl.cli import app
 from inceptionctl.stages.bench_data import BenchDataRequest, BenchListsRequest, BenchPhotographsRequest
+from inceptionctl.stages.bench_lr import BenchLrRequest
 from inceptionctl.stages.bench_network import BenchCheckpointRequest, BenchEvaluateRequest
 from inceptionctl.stages.bench_ranks import BenchAllreduceRequest, BenchStartRequest
 from inceptionctl.stages.bench_steps import BenchStepRequest, BenchTrainRequest
@@ -20,7 +21,7 @@ from inceptionctl.stages.ensemble import EnsembleRequest
 from inceptionctl.stages.evaluate import EvaluateRequest
 from inceptionctl.stages.export import ExportRequest
 from inceptionctl.stages.plan import PlanRequest
-from inceptionctl.stages.predict import PredictRequest, SubmissionRequest
+from inceptionctl.stages.predict import PredictRequest, SubmissionRequest, TableRequest
 from inceptionctl.stages.report import ReportRequest
 from inceptionctl.stages.submit import SubmitRequest
 from inceptionctl.stages.train import TrainRequest
@@ -39,12 +40,17 @@ DOORS: dict[str, tuple[str, Any]] = {
         "cli.predict.check",
         SubmissionRequest(Path("run"), (Path("a.jpg"),), Path("f"), protocol="dense"),
     ),
+    "predict run a.jpg --output f.csv --protocol dense": (
+        "cli.predict.check",
+        TableRequest(Path("run"), (Path("a.jpg"),), Path("f.csv"), protocol="dense"),
+    ),
     "report run": ("stages.report.report", ReportRequest((Path("run"),))),
     "bench data": ("stages.bench_data.data", BenchDataRequest()),
     "bench photographs a b": ("stages.bench_data.photographs", BenchPhotographsRequest(Path("a"), Path("b"))),
     "bench lists": ("stages.bench_data.lists", BenchListsRequest()),
     "bench checkpoint": ("stages.bench_network.checkpoint", BenchCheckpointRequest()),
     "bench evaluate": ("stages.bench_network.evaluate", BenchEvaluateRequest()),
+    "bench lr r": ("stages.bench_lr.lr", BenchLrRequest("r")),
     "bench step": ("stages.bench_steps.step", BenchStepRequest()),
     "bench train": ("stages.bench_steps.train", BenchTrainRequest()),
     "bench start": ("stages.bench_ranks.start", BenchStartRequest()),
@@ -120,8 +126,9 @@ def test_each_option_has_its_field(words: str, monkeypatch: pytest.MonkeyPatch) 
     door, least = DOORS[words]
     verb, command = verb_of(words)
     beside = {"as_json", "help", *BESIDE.get(verb, ())}
-    if isinstance(least, PredictRequest):  # what only a submission takes is refused without one
-        beside |= {field.name for field in fields(SubmissionRequest)} - {field.name for field in fields(least)}
+    if verb == "predict":  # what only another kind of prediction takes is refused
+        kinds = (PredictRequest, TableRequest, SubmissionRequest)
+        beside |= {field.name for kind in kinds for field in fields(kind)} - {field.name for field in fields(least)}
     parameters = [one for one in command.params if one.name not in beside and not getattr(one, "hidden", False)]
     assert [one.name for one in parameters] == [field.name for field in fields(least)]
     base = requested(words.split(), door, monkeypatch)
@@ -158,11 +165,12 @@ def test_the_words_of_a_command() -> None:
         (BenchStepRequest("r", ["a=1"], 4, Path("d"), None, 2, 3, 6, None, ["timm", "parts"], Path("t.json")), "step"),
         (BenchTrainRequest("r", ["a=1"], 4, Path("d"), 2, None, 3, 6), "train"),
         (BenchAllreduceRequest(None, 2, 5, 6), "allreduce"),
+        (BenchLrRequest("r", ["a=1"], 1e-5, 2.0, 30, None, 2), "lr"),
         (EnsembleRequest([Path("e.yaml")], ["a=1"], "10crop", "best", [2.5, 1.0], None, 2, True, Path("o")), "ensemble"),
     ],
 )
 def test_ranks_and_hints_get_the_request_back(request_of_ranks: Any, door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = {"ensemble": "cli.ensemble.run_ensemble", "allreduce": "stages.bench_ranks.allreduce"}
+    place = {"ensemble": "cli.ensemble.run_ensemble", "allreduce": "stages.bench_ranks.allreduce", "lr": "stages.bench_lr.lr"}
     found = requested(request_of_ranks.words, place.get(door, f"stages.bench_steps.{door}"), monkeypatch)
     assert {name: plain(value) for name, value in vars(found).items()} == {
         name: plain(value) for name, value in vars(request_of_ranks).items()

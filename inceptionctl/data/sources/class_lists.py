@@ -162,6 +162,17 @@ def imagenet_ids() -> dict[str, int]:
     return dict(zip(synsets.split(), map(int, numbers.split()), strict=True))
 
 
+def imagenet_words(classes: Sequence[str]) -> dict[str, str]:
+    """Synset -> its English words in WordNet (Princeton University; imagenet_words.LICENSE.txt), for ImageNet's 1,000 classes.
+
+    Empty unless all `classes` are among them.
+    """
+    folder = files("inceptionctl.data.sources")
+    synsets, words = (folder.joinpath(f"imagenet_{kind}.txt").read_text(encoding="ascii") for kind in ("wnids", "words"))
+    known = dict(zip(synsets.split(), words.splitlines(), strict=True))
+    return {name: known[name] for name in classes} if known.keys() >= set(classes) else {}
+
+
 def read_class_ids(file: Path) -> dict[str, int]:
     """Class name -> number: from the development kit (its meta file, or the .tar.gz as it comes), or from a text.
 
