@@ -69,7 +69,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         )
     },
     "weights": {"errors", "published", "nearby", "models", "recipe", "run", "train", "storage"},
-    "report": {"errors", "storage", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
+    "report": {
+        *("errors", "storage", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "section", "train")
+    },
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {
         "errors",
