@@ -14,6 +14,7 @@ from inceptionctl import console
 from inceptionctl.cli.checkpoints import print_checkpoints
 from inceptionctl.cli.help import Group
 from inceptionctl.cli.options import Json, RunArgument, runs_named
+from inceptionctl.cli.runs_prune import prune
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.words import counted, with_top5_where
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from inceptionctl.run import Run
     from inceptionctl.run_contents import Row, RunContents
 
-app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List, show, compare and prune runs.", no_args_is_help=True, cls=Group)
+app.command()(prune)
 
 ROOT = Path("runs")
 RECIPE_KEYS = (
