@@ -112,6 +112,8 @@ ONLY_IMPORTER = {
     # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
     "numba": {"inceptionctl/data/cpu_transforms.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
+    "wandb": {"inceptionctl/train/trackers.py"},
+    "mlflow": {"inceptionctl/train/trackers.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }
 HEAVY = {
@@ -130,6 +132,8 @@ HEAVY = {
     "timm",
     "tensorflow",
     "openvino",
+    "wandb",
+    "mlflow",
 }
 
 
