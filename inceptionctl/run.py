@@ -9,6 +9,8 @@ runs/2026-08-22_inception-v4_a1b2c3/
   metrics.jsonl      one JSON object a line: kind train or evaluate
   rollbacks.json     where a diverged training went back, and the batches that it skips since
   tensorboard/       the same numbers as TensorBoard events
+  wandb.json         the run's id at Weights & Biases and what was sent; mlflow.json the same of MLflow (train/trackers.py)
+  wandb/             Weights & Biases' own files, which `wandb sync` sends
   checkpoints/       step-00012510/ ..., and the text files `latest` and `best` that name one of them
   evaluations/       one JSON for each evaluation
   export/            what `inceptionctl export` wrote

@@ -87,10 +87,16 @@ class RunContents:
         return _subset(self._validations[-1])
 
     @property
-    def best_top1_error(self) -> float | None:
-        """Lowest top-1 error of the evaluations while training, in percent; of those on the subset of the newest."""
+    def best_validation(self) -> Row | None:
+        """The evaluation while training with the lowest top-1 error; of those on the subset of the newest."""
         rows = [row for row in self._validations if _subset(row) == self.validated_on]
-        return min((error for row in rows if (error := finite(row.get("top1_error"))) is not None), default=None)
+        judged = [row for row in rows if finite(row.get("top1_error")) is not None]
+        return min(judged, key=lambda row: float(row["top1_error"]), default=None)
+
+    @property
+    def best_top1_error(self) -> float | None:
+        """Its top-1 error in percent."""
+        return finite(self.best_validation["top1_error"]) if self.best_validation else None
 
     @property
     def _validations(self) -> list[Row]:

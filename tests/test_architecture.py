@@ -69,7 +69,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         )
     },
     "weights": {"errors", "published", "nearby", "models", "recipe", "run", "train", "storage"},
-    "report": {"errors", "storage", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "train"},
+    "report": {
+        *("errors", "storage", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "section", "train")
+    },
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {
         "errors",
@@ -110,6 +112,8 @@ ONLY_IMPORTER = {
     # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
     "numba": {"inceptionctl/data/cpu_transforms.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
+    "wandb": {"inceptionctl/train/trackers.py"},
+    "mlflow": {"inceptionctl/train/trackers.py"},
     "timm": {"inceptionctl/models/timm_network.py", "inceptionctl/train/optim.py", "inceptionctl/bench/timm_step.py"},
 }
 HEAVY = {
@@ -128,6 +132,8 @@ HEAVY = {
     "timm",
     "tensorflow",
     "openvino",
+    "wandb",
+    "mlflow",
 }
 
 

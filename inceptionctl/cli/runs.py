@@ -13,15 +13,18 @@ import typer
 from inceptionctl import console
 from inceptionctl.cli.checkpoints import print_checkpoints
 from inceptionctl.cli.help import Group
-from inceptionctl.cli.options import Json, RunArgument
-from inceptionctl.errors import CheckpointError
+from inceptionctl.cli.options import Json, RunArgument, runs_named
+from inceptionctl.cli.runs_prune import prune
+from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.words import counted, with_top5_where
 
 if TYPE_CHECKING:
+    from inceptionctl.report.run_comparison import Comparison
     from inceptionctl.run import Run
     from inceptionctl.run_contents import Row, RunContents
 
-app = typer.Typer(help="List runs and show one.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List, show, compare and prune runs.", no_args_is_help=True, cls=Group)
+app.command()(prune)
 
 ROOT = Path("runs")
 RECIPE_KEYS = (
@@ -165,6 +168,72 @@ def show(
         console.print_json(_strict(result))
     else:
         _print_run(result, found.why, found.has_top5)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Two or more run directories, or their names under runs/.", callback=runs_named),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Compare runs: the keys in which their recipes differ, and the ends of their curves."""
+    from inceptionctl.report.run_comparison import compare_runs
+    from inceptionctl.run_contents import read_run
+
+    paths = list(dict.fromkeys(runs))
+    if len(paths) < 2:
+        raise RecipeError("one run alone compares with nothing", f"inceptionctl runs show {shlex.quote(str(paths[0]))}")
+    result = compare_runs([read_run(opened(path)) for path in paths])
+    if as_json:
+        console.print_json(_strict(result))
+    else:
+        _print_comparison(result)
+
+
+def _print_comparison(result: Comparison) -> None:
+    runs = result["runs"]
+    alike = len({item["name"] for item in runs}) < len(runs)
+    names = [item["path"] if alike else item["name"] for item in runs]
+    columns = ("run", "state", "step", "epoch", "last loss", "last error %", "best error %", "images/s", "time")
+    rows = [
+        (
+            name,
+            item["state"],
+            f"{item['step']} / {'?' if item['total_steps'] is None else item['total_steps']}",
+            _number(item["epoch"], 2),
+            _number(item["last_loss"], 4),
+            _error_at_step(item["last_validation"]),
+            _error_at_step(item["best_validation"]),
+            _number(item["images_per_second"], 1),
+            "" if item["seconds"] is None else console.duration(item["seconds"]),
+        )
+        for name, item in zip(names, runs, strict=True)
+    ]
+    console.print_table("Ends of the curves; errors are top-1, with their step", columns, rows, columns[2:], ("run", "state"))
+    differences = [
+        (difference["key"], *(_value(difference["values"], item["path"]) for item in runs))
+        for difference in result["differences"]
+    ]
+    _table("Recipes, where they differ", ("key", *names), differences, (), ("key",))
+    if not differences:
+        _print_lines(["the recipes are the same, as far as they can be read"])
+    _print_lines([f"{name}: {problem}" for name, item in zip(names, runs, strict=True) for problem in item["problems"]])
+
+
+def _error_at_step(row: Row | None) -> str:
+    if row is None:
+        return ""
+    subset = row.get("subset", "all")
+    return f"{row['top1_error']:.2f} at {row.get('step', '?')}" + ("" if subset == "all" else f", {subset}")
+
+
+def _value(values: Row, path: str) -> str:
+    if path not in values:
+        return "-"
+    value = values[path]
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def opened(path: Path) -> Run:

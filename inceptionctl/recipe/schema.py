@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import MODELS, NetworkArguments, hint_of_name, is_timm, option_problem
 from inceptionctl.recipe.data_section import DataSection, Filter, expanded
+from inceptionctl.recipe.log_section import LogSection
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
 from inceptionctl.section import Section, Tree
 
@@ -281,6 +282,8 @@ class Recipe(Section):
     """The health checks."""
     export: ExportSection = ExportSection()
     """The exports."""
+    log: LogSection = LogSection()
+    """The experiment trackers."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
@@ -352,6 +355,7 @@ FREE_TO_CHANGE = frozenset(
         "checkpoint",
         "health",
         "export",
+        "log",
     }
 )
 

@@ -189,7 +189,14 @@ def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
 
 
 def prune(checkpoints: Path, newest: int, keep_last: int, keep_best: bool, kept: Iterable[int] = ()) -> None:
-    """Delete checkpoints that nothing keeps, and leftovers of killed writers.
+    """Delete checkpoints that nothing keeps (`superfluous`), and leftovers of killed writers."""
+    for checkpoint in superfluous(checkpoints, newest, keep_last, keep_best, kept):
+        delete(checkpoint)
+    clear_leftovers(checkpoints)
+
+
+def superfluous(checkpoints: Path, newest: int, keep_last: int, keep_best: bool, kept: Iterable[int] = ()) -> list[Path]:
+    """Checkpoints that nothing keeps, oldest first.
 
     Kept are the `keep_last` newest up to step `newest`, the one that `best` names, and those of the steps in `kept`.
     Those after `newest` are damaged ones which a resume has passed over: left for people to look at, they count for nothing.
@@ -200,15 +207,17 @@ def prune(checkpoints: Path, newest: int, keep_last: int, keep_best: bool, kept:
     best = pointed(checkpoints, "best")
     if keep_best and best:
         spared.add(best)
-    for checkpoint in found:
-        if checkpoint not in spared:
-            delete(checkpoint)
-    clear_leftovers(checkpoints)
+    return [path for path in found if path not in spared]
+
+
+def leftovers(checkpoints: Path) -> list[Path]:
+    """What killed writers have left half done, or living ones are writing."""
+    return sorted(checkpoints.glob(".*.tmp"))
 
 
 def clear_leftovers(checkpoints: Path) -> None:
     """Delete what killed writers have left half done. Only for who holds the run."""
-    for leftover in checkpoints.glob(".*.tmp"):
+    for leftover in leftovers(checkpoints):
         delete(leftover)
 
 

@@ -18,6 +18,7 @@ from inceptionctl.models import build_model, is_timm
 from inceptionctl.published import parse
 from inceptionctl.recipe.schema import AUTO_CLASSES, Recipe
 from inceptionctl.train.inheritance import WeightsSource, find_weights, first_weights
+from inceptionctl.train.trackers import check_package
 from inceptionctl.words import counted, has_top5
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def faults(
             return [Fault("data.root", error)], None
     found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
     found += _fault("train.class_weights", lambda: _refuse_other_weights(recipe))
+    for tracker in ("wandb", "mlflow"):
+        if getattr(recipe.log, tracker).enabled:
+            found += _fault(f"log.{tracker}.enabled", partial(check_package, tracker))
     opened: list[Opened] = []
     if data:
         found += _fault("data.root", lambda: opened.append(open_images(recipe)))

@@ -47,6 +47,7 @@ from inceptionctl.train.start import Start, check_start, decide_start, keep_star
 from inceptionctl.train.startup_log import changes_in_words, farewell, greet
 from inceptionctl.train.step import resolve_precision
 from inceptionctl.train.torch_compile import check_compiler, compile_errors
+from inceptionctl.train.trackers import services
 
 
 def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, signals: RankSignals) -> Run:
@@ -99,6 +100,7 @@ def _train(joined: Session, recipe: Recipe, start: Start, signals: RankSignals) 
                 with compile_errors(recipe.train.compile):
                     train(job)
                 job.log.say(farewell(job))
+                job.log.close(finished=True)
             finally:
                 job.log.close()
     finally:
@@ -165,6 +167,7 @@ def _prepared(
             enabled=joined.world.rank == 0,
             evaluation_due=progress.evaluation_due,
             continue_on_error=recipe.checkpoint.on_write_error == "continue",
+            services=services(recipe, start.run),
         )
 
     job = build_training(

@@ -1,14 +1,13 @@
-"""What a run says: the live line, log.txt, metrics.jsonl and TensorBoard. Rank 0 only; on other ranks every call does nothing."""
+"""What a run says: the live line, log.txt, metrics.jsonl, TensorBoard, other trackers. Rank 0 only; elsewhere every call does nothing."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,22 +19,7 @@ from inceptionctl import console
 from inceptionctl.errors import EnvironmentFault
 from inceptionctl.run import Run
 from inceptionctl.storage import disk_errors, write_atomically
-
-SCALARS = (
-    "loss",
-    "learning_rate",
-    "grad_norm",
-    "clipped_share",
-    "images_per_second",
-    "data_wait",
-    "peak_memory_bytes",
-    "torch_peak_memory_bytes",
-    "bad_images",
-    "rollbacks",
-    "zero_share",
-    "top1_error",
-    "top5_error",
-)
+from inceptionctl.train.trackers import Row, Service, Tracker, close_trackers, scalars
 
 
 class RunLog:
@@ -56,6 +40,7 @@ class RunLog:
         evaluation_due: bool = False,
         continue_on_error: bool = False,
         of_a_training: bool = True,
+        services: Iterable[Service] = (),
     ) -> None:
         self.enabled = enabled
         self._of_a_training = of_a_training
@@ -72,6 +57,9 @@ class RunLog:
         with disk_errors(run.path):
             self._text = _Lines(run.log_file)
         self._open(start_step, evaluation_due)
+        self._trackers = [Tracker(service, run, self.say) for service in services]
+        for tracker in self._trackers:
+            tracker.begin(run.metrics(), _last_steps(start_step, evaluation_due))
         if console.err.is_terminal and of_a_training:
             self._live = Live(console=console.err, refresh_per_second=4, transient=True)
             self._live.start()
@@ -95,6 +83,8 @@ class RunLog:
             return
         self._close_rows()
         self._open(step, evaluation_due)
+        for tracker in self._trackers:
+            tracker.go_back(_last_steps(step, evaluation_due))
 
     def say(self, message: str) -> None:
         """A message on stderr and in log.txt."""
@@ -106,25 +96,20 @@ class RunLog:
         """A row of numbers; `values` holds step and epoch."""
         if not self.enabled:
             return
-        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n"
-        self._tried(lambda: self._metrics.add(line))
-        if not self._tried(lambda: self._add_scalars(kind, values)) and self._events:
+        row = {"kind": kind, "time": round(time.time(), 3), **values}
+        self._tried(lambda: self._metrics.add(json.dumps(row) + "\n"))
+        for tracker in self._trackers:
+            tracker.add(row)
+        if not self._tried(lambda: self._add_scalars(row)) and self._events:
             # Its thread may have died of the error: another one, when there is room.
             with contextlib.suppress(OSError):
                 self._events.close()
             self._events = None
 
-    def _add_scalars(self, kind: str, values: Mapping[str, Any]) -> None:
-        step = values["step"]
-        self._events = self._events or self._event_writer(step)
-        if values.get("subset", "all") != "all":
-            kind = f"{kind}_{values['subset']}"
-        for name in SCALARS:
-            if isinstance(values.get(name), int | float) and math.isfinite(values[name]):
-                self._events.add_scalar(f"{kind}/{name}", values[name], step)
-        for block, value in values.get("activation_rms", {}).items():
-            if isinstance(value, float):
-                self._events.add_scalar(f"activation_rms/{block}", value, step)
+    def _add_scalars(self, row: Row) -> None:
+        self._events = self._events or self._event_writer(row["step"])
+        for name, value in scalars(row).items():
+            self._events.add_scalar(name, value, row["step"])
         self._events.flush()
 
     def _tried(self, write: Callable[[], None]) -> bool:
@@ -152,12 +137,13 @@ class RunLog:
         if window_ended:
             self._note(line)
 
-    def close(self) -> None:
-        """End the live line and close the files."""
+    def close(self, *, finished: bool = False) -> None:
+        """End the live line and close the files; the trackers are told whether the training is `finished`."""
         if not self.enabled:
             return
         if self._live:
             self._live.stop()
+        close_trackers(self._trackers, finished)
         self.enabled = False
         with contextlib.suppress(EnvironmentFault):  # raised when the line was added
             self._close_rows()
@@ -204,7 +190,12 @@ class _Lines:
 
 
 def _drop_rows_after(run: Run, step: int, evaluation_due: bool) -> None:
-    last = {"evaluate": step - 1 if evaluation_due else step}
+    last = _last_steps(step, evaluation_due)
     kept = [row for row in run.metrics() if row["step"] <= last.get(str(row.get("kind")), step)]
     if run.metrics_file.exists():
         write_atomically(run.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _last_steps(step: int, evaluation_due: bool) -> dict[str, int]:
+    """The last step of each kind of row that a start from `step` leaves."""
+    return {"train": step, "evaluate": step - 1 if evaluation_due else step}

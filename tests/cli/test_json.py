@@ -44,6 +44,8 @@ MISTAKES = {
     "weights import": ("weights import none.pth --model resnet_18", 5),
     "runs list": ("runs list none", 5),
     "runs show": ("runs show none", 5),
+    "runs compare": ("runs compare none other", 5),
+    "runs prune": ("runs prune none", 5),
     "checkpoints list": ("checkpoints list none", 5),
     "checkpoints verify": ("checkpoints verify none", 5),
     "checkpoints show": ("checkpoints show none", 5),
