@@ -62,6 +62,7 @@ MISTAKES = {
     "recipes suggest": ("recipes suggest none", 3),
     "data preview": ("data preview none", 2),
     "weights fetch": ("weights fetch none", 2),
+    "bench lr": ("bench lr none", 2),
     "bench start": ("bench start none", 2),
     "bench allreduce": ("bench allreduce", 2),
     "bench compare": ("bench compare none.json other.json", 3),
