@@ -13,7 +13,7 @@ from inceptionctl import console
 from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.stages.inference import join_ranks, partial_results, progress, write_submission
-from inceptionctl.stages.sources import refuse_missing_files, refuse_missing_network
+from inceptionctl.stages.sources import local, refuse_missing_files, refuse_missing_network
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.session import Machine
@@ -119,7 +119,7 @@ def check(request: PredictRequest | TableRequest | SubmissionRequest) -> None:
     """Raise what is wrong with a request, as far as that is known before torch is imported."""
     from inceptionctl.data.imageset import refuse_missing_images
 
-    refuse_missing_network(request.source, request.checkpoint)
+    refuse_missing_network(local(request.source), request.checkpoint)
     refuse_missing_images(request.images)
     if isinstance(request, SubmissionRequest):
         refuse_missing_files(class_ids=request.class_ids)
@@ -136,6 +136,7 @@ def predict(request: PredictRequest) -> Predicted:
     Raises CheckpointError and DataError for what the request names.
     """
     check(request)
+    request = replace(request, source=local(request.source))
     from inceptionctl.evaluate.resumable import Ranks
     from inceptionctl.evaluate.subject import claim_machine
     from inceptionctl.evaluate.unlabelled import images_of
@@ -197,6 +198,7 @@ def tabulate(request: TableRequest) -> Tabulated | None:
     has stopped it, CheckpointError and DataError for what the request names.
     """
     check(request)
+    request = replace(request, source=local(request.source))
     from inceptionctl.data.bad_images import BadImages
     from inceptionctl.evaluate.unlabelled import images_of
 
@@ -217,6 +219,7 @@ def submit(request: SubmissionRequest) -> Submitted | None:
     that cannot be decoded, since a submission needs every line, and ResumeLater when a signal has stopped it.
     """
     check(request)
+    request = replace(request, source=local(request.source))
     from inceptionctl.evaluate.unlabelled import ids_of, images_of, numeric_order
 
     found = images_of(request.images)

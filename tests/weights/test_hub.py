@@ -186,6 +186,8 @@ def test_evaluate_takes_a_name(hub: Hub, tmp_path: Path) -> None:
     done = inceptionctl(*words, new_process=True, **variables)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_images"] == 12 and f"fetching {NAME}" in done.stderr
+    done = inceptionctl("predict", NAME, tmp_path / "data/val/a", "--json", new_process=True, **variables)
+    assert done.returncode == 0 and len(json.loads(done.stdout)) > 0, done.stderr
 
 
 @pytest.mark.slow
