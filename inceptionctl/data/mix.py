@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from inceptionctl.data.sampler import uniforms
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -120,5 +122,7 @@ def mixed(images: Tensor, labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor,
 
 def _on(device: torch.device, values: NDArray[Any]) -> Tensor:
     """Without the host waiting for a GPU."""
+    import torch  # whoever mixes has it; whoever reads the settings need not wait for it
+
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -169,4 +169,4 @@ def test_home_is_given_only_to_who_has_none(tmp_path: Path, monkeypatch: pytest.
 def test_lists_are_kept_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert list(index_cache._places(tmp_path, "train")) == [tmp_path / ".inceptionctl/train.index"]
+    assert list(index_cache.places(tmp_path, "train.index")) == [tmp_path / ".inceptionctl/train.index"]

@@ -125,7 +125,7 @@ def test_a_signal_keeps_what_was_answered(run: Run, tmp_path: Path) -> None:
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 75, log.read_text()
-    assert "stopped by SIGTERM" in log.read_text() and "is kept" in log.read_text()
+    assert "stopped by SIGTERM" in log.read_text() and "batches are kept" in log.read_text()
     assert not file.exists()
     done = inceptionctl(*words)
     assert done.returncode == 0 and "resuming:" in done.stderr, done.stderr
