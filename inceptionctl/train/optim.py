@@ -94,20 +94,29 @@ def _update_each(
     weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], group: Mapping[str, Any]
 ) -> None:
     """One tensor after the other: what lies between two operators stays in a CPU's cache. Each product, quotient, sum and root is rounded
-    by itself (no addcmul, no lerp), so that every processor gives the same bits."""
+    by itself (no addcmul, no lerp), so that every processor gives the same bits. New memory for each would cost more than the arithmetic."""
     decay, momentum = group["decay"], group["momentum"]
+    room = weights[0].new_empty(2, max(weight.numel() for weight in weights))
     for weight, gradient, state in zip(weights, gradients, states, strict=True):
+        first, second = (_laid_as(weight, row) for row in room)
         if group["weight_decay"]:
-            gradient = torch.mul(weight, group["weight_decay"]).add_(gradient)
-        square = state["mean_square"].mul_(decay).add_(torch.mul(gradient, 1 - decay).mul_(gradient))
-        root = square + group["epsilon"]
+            gradient = torch.mul(weight, group["weight_decay"], out=first).add_(gradient)
+        square = state["mean_square"].mul_(decay).add_(torch.mul(gradient, 1 - decay, out=second).mul_(gradient))
+        root = torch.add(square, group["epsilon"], out=second)
         if group["centered"]:
             mean = state["mean_gradient"].mul_(decay).add_(torch.mul(gradient, 1 - decay))
             root.sub_(mean * mean)
         with np.errstate(invalid="ignore"):  # torch's own root is MKL's, whose last bit is left to it
             np.sqrt(root.numpy(), out=root.numpy())
-        step = torch.mul(gradient, group["lr"]).div_(root)
+        step = torch.mul(gradient, group["lr"], out=first).div_(root)
         weight.sub_(state["momentum"].mul_(momentum).add_(step) if momentum > 0 else step)
+
+
+def _laid_as(weight: Tensor, row: Tensor) -> Tensor:
+    """`row` in the shape and order of a weight; new memory for one with gaps."""
+    if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
+        return torch.empty_like(weight)
+    return row.as_strided(weight.size(), weight.stride(), row.storage_offset())
 
 
 def _update_foreach(
