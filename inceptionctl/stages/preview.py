@@ -57,22 +57,21 @@ def preview(request: PreviewRequest) -> Preview:
 
     from inceptionctl.cores import usable_cores
     from inceptionctl.data.loaders import TrainLoader
-    from inceptionctl.data.sampler import BatchSampler, Sampler
+    from inceptionctl.data.sampler import BatchSampler
 
     count, seed = min(request.images, len(train)), recipe.train.seed
-    sampler = BatchSampler(
-        seed=seed, global_batch_size=count, micro_batch_size=count, num_steps=1, sampling=recipe.data.sampling
-    )
+    size = count + count % 2  # mixup and CutMix take pairs
+    sampler = BatchSampler(seed=seed, global_batch_size=size, micro_batch_size=size, num_steps=1, sampling=recipe.data.sampling)
     transforms = train_transforms(recipe)
     settings = loader_settings(recipe, torch.device("cpu"), usable_cores())
     loader = TrainLoader(train, sampler, transforms, settings)
     batch = next(loader)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transforms.mean, transforms.std))
     levels = (255 * (batch.images.float() * std + mean)).round().clamp(0, 255).to(torch.uint8)
-    pixels = levels.permute(0, 2, 3, 1).contiguous().numpy()
-    names = [train.classes[label] for label in batch.labels.tolist()]
+    pixels = levels[:count].permute(0, 2, 3, 1).contiguous().numpy()
+    names = [train.classes[label] for label in batch.labels[:count].tolist()]
     loader.close()
-    captions = list(zip(names, _drawn(transforms, Sampler(seed, len(train)).seed, count), strict=True))
+    captions = list(zip(names, _drawn(transforms, seed, count), strict=True))
     request.output.parent.mkdir(parents=True, exist_ok=True)
     _sheet(pixels, captions, request.columns).save(request.output)
     return Preview(request.output, captions)

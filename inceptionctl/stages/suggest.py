@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from inceptionctl.stages.sources import local
+
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
     from inceptionctl.recipe.data_section import DataSection
@@ -35,8 +37,6 @@ class _Facts:
     root: Path
     num_images: int
     num_classes: int
-    smallest_class: int
-    largest_class: int
     shorter_side: int
     """Median in pixels."""
     is_gray: bool
@@ -57,14 +57,11 @@ def _look(request: SuggestRequest) -> _Facts:
 
     train, section = _opened(request.root)
     check_num_classes(train)
-    counts = train.class_counts()
     side, is_gray = _sizes(train)
     return _Facts(
         root=request.root,
         num_images=len(train),
         num_classes=len(train.classes),
-        smallest_class=int(counts.min()),
-        largest_class=int(counts.max()),
         shorter_side=side,
         is_gray=is_gray,
         has_val=section.val_fraction is None,
@@ -167,10 +164,7 @@ def _batch(images: int, most: int) -> int:
 def _model(facts: _Facts, network: str, width: float, why: str, side: int, init_from: str | None, steps: float) -> list[str]:
     lines = [f"  name: {network:<21} # {why}"]
     if init_from:
-        from inceptionctl.published import parse
-
-        named = parse(init_from)
-        lines = [f"  name: {_network_of(init_from, named is not None):<21} # that of the weights", f"  init_from: {init_from}"]
+        lines = [f"  name: {_network_of(init_from):<21} # that of the weights", f"  init_from: {init_from}"]
     elif facts.gpus:
         lines += [
             "  # Far better with few images: name inception_resnet_v2_tf_slim and",
@@ -188,21 +182,10 @@ def _model(facts: _Facts, network: str, width: float, why: str, side: int, init_
     return lines
 
 
-def _network_of(init_from: str, is_published: bool) -> str:
-    from inceptionctl.published import parse
-
-    if is_published:
-        from inceptionctl import console
-        from inceptionctl.weights.hub import fetch
-
-        published = parse(init_from)
-        assert published is not None
-        folder = fetch(published, None, console.say)
-    else:
-        folder = Path(init_from)
+def _network_of(init_from: str) -> str:
     from inceptionctl.train.inheritance import find_weights
 
-    return find_weights(folder, verified=False).network
+    return find_weights(local(Path(init_from)), verified=False).network
 
 
 def _data(facts: _Facts) -> list[str]:

@@ -54,6 +54,11 @@ def test_the_command_tells_what_was_drawn(photos: Path, tmp_path: Path) -> None:
         assert sheet.width > 4 * CELL_PX
 
 
+def test_an_odd_number_of_mixed_images(photos: Path, tmp_path: Path) -> None:
+    settings = (f"data.root={photos}", *PLAIN, "data.augment.mix.mixup_alpha=0.2")
+    assert len(preview(PreviewRequest("inception_v4", tmp_path / "sheet.png", settings, images=3)).captions) == 3
+
+
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is no picture"):
         preview(PreviewRequest("inception_v4", tmp_path / "sheet.txt"))
