@@ -101,9 +101,6 @@ def _quantiles(alpha: float) -> tuple[Doubles, Doubles]:
 
 def mixed(images: Tensor, labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     """(images, partners' labels, weights of the own labels) of [2 P, 3, px, px] and int64 [2 P]; `images` are changed in place."""
-    partners = (
-        images.view(len(images) // 2, 2, *images.shape[1:]).flip(1).reshape_as(images) if not pairs.is_cut.all() else None
-    )
     weights = _on(images.device, np.repeat(pairs.weights, 2))
     for place in np.flatnonzero(pairs.is_cut):
         top, left, bottom, right = pairs.boxes[place].tolist()
@@ -112,12 +109,18 @@ def mixed(images: Tensor, labels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor,
         first.copy_(second)
         second.copy_(swapped)
     blended = np.flatnonzero(~pairs.is_cut & (pairs.weights < 1.0))
-    if len(blended) and partners is not None:
-        rows = _on(images.device, np.stack([2 * blended, 2 * blended + 1], axis=1).ravel())
-        share = weights[rows].view(-1, 1, 1, 1)  # fp32, as the labels' weights are
-        images[rows] = (share * images[rows] + (1 - share) * partners[rows]).to(images.dtype)
+    if len(blended):
+        own, partner = (_on(images.device, np.stack(both, axis=1).ravel()) for both in _both_ways(blended))
+        share = weights[own].view(-1, 1, 1, 1)  # fp32, as the labels' weights are
+        images[own] = (share * images[own] + (1 - share) * images[partner]).to(images.dtype)
     others = labels.view(-1, 2).flip(1).reshape(-1)
     return images, others, weights
+
+
+def _both_ways(pairs: NDArray[np.int64]) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]:
+    """Rows of these pairs, and the same with each image's partner in its stead."""
+    first, second = 2 * pairs, 2 * pairs + 1
+    return (first, second), (second, first)
 
 
 def _on(device: torch.device, values: NDArray[Any]) -> Tensor:

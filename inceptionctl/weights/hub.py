@@ -19,7 +19,7 @@ from typing import Any
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.published import Published
-from inceptionctl.storage import disk_errors
+from inceptionctl.storage import disk_errors, temporary_folder
 from inceptionctl.weights.conversion import prepare, write
 from inceptionctl.weights.counterparts import COUNTERPARTS
 
@@ -63,7 +63,9 @@ def _from_hub(published: Published, model: str | None, say: Callable[[str], None
         say(f"fetching {published.text}")
         weights = _download(published, WEIGHTS)
         if OURS in config:
-            _copy(folder, weights, config_file)
+            with temporary_folder(folder) as made:
+                for file in (weights, config_file):
+                    shutil.copyfile(file, made / file.name)
         else:
             expects, names = _expectations(config)
             write(prepare(weights, network, form="timm", class_names=names, expects=expects), folder)
@@ -110,16 +112,6 @@ def _read(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"cannot read {file}: {error}", "name a repository with weights of timm or an export of ours"
         ) from None
-
-
-def _copy(folder: Path, *files: Path) -> None:
-    """Whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary, "made")
-        made.mkdir()
-        for file in files:
-            shutil.copyfile(file, made / file.name)
-        made.rename(folder)
 
 
 def _download(published: Published, name: str) -> Path:
