@@ -12,6 +12,10 @@ import re
 from inceptionctl.data.reasons import essence
 from inceptionctl.errors import EnvironmentFault
 
+# Nothing has been fed to a pipeline that does not build; threads cannot be started where stacks or the number of processes are limited.
+_NOT_BUILT = r"\ACritical error when building pipeline"
+_NO_THREADS = (r"\A\s*Resource temporarily unavailable",)
+
 # What pybind makes of the exceptions of C++ that a pipeline may end with: std::length_error comes as ValueError, std::out_of_range as
 # IndexError, and so on. Damaged headers have led to those in decoders.
 FROM_DALI = (RuntimeError, MemoryError, ValueError, IndexError, OverflowError)
@@ -69,6 +73,11 @@ def machine_fault(raised: Exception, printed: str = "") -> EnvironmentFault | No
         return EnvironmentFault(
             f"the host's memory has run out in the image pipeline: {what}",
             "lower data.num_threads or train.micro_batch_size; `inceptionctl data check` names images of very many pixels",
+        )
+    if re.search(_NOT_BUILT, text) or _says(said, _NO_THREADS):
+        return EnvironmentFault(
+            f"the image pipeline could not be started: {what}",
+            "lower data.num_threads, or raise the limits on memory and processes (`ulimit -v`, `ulimit -u`, Slurm's --mem)",
         )
     return None
 

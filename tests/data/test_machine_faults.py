@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -64,12 +65,13 @@ def raised(what: str, operator: str = "MIXED") -> RuntimeError:
         ("nvImageCodec failure: '#20'", "the GPU's image decoder failed", "data.decode=cpu"),
         ("std::bad_alloc", "the host's memory has run out", "data.num_threads"),
         ("Can't allocate 600000000 bytes on host.", "the host's memory has run out", "data.num_threads"),
+        ("Resource temporarily unavailable", "the image pipeline could not be started", "ulimit -u"),
     ],
 )
 def test_what_means_the_machine(what: str, words: str, remedy: str) -> None:
     fault = machine_fault(raised(what))
     assert isinstance(fault, EnvironmentFault)
-    where = "" if "decoder" in words else " in the image pipeline"
+    where = "" if "image" in words else " in the image pipeline"
     assert fault.message == f"{words}{where}: {' '.join(what.splitlines())}"
     assert remedy in str(fault.hint)
 
@@ -125,6 +127,11 @@ def test_what_decoders_print_of_the_machine(printed: str, words: str) -> None:
 )
 def test_what_means_the_image(what: str, operator: str, printed: str) -> None:
     assert machine_fault(raised(what, operator), printed) is None
+
+
+def test_a_pipeline_that_does_not_build_blames_no_image() -> None:
+    fault = machine_fault(RuntimeError("Critical error when building pipeline:\nencountered:\n\nnvImageCodec failure: '#3'"))
+    assert fault is not None and "could not be started" in fault.message
 
 
 def test_errors_of_torch_and_python() -> None:
@@ -206,14 +213,15 @@ except InceptionctlError as error:
 """
 
 
-@pytest.mark.parametrize("room", [100_000_000, 280_000_000])
+@pytest.mark.parametrize("room", [100_000_000, 260_000_000, 280_000_000])
 def test_a_host_without_memory(tmp_path: Path, room: int) -> None:
-    """Once the output cannot be made, once the decoders cannot work beside it."""
+    """There is no room for the output, for the threads that would try the image alone, or for the decoders beside the output."""
     fill(tmp_path / "val/a", 2, seed=0)
     Image.fromarray(np.zeros((LARGE, LARGE, 3), np.uint8)).save(tmp_path / "val/a/9.jpg", quality=30)
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path), str(room)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert said.stdout.startswith("EnvironmentFault 0 the host's memory has run out"), said
+    # How much is taken before differs between machines: 260 MB reach one of the two.
+    assert re.match("EnvironmentFault 0 the (host's memory has run out|image pipeline could not be started)", said.stdout), said
 
 
 def test_a_check_blames_no_image_for_it(tmp_path: Path) -> None:
