@@ -34,7 +34,7 @@ from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.data_section import expanded
 from inceptionctl.recipe.load import dump_recipe, load_recipe
-from inceptionctl.recipe.schema import Recipe, binding
+from inceptionctl.recipe.schema import Recipe, binding, differing
 from inceptionctl.storage import disk_errors, write_atomically
 
 RUNS = Path("runs")
@@ -268,9 +268,7 @@ def open_run(path: Path) -> Run:
 def changed_keys(recipe: Recipe, run: Run) -> list[str]:
     """What a recipe would compute differently from a run, as `key: run's value -> recipe's value`."""
     old, new = binding(run.recipe().resolved()), binding(recipe.resolved())
-    changed = [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)
-    ]
+    changed = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in differing(old, new)]
     then, now = run.exclusions_file, _exclusions(recipe)
     if now is not None and then.is_file() and then.read_bytes() != now:
         changed.append(f"data.exclusions: the list {recipe.data.exclusions} is not the one that {then} keeps")

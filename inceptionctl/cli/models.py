@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from inceptionctl.models import ModelSpec
     from inceptionctl.models.summary import Endpoint
-    from inceptionctl.recipe.schema import ModelSection
+    from inceptionctl.recipe.schema import ASSUMED_CLASSES, ModelSection
 
 app = typer.Typer(help="List the networks and show one.", no_args_is_help=True, cls=Group)
 
@@ -52,14 +52,14 @@ def list_models(as_json: Json = False) -> None:
 
 
 def _listed(name: str, spec: ModelSpec) -> console.JsonObject:
-    from inceptionctl.recipe.schema import ModelSection
+    from inceptionctl.recipe.schema import ASSUMED_CLASSES, ModelSection
 
     return {
         "name": name,
         "source": spec.source,
         "input_px": spec.default_input_px,
         "min_input_px": spec.min_input_px,
-        **_parameters(_built(ModelSection(name=name))),
+        **_parameters(_built(ModelSection(name=name, num_classes=ASSUMED_CLASSES))),
         "paper_top1_error_percent": spec.paper_top1_error_percent,
         "paper_top5_error_percent": spec.paper_top5_error_percent,
     }
@@ -110,7 +110,7 @@ def show(
     spec = _known(name)
     wanted = {
         "name": name,
-        "num_classes": num_classes,
+        "num_classes": ASSUMED_CLASSES if num_classes is None else num_classes,
         "width": width,
         "input_px": spec.default_input_px if input_px is None else input_px,
         "aux_head": aux_head,

@@ -35,7 +35,7 @@ from inceptionctl.recipe.load import (
     settings_source,
     with_base,
 )
-from inceptionctl.recipe.schema import Recipe, binding
+from inceptionctl.recipe.schema import AUTO_CLASSES, Recipe, binding
 from inceptionctl.recipe.yaml_source import Source
 from inceptionctl.section import Section, Tree
 
@@ -184,7 +184,7 @@ def _unfit_together(source: Source, recipes: dict[str, Recipe]) -> list[Problem]
             if binding(recipe.resolved()) == binding(before.resolved()):
                 hint = "give it another train.seed, or remove it"
                 found.append(Problem(where, f"{MEMBERS}.{name} is the same training as {MEMBERS}.{other}", hint))
-            if recipe.model.num_classes != before.model.num_classes:
+            if len({recipe.model.num_classes, before.model.num_classes} - {AUTO_CLASSES}) > 1:
                 counts = f"{recipe.model.num_classes} classes, {MEMBERS}.{other} has {before.model.num_classes}"
                 found.append(Problem(where, f"{MEMBERS}.{name} has {counts}", "set the same model.num_classes for all"))
         seen[name] = recipe

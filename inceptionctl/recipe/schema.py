@@ -21,6 +21,7 @@ from inceptionctl.section import Section, Tree
 
 AUTO_CLASSES = 0
 """`auto` as a number of classes, until the data set is opened."""
+ASSUMED_CLASSES = 1000  # ImageNet's
 
 
 def _counted(value: object) -> object:
@@ -47,8 +48,8 @@ class ModelSection(Section):
 
     name: str = "inception_v4"
     """A name from `inceptionctl models list`, or `timm/NAME` for a network of timm, if installed."""
-    num_classes: NumClasses = 1000
-    """Number of classes: that of the data set, or `auto`, which counts them; the run's recipe has the number."""
+    num_classes: NumClasses = AUTO_CLASSES
+    """Number of classes; `auto` takes it from the data set, and the run's recipe has the number."""
     input_px: int = Field(default=299, ge=32)
     """Input resolution: side of the square input in pixels."""
     width: float = Field(default=1.0, gt=0.0, le=4.0)
@@ -327,6 +328,15 @@ class Recipe(Section):
         """All keys, defaults included, as plain JSON values in reading order."""
         return self.model_dump(mode="json")
 
+    def with_classes(self, number: int = ASSUMED_CLASSES) -> Self:
+        """With this number of classes where it is still `auto`.
+
+        ImageNet's, by default, stands in where no data set is looked at, or where nothing depends on it.
+        """
+        if self.model.num_classes != AUTO_CLASSES:
+            return self
+        return self.model_copy(update={"model": self.model.model_copy(update={"num_classes": number})})
+
 
 # Keys that may change when a run is resumed: where things are and how they are reported, never what is computed.
 FREE_TO_CHANGE = frozenset(
@@ -367,6 +377,12 @@ def flatten(tree: Tree, prefix: str = "") -> Tree:
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return flat
+
+
+def differing(old: Tree, new: Tree) -> list[str]:
+    """The keys whose values differ; a number of classes that is still to be counted may be any."""
+    keys = (key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key))
+    return [key for key in keys if not (key.endswith("num_classes") and "auto" in (old.get(key), new.get(key)))]
 
 
 def binding(tree: Tree) -> Tree:

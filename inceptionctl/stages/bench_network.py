@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from inceptionctl.console import JsonObject
 from inceptionctl.errors import EnvironmentFault, RecipeError
 from inceptionctl.stages.bench_io import images_for, progress_bar, refuse_unwritable, this_machine, with_figures, written
-from inceptionctl.stages.checks import check_steps
+from inceptionctl.stages.checks import assume_classes, check_steps
 from inceptionctl.stages.sources import refuse_missing_network
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def checkpoint(request: BenchCheckpointRequest) -> JsonObject:
     step = [f"train.micro_batch_size={batch_size}", f"train.global_batch_size={batch_size}", "schedule.base_lr=1e-6"]
     recipe = load_recipe(request.recipe, [*request.settings, *step])
     check_steps(recipe, request.recipe, request.settings, 1)
+    recipe = assume_classes(recipe)
 
     from inceptionctl.bench.checkpoint_stall import bench_checkpoint
     from inceptionctl.bench.machine_facts import facts
@@ -139,7 +140,7 @@ def _recipe_or_run(request: BenchEvaluateRequest) -> Recipe | Path:
     named = Path(request.source)
     run = named if request.source in bundled_recipes() else find_run(named)
     if not run.is_dir():
-        return load_recipe(request.source, request.settings)
+        return assume_classes(load_recipe(request.source, request.settings))
     if request.settings:
         raise RecipeError("--set changes a recipe, and a run keeps its own", "name the recipe, or leave --set out")
     refuse_missing_network(named)

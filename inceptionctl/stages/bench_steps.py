@@ -21,7 +21,7 @@ from inceptionctl.stages.bench_io import (
     with_figures,
     written,
 )
-from inceptionctl.stages.checks import check_steps
+from inceptionctl.stages.checks import assume_classes, check_steps
 from inceptionctl.stages.commands import command_words
 
 if TYPE_CHECKING:
@@ -123,14 +123,18 @@ def _measure(
     from inceptionctl.bench.ways import has_timm
     from inceptionctl.distributed.signals import RankSignals, stoppable
     from inceptionctl.distributed.world import refuse_own_ranks, world_from_environment
+    from inceptionctl.train.preflight import with_counted_classes
 
     # What the profiler's library says of itself while it works.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    world = world_from_environment()
+    if live and request.data is None:
+        recipe = with_counted_classes(recipe)
+    recipe = assume_classes(recipe, told=world is not None and world.rank == 0)
     if has_timm(ways):
         from inceptionctl.bench.timm_step import check_comparable
 
         check_comparable(recipe)
-    world = world_from_environment()
     refuse_own_ranks(world, request.gpus, request.cpu_ranks)
     signals = RankSignals(speaks=world.rank == 0) if world else None
     if live:

@@ -27,6 +27,16 @@ def fetch_first_weights(recipe: Recipe) -> None:
         fetch(published, recipe.model.name, console.say)
 
 
+def assume_classes(recipe: Recipe, *, told: bool = True) -> Recipe:
+    """The recipe with ImageNet's number of classes where it is left to a data set that is not looked at, which is `told`."""
+    assumed = recipe.with_classes()
+    if told and assumed is not recipe:
+        console.say(
+            f"model.num_classes is auto and no data set is looked at: {assumed.model.num_classes:,} classes are assumed"
+        )
+    return assumed
+
+
 def check_recipe(
     name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True, begins: bool = True
 ) -> list[Opened | None]:

@@ -90,8 +90,12 @@ def plan(request: PlanRequest) -> ScalingPlan:
 
     from inceptionctl.scaling.cluster_plan import ImageCounts, advise, plan_points
     from inceptionctl.scaling.network import count_network
+    from inceptionctl.stages.checks import assume_classes
     from inceptionctl.train.dry_run import num_images
+    from inceptionctl.train.preflight import with_counted_classes
 
+    is_here = recipe.data.root_path.exists() or recipe.data.train_csv
+    recipe = with_counted_classes(recipe) if is_here else assume_classes(recipe)
     network, images = count_network(recipe), ImageCounts(*num_images(recipe))
     if request.peak_tflops and request.utilisation:
         rates = [estimated_rate(network.multiply_adds, request.peak_tflops, request.utilisation, micro)]

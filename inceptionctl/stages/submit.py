@@ -103,6 +103,7 @@ def submit(request: SubmitRequest, *, on_each: Callable[[Submission], None] = la
     ]
     done = []
     for (recipe, output), images in zip(trainings, checked, strict=True):
+        recipe = recipe.with_classes(len(images[0].classes)) if images else recipe
         done.append(_submit_one(request, recipe, output, images, several=len(trainings) > 1))
         on_each(done[-1])
     return done

@@ -171,7 +171,6 @@ def _model(facts: _Facts, network: str, width: float, why: str, side: int, init_
             "  # init_from: timm/inception_resnet_v2.tf_in1k",
         ]
     lines += [
-        f"  num_classes: auto           # {facts.num_classes}",
         f"  input_px: {side:<17} # half of the photographs are {facts.shorter_side} px or more on their shorter side",
     ]
     if width != 1.0 and not init_from:

@@ -77,12 +77,13 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
     """
     from inceptionctl.distributed.local import choose_ranks
     from inceptionctl.distributed.world import world_from_environment
-    from inceptionctl.stages.checks import check_recipe
+    from inceptionctl.stages.checks import assume_classes, check_recipe
     from inceptionctl.train.start import begins_anew
 
-    recipe = _recipe_of(request, data=data)
+    recipe = _recipe_of(request)
     begins = begins_anew(recipe, request.output, request.resume)
     [images] = check_recipe(request.recipe, recipe, request.settings, data=data, begins=begins)
+    recipe = recipe.with_classes(len(images[0].classes)) if images else assume_classes(recipe)
     from inceptionctl.train.dry_run import plan_training  # torch, which takes seconds: only for what can be trained
 
     world = world_from_environment()
@@ -90,19 +91,17 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
     return plan_training(recipe, ranks or choose_ranks(None, None).size, images, data=data)
 
 
-def _recipe_of(request: TrainRequest, *, data: bool = True) -> Recipe:
-    """With what the weights of model.init_from expect, where there are any, and the number of classes of the `data` set."""
+def _recipe_of(request: TrainRequest) -> Recipe:
+    """With what the weights of model.init_from expect, where there are any."""
     from inceptionctl.recipe import load_recipe
     from inceptionctl.stages.checks import fetch_first_weights
     from inceptionctl.train.inheritance import inherit
-    from inceptionctl.train.preflight import with_counted_classes
     from inceptionctl.train.start import begins_anew
 
     recipe, output, resume = load_recipe(request.recipe, request.settings), request.output, request.resume
     if begins_anew(recipe, output, resume):
         fetch_first_weights(recipe)
-    inherited = inherit(recipe, Path(resume) if output is None and resume not in ("auto", "never") else output)
-    return with_counted_classes(inherited) if data else inherited
+    return inherit(recipe, Path(resume) if output is None and resume not in ("auto", "never") else output)
 
 
 def _train_on_this_machine(request: TrainRequest, recipe: Recipe) -> Run:
@@ -111,6 +110,7 @@ def _train_on_this_machine(request: TrainRequest, recipe: Recipe) -> Run:
 
     ranks = _ranks_of(request, recipe)
     images = _checked(request, recipe, ranks)
+    recipe = recipe.with_classes(len(images[0].classes))
     start = decide_start(recipe, request.output, request.resume)
     if start.finished:
         console.say(f"{start.run.path} is finished: nothing to train")

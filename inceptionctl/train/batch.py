@@ -118,7 +118,7 @@ def check_batch_norm(recipe: Recipe, batch: BatchPlan, option: str | None = None
     from inceptionctl.train.fine_tuning import freeze
 
     with torch.device("meta"):
-        model = build_model(**recipe.model.network())
+        model = build_model(**recipe.with_classes().model.network())
     for block in freeze(model, recipe.model.freeze):
         block.eval()
     lonely = norms_of_one_value(model, recipe.model.input_px)

@@ -44,19 +44,16 @@ def faults(
     `begins` is false for a run that resumes from a checkpoint and needs no first weights, `data` for a data set that is elsewhere,
     `verified` where somebody else compares the files of first weights with their manifest; their values are never read.
     """
-    if data:
-        try:
-            recipe = with_counted_classes(recipe)
-        except InceptionctlError as error:
-            return [Fault("data.root", error)], None
-    found = [*_network_faults(recipe, begins, verified), *_fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))]
+    opened: list[Opened] = []
+    found = _fault("data.root", lambda: opened.append(open_images(recipe))) if data else []
+    if opened:
+        recipe = recipe.with_classes(len(opened[0][0].classes))
+    found += _network_faults(recipe, begins, verified)
+    found += _fault("checkpoint.best_by", lambda: _refuse_best_of_all(recipe))
     found += _fault("train.class_weights", lambda: _refuse_other_weights(recipe))
     for tracker in ("wandb", "mlflow"):
         if getattr(recipe.log, tracker).enabled:
             found += _fault(f"log.{tracker}.enabled", partial(check_package, tracker))
-    opened: list[Opened] = []
-    if data:
-        found += _fault("data.root", lambda: opened.append(open_images(recipe)))
     return sorted(found, key=lambda fault: fault.error.exit_code), opened[0] if opened else None
 
 
@@ -134,7 +131,7 @@ def _on_no_device(recipe: Recipe) -> nn.Module:
     import torch
 
     with torch.device("meta"):
-        return build_model(**recipe.model.network())
+        return build_model(**recipe.with_classes().model.network())
 
 
 def _start(recipe: Recipe, source: WeightsSource, model: nn.Module) -> None:
@@ -165,7 +162,7 @@ def with_counted_classes(recipe: Recipe) -> Recipe:
     root = recipe.data.root_path
     train = open_split(root, "train", **recipe.data.sources(root))
     check_num_classes(train)
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"num_classes": len(train.classes)})})
+    return recipe.with_classes(len(train.classes))
 
 
 def open_images(recipe: Recipe) -> Opened:

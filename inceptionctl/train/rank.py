@@ -25,8 +25,8 @@ from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.load import recipe_from_dict
-from inceptionctl.recipe.schema import Recipe
-from inceptionctl.run import Run, discard_unused, located, note_end
+from inceptionctl.recipe.schema import AUTO_CLASSES, Recipe
+from inceptionctl.run import Run, discard_unused, is_run, located, note_end
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, refuse_odd_pairs, total_steps
 from inceptionctl.train.build import build_training
@@ -40,7 +40,7 @@ from inceptionctl.train.job import Training, read_bad_images
 from inceptionctl.train.lock import take_lock
 from inceptionctl.train.loop import train, train_loader
 from inceptionctl.train.optim import WeightAverage
-from inceptionctl.train.preflight import Opened, faults, open_images, refuse
+from inceptionctl.train.preflight import Opened, faults, open_images, refuse, with_counted_classes
 from inceptionctl.train.rollback import known_rollbacks
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.start import Start, check_start, decide_start, keep_start
@@ -58,12 +58,23 @@ def run_rank(world: World, recipe: Recipe, output: Path | None, resume: str, sig
     with session(world, recipe.train.collective_timeout_seconds, ends_with=signals.ends_with) as joined:
         passed("joined")
         joined.heartbeat.enter(State.STARTS)
+        recipe = _counted(joined, recipe, output, resume)
         start = _shared_start(joined, recipe, output, resume)
         if not start.finished:
             _train(joined, recipe, start, signals)
         elif world.rank == 0:
             console.say(f"{start.run.path} is finished: nothing to train")
     return start.run
+
+
+def _counted(joined: Session, recipe: Recipe, output: Path | None, resume: str) -> Recipe:
+    """With the number of classes that rank 0 finds in the data, where the recipe says `auto`."""
+    if recipe.model.num_classes != AUTO_CLASSES:
+        return recipe
+    begun = next((Run(path) for path in (output, Path(resume)) if path and is_run(path)), None)
+    with joined.heartbeat.during(State.LISTS_DATA):
+        number = joined.on_rank_zero(lambda: with_counted_classes(located(recipe, begun)).model.num_classes)
+    return recipe.with_classes(number)
 
 
 def _shared_start(joined: Session, recipe: Recipe, output: Path | None, resume: str) -> Start:

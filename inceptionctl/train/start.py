@@ -10,7 +10,7 @@ from typing import Any
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.recipe.load import dump_recipe, recipe_from_dict
-from inceptionctl.recipe.schema import Recipe, flatten
+from inceptionctl.recipe.schema import Recipe, differing, flatten
 from inceptionctl.run import Run, changed_keys, create_run, is_run, new_run_path, newest_run_of, visible
 from inceptionctl.storage import write_atomically
 from inceptionctl.train import checkpoint_files as files
@@ -151,7 +151,7 @@ def _check_same_network(recipe: Recipe, checkpoint: Path) -> None:
     kept = recipe_from_dict(files.read_progress(checkpoint).get("recipe", {}), f"{checkpoint}/progress.json")
     # Where the first weights came from has no meaning once there is a checkpoint.
     old, new = (section.model_dump(exclude={"init_from"}) for section in (kept.model, recipe.model))
-    wrong = [f"model.{key}: {old[key]!r} in the checkpoint, {new[key]!r} in the recipe" for key in new if old[key] != new[key]]
+    wrong = [f"model.{key}: {old[key]!r} in the checkpoint, {new[key]!r} in the recipe" for key in differing(old, new)]
     if wrong:
         raise CheckpointError(
             f"{checkpoint} is of another network:\n  " + "\n  ".join(wrong), "use the recipe that it was trained with"

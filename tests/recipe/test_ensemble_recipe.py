@@ -146,7 +146,12 @@ weights: {x: 1, a: -1}
         ("members: {a: {}}\n", (), "members must be at least two", "e.yaml:1"),
         ("members: {a: {}, b: {}}\n", (), "members.b is the same training as members.a", "e.yaml:1"),
         ("members:\n  a: {}\n  b: {train: {seed: 1}}\n", ("train.seed=2",), "members.b is the same training", "e.yaml:3"),
-        ("members:\n  a: {}\n  b: {model: {num_classes: 7}}\n", (), "members.b has 7 classes, members.a has 1000", "e.yaml:3"),
+        (
+            "members:\n  a: {model: {num_classes: 1000}}\n  b: {model: {num_classes: 7}}\n",
+            (),
+            "members.b has 7 classes, members.a has 1000",
+            "e.yaml:3",
+        ),
         ("members:\n  a: {extends: e.yaml}\n  b: {train: {seed: 1}}\n", (), "members.a.extends: circular", "e.yaml:2"),
         (
             "members:\n  a: {}\n  b: {train: {seed: 1}}\nweights: {c: 1}\n",

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from inceptionctl.run import Run
+from inceptionctl.recipe.load import load_recipe
+from inceptionctl.recipe.schema import AUTO_CLASSES
+from inceptionctl.run import Run, create_run
 from tests.commands import TINY, inceptionctl, refused, sets
 from tests.data.conftest import fill
 
 RECIPE = {
-    "model": {"num_classes": "auto"},
     "data": {"root": "photos", "val_fraction": 0.3},
     "train": {"epochs": 1, "max_steps": 2},
     "schedule": {"name": "constant", "base_lr": 0.01},
@@ -30,6 +31,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_train_resume_and_evaluate(place: Path) -> None:
+    # As a submitted job finds it that was submitted where the data cannot be seen.
+    create_run(place / "run", load_recipe(str(place / "mine.yaml"), TINY))
+    assert Run(place / "run").recipe().model.num_classes == AUTO_CLASSES
     words = ("train", "mine.yaml", *sets(*TINY), "--cpu-ranks", "2", "--output", "run")
     done = inceptionctl(*words, cwd=place)
     assert done.returncode == 0, done.stderr
@@ -38,16 +42,42 @@ def test_train_resume_and_evaluate(place: Path) -> None:
     assert recipe.model.num_classes == 3 and recipe.data.val_fraction == 0.3
     done = inceptionctl(*words, *sets("train.max_steps=4"), cwd=place)
     assert done.returncode == 0 and "resuming" in done.stderr, done.stderr
+    more = inceptionctl(*words, *sets("train.max_steps=4", "model.num_classes=auto"), cwd=place)
+    assert more.returncode == 0 and "nothing to train" in more.stderr, more.stderr
+    refused(inceptionctl(*words, *sets("model.width=0.25"), cwd=place), 5, "model.width")
     done = inceptionctl("evaluate", "run", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     assert 5 < json.loads(done.stdout)["num_images"] < 25
 
 
-def test_a_dry_run_counts_and_cannot_without_data(place: Path) -> None:
+def test_classes_are_counted_where_the_data_are_and_else_imagenets(place: Path) -> None:
     words = ("train", "mine.yaml", *sets(*TINY), "--dry-run", "--json")
-    done = inceptionctl(*words, cwd=place)
-    assert done.returncode == 0 and "3 classes" in done.stdout, done.stderr
-    refused(inceptionctl(*words, "--no-data", cwd=place), 2, "model.num_classes is auto", "model.num_classes=N")
+    for settings, options, told in (
+        ((), (), "3 classes"),
+        (("model.num_classes=auto",), (), "3 classes"),
+        ((), ("--no-data",), "1000 classes"),
+        (("model.num_classes=5",), ("--no-data",), "5 classes"),
+    ):
+        done = inceptionctl(*words, *sets(*settings), *options, cwd=place)
+        assert done.returncode == 0 and told in json.loads(done.stdout)["network"], done.stderr
+        assert ("1,000 classes are assumed" in done.stderr) == (told == "1000 classes")
+
+
+def test_plan_counts_too(place: Path) -> None:
+    words = ("plan", "mine.yaml", *sets(*TINY), "--images-per-second", "100", "--json")
+    counted = inceptionctl(*words, cwd=place)
+    assert counted.returncode == 0 and "assumed" not in counted.stderr, counted.stderr
+    assumed = inceptionctl(*words, *sets("data.root=elsewhere"), cwd=place)
+    assert assumed.returncode == 0 and "1,000 classes are assumed" in assumed.stderr, assumed.stderr
+    numbers = [json.loads(done.stdout)["gradient_bytes"] for done in (counted, assumed)]
+    features = round(1536 * 0.125)
+    assert numbers[1] - numbers[0] == 4 * (1000 - 3) * (features + 1)
+
+
+def test_what_else_is_wrong_is_told_beside_missing_data(place: Path) -> None:
+    wrong = sets(*TINY, "model.freeze=[nose]", "data.root=absent")
+    for words in (("recipes", "check", "mine.yaml"), ("train", "mine.yaml")):
+        refused(inceptionctl(*words, *wrong, cwd=place), 2, "no block 'nose'", "absent does not exist")
 
 
 def test_wrong_numbers_are_refused_as_before(place: Path) -> None:
