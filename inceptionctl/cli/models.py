@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from inceptionctl.models import ModelSpec
     from inceptionctl.models.summary import Endpoint
-    from inceptionctl.recipe.schema import ASSUMED_CLASSES, ModelSection
+    from inceptionctl.recipe.schema import ModelSection
 
 app = typer.Typer(help="List the networks and show one.", no_args_is_help=True, cls=Group)
 
@@ -93,7 +93,7 @@ def _arxiv(source: str) -> str:
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A name from `inceptionctl models list`, or timm/NAME.")],
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes; 1000 by default.")] = None,
+    num_classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
     width: Annotated[float | None, typer.Option(help="Multiplier of all channel counts; 1.0 by default.")] = None,
     input_px: Annotated[int | None, typer.Option(help="Input resolution in pixels; the paper's by default.")] = None,
     aux_head: Annotated[
@@ -110,7 +110,7 @@ def show(
     spec = _known(name)
     wanted = {
         "name": name,
-        "num_classes": ASSUMED_CLASSES if num_classes is None else num_classes,
+        "num_classes": num_classes,
         "width": width,
         "input_px": spec.default_input_px if input_px is None else input_px,
         "aux_head": aux_head,

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from inceptionctl.errors import RecipeError
@@ -25,19 +25,16 @@ ASSUMED_CLASSES = 1000  # ImageNet's
 
 
 def _counted(value: object) -> object:
-    return AUTO_CLASSES if value == "auto" else value
-
-
-def _two_or_auto(number: int) -> int:
-    if number != AUTO_CLASSES and number < 2:
+    if value == "auto":
+        return AUTO_CLASSES
+    if isinstance(value, int) and not isinstance(value, bool) and value < 2:
         raise PydanticCustomError("greater_than_equal", "Input should be greater than or equal to 2", {"ge": 2})
-    return number
+    return value
 
 
 NumClasses = Annotated[
     int,
     BeforeValidator(_counted),
-    AfterValidator(_two_or_auto),
     PlainSerializer(lambda number: number or "auto"),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 2}, {"const": "auto"}]}),
 ]

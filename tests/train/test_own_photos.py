@@ -81,7 +81,7 @@ def test_what_else_is_wrong_is_told_beside_missing_data(place: Path) -> None:
 
 
 def test_wrong_numbers_are_refused_as_before(place: Path) -> None:
-    for wrong in ("1", "many"):
+    for wrong in ("0", "1", "many"):
         done = inceptionctl("train", "mine.yaml", *sets(f"model.num_classes={wrong}"), cwd=place)
         assert done.returncode == 2 and "model.num_classes" in done.stderr and "Traceback" not in done.stderr
     refused(inceptionctl("train", "mine.yaml", *sets("model.num_classes=4"), cwd=place), 3, "3 classes", "model.num_classes=3")
