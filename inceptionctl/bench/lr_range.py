@@ -117,9 +117,7 @@ def measure(
     """
     job, losses, divergence = _job(joined, recipe, images, folder, signals, len(wanted)), list[float](), Divergence()
     try:
-        job.engine.model.train()
-        for block in job.frozen:
-            block.eval()
+        job.blocks.set_modes()
         job.health.listen(False)
         with closing(train_loader(job)) as batches, compile_errors(recipe.train.compile):
             for step, rate in enumerate(wanted):

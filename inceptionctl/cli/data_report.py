@@ -21,7 +21,9 @@ def print_report(report: DataReport) -> None:
     """Counts and sizes, findings, bad images, examples of odd ones, and problems, the most serious last."""
     splits = [split.split for split in report.splits]
     rows = zip(_PROPERTIES, *map(_properties, report.splits), strict=True)
-    console.print_table(f"Images of {report.root}", ("", *splits), rows)
+    groups = [split.num_groups for split in report.splits]
+    kept = [("groups, none on both sides", *(f"{count:,}" for count in groups if count is not None))] if any(groups) else []
+    console.print_table(f"Images of {report.root}", ("", *splits), [*rows, *kept])
     _print_classes(report.splits)
     _print_found(report)
     if report.bad:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from inceptionctl.models import ModelSpec
     from inceptionctl.models.summary import Endpoint
-    from inceptionctl.recipe.schema import ModelSection
+    from inceptionctl.recipe.model_section import ModelSection
 
 app = typer.Typer(help="List the networks and show one.", no_args_is_help=True, cls=Group)
 
@@ -52,7 +52,7 @@ def list_models(as_json: Json = False) -> None:
 
 
 def _listed(name: str, spec: ModelSpec) -> console.JsonObject:
-    from inceptionctl.recipe.schema import ASSUMED_CLASSES, ModelSection
+    from inceptionctl.recipe.model_section import ASSUMED_CLASSES, ModelSection
 
     return {
         "name": name,

@@ -32,7 +32,7 @@ CheckpointOption = Annotated[
     str | None,
     typer.Option(
         metavar="best|latest|STEP",
-        help="Checkpoint of the run: lowest validation error, newest, or by its step; the best by default, where one is kept.",
+        help="Checkpoint of the run: lowest validation error, newest, or by its step; by default what its recipe's evaluate.checkpoint says.",
     ),
 ]
 MicroBatchOption = Annotated[

@@ -12,7 +12,7 @@ from typing import Unpack
 from inceptionctl.data.imageset import SUFFIXES, ImageSet, Span, Split
 from inceptionctl.data.sources import Format, Sources
 from inceptionctl.data.sources.class_lists import ClassList, check_names, some
-from inceptionctl.data.sources.csv_lists import open_csv
+from inceptionctl.data.sources.csv_lists import open_csv, read_column
 from inceptionctl.data.sources.division import divided
 from inceptionctl.data.sources.exclusions import check_used, leave_out, read_exclusions
 from inceptionctl.data.sources.folders import open_folder
@@ -44,7 +44,9 @@ def _opened(root: Path, split: Split, sources: Sources) -> ImageSet:
     format, val_labels, train_csv = sources.get("format", "auto"), sources.get("val_labels"), sources.get("train_csv")
     fraction = sources.get("val_fraction")
     if fraction is not None:
-        return divided(_undivided(root, sources), split, fraction, sources.get("group_by"))
+        whole, column = _undivided(root, sources), sources.get("group_by_column")
+        groups = read_column(train_csv, column) if column and train_csv else None
+        return divided(whole, split, fraction, sources.get("group_by"), groups)
     file = train_csv if split == "train" else sources.get("val_csv")
     if format == "csv" or (format == "auto" and file):
         if file is None:

@@ -164,6 +164,8 @@ class ImageSet:
     """Fingerprint of the list where it is kept on disk; empty elsewhere."""
     passed_over: Mapping[str, int] = field(default_factory=dict)
     """How many files and folders are no part of it that may be meant to: by suffix (`.heic`), NESTED or BESIDE."""
+    num_groups: int | None = None
+    """How many groups they are of, where `data.val_fraction` has divided groups; None elsewhere."""
 
     def __len__(self) -> int:
         """Number of images."""

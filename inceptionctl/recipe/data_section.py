@@ -123,6 +123,8 @@ class DataSection(Section):
     """Fraction of each class to validate on if there is no validation split, chosen by a hash of the image; null needs a split."""
     group_by: str | None = None
     """Regular expression on paths below `root`; images for which its first group is equal stay on one side of `val_fraction`."""
+    group_by_column: str | None = None
+    """Column of `train_csv`; images with equal values in it stay on one side of `val_fraction`."""
     sampling: Literal["natural", "balanced", "sqrt"] = "natural"
     """Which classes the places of an epoch draw: `natural` takes each image once, `balanced` all classes equally often, `sqrt` in proportion
     to the square root of their images."""
@@ -172,6 +174,7 @@ class DataSection(Section):
             "exclusions": _file(self.exclusions),
             "val_fraction": self.val_fraction,
             "group_by": self.group_by,
+            "group_by_column": self.group_by_column,
         }
 
     @model_validator(mode="after")
@@ -179,8 +182,13 @@ class DataSection(Section):
         for key in ("train_csv", "val_csv"):
             if getattr(self, key) and self.format not in ("auto", "csv"):
                 raise ValueError(f"{key} '{getattr(self, key)}' is read with the format csv or auto, not {self.format}")
-        if self.group_by and self.val_fraction is None:
-            raise ValueError("group_by needs val_fraction: nothing is divided without it")
+        for key in ("group_by", "group_by_column"):
+            if getattr(self, key) and self.val_fraction is None:
+                raise ValueError(f"{key} needs val_fraction: nothing is divided without it")
+        if self.group_by_column and not self.train_csv:
+            raise ValueError(f"group_by_column '{self.group_by_column}' needs train_csv: it is a column of that list")
+        if self.group_by_column and self.group_by:
+            raise ValueError("group_by_column and group_by exclude each other: give one of the two")
         return self
 
 

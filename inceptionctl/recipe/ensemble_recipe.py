@@ -35,7 +35,8 @@ from inceptionctl.recipe.load import (
     settings_source,
     with_base,
 )
-from inceptionctl.recipe.schema import AUTO_CLASSES, Recipe, binding
+from inceptionctl.recipe.model_section import AUTO_CLASSES
+from inceptionctl.recipe.schema import Recipe, binding
 from inceptionctl.recipe.yaml_source import Source
 from inceptionctl.section import Section, Tree
 

@@ -7,111 +7,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inceptionctl.errors import RecipeError
-from inceptionctl.models import MODELS, NetworkArguments, hint_of_name, is_timm, option_problem
 from inceptionctl.recipe.data_section import DataSection, Filter, expanded
 from inceptionctl.recipe.log_section import LogSection
+from inceptionctl.recipe.model_section import ASSUMED_CLASSES, AUTO_CLASSES, ModelSection
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
 from inceptionctl.section import Section, Tree
-
-AUTO_CLASSES = 0
-"""`auto` as a number of classes, until the data set is opened."""
-ASSUMED_CLASSES = 1000  # ImageNet's
-
-
-def _counted(value: object) -> object:
-    if value == "auto":
-        return AUTO_CLASSES
-    if isinstance(value, int) and not isinstance(value, bool) and value < 2:
-        raise PydanticCustomError("greater_than_equal", "Input should be greater than or equal to 2", {"ge": 2})
-    return value
-
-
-NumClasses = Annotated[
-    int,
-    BeforeValidator(_counted),
-    PlainSerializer(lambda number: number or "auto"),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 2}, {"const": "auto"}]}),
-]
-
-
-class ModelSection(Section):
-    """The network (`inceptionctl models list` names them all)."""
-
-    name: str = "inception_v4"
-    """A name from `inceptionctl models list`, or `timm/NAME` for a network of timm, if installed."""
-    num_classes: NumClasses = AUTO_CLASSES
-    """Number of classes; `auto` takes it from the data set, and the run's recipe has the number."""
-    input_px: int = Field(default=299, ge=32)
-    """Input resolution: side of the square input in pixels."""
-    width: float = Field(default=1.0, gt=0.0, le=4.0)
-    """Width multiplier of all channel counts (rounded to multiples of 8); 1.0 is the paper's network."""
-    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
-    """Dropout rate before the classifier (the paper keeps 0.8)."""
-    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Stochastic depth: probability of dropping the residual of the last unit for an image, rising linearly from 0 (residual networks only)."""
-    batch_norm_momentum: float = Field(default=3e-4, gt=0.0, le=1.0)
-    """Momentum of the running statistics, as in torch: 1 - TensorFlow's decay, on any number of ranks. Short runs need 0.01 to 0.1."""
-    batch_norm_eps: float = Field(default=1e-3, gt=0.0)
-    """Epsilon of batch norm, added to the variance."""
-    aux_head: bool | None = None
-    """Train with an auxiliary head; null follows the network's own paper (true for the Inception-v3 family)."""
-    residual_scale: float | tuple[float, float, float] | None = None
-    """Scale of the residuals of an Inception-ResNet, one or three (one per grid size); 1.0 disables scaling; null is (0.17, 0.10, 0.20)."""
-    residual_unit: Literal["original", "bottleneck"] | None = None
-    """Residual unit of a ResNet: two 3x3 convolutions (`original`) or the bottleneck; null follows the paper, `original` below 50 layers."""
-    init_from: str | None = None
-    """Initialize from the weights of this run, checkpoint or safetensors export; the classifier is new if the number of classes differs."""
-    freeze: list[str] = Field(default=[])
-    """Blocks whose weights and batch-norm statistics are frozen, by name: `stem`, `blocks_a.0` (`inceptionctl models show NAME`)."""
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in MODELS and not is_timm(name):
-            raise PydanticCustomError(
-                "rule_with_hint", "{message}", {"message": f"'{name}' is not a network", "hint": hint_of_name(name)}
-            )
-        return name
-
-    @field_validator("residual_scale", mode="before")
-    @classmethod
-    def _scales(cls, value: Any) -> Any:
-        scales = value if isinstance(value, list | tuple) else [1.0 if value is None else value]
-        numbers = all(isinstance(scale, int | float) and not isinstance(scale, bool) and 0.0 < scale <= 1.0 for scale in scales)
-        if not numbers or (scales is value and len(scales) != 3):
-            raise ValueError(f"{value!r} is neither a number in (0, 1] nor a list of three, one per grid size")
-        return tuple(map(float, scales)) if scales is value else value
-
-    @model_validator(mode="after")
-    def _options_of_the_network(self) -> Self:
-        problem = option_problem(
-            self.name,
-            width=self.width,
-            input_px=self.input_px,
-            aux_head=self.aux_head,
-            residual_scale=self.residual_scale,
-            residual_unit=self.residual_unit,
-            drop_path=self.drop_path,
-        )
-        if problem:
-            message, hint = problem
-            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
-        return self
-
-    def network(self) -> NetworkArguments:
-        """Arguments of `models.build_model`: this section without what is done to a network after it is built.
-
-        Raises RecipeError while the number of classes is still `auto`.
-        """
-        if self.num_classes == AUTO_CLASSES:
-            raise RecipeError("model.num_classes is auto, and no data set is opened here", "`--set model.num_classes=N`")
-        return cast(NetworkArguments, self.model_dump(exclude={"init_from", "freeze"}))
 
 
 class StopWhenSection(Section):
@@ -202,6 +107,9 @@ class EvaluateSection(Section):
     """Interpolation of the resize."""
     antialias: bool = False
     """Antialias when downsampling, as Pillow and timm do; TensorFlow 1 does not."""
+    checkpoint: Literal["best", "latest"] = "best"
+    """Checkpoint of the run that `evaluate`, `predict`, `export`, `ensemble` and `report` use by default: the best, if one is kept, or the
+    newest."""
     subset: Literal["all", "non-blacklisted"] = "all"
     """Validation images during training: `non-blacklisted` leaves out ImageNet's blacklist, as the paper's curves do."""
     blacklist: str | None = None

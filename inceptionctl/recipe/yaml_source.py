@@ -80,7 +80,9 @@ def parse_value(text: str) -> Any:
     loader = CoreLoader(text)
     try:
         node = loader.get_single_node()
-        return None if node is None else loader.construct_object(node, deep=True)
+        value = None if node is None else loader.construct_object(node, deep=True)
+        # As in a file, so that both can be merged.
+        return {str(key): one for key, one in value.items()} if isinstance(value, dict) else value
     except (ValueError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from None
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.crop_boxes import picture_format
 from inceptionctl.models import MODELS
-from inceptionctl.recipe.schema import ModelSection
+from inceptionctl.recipe.model_section import ModelSection
 from inceptionctl.run import Run
 from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_run
 from inceptionctl.storage import write_atomically

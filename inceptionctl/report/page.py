@@ -64,10 +64,10 @@ class ReportedRun:
 
     @property
     def shown(self) -> Shown | None:
-        """The newest evaluation of the best checkpoint, the default of `evaluate` and `export`; else the newest of all."""
-        best = {row["step"] for row in self.contents.checkpoints if "best" in row["pointers"]}
-        of_best = [one for one in self.evaluations if one["step"] in best]
-        shown = of_best or self.evaluations
+        """The newest evaluation of the checkpoint of `evaluate.checkpoint`, the default of `evaluate` and `export`; else the newest of all."""
+        wanted = self.contents.recipe.evaluate.checkpoint if self.contents.recipe else "best"
+        steps = {row["step"] for row in self.contents.checkpoints if wanted in row["pointers"]}
+        shown = [one for one in self.evaluations if one["step"] in steps] or self.evaluations
         return shown[-1] if shown else None
 
     @property

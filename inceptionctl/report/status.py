@@ -81,6 +81,8 @@ def lines(found: RunContents, now: float, bars: str = BARS) -> list[tuple[str, s
         )
         if (value := finite(last.get(key))) is not None
     ]
+    if found.recipe and found.epoch is not None and (frozen := found.recipe.model.frozen_in_words(found.epoch)):
+        shown.append(("frozen", frozen))
     losses = [value for row in found.train_rows if (value := finite(row.get("loss"))) is not None]
     if losses:
         shown.append(("loss so far", sparkline(losses, bars=bars)))

@@ -12,8 +12,8 @@ from inceptionctl.models.summary import multiply_adds
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.scaling.prediction import Traffic
 from inceptionctl.train.engine import BUCKET_BYTES, REDUCE_BUCKET
-from inceptionctl.train.fine_tuning import freeze
 from inceptionctl.train.step import SharedStatistics
+from inceptionctl.train.unfreezing import NEVER, TrainedBlocks
 
 HIDDEN = 0.5
 """Of an averaging that begins beside the backward pass: four published trainings lie 0 to 3 points below it (docs/scaling.md)."""
@@ -33,8 +33,9 @@ def count_network(recipe: Recipe) -> Network:
     """The recipe's network, with what its ranks exchange in a step. Raises what building the network raises."""
     with torch.device("meta"):
         model: nn.Module = build_model(**recipe.model.network())
-        frozen = freeze(model, recipe.model.freeze)
-        statistics = SharedStatistics(model, 1, frozen).flat.numel()
+        blocks = TrainedBlocks(model, recipe.model)
+        blocks.enter(blocks.last_stage)
+        statistics = SharedStatistics(model, 1, blocks.first_trained_in(NEVER)).flat.numel()
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     partitioned = recipe.train.zero_stage > 0
     bucket = REDUCE_BUCKET * FP32 if partitioned else BUCKET_BYTES

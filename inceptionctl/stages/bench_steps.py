@@ -109,7 +109,8 @@ def _for_steps(request: _LoopRequest) -> Recipe:
 
     size = request.micro_batch_size or load_recipe(request.recipe, request.settings).train.micro_batch_size
     ranks = request.gpus or request.cpu_ranks or 1
-    never = [f"{key}=null" for key in ("evaluate.every_epochs", "checkpoint.every_epochs", "checkpoint.every_steps")]
+    keys = ("evaluate.every_epochs", "checkpoint.every_epochs", "checkpoint.every_steps", "model.unfreeze")
+    never = [f"{key}=null" for key in keys]
     batch = [f"train.micro_batch_size={size}", f"train.global_batch_size={size * ranks}", "schedule.base_lr=1e-6"]
     recipe = load_recipe(request.recipe, [*request.settings, *batch, *never])
     check_steps(recipe, request.recipe, request.settings, ranks)

@@ -115,12 +115,13 @@ def check_batch_norm(recipe: Recipe, batch: BatchPlan, option: str | None = None
 
     from inceptionctl.models import build_model
     from inceptionctl.models.summary import norms_of_one_value
-    from inceptionctl.train.fine_tuning import freeze
+    from inceptionctl.train.unfreezing import TrainedBlocks
 
     with torch.device("meta"):
         model = build_model(**recipe.with_classes().model.network())
-    for block in freeze(model, recipe.model.freeze):
-        block.eval()
+    blocks = TrainedBlocks(model, recipe.model)
+    blocks.enter(blocks.last_stage)
+    blocks.set_modes()
     lonely = norms_of_one_value(model, recipe.model.input_px)
     if lonely:
         more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""

@@ -20,13 +20,13 @@ from inceptionctl.train.batch import BatchPlan, plan_batch
 from inceptionctl.train.checkpoint import Progress
 from inceptionctl.train.checkpoint_writer import CheckpointWriter
 from inceptionctl.train.engine import Engine, build_clipping, deepspeed_config
-from inceptionctl.train.fine_tuning import freeze
 from inceptionctl.train.inputs import loader_settings
 from inceptionctl.train.job import Batches, Training
 from inceptionctl.train.optim import WeightAverage, build_optimizer
 from inceptionctl.train.runlog import RunLog
 from inceptionctl.train.step import HealthWatch, SharedStatistics, Stop, allow_tf32, resolve_precision
 from inceptionctl.train.torch_compile import compile_network
+from inceptionctl.train.unfreezing import NEVER, TrainedBlocks
 
 
 def build_training(
@@ -52,9 +52,10 @@ def build_training(
     model = build_model(**recipe.model.network())
     prepare(model)
     model.to(session.device)
-    frozen = freeze(model, recipe.model.freeze)
-    engine = build_engine(recipe, model, batch)
-    statistics = SharedStatistics(engine.model, session.world.size, frozen)
+    blocks = TrainedBlocks(model, recipe.model)
+    engine = build_engine(recipe, model, batch, blocks)
+    later = [blocks.first_trained_in(stage) for stage in range(1, blocks.last_stage + 1)]
+    statistics = SharedStatistics(engine.model, session.world.size, blocks.first_trained_in(NEVER), later)
     average = WeightAverage(engine.model, recipe.train.ema_decay)
     compile_network(engine.model, recipe.train.compile, recipe.train.compile_mode)
     progress = restore(engine, average)
@@ -72,7 +73,7 @@ def build_training(
         average=average,
         statistics=statistics,
         health=HealthWatch(engine.model, recipe.health, always=recipe.train.compile == "network"),
-        frozen=frozen,
+        blocks=blocks,
         progress=progress,
         log=log,
         writer=_checkpoint_writer(recipe, run, log),
@@ -83,17 +84,22 @@ def build_training(
     )
 
 
-def build_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan) -> Engine:
-    """The engine and the optimizer of a recipe around a network on its device, whose frozen weights are frozen already."""
+def build_engine(recipe: Recipe, model: nn.Module, batch: BatchPlan, blocks: TrainedBlocks) -> Engine:
+    """The engine and the optimizer of a recipe around a network on its device, to begin with stage 0 of its blocks."""
     torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark
     allow_tf32(recipe.train.tf32)
-    return Engine(
+    optimizer = build_optimizer(model, recipe.optim, recipe.schedule.base_lr)
+    blocks.add_groups(optimizer, recipe.optim)
+    engine = Engine(
         model,
-        build_optimizer(model, recipe.optim, recipe.schedule.base_lr),
+        optimizer,
         deepspeed_config(batch, recipe.train.zero_stage),
         clipping=build_clipping(recipe.optim),
         channels_last=recipe.train.channels_last,
     )
+    blocks.enter(0)
+    engine.trains_others()
+    return engine
 
 
 def _checkpoint_writer(recipe: Recipe, run: Run, log: RunLog) -> CheckpointWriter:

@@ -80,7 +80,8 @@ class Choice:
 
 
 def choose_checkpoint(path: Path, wish: str | None = None) -> Choice:
-    """Choose a checkpoint of a run: `best`, `latest`, or that of a step, by its number or its folder; by default the best where one is kept.
+    """Choose a checkpoint of a run: `best`, `latest`, or that of a step, by its number or its folder; by default what `evaluate.checkpoint`
+    of its recipe says, the best only where one is kept.
 
     A path that is no run is the checkpoint itself. Raises CheckpointError where there is none such, RecipeError for another wish.
     """
@@ -96,10 +97,18 @@ def choose_checkpoint(path: Path, wish: str | None = None) -> Choice:
     best = files.pointed(path / "checkpoints", "best")
     if wish == "best" and best is None:
         raise CheckpointError(f"{path} has no best checkpoint: none was validated and kept", "use --checkpoint latest")
-    if wish is None or wish in ("best", "latest"):
+    wish = wish or _wish_of(Run(path))
+    if wish in ("best", "latest"):
         which: Which = "best" if best and wish != "latest" else "latest"
         return _with_figures(path, best if best and which == "best" else found[-1], which, best, found[-1])
     return _with_figures(path, _of_step(path, wish, found), "step", best, found[-1])
+
+
+def _wish_of(run: Run) -> Literal["best", "latest"]:
+    """What its recipe says; the best for one that cannot be read, which whoever opens the checkpoint says."""
+    with contextlib.suppress(RecipeError):
+        return run.recipe().evaluate.checkpoint
+    return "best"
 
 
 def _of_step(path: Path, wish: str, found: list[Path]) -> Path:

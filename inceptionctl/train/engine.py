@@ -85,8 +85,14 @@ class Engine:
             self._engine.enable_backward_allreduce = False
             # Its own walks through the network in each step: milliseconds of the host.
             self._engine.zero_grad = self._forget_gradients
-            num_ranks = dist.get_world_size()
-            self._average = GradientAverage(self._weights, num_ranks) if num_ranks > 1 else None
+            self.trains_others()
+
+    def trains_others(self) -> None:
+        """The weights that have gradients are others than before: deal them into buckets again."""
+        if self._average:
+            self._average.close()
+        if not self._partitioned and dist.get_world_size() > 1:
+            self._average = GradientAverage(self._weights, dist.get_world_size())
 
     def _forget_gradients(self) -> None:
         for weight in self._weights:
@@ -122,7 +128,8 @@ class Engine:
 
     def _clip_partition(self) -> Tensor:
         assert isinstance(self.state, PartitionedState)
-        parts = self.state.of_weights(self._engine.optimizer.averaged_gradients)
+        all_parts = self.state.of_weights(self._engine.optimizer.averaged_gradients)
+        parts = {weight: part for weight, part in all_parts.items() if weight.requires_grad}
         here = {weight: part for weight, part in parts.items() if part is not None}
         norms = dict(zip(here, norms_of(list(here.values())).square().unbind(), strict=True)) if here else {}
         squares = torch.stack([norms.get(weight, weight.new_zeros(())) for weight in parts])
@@ -155,10 +162,16 @@ class GradientAverage:
         self._next = 0
         trained = [weight for weight in weights if weight.requires_grad]
         self._buckets = [_bucket(part) for part in _parts(reversed(trained), bucket_bytes)]
+        self._hooks = []
         for bucket in self._buckets:
             for weight in bucket.views:
                 take = partial(self._take, bucket)
-                weight.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
+                self._hooks.append(weight.register_post_accumulate_grad_hook(take))  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Take no more gradients."""
+        for hook in self._hooks:
+            hook.remove()
 
     def begin(self) -> None:
         """The backward pass that comes is the last of its step: what it leaves in the gradients is to be averaged."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inceptionctl.errors import CheckpointError, RecipeError
-from inceptionctl.recipe.schema import ModelSection
+from inceptionctl.recipe.model_section import ModelSection
 from inceptionctl.train.checkpoint import misfits, read_shapes, read_tensors
 from inceptionctl.train.inheritance import WeightsSource
 from inceptionctl.words import counted
@@ -90,9 +90,17 @@ def freeze(model: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:
 
     Raises RecipeError for a name that is no block, with those that are.
     """
+    if problem := block_problem(model, blocks, "model.freeze"):
+        raise RecipeError(*problem)
+    modules = dict(model.named_modules())
+    return [modules[name].requires_grad_(False) for name in blocks]
+
+
+def block_problem(model: nn.Module, blocks: Sequence[str], key: str) -> tuple[str, str] | None:
+    """What is wrong with names of blocks in a key, and a hint; None where the network has them all."""
     modules = dict(model.named_modules())
     unknown = [name for name in blocks if name not in modules or not name]
-    if unknown:
-        known = ", ".join(name for name, child in model.named_children() if any(True for _ in child.parameters()))
-        raise RecipeError(f"model.freeze: the network has no block {', '.join(map(repr, unknown))}", f"its blocks are {known}")
-    return [modules[name].requires_grad_(False) for name in blocks]
+    if not unknown:
+        return None
+    known = ", ".join(name for name, child in model.named_children() if any(True for _ in child.parameters()))
+    return f"{key}: the network has no block {', '.join(map(repr, unknown))}", f"its blocks are {known}"

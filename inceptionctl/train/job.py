@@ -6,13 +6,13 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from inceptionctl import console
 from inceptionctl.data.bad_images import BadImages
@@ -42,6 +42,7 @@ from inceptionctl.train.step import (
     largest_value,
     remedy,
 )
+from inceptionctl.train.unfreezing import TrainedBlocks
 
 
 class Batches(Protocol):
@@ -68,7 +69,7 @@ class Training:
     average: WeightAverage
     statistics: SharedStatistics
     health: HealthWatch
-    frozen: Sequence[nn.Module]
+    blocks: TrainedBlocks
     progress: Progress
     log: RunLog
     writer: CheckpointWriter
@@ -103,6 +104,20 @@ class Training:
     def steps_per_epoch(self) -> float:
         """Optimizer steps of one pass over the images; not a whole number in general."""
         return len(self.train_set) / self.batch.global_batch_size
+
+    def take_blocks(self, step: int) -> bool:
+        """Train the blocks that a step is to train (`model.unfreeze`); whether they are others than before."""
+        stage, before = (self.blocks.stage_in(number / self.steps_per_epoch) for number in (step, step - 1))
+        if stage == self.blocks.stage:
+            return False
+        self.blocks.enter(stage)
+        self.blocks.set_modes()
+        self.statistics.include(stage)
+        self.engine.trains_others()
+        if before < stage:
+            names = ", ".join([*(self.recipe.model.unfreeze or {}).values()][stage - 1])
+            self.log.say(f"epoch {step / self.steps_per_epoch:.2f}, step {step}: unfreezes {names}")
+        return True
 
 
 class Window:
@@ -244,6 +259,10 @@ class Window:
             "rollbacks": len(self._job.progress.rollbacks),
             "skipped_batches": self._job.progress.batch - self._job.progress.step,
         }
+        if self._job.recipe.model.unfreeze:
+            numbers["frozen_blocks"] = len(
+                self._job.recipe.model.frozen_at(self._job.progress.epoch - 1 / self._job.steps_per_epoch)
+            )
         if self._seen.zero_share is not None:
             numbers["zero_share"] = self._seen.zero_share
         row: dict[str, object] = {key: _as_json(value) for key, value in numbers.items()}

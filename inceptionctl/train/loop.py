@@ -51,6 +51,7 @@ def _reaches_the_end(job: Training) -> bool:
 
 def _train_on(job: Training) -> None:
     recipe, progress, engine = job.recipe, job.progress, job.engine
+    compiled = recipe.train.compile != "none"
     loader, window = job.loader(job), Window(job)
     try:
         if progress.evaluation_due:
@@ -59,12 +60,11 @@ def _train_on(job: Training) -> None:
                 return
         batches = iter(loader)
         # Once, since it takes the host a millisecond: whatever validates has a network of its own.
-        engine.model.train()
-        for block in job.frozen:
-            block.eval()
-        to_compile = recipe.train.compile != "none"
+        job.blocks.set_modes()
+        to_compile = True
         for step in range(progress.step, progress.total_steps):
             job.heartbeat.enter(State.TRAINS, step)
+            to_compile |= job.take_blocks(step)
             rate, position = _rate(job, step), progress.batch
             engine.set_learning_rate(rate)
             evaluate_now = _is_due(job, step + 1, recipe.evaluate.every_epochs, None)
@@ -78,7 +78,7 @@ def _train_on(job: Training) -> None:
                 torch.manual_seed(noise_seed(recipe.train.seed, position, job.world.rank * job.batch.accumulation + micro))
                 job.health.listen(row_now and micro == job.batch.accumulation - 1)
                 # Compiling takes minutes, in which nobody waits for anybody.
-                with job.heartbeat.during(State.COMPILES) if to_compile else contextlib.nullcontext():
+                with job.heartbeat.during(State.COMPILES) if to_compile and compiled else contextlib.nullcontext():
                     with autocast(job.precision, job.device):
                         output = engine.forward(batch.images)
                     loss, reported = training_loss(

@@ -5,6 +5,7 @@ torch is imported only for what needs the network: frozen blocks, first weights,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,8 @@ from inceptionctl.data.sources.exclusions import subset_of
 from inceptionctl.errors import CheckpointError, InceptionctlError, Problem, RecipeError
 from inceptionctl.models import build_model, is_timm
 from inceptionctl.published import parse
-from inceptionctl.recipe.schema import AUTO_CLASSES, Recipe
+from inceptionctl.recipe.model_section import AUTO_CLASSES
+from inceptionctl.recipe.schema import Recipe
 from inceptionctl.train.inheritance import WeightsSource, find_weights, first_weights
 from inceptionctl.train.trackers import check_package
 from inceptionctl.words import counted, has_top5
@@ -107,7 +109,9 @@ def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fa
     if source and not source.exists():
         yield from _fault("model.init_from", partial(_refuse_missing, recipe, source))
         source = None
-    if not (source or recipe.model.freeze or is_timm(recipe.model.name) or recipe.optim.name == "lamb"):
+    if not (
+        source or recipe.model.freeze or recipe.model.unfreeze or is_timm(recipe.model.name) or recipe.optim.name == "lamb"
+    ):
         return
     try:
         model = _on_no_device(recipe)
@@ -117,6 +121,8 @@ def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fa
     if source:
         yield from _fault("model.init_from", lambda: _start(recipe, find_weights(source, verified=verified), model))
     yield from _fault("model.freeze", lambda: _freeze(recipe, model))
+    for problem in _unfreezing_problems(recipe, model, begins):
+        yield Fault("model.unfreeze", RecipeError(*problem))
     yield from _fault("optim.name", lambda: _optimizer(recipe, model))
 
 
@@ -147,6 +153,13 @@ def _freeze(recipe: Recipe, model: nn.Module) -> None:
     from inceptionctl.train.fine_tuning import freeze
 
     freeze(model, recipe.model.freeze)
+
+
+def _unfreezing_problems(recipe: Recipe, model: nn.Module, begins: bool) -> list[tuple[str, str]]:
+    from inceptionctl.train.unfreezing import unfreezing_problems
+
+    # A run that is shortened may end before an epoch of them.
+    return unfreezing_problems(model, recipe.model, recipe.train.epochs if begins else math.inf)
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> None:

@@ -25,7 +25,8 @@ from inceptionctl.errors import EnvironmentFault, InceptionctlError
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters
 from inceptionctl.recipe.load import recipe_from_dict
-from inceptionctl.recipe.schema import AUTO_CLASSES, Recipe
+from inceptionctl.recipe.model_section import AUTO_CLASSES
+from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import Run, discard_unused, is_run, located, note_end
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.batch import BatchPlan, check_batch_norm, plan_batch, refuse_odd_pairs, total_steps

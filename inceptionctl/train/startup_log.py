@@ -69,6 +69,8 @@ def greet(job: Training, start: Start) -> None:
         log.say(
             "warning: data.sampling and train.class_weights both balance the classes: the rare ones count more than the others"
         )
+    if frozen := recipe.model.frozen_in_words(progress.step / job.steps_per_epoch):
+        log.say(f"frozen: {frozen}")
     log.say(f"learning rate {schedule_in_words(recipe.schedule, recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"resuming from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import struct
 import warnings
@@ -159,34 +160,52 @@ class SharedStatistics:
     every step, and not only before an evaluation or a save, gives the same numbers whenever a run is saved: averaging is linear,
     but its rounding is not, and a resumed run must equal one that was never stopped bit for bit.
 
-    `votes`, the last place of the tensor, belongs to `Stop`: it goes round with the statistics for nothing.
+    `votes`, the place behind what is trained from the start, belongs to `Stop`: it goes round with the statistics for nothing.
     """
 
-    def __init__(self, model: nn.Module, num_ranks: int, frozen: Iterable[nn.Module] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        num_ranks: int,
+        frozen: Iterable[nn.Module] = (),
+        later: Sequence[Iterable[nn.Module]] = (),
+    ) -> None:
+        """`later` are modules that are `frozen` too at first; each entry joins when `include` says so."""
         self.num_ranks = num_ranks
         # Frozen statistics are the same everywhere, and would drift by the rounding of the division.
-        still = {id(module) for block in frozen for module in block.modules()}
-        norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and id(module) not in still]
-        for module in norms:
+        still = {id(module) for block in (*frozen, *itertools.chain(*later)) for module in block.modules()}
+        stages = [[module for module in model.modules() if id(module) not in still], *later]
+        norms = [[module for module in stage if isinstance(module, _BatchNorm)] for stage in stages]
+        for module in itertools.chain(*norms):
             if module.momentum is not None:
                 module.momentum = momentum_over_ranks(module.momentum, num_ranks)
-        buffers = [tensor for module in norms for tensor in _statistics(module)]
-        size = sum(buffer.numel() for buffer in buffers)
-        self.flat = torch.empty(size + 1, device=next(model.parameters()).device)
-        self.votes = self.flat[-1:].zero_()
+        buffers = [[tensor for module in stage for tensor in _statistics(module)] for stage in norms]
+        sizes = [sum(buffer.numel() for buffer in stage) for stage in buffers]
+        self.flat = torch.empty(sum(sizes) + 1, device=next(model.parameters()).device)
+        # Behind what is trained from the start: what joins later follows, so that what goes round is always the beginning.
+        self.votes = self.flat[sizes[0] : sizes[0] + 1].zero_()
+        self._ends = [end + 1 for end in itertools.accumulate(sizes)]
+        self._end = self._ends[0]
         start = 0
-        for buffer in buffers:
-            view = self.flat[start : start + buffer.numel()].view_as(buffer)
-            view.copy_(buffer)
-            buffer.data = view
-            start += buffer.numel()
+        for stage, end in zip(buffers, self._ends, strict=True):
+            for buffer in stage:
+                view = self.flat[start : start + buffer.numel()].view_as(buffer)
+                view.copy_(buffer)
+                buffer.data = view
+                start += buffer.numel()
+            start = end
+
+    def include(self, stage: int) -> None:
+        """Average those of the first so many entries of `later` too, and of no others."""
+        self._end = self._ends[stage]
 
     @torch.no_grad()
     def average(self) -> None:
         """Average over the ranks; a collective call."""
         if self.num_ranks > 1:
-            dist.all_reduce(self.flat)
-            self.flat.div_(self.num_ranks)
+            shared = self.flat[: self._end]
+            dist.all_reduce(shared)
+            shared.div_(self.num_ranks)
 
 
 def momentum_over_ranks(momentum: float, num_ranks: int) -> float:
@@ -203,7 +222,7 @@ class Stop:
     """The vote on stopping. A rank alone decides by itself.
 
     Ranks that stopped after different steps would wait for each other for ever, so every step needs an answer that is the same
-    everywhere. It costs no call of its own: `votes` is the last place of the flat tensor of batch-norm statistics, which is summed over
+    everywhere. It costs no call of its own: `votes` is a place of the flat tensor of batch-norm statistics, which is summed over
     the ranks after every step anyway (`SharedStatistics`), so that any rank's vote is every rank's positive number.
 
     On a CPU the sum is there when that call returns. On GPUs it is copied to pinned memory behind the step's other work and looked at

@@ -17,6 +17,7 @@ from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.run import Run, find_run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint_choice import choose_checkpoint
+from inceptionctl.train.inheritance import find_weights
 
 CPU = torch.device("cpu")
 FIGURES = {5: (0.5, 12.5, "all"), 10: (1.0, 25.0, "all")}
@@ -61,6 +62,26 @@ def invoke(*words: str | Path) -> Result:
     answer = CliRunner().invoke(app, [*map(str, words)], env={"COLUMNS": "250"})
     assert answer.exit_code == 0, answer.output
     return answer
+
+
+def test_the_recipe_says_which_is_taken_by_default(place: Path) -> None:
+    shutil.copytree("runs/b", "runs/newest")
+    told = place / "runs/newest/recipe.yaml"
+    text = told.read_text().replace("  checkpoint: best\n", "  checkpoint: latest\n")
+    told.write_text(text)
+    try:
+        assert Run(told.parent).recipe().evaluate.checkpoint == "latest"
+        assert load_trained(told.parent, "ema", CPU).step == 10
+        assert load_trained(told.parent, "ema", CPU, "best").step == find_weights_step(Path("runs/b")) == 5
+        assert find_weights_step(told.parent) == 10
+        told.write_text(text.replace("  checkpoint: latest\n", ""))  # of a run that knows of no such key
+        assert load_trained(told.parent, "ema", CPU).step == 5
+    finally:
+        shutil.rmtree(told.parent)
+
+
+def find_weights_step(path: Path) -> int:
+    return files.step_of(find_weights(path, verified=False).file.parent)
 
 
 def test_the_best_is_taken_where_one_is_kept_else_the_newest(run: Run) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.models import build_model
-from inceptionctl.recipe.schema import ModelSection
+from inceptionctl.recipe.model_section import ModelSection
 from inceptionctl.train.fine_tuning import InitialWeights, freeze, read_initial_weights, start_from
 from inceptionctl.train.inheritance import find_weights
 

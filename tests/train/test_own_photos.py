@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from inceptionctl.recipe.load import load_recipe
-from inceptionctl.recipe.schema import AUTO_CLASSES
+from inceptionctl.recipe.model_section import AUTO_CLASSES
 from inceptionctl.run import Run, create_run
 from tests.commands import TINY, inceptionctl, refused, sets
 from tests.data.conftest import fill

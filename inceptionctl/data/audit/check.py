@@ -81,6 +81,8 @@ class SplitReport:
     split: str
     folder: str
     num_images: int
+    num_groups: int | None
+    """Groups that `data.val_fraction` has kept together; None where it was not asked to."""
     bytes: int
     class_counts: dict[str, int]
     images_per_class: Spread
@@ -250,6 +252,7 @@ class _Tally:
             split=self.images.split,
             folder=str(self.images.folder),
             num_images=len(self.images),
+            num_groups=self.images.num_groups,
             bytes=self._bytes,
             class_counts=dict(zip(self.images.classes, counts, strict=True)),
             images_per_class=_spread(counts),

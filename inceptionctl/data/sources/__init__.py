@@ -26,3 +26,5 @@ class Sources(TypedDict, total=False):
     """What part of the images to validate on, where there is no validation split."""
     group_by: str | None
     """A regular expression for what belongs on one side of that division."""
+    group_by_column: str | None
+    """The column of `train_csv` that tells it."""

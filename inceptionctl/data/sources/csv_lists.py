@@ -39,7 +39,7 @@ def open_csv(root: Path, split: Split, file: Path, train_file: Path | None, clas
 
 
 def _listed(root: Path, split: Split, file: Path, train_file: Path | None, class_list: ClassList) -> ImageSet:
-    paths, labels, lines = _rows(file)
+    paths, labels, lines, _ = _rows(file)
     known = set(_rows(train_file)[1]) if train_file and train_file != file and class_list.names is None else set(labels)
     where = str(train_file if train_file and class_list.names is None else file)
     classes = class_list.settle(known, where, all_of_them=False)
@@ -49,10 +49,15 @@ def _listed(root: Path, split: Split, file: Path, train_file: Path | None, class
     return ImageSet(root, split, file, classes, numbers, names, class_folders=False)
 
 
-def _rows(file: Path) -> tuple[list[str], list[str], array[int]]:
-    """Path, label and line of each row."""
+def read_column(file: Path, name: str) -> list[str]:
+    """The values of a column of a list, in the order of its images. Raises DataError when it has no such column, or a row no value."""
+    return _rows(file, name)[3]
+
+
+def _rows(file: Path, more: str | None = None) -> tuple[list[str], list[str], array[int], list[str]]:
+    """Path, label and line of each row, and the value of `more`, another column."""
     problems: list[str] = []
-    paths, labels, lines = list[str](), list[str](), array("q")
+    paths, labels, lines, values = list[str](), list[str](), array("q"), list[str]()
     once: dict[str, str] = {}
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         reader = csv.reader(opened, strict=True)
@@ -62,23 +67,31 @@ def _rows(file: Path) -> tuple[list[str], list[str], array[int]]:
                 raise DataError(
                     f"{file}, line 1: the columns are {', '.join(header) or 'missing'}", "the first line names them: path,label"
                 )
+            if more is not None and more not in header:
+                raise DataError(
+                    f"{file} has no column '{more}': the columns are {', '.join(header)}", "set data.group_by_column"
+                )
             path_column, label_column = header.index("path"), header.index("label")
+            more_column = label_column if more is None else header.index(more)
             for row in reader:
                 if not row:
                     continue
                 wrong = _wrong_in(row, len(header), path_column, label_column)
+                if not (wrong or row[more_column]):
+                    wrong = f"no {more} for {row[path_column]}"
                 if wrong:
                     problems.append(f"line {reader.line_num}: {wrong}")
                     continue
                 paths.append(row[path_column])
                 labels.append(once.setdefault(row[label_column], row[label_column]))
+                values.append(once.setdefault(row[more_column], row[more_column]))
                 lines.append(reader.line_num)
         except csv.Error as fault:
             problems.append(f"line {reader.line_num}: {fault}")
     _refuse(file, problems)
     if not paths:
         raise DataError(f"{file} names no images", "write a line `path,label` for each")
-    return paths, labels, lines
+    return paths, labels, lines, values
 
 
 def _wrong_in(row: Sequence[str], columns: int, path_column: int, label_column: int) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -27,15 +28,23 @@ _READERS = 16  # a network file system answers many at once
 _FILE = "content.npz"
 
 
-def divided(whole: ImageSet, split: Split, fraction: float, group_by: str | None = None) -> ImageSet:
+def divided(
+    whole: ImageSet, split: Split, fraction: float, group_by: str | None = None, groups: Sequence[str] | None = None
+) -> ImageSet:
     """The training or validation images of `whole`, which has no validation split: `fraction` of the images, of each class alike.
 
     An image's bytes decide, so images that are added later move no others, and copies of an image never lie on both sides. With
     `group_by`, a regular expression, what its first group matches in the name below the root decides: images of one group stay together.
+    So do those with equal values in `groups`, one for each image.
 
     Raises RecipeError for an expression that is none or matches no group in a name, DataError when a class is left without training images.
     """
-    hashes = _of_groups(whole, _compiled(group_by)) if group_by else _of_content(whole)
+    if group_by:
+        hashes = _of_groups(whole, _compiled(group_by))
+    elif groups is not None:
+        hashes = np.array([_hash(value.encode(errors="surrogateescape")) for value in groups], np.uint64)
+    else:
+        hashes = _of_content(whole)
     is_val = hashes < np.uint64(min(fraction, 1.0) * 2.0**64)
     counts = np.bincount(whole.labels[~is_val], minlength=len(whole.classes))
     if not counts.all():
@@ -44,8 +53,9 @@ def divided(whole: ImageSet, split: Split, fraction: float, group_by: str | None
             f"data.val_fraction {fraction:g} leaves no training images in {some(empty)}",
             "lower it, or add images: small classes may end up on one side",
         )
-    picked = whole.picked(np.flatnonzero(is_val if split == "val" else ~is_val).tolist())
-    return replace(picked, split=split)
+    side = np.flatnonzero(is_val if split == "val" else ~is_val)
+    num_groups = len(np.unique(hashes[side])) if group_by or groups is not None else None
+    return replace(whole.picked(side.tolist()), split=split, num_groups=num_groups)
 
 
 def classes_without(images: ImageSet) -> list[str]:

@@ -1,5 +1,6 @@
 """Validation images chosen by content: no image moves when others come, copies and groups stay together, every format that lacks a split."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.sources import index_cache
 from inceptionctl.data.sources.division import classes_without
 from inceptionctl.errors import DataError, RecipeError
+from inceptionctl.recipe.load import default_recipe
+from tests.commands import inceptionctl, sets
 from tests.data.conftest import photo
 
 CLASSES = ("cats", "dogs", "birds")
@@ -71,6 +74,54 @@ def test_groups_stay_together(flat: Path) -> None:
     assert len(val) > 0
     groups = [{name.partition("_")[0] for name in names(part)} for part in (train, val)]
     assert not groups[0] & groups[1]
+
+
+def listed(flat: Path, header: str = "path,label,patient", patient: str = "{}") -> Path:
+    """A list of the images, five of a patient."""
+    rows = [f"{path},{path.parent.name},{patient.format(int(path.stem) // 5)}" for path in sorted(flat.rglob("*.png"))]
+    file = flat.parent / "all.csv"
+    file.write_text("\n".join([header, *rows]) + "\n")
+    return file
+
+
+def test_a_column_of_a_list_keeps_groups_together(flat: Path) -> None:
+    file = listed(flat)
+    train, val = both(flat.parent, train_csv=file, group_by_column="patient")
+    groups = [{int(name.removesuffix(".png")) // 5 for name in names(part)} for part in (train, val)]
+    assert not groups[0] & groups[1] and len(groups[0] | groups[1]) == 36
+    assert [train.num_groups, val.num_groups] == [len(one) for one in groups] and len(val) == 5 * len(groups[1]) > 0
+    assert (val.class_counts() > 0).all()
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if "/0000." not in line))
+    assert names(both(flat.parent, train_csv=file, group_by_column="patient")[1]) == names(val) - {"0000.png"}
+
+
+def test_a_column_without_a_value_for_each_image_is_refused(flat: Path) -> None:
+    with pytest.raises(DataError, match=r"all\.csv has no column 'patent': the columns are path, label, patient"):
+        both(flat.parent, train_csv=listed(flat), group_by_column="patent")
+    with pytest.raises(DataError, match=r"line 2: no patient for "):
+        both(flat.parent, train_csv=listed(flat, patient=""), group_by_column="patient")
+
+
+def test_a_column_is_one_of_a_list_that_is_divided() -> None:
+    for settings, words in (
+        (["data.group_by_column=patient", "data.val_fraction=0.2"], "needs train_csv"),
+        (["data.group_by_column=patient", "data.train_csv=all.csv"], "needs val_fraction"),
+        (["data.group_by_column=a", "data.group_by=(b)", "data.train_csv=c", "data.val_fraction=0.2"], "exclude each other"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            default_recipe(settings)
+        assert words in caught.value.problems[0].message
+
+
+def test_the_check_counts_the_groups(flat: Path) -> None:
+    told = sets("data.val_fraction=0.2", f"data.train_csv={listed(flat)}", "data.group_by_column=patient")
+    done = inceptionctl("data", "check", flat.parent, *told, "--json")
+    assert done.returncode == 0, done.stderr
+    counts = [split["num_groups"] for split in json.loads(done.stdout)["splits"]]
+    assert sum(counts) == 36 and min(counts) > 0
+    done = inceptionctl("data", "check", flat.parent, *told)
+    [row] = [line for line in done.stdout.splitlines() if line.strip().startswith("groups")]
+    assert row.split()[-2:] == [str(count) for count in counts]
 
 
 @pytest.mark.parametrize(
