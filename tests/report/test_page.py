@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
+from inceptionctl.recipe.load import default_recipe
 from inceptionctl.report.curves import least_loss
 from inceptionctl.report.page import ReportedRun, named
 from inceptionctl.report.paper import standard_error
@@ -133,4 +134,6 @@ def test_of_several_checkpoints_the_best_is_shown(tmp_path: Path) -> None:
     assert reported.shown == {"step": 10, "n": 3}
     contents.checkpoints = [{"step": 5, "pointers": ["best"]}, {"step": 10, "pointers": ["latest"]}]
     assert reported.shown == {"step": 5, "n": 2}
+    contents.recipe = default_recipe(["evaluate.checkpoint=latest"])
+    assert reported.shown == {"step": 10, "n": 3}
     assert ReportedRun("x", contents).shown is None
