@@ -1,5 +1,7 @@
 """Gradual unfreezing: what is trained in a step is a function of the step, on any number of ranks and from any checkpoint."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from inceptionctl.recipe.variants import AdamWSection, RmsPropSection
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.step import SharedStatistics
 from inceptionctl.train.unfreezing import NEVER, TrainedBlocks, unfreezing_problems
-from tests.commands import inceptionctl, refused, rows, sets
+from tests.commands import environment, inceptionctl, refused, rows, sets
+from tests.forked import run_ranks
 
 # 13 images in batches of 8: stage 1 begins with step 1, stage 2 with step 4.
 NETWORK = {"name": "resnet_18", "width": 0.125, "input_px": 64, "num_classes": 3}
@@ -42,6 +45,45 @@ SETTINGS = sets(
 )
 
 
+# What two ranks share in steps of each stage, and when they go back as a rollback does. Each class counts as an image: 1.625 steps an epoch.
+RANK = """
+import json, sys
+import torch
+from pathlib import Path
+from torch import nn
+from inceptionctl.bench.turns import make_job
+from inceptionctl.distributed.exit import leave
+from inceptionctl.distributed.session import session
+from inceptionctl.distributed.signals import RankSignals
+from inceptionctl.distributed.world import world_from_environment
+from inceptionctl.recipe.load import default_recipe
+
+settings, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+world, told = world_from_environment(), []
+with session(world) as joined:
+    job = make_job(joined, default_recipe(settings), folder / str(world.rank), RankSignals(speaks=False))
+    model = job.engine.model
+    norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
+    for step in (0, 1, 4, 1):
+        job.take_blocks(step)
+        for norm in norms.values():
+            norm.running_mean.fill_(world.rank)
+        for _ in range(job.batch.accumulation):
+            images = torch.full((2, 3, 64, 64), float(world.rank)) + torch.arange(2.0)[:, None, None, None]
+            job.engine.backward(job.engine.forward(images).square().mean() * (1 + world.rank))
+            if job.engine._engine.is_gradient_accumulation_boundary():
+                sums = {name: float(w.grad.double().sum()) for name, w in model.named_parameters() if w.grad is not None}
+            job.engine.step()
+        for norm in norms.values():
+            norm.running_mean.fill_(world.rank)
+        job.statistics.average()
+        told.append([[name for name, norm in norms.items() if norm.running_mean[0] == 0.5], sums])
+    job.log.close()
+print(json.dumps(told))
+leave(0)
+"""
+
+
 def network() -> tuple[nn.Module, ModelSection]:
     section = ModelSection(**NETWORK, freeze=FREEZE, unfreeze=UNFREEZE)
     torch.manual_seed(0)
@@ -50,8 +92,7 @@ def network() -> tuple[nn.Module, ModelSection]:
 
 def trained(model: nn.Module) -> set[str]:
     """Units whose weights have gradients."""
-    names = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    return {".".join(name.split(".")[: 2 if name.startswith("stage") else 1]) for name in names}
+    return units(name for name, weight in model.named_parameters() if weight.requires_grad)
 
 
 def test_a_stage_has_gradients_and_statistics_and_the_others_have_none() -> None:
@@ -113,6 +154,23 @@ def test_statistics_join_behind_those_that_are_shared_already() -> None:
         }
         assert inside == expected and shared.data_ptr() <= place < ends
     assert sizes == sorted(set(sizes)) and sizes[-1] == len(statistics.flat)
+
+
+def units(names: Iterable[str]) -> set[str]:
+    return {".".join(name.split(".")[: 2 if name.startswith("stage") else 1]) for name in names}
+
+
+def test_ranks_share_gradients_and_statistics_of_what_is_trained_and_nothing_else(tmp_path: Path) -> None:
+    settings = [*(f"model.{key}={value}" for key, value in NETWORK.items()), *KEYS, "model.num_classes=13"]
+    batch = ["train.global_batch_size=8", "train.micro_batch_size=2", "train.precision=fp32"]
+    ended = run_ranks(RANK, 2, json.dumps([*settings, *batch]), tmp_path, environment=environment())
+    assert [rank.returncode for rank in ended] == [0, 0], ended
+    told = [json.loads(rank.stdout.splitlines()[-1]) for rank in ended]
+    assert told[0] == told[1]
+    last = {"stage_3.0", "stage_3.1"}, {"stage_4.0", "stage_4.1"}, {"stage_1.1", "stem"}
+    for (norms, gradients), stage in zip(told[0], (0, 1, 2, 1), strict=True):
+        expected = set[str]().union(*last[: stage + 1])
+        assert units(norms) == expected and units(gradients) == expected | {"classifier"}
 
 
 def test_a_recipe_keeps_its_epochs() -> None:
@@ -209,18 +267,21 @@ def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
     return folder / "run", train(root, folder, "run")
 
 
-def moved(run: Path, step: int) -> set[str]:
-    """The units that a step has changed: weights and statistics."""
+def moved(run: Path, step: int) -> tuple[set[str], set[str]]:
+    """The units whose weights, and those whose statistics a step has changed."""
     before, after = contents(run, step), contents(run, step + 1)
-    names = {name.removeprefix("model:") for name in before if name.startswith("model:")}
-    changed = {name for name in names if not torch.equal(before[f"model:{name}"], after[f"model:{name}"])}
-    return {".".join(name.split(".")[: 2 if name.startswith("stage") else 1]) for name in changed}
+    names = [name for name in before if name.startswith("model:") and not torch.equal(before[name], after[name])]
+    of_weights, of_statistics = ([name for name in names if ("running" in name) == statistics] for statistics in (False, True))
+    return tuple(
+        units(name.removeprefix("model:") for name in part if "num_batches" not in name) for part in (of_weights, of_statistics)
+    )
 
 
 def test_blocks_are_trained_from_their_epoch_on_and_it_is_said(whole: tuple[Path, str]) -> None:
     run, said = whole
     last = {"stage_3.0", "stage_3.1", "classifier", "stage_4.0", "stage_4.1"}
-    assert moved(run, 3) == last and moved(run, 4) == last | {"stage_1.1", "stem"}
+    for step, expected in ((3, last), (4, last | {"stage_1.1", "stem"})):
+        assert moved(run, step) == (expected, expected - {"classifier"})
     keys = {name for name in contents(run, 4) if name.startswith("optimizer:")}
     assert keys and all(name.removeprefix("optimizer:").startswith(("stage_3", "stage_4", "classifier")) for name in keys)
     assert "frozen: stem, stage_1, stage_2, stage_4; stage_4 until epoch 0.5; stage_1.1, stem until epoch 2.4" in said
