@@ -13,7 +13,7 @@ from inceptionctl.errors import RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.recipe.load import default_recipe, dump_recipe, load_recipe, recipe_from_dict
 from inceptionctl.recipe.model_section import ModelSection
-from inceptionctl.recipe.variants import AdamWSection, RmsPropSection
+from inceptionctl.recipe.variants import AdamWSection, LambSection, Optim, RmsPropSection
 from inceptionctl.train.optim import build_optimizer
 from inceptionctl.train.step import SharedStatistics
 from inceptionctl.train.unfreezing import NEVER, TrainedBlocks, unfreezing_problems
@@ -111,8 +111,11 @@ def test_a_stage_has_gradients_and_statistics_and_the_others_have_none() -> None
     assert trained(model) == {"stage_3.0", "stage_3.1", "classifier"}  # back, as after a rollback
 
 
-@pytest.mark.parametrize("optim", [RmsPropSection(weight_decay=0.01), AdamWSection(name="adamw", weight_decay=0.1)])
-def test_what_is_to_come_has_no_state_and_does_not_move(optim: RmsPropSection | AdamWSection) -> None:
+@pytest.mark.parametrize(
+    "optim",
+    [RmsPropSection(weight_decay=0.01), AdamWSection(name="adamw", weight_decay=0.1), LambSection(name="lamb", weight_decay=0.1)],
+)
+def test_what_is_to_come_has_no_state_and_does_not_move(optim: Optim) -> None:
     model, section = network()
     blocks = TrainedBlocks(model, section)
     optimizer = build_optimizer(model, optim, 0.01)
@@ -125,6 +128,8 @@ def test_what_is_to_come_has_no_state_and_does_not_move(optim: RmsPropSection | 
     for name, weight in model.named_parameters():
         is_trained = name.startswith(("stage_3", "stage_4", "classifier"))
         assert (weight in optimizer.state) == is_trained == (not torch.equal(weight, before[name])), name
+    counts = {group.get("stage", 0): group.get("step") for group in optimizer.param_groups}
+    assert counts == ({0: 1, 1: 1, 2: None} if optim.name == "lamb" else {0: None, 1: None, 2: None})
 
 
 def test_statistics_join_behind_those_that_are_shared_already() -> None:
