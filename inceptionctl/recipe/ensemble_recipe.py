@@ -29,7 +29,6 @@ from inceptionctl.recipe.load import (
     examine,
     failure,
     find_recipe,
-    load_recipe,
     merged,
     read_source,
     settings_source,
@@ -107,11 +106,6 @@ def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
     if ensemble is None or problems:
         raise failure(name, list(dict.fromkeys(problems)))
     return ensemble
-
-
-def load_any(name: str, settings: Sequence[str] = ()) -> Recipe | Ensemble:
-    """A recipe of either kind. Raises RecipeError as `load_recipe` and `load_ensemble` do."""
-    return load_ensemble(name, settings) if is_ensemble(name) else load_recipe(name, settings)
 
 
 def member_source(source: Source, top: Source, name: str, group: str = MEMBERS) -> Source:

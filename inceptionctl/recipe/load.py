@@ -22,6 +22,7 @@ from inceptionctl.section import Tree
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.ensemble_recipe import Ensemble
+    from inceptionctl.recipe.study_recipe import Study
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -166,8 +167,8 @@ def recipe_from_dict(tree: Mapping[str, Any], name: str) -> Recipe:
         raise failure(name, [problem_of(details, empty) for details in error.errors(include_url=False)]) from None
 
 
-def dump_recipe(recipe: Recipe | Ensemble) -> str:
-    """The complete recipe, of an ensemble too, defaults included, as YAML that loads back to the same recipe."""
+def dump_recipe(recipe: Recipe | Ensemble | Study) -> str:
+    """The complete recipe, of an ensemble or a study too, defaults included, as YAML that loads back to the same recipe."""
     return yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=120)
 
 

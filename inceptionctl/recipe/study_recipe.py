@@ -23,11 +23,21 @@ from itertools import product
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from inceptionctl.errors import Problem
-from inceptionctl.recipe.ensemble_recipe import member_source, sections_at_top, strangers, told_of_a_member, unfit_members
+from inceptionctl.recipe.ensemble_recipe import (
+    Ensemble,
+    is_ensemble,
+    load_ensemble,
+    member_source,
+    sections_at_top,
+    strangers,
+    told_of_a_member,
+    unfit_members,
+)
 from inceptionctl.recipe.keys import ARMS, all_keys
-from inceptionctl.recipe.load import examine, failure, find_recipe, merged, read_source, set_in, settings_source
+from inceptionctl.recipe.load import examine, failure, find_recipe, load_recipe, merged, read_source, set_in, settings_source
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.yaml_source import Source
 from inceptionctl.section import Section, Tree
@@ -75,18 +85,22 @@ class StudySection(Section):
             _check_key(self.tune.key)
             both = sorted(set(self.seeds) & set(self.tune.seeds))
             if both:
-                raise ValueError(f"tune.seeds has seeds that are reported: {both}; tune on others")
+                raise _rule(f"seeds has {both}, which tune.seeds has too", "tune on seeds that are not reported")
             if self.tune.key in self.grid:
-                raise ValueError(f"tune.key {self.tune.key} is in grid too; remove it from one of them")
+                raise _rule(f"tune.key {self.tune.key} is in grid too", "remove it from one of the two")
         for what, seeds in (("seeds", self.seeds), ("tune.seeds", self.tune.seeds if self.tune else [])):
             if len(set(seeds)) < len(seeds):
-                raise ValueError(f"{what} has a seed twice")
+                raise _rule(f"{what} has a seed twice", "the second training would be the first again")
         return self
+
+
+def _rule(message: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
 
 
 def _check_key(key: str) -> None:
     if key == "train.seed" or key not in all_keys():
-        raise ValueError(f"{key} is not a key that can be varied; write it as in `--set`, for example schedule.base_lr")
+        raise _rule(f"{key} is not a key that can be varied", "write it as in `--set`, for example schedule.base_lr")
 
 
 class _Head(Section):
@@ -101,7 +115,7 @@ class _Head(Section):
     def _pairs_are_arms(self) -> Self:
         for name in (name for pair in self.study.pairs for name in pair):
             if name not in self.arms:
-                raise ValueError(f"study.pairs names {name}, which is no arm; arms are {', '.join(self.arms)}")
+                raise _rule(f"study.pairs names {name}, which is no arm", f"arms are {', '.join(self.arms)}")
         return self
 
 
@@ -155,9 +169,13 @@ class Study:
 
     def resolved(self) -> Tree:
         """The study's section and the complete recipe of each condition with its first seed, as plain JSON values."""
-        first = self.section.tune.values[0] if self.section.tune else None
-        recipes = {one.name: self.recipe(one, self.section.seeds[0], first).resolved() for one in self.conditions}
+        recipes = {name: recipe.resolved() for name, recipe in self.first_recipes().items()}
         return {"study": self.section.model_dump(mode="json"), ARMS: recipes}
+
+    def first_recipes(self) -> dict[str, Recipe]:
+        """The training of each condition with the first seed and the first value of what is tuned, by the condition's name."""
+        first = self.section.tune.values[0] if self.section.tune else None
+        return {one.name: self.recipe(one, self.section.seeds[0], first) for one in self.conditions}
 
 
 def is_study(name: str) -> bool:
@@ -201,3 +219,10 @@ def _conditions(arm: str, study: StudySection, source: Source, whole: Source) ->
 
 def _tuned(study: StudySection) -> list[dict[str, float]]:
     return [{study.tune.key: value} for value in study.tune.values] if study.tune else [{}]
+
+
+def load_any(name: str, settings: Sequence[str] = ()) -> Recipe | Ensemble | Study:
+    """A recipe of any kind. Raises RecipeError as `load_recipe`, `load_ensemble` and `load_study` do."""
+    if is_study(name):
+        return load_study(name, settings)
+    return load_ensemble(name, settings) if is_ensemble(name) else load_recipe(name, settings)
