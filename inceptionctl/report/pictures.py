@@ -106,9 +106,10 @@ def seed_curves(name: str, title: str, groups: Mapping[str, Sequence[Rows]], key
     def draw(figure: Any, theme: Theme) -> None:
         axes = figure.subplots()
         for number, (group, seeds) in enumerate(shown.items()):
+            marker = "o" if len(medians[group]) == 1 else ""  # a line of one point would not be seen
             for rows in seeds if len(seeds) > 1 else ():
-                axes.plot(*zip(*_points(rows, key), strict=True), linewidth=0.8, alpha=0.5, **_style(number))
-            axes.plot(*zip(*medians[group], strict=True), linewidth=2.4, **_style(number))
+                axes.plot(*zip(*_points(rows, key), strict=True), marker=marker, linewidth=0.8, alpha=0.5, **_style(number))
+            axes.plot(*zip(*medians[group], strict=True), marker=marker, linewidth=2.4, **_style(number))
         axes.set(xlabel="epoch", ylabel=label)
         axes.set_ylim(bottom=0)
         _legend(figure, dict.fromkeys(shown, ()))

@@ -110,10 +110,8 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
     chosen = choose(tuning_losses(tuning)) if all(cell.is_done for cell in tuning) else {}
     # Before the tuning is done its first value stands for the one that will be chosen.
     assumed = chosen or {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
-    try:
-        reported = reported_cells(loaded, request.folder, assumed)
-    finally:
-        _check(tuning or reported_cells(loaded, request.folder, assumed), request)
+    reported = reported_cells(loaded, request.folder, assumed)
+    _check(tuning or reported, request)
     rows = [_row(cell, "tuning", known=True) for cell in tuning]
     return StudyPlan([*rows, *(_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported)])
 

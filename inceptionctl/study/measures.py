@@ -39,11 +39,11 @@ class Measured(TypedDict):
 
 
 MEASURES: Mapping[str, str] = {
-    "final_error": "final top-1 error %",
-    "best_error": "best top-1 error %",
-    "final_loss": "final training loss",
-    "mean_loss": "mean training loss",
-    "zero_share": "share of zeros before the pool",
+    "final_error": "final error %",
+    "best_error": "best error %",
+    "final_loss": "final loss",
+    "mean_loss": "mean loss",
+    "zero_share": "zeros",
 }
 
 
