@@ -71,9 +71,11 @@ def engine_of(setting: str) -> None:
     from inceptionctl.distributed.world import World
     from inceptionctl.train.batch import plan_batch
     from inceptionctl.train.build import build_engine
+    from inceptionctl.train.unfreezing import TrainedBlocks
 
     connect(World(0, 1, 0, 1, "127.0.0.1", free_port()), CPU)
-    build_engine(load_recipe("inception_v4", [*SMALL, setting]), torch.nn.Linear(2, 2), plan_batch(2, 1, 2))
+    recipe, model = load_recipe("inception_v4", [*SMALL, setting]), torch.nn.Linear(2, 2)
+    build_engine(recipe, model, plan_batch(2, 1, 2), TrainedBlocks(model, recipe.model))
     print(json.dumps(flags()))
 
 

@@ -113,7 +113,11 @@ def test_a_stage_has_gradients_and_statistics_and_the_others_have_none() -> None
 
 @pytest.mark.parametrize(
     "optim",
-    [RmsPropSection(weight_decay=0.01), AdamWSection(name="adamw", weight_decay=0.1), LambSection(name="lamb", weight_decay=0.1)],
+    [
+        RmsPropSection(weight_decay=0.01),
+        AdamWSection(name="adamw", weight_decay=0.1),
+        LambSection(name="lamb", weight_decay=0.1),
+    ],
 )
 def test_what_is_to_come_has_no_state_and_does_not_move(optim: Optim) -> None:
     model, section = network()
