@@ -11,7 +11,7 @@ from typing import Any
 from inceptionctl.errors import DataError
 from inceptionctl.evaluate.crop_boxes import picture_format
 from inceptionctl.models import MODELS
-from inceptionctl.recipe.model_section import ModelSection
+from inceptionctl.recipe.model_section import AUTO_CLASSES, ModelSection
 from inceptionctl.run import Run
 from inceptionctl.run_contents import Row, RunContents, by_subset, finite, read_run
 from inceptionctl.storage import write_atomically
@@ -36,7 +36,9 @@ def training_loss_in_words(found: RunContents) -> str:
         mixed = " of mixed images" if found.recipe.data.augment.mix.is_on else ""
         labels = f"{kind}{mixed}, label smoothing {smoothing:g}"
     elif smoothing:
-        labels = f"cross entropy with label smoothing {smoothing:g}, at least {least_loss(smoothing, num_classes):.2f}"
+        # Before its first start a run may not know how many classes it has.
+        least = f", at least {least_loss(smoothing, num_classes):.2f}" if num_classes != AUTO_CLASSES else ""
+        labels = f"cross entropy with label smoothing {smoothing:g}{least}"
     else:
         labels = "cross entropy, no label smoothing"
     return labels + (", without the auxiliary head's loss" if _has_aux_head(found.recipe.model) else "")

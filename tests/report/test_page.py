@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from inceptionctl.cli import app
 from inceptionctl.recipe.load import default_recipe
-from inceptionctl.report.curves import least_loss
+from inceptionctl.report.curves import least_loss, training_loss_in_words
 from inceptionctl.report.page import ReportedRun, named
 from inceptionctl.report.paper import standard_error
 from inceptionctl.run import Run
@@ -82,6 +82,8 @@ def test_the_training_loss_says_what_it_is(folder: Path) -> None:
     text = (folder / "index.html").read_text(encoding="utf-8")
     assert "The loss: cross entropy with label smoothing 0.1, at least 0.42." in text
     assert least_loss(0.0, 6) == 0.0
+    waiting = RunContents(folder, recipe=default_recipe())  # of a job in the queue, whose classes are not counted yet
+    assert training_loss_in_words(waiting) == "cross entropy with label smoothing 0.1"
     # By hand: a target of 1000 classes is 0.9001 and 999 times 0.0001.
     assert least_loss(0.1, 1000) == pytest.approx(-0.9001 * math.log(0.9001) - 0.0999 * math.log(0.0001))
 
