@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 import time
@@ -26,7 +25,7 @@ from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.export.to_torchscript import TORCHSCRIPT
 from inceptionctl.export.to_triton import TRITON
 from inceptionctl.run import is_run
-from inceptionctl.storage import disk_errors, sync, write_atomically
+from inceptionctl.storage import disk_errors, sha256_of, sync, write_atomically
 from inceptionctl.train.checkpoint_choice import Choice
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
 from inceptionctl.train.step import allow_tf32, resolve_precision
@@ -209,8 +208,6 @@ def subject_of_export(path: Path) -> Subject:
     """An exported file to evaluate, on the CPU in its own program. Raises CheckpointError."""
     opened = _open_file(path, torch.device("cpu"))
     told = opened.description
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Subject(
         opened.logits,
         tuple(told.class_names),
@@ -221,7 +218,7 @@ def subject_of_export(path: Path) -> Subject:
         told.step,
         path,
         told.architecture,
-        sha256,
+        sha256_of(path),
         takes_pictures=told.pixels_in,
     )
 

@@ -6,7 +6,6 @@ others wait for it. Nothing half done is kept where a training would find it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -20,7 +19,7 @@ from typing import Any
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.published import Published
-from inceptionctl.storage import disk_errors, temporary_folder
+from inceptionctl.storage import disk_errors, sha256_of, temporary_folder
 from inceptionctl.weights.conversion import prepare, write
 from inceptionctl.weights.counterparts import COUNTERPARTS
 
@@ -128,7 +127,7 @@ def _download(published: Published, name: str) -> Path:
         path = Path(hf_hub_download(repository, name, revision=published.revision))
     blob = path.resolve()
     # Large files are named by their sha256 in the cache; the client compares sizes alone.
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and _sha256(blob) != blob.name:
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
         blob.unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
@@ -207,8 +206,3 @@ def _convert_file(published: Published, model: str, folder: Path, say: Callable[
             raise CheckpointError(f"{url} is not the file with this sha256: {error}", "check both; nothing was kept") from None
         write(prepare(file, model, form="torchvision" if published.form == "torchvision" else "timm"), folder)
     say(f"kept in {folder}")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
