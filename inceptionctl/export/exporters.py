@@ -196,12 +196,14 @@ def refuse_choice(file: Path, which: str | None) -> None:
 
 
 def exported_file(path: Path) -> Path | None:
-    """`path` itself if it is a file, the first export in a folder of them; None for runs and checkpoints."""
+    """`path` itself if it is a file, the first export in a folder of them, variants last; None for runs and checkpoints."""
     if path.is_file():
         return path
     if not path.is_dir() or is_run(path) or STEP_FOLDER.fullmatch(path.name) or (path / "progress.json").exists():
         return None
-    return next((path / exporter.file for exporter in EXPORTERS.values() if (path / exporter.file).is_file()), None)
+    plain = (path / exporter.file for exporter in EXPORTERS.values())
+    variants = sorted([*path.glob("model_*.onnx"), *path.glob(TRITON.file.format(network="*"))])
+    return next((file for file in (*plain, *variants) if file.is_file()), None)
 
 
 def subject_of_export(path: Path) -> Subject:
