@@ -93,7 +93,7 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
 def _recipe_of(request: TrainRequest, *, data: bool = True) -> Recipe:
     """With what the weights of model.init_from expect, where there are any, and the number of classes of the `data` set."""
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.stages.checks import fetch_first_weights
+    from inceptionctl.stages.sources import fetch_first_weights
     from inceptionctl.train.inheritance import inherit
     from inceptionctl.train.preflight import with_counted_classes
     from inceptionctl.train.start import begins_anew
