@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def local(source: Path, network: str | None = None) -> Path:
-    """`source`, or the folder of the published weights that it names as a checkpoint of `network`, fetched unless they are there already.
+    """`source`, or where the published weights that it names are as a checkpoint of `network`, fetched unless they are there already.
 
-    Without `network` it is the one whose function the weights are of, which takes a request to the Hub.
+    Of an export of ours it is the file, which is what evaluations and predictions take. Without `network` it is the one whose function the
+    weights are of, which takes a request to the Hub.
     """
     from inceptionctl.published import parse
 
@@ -26,7 +27,9 @@ def local(source: Path, network: str | None = None) -> Path:
     from inceptionctl import console
     from inceptionctl.weights.hub import fetch
 
-    return fetch(published, network, console.say)
+    folder = fetch(published, network, console.say)
+    export = folder / "model.safetensors"
+    return export if export.is_file() else folder
 
 
 def fetch_first_weights(recipe: Recipe) -> None:

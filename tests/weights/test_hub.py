@@ -17,12 +17,15 @@ from typer.testing import CliRunner
 from inceptionctl.cli import app
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
 from inceptionctl.evaluate.trained import load_trained
+from inceptionctl.export.description import Description
 from inceptionctl.models import build_model
 from inceptionctl.published import parse, path_of
 from inceptionctl.recipe import load_recipe
 from inceptionctl.run import Run
 from inceptionctl.stages.evaluate import EvaluateRequest, check
+from inceptionctl.stages.sources import local
 from inceptionctl.stages.submit import SubmitRequest, submit
+from inceptionctl.train.inheritance import find_weights
 from inceptionctl.weights.counterparts import COUNTERPARTS
 from inceptionctl.weights.hub import fetch
 from inceptionctl.weights.match import their_tensor
@@ -244,6 +247,21 @@ def test_a_job_is_submitted_with_its_weights_on_the_disk(hub: Hub, tmp_path: Pat
     with pytest.raises(CheckpointError, match=f"there is no {NAME}"):
         submit(request)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_published_export_of_ours_is_used_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        fill(tmp_path / "data/val" / name, 2, seed=seed)
+    network: dict[str, Any] = {"width": 0.125, "num_classes": 2, "batch_norm_eps": 1e-3}
+    told = Description(
+        **{**network, "architecture": MODEL, "class_names": ["a", "b"], "input_px": 75, "central_fraction": 1.0},
+        **{"weights": "ema", "step": 5, "checkpoint": "step-00000005", "checkpoint_sha256": "0"},
+    )
+    hub.files["us/net/model.safetensors"] = save(build_model(MODEL, **network).state_dict())
+    hub.files["us/net/config.json"] = told.to_json().encode()
+    done = CliRunner().invoke(app, ["evaluate", "hf://us/net", "--data", str(tmp_path / "data"), "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["num_images"] == 4, done.stderr
+    assert find_weights(local(Path("hf://us/net"))).num_classes == 2
 
 
 @pytest.mark.slow
