@@ -28,8 +28,7 @@ def local(source: Path, network: str | None = None) -> Path:
     from inceptionctl.weights.hub import fetch
 
     folder = fetch(published, network, console.say)
-    export = folder / "model.safetensors"
-    return export if export.is_file() else folder
+    return folder / "model.safetensors" if (folder / "config.json").is_file() else folder
 
 
 def fetch_first_weights(recipe: Recipe) -> None:
