@@ -20,7 +20,6 @@ from inceptionctl.evaluate.trained import load_trained
 from inceptionctl.export.description import Description
 from inceptionctl.models import build_model
 from inceptionctl.published import parse, path_of
-from inceptionctl.recipe import load_recipe
 from inceptionctl.run import Run
 from inceptionctl.stages.evaluate import EvaluateRequest, check
 from inceptionctl.stages.sources import local
@@ -239,7 +238,7 @@ def test_a_job_is_submitted_with_its_weights_on_the_disk(hub: Hub, tmp_path: Pat
     folder = path_of(NAME, MODEL)
     assert folder and folder.is_dir() and done.script
     assert f"{folder}:{folder}" in done.script.read_text()
-    recipe = load_recipe(str(tmp_path / "run/slurm/recipe.yaml"))
+    recipe = Run(tmp_path / "run").recipe()
     assert (recipe.model.input_px, recipe.data.mean) == (160, (0.485, 0.456, 0.406))
     shutil.rmtree(tmp_path / "run")
     hub.files = {}
