@@ -97,7 +97,7 @@ def evaluate(
         if as_json:
             console.print_json({"source": str(source), "image": str(show_crops), "protocol": protocol, "picture": str(picture)})
         return
-    check(request)
+    request = check(request)
     if start_ranks(gpus, cpu_ranks):
         return
     results = []

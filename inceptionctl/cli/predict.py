@@ -98,7 +98,7 @@ def predict(
     request: SubmissionRequest | TableRequest = (
         requested(arguments, TableRequest, scales=sides) if output else requested(arguments, SubmissionRequest, scales=sides)
     )
-    check(request)
+    request = check(request)
     if start_ranks(gpus, cpu_ranks):
         return
     if isinstance(request, SubmissionRequest):

@@ -15,8 +15,8 @@ def report(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN|ENSEMBLE...",
-            help="Run directories or their names under runs/, and JSON files written by `inceptionctl ensemble --output`.",
+            metavar="RUN|FILE...",
+            help="Run directories or their names under runs/, and JSON files written by `evaluate` or `ensemble` with --output.",
             callback=runs_named,
         ),
     ],

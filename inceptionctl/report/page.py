@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from inceptionctl.words import has_top5
 MAX_PAIRS, PICTURES_A_PAIR, THUMBNAIL_PX = 8, 3, 96
 MAX_TABLE_CLASSES = 100
 IMAGENET_CLASSES = 1000
+SHOWN_OF_A_FILE = {"network", "protocol", "num_images", "top1_error", "top5_error", "loss"}
 
 
 class Shown(ResultWithReal):
@@ -50,6 +51,16 @@ class ShownEnsemble(EnsembleResult):
     network: str
     name: str
     num_classes: int
+
+
+class ShownAlone(ResultWithReal):
+    """The same of a network without a run, as of published weights."""
+
+    name: str
+    num_classes: int
+
+
+ShownFile = ShownEnsemble | ShownAlone
 
 
 @dataclass
@@ -84,13 +95,13 @@ class ReportedRun:
         return IMAGENET_CLASSES in told
 
 
-def write_report(runs: Sequence[Path], ensembles: Sequence[Path], folder: Path) -> Path:
+def write_report(runs: Sequence[Path], files: Sequence[Path], folder: Path) -> Path:
     """Write folder/index.html and folder/*.png; the page's path. Raises CheckpointError for a path that is no run, DataError for a file
-    that is no ensemble's result, EnvironmentFault when the disk refuses."""
+    that is no result of `evaluate` or `ensemble`, EnvironmentFault when the disk refuses."""
     reported = [_reported(open_run(path), name) for path, name in named(runs).items()]
     pictures = list(_pictures(reported))
-    # Rendered before anything is written: an invalid ensemble file leaves nothing behind.
-    text = _render(reported, [_ensemble(file) for file in ensembles], pictures)
+    # Rendered before anything is written: an invalid file leaves nothing behind.
+    text = _render(reported, [_result(file) for file in files], pictures)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
@@ -125,15 +136,20 @@ def _reported(run: Run, name: str) -> ReportedRun:
     return reported
 
 
-def _ensemble(file: Path) -> ShownEnsemble:
+def _result(file: Path) -> ShownFile:
     try:
-        result: EnsembleResult = json.loads(file.read_text(encoding="utf-8"))
-        key = ensemble_key(str(member["network"]) for member in result["members"])
+        result = json.loads(file.read_text(encoding="utf-8"))
+        shown = {**result, "name": file.stem, "num_classes": len(result["classes"])}
+        if "members" in result:
+            shown["network"] = ensemble_key(str(member["network"]) for member in result["members"])
+        if missing := SHOWN_OF_A_FILE - shown.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file} is not a result of an ensemble: {error}", "`inceptionctl ensemble ... --output FILE` writes one"
+            f"{file} is not a result of an evaluation: {error}",
+            "`inceptionctl evaluate` and `ensemble` write one with --output FILE",
         ) from None
-    return {**result, "network": key, "name": file.stem, "num_classes": len(result["classes"])}
+    return cast(ShownFile, shown)
 
 
 def _pictures(reported: Sequence[ReportedRun]) -> Iterator[ReportPicture]:
@@ -161,7 +177,7 @@ def _pictures(reported: Sequence[ReportedRun]) -> Iterator[ReportPicture]:
             yield confusion(one.name, _matrix(one.record), one.record.about["classes"])
 
 
-def _render(reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble], pictures: Sequence[ReportPicture]) -> str:
+def _render(reported: Sequence[ReportedRun], files: Sequence[ShownFile], pictures: Sequence[ReportPicture]) -> str:
     from jinja2 import Environment, PackageLoader
 
     templates = Environment(
@@ -176,11 +192,11 @@ def _render(reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble],
     crops, confused = [_crops(one) for one in reported], [_confused(one) for one in reported]
     return templates.get_template("page.html.j2").render(
         runs=reported,
-        ensembles=ensembles,
+        files=files,
         pictures=pictures,
-        tables=_tables(reported, ensembles),
+        tables=_tables(reported, files),
         with_top5=any(
-            has_top5(one["num_classes"]) for one in (*(one for each in reported for one in each.evaluations), *ensembles)
+            has_top5(one["num_classes"]) for one in (*(one for each in reported for one in each.evaluations), *files)
         ),
         kinds={picture.name.partition("-")[0] for picture in pictures},
         crops=[one for one in crops if one],
@@ -197,16 +213,16 @@ def _comparable(result: Mapping[str, Any]) -> bool:
 
 
 def _tables(
-    reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
+    reported: Sequence[ReportedRun], files: Sequence[ShownFile]
 ) -> list[tuple[PaperTable, list[tuple[PaperRow, list[Row]]]]]:
     """The paper's tables with the results measured here; empty if no result is on ImageNet, since others do not compare."""
-    if not (any(one.is_of_imagenet for one in reported) or any(map(_comparable, ensembles))):
+    if not (any(one.is_of_imagenet for one in reported) or any(map(_comparable, files))):
         return []
-    return [(table, [_beside(table, row, reported, ensembles) for row in table.rows]) for table in TABLES]
+    return [(table, [_beside(table, row, reported, files) for row in table.rows]) for table in TABLES]
 
 
 def _beside(
-    table: PaperTable, row: PaperRow, reported: Sequence[ReportedRun], ensembles: Sequence[ShownEnsemble]
+    table: PaperTable, row: PaperRow, reported: Sequence[ReportedRun], files: Sequence[ShownFile]
 ) -> tuple[PaperRow, list[Row]]:
     """A row of the paper with the results measured for it: on ImageNet, by its protocol and on its subset."""
     measured: list[Row] = [
@@ -215,7 +231,7 @@ def _beside(
     wanted = (row.protocol or table.protocol, table.subset)
     own = [
         one
-        for one in (*measured, *map(dict, ensembles))
+        for one in (*measured, *map(dict, files))
         if one["network"] in row.networks and (one["protocol"], one.get("subset", "all")) == wanted and _comparable(one)
     ]
     return row, own

@@ -92,7 +92,7 @@ def _refuse_options(request: BenchLrRequest) -> None:
 
 def _recipe_of(request: BenchLrRequest) -> Recipe:
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.stages.checks import fetch_first_weights
+    from inceptionctl.stages.sources import fetch_first_weights
     from inceptionctl.train.inheritance import inherit
     from inceptionctl.train.preflight import with_counted_classes
 

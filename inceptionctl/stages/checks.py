@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from inceptionctl.train.preflight import Opened
 
 
-def fetch_first_weights(recipe: Recipe) -> None:
-    """Fetch what `model.init_from` names, where it is a name of published weights."""
-    from inceptionctl.published import parse
-
-    published = parse(recipe.model.init_from) if recipe.model.init_from else None
-    if published and not published.folder(recipe.model.name).is_dir():
-        from inceptionctl.weights.hub import fetch
-
-        fetch(published, recipe.model.name, console.say)
-
-
 def assume_classes(recipe: Recipe, *, told: bool = True) -> Recipe:
     """The recipe with ImageNet's number of classes where it is left to a data set that is not looked at, which is `told`."""
     assumed = recipe.with_classes()
@@ -43,13 +32,15 @@ def check_recipe(
     """Raise all that keeps a recipe, each member of an ensemble, each arm of a study from being trained here, with file:line; else return
     each one's images.
 
-    A data set or initial weights that are only placeholders of a bundled recipe may be missing, with a warning. `data` is false for a
-    data set on another machine, which gives None; `begins` is false for a run that is resumed and needs no initial weights.
+    A data set or initial weights that are only placeholders of a bundled recipe may be missing, with a warning, and so may published weights,
+    which a training fetches. `data` is false for a data set on another machine, which gives None; `begins` is false for a run that is
+    resumed and needs no initial weights.
     """
+    from inceptionctl.published import parse
     from inceptionctl.recipe import Ensemble, Recipe, Study
     from inceptionctl.recipe.ensemble_recipe import is_placeholder, place_of
     from inceptionctl.train.inheritance import first_weights
-    from inceptionctl.train.preflight import Fault, faults, refuse
+    from inceptionctl.train.preflight import Fault, faults, fetch_command, refuse
 
     opened: list[Opened | None] = []
     members: dict[str, Recipe] = {"": recipe} if isinstance(recipe, Recipe) else {}
@@ -61,24 +52,42 @@ def check_recipe(
 
     found: list[tuple[str, Fault]] = []
     missing: dict[str, str] = {}
-    for member, one in members.items():
+    for member, named in members.items():
+        one = _inherited(named) if begins else named
 
         def lacks(key: str, path: Path | None, member: str = member) -> bool:
             return path is not None and not path.exists() and is_placeholder(place(key, member))
 
         root, first = one.data.root_path, first_weights(one)
         no_root, no_first = lacks("data.root", root) and not one.data.train_csv, lacks("model.init_from", first)
-        missing |= {f"data set {root}": "data.root=FOLDER"} if no_root and data else {}
-        missing |= {f"initial weights {first}": "model.init_from=RUN"} if no_first and begins else {}
+        if first and not first.exists() and parse(str(one.model.init_from)):
+            no_first = True
+            if begins:
+                missing[f"initial weights {one.model.init_from}"] = fetch_command(one)
+        elif no_first and begins:
+            missing[f"initial weights {first}"] = "name yours with `--set model.init_from=RUN`"
+        if no_root and data:
+            missing[f"data set {root}"] = "name yours with `--set data.root=FOLDER`"
         of_one, images = faults(one, begins=begins and not no_first, data=data and not no_root)
         found += [(member, fault) for fault in of_one]
         opened.append(images)
-    for what, setting in missing.items():
-        console.warn(f"{what}: not found, so not checked", f"name yours with `--set {setting}`")
+    for what, hint in missing.items():
+        console.warn(f"{what}: not found, so not checked", hint)
     of_each = {str(fault.error): (member, fault) for member, fault in found}  # what is wrong with all is told once
     places = {fault.key: place(fault.key, member) for member, fault in of_each.values()}
     refuse(name, [fault for _, fault in of_each.values()], places.get)
     return opened
+
+
+def _inherited(recipe: Recipe) -> Recipe:
+    """With what first weights expect, as a training takes them; a conflict is left to `faults`, which tells its key."""
+    from inceptionctl.errors import RecipeError
+    from inceptionctl.train.inheritance import inherit
+
+    try:
+        return inherit(recipe)
+    except RecipeError:
+        return recipe
 
 
 def check_batch(recipe: Recipe, ranks: int, option: str | None = None) -> None:

@@ -65,17 +65,22 @@ class EvaluateResult:
     """Where the result was written."""
 
 
-def check(request: EvaluateRequest) -> None:
-    """Raise what is wrong with a request, as far as that is known before torch is imported."""
+def check(request: EvaluateRequest) -> EvaluateRequest:
+    """The request, with the folder of the published weights that it may name.
+
+    Raises what is wrong with it, as far as that is known before torch is imported.
+    """
     if request.every and request.output:
         raise RecipeError("--all writes a file per checkpoint, but --output names a single one", "leave one of the two out")
     if request.every and request.checkpoint:
         raise RecipeError(
             f"--all takes every checkpoint, but --checkpoint {request.checkpoint} names one", "leave one of the two out"
         )
-    refuse_missing_network(local(request.source), request.checkpoint)
     refuse_missing_data(request.data)
     refuse_missing_files(blacklist=request.blacklist, real_labels=request.real_labels)
+    request = dataclasses.replace(request, source=local(request.source))
+    refuse_missing_network(request.source, request.checkpoint)
+    return request
 
 
 def evaluate(request: EvaluateRequest) -> list[EvaluateResult]:
@@ -92,12 +97,12 @@ def evaluations(request: EvaluateRequest) -> Iterator[EvaluateResult]:
     from inceptionctl.distributed.signals import stoppable
     from inceptionctl.distributed.world import world_from_environment
 
-    check(request)
+    request = check(request)
     with (
         stoppable("within the evaluation; finished batches are kept"),
         join_ranks(world_from_environment()) as (machine, ranks),
     ):
-        for source in _checkpoints(request.source) if request.every else [local(request.source)]:
+        for source in _checkpoints(request.source) if request.every else [request.source]:
             done = _evaluate_one(request, source, machine, ranks)
             if done:
                 yield done
@@ -105,7 +110,7 @@ def evaluations(request: EvaluateRequest) -> Iterator[EvaluateResult]:
 
 def draw(request: EvaluateRequest, image: Path) -> Path:
     """Draw the crops that the protocol takes of an image; the picture, `output` or crops.png."""
-    check(request)
+    request = check(request)
     refuse_missing_files(show_crops=image)
 
     import torch
@@ -115,7 +120,7 @@ def draw(request: EvaluateRequest, image: Path) -> Path:
     from inceptionctl.export.exporters import subject_of_export
     from inceptionctl.train.inputs import preparation_of
 
-    source, file = local(request.source), request.output or Path("crops.png")
+    source, file = request.source, request.output or Path("crops.png")
     of_run = None if source.is_file() else load_trained(source, "ema", torch.device("cpu"))
     preparation = preparation_of(of_run.recipe) if of_run else subject_of_export(source).preparation
     name = request.protocol

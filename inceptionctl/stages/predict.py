@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from inceptionctl import console
 from inceptionctl.errors import DataError, RecipeError
@@ -115,11 +115,16 @@ class Submitted:
     choice: Choice | None
 
 
-def check(request: PredictRequest | TableRequest | SubmissionRequest) -> None:
-    """Raise what is wrong with a request, as far as that is known before torch is imported."""
+Request = TypeVar("Request", bound=PredictRequest | TableRequest | SubmissionRequest)
+
+
+def check(request: Request) -> Request:
+    """The request, with the folder of the published weights that it may name.
+
+    Raises what is wrong with it, as far as that is known before torch is imported.
+    """
     from inceptionctl.data.imageset import refuse_missing_images
 
-    refuse_missing_network(local(request.source), request.checkpoint)
     refuse_missing_images(request.images)
     if isinstance(request, SubmissionRequest):
         refuse_missing_files(class_ids=request.class_ids)
@@ -128,6 +133,9 @@ def check(request: PredictRequest | TableRequest | SubmissionRequest) -> None:
         raise RecipeError(f"--output {request.output}: unknown format", f"use a name that ends in {known}")
     if not isinstance(request, SubmissionRequest) and request.explain and request.explain.is_file():
         raise DataError(f"--explain {request.explain}: is a file", "name a folder for the pictures")
+    request = replace(request, source=local(request.source))
+    refuse_missing_network(request.source, request.checkpoint)
+    return request
 
 
 def predict(request: PredictRequest) -> Predicted:
@@ -135,8 +143,7 @@ def predict(request: PredictRequest) -> Predicted:
 
     Raises CheckpointError and DataError for what the request names.
     """
-    check(request)
-    request = replace(request, source=local(request.source))
+    request = check(request)
     from inceptionctl.evaluate.resumable import Ranks
     from inceptionctl.evaluate.subject import claim_machine
     from inceptionctl.evaluate.unlabelled import images_of
@@ -197,8 +204,7 @@ def tabulate(request: TableRequest) -> Tabulated | None:
     Under torchrun or srun this process is one rank of the job, and there is a result on rank 0 alone. Raises ResumeLater when a signal
     has stopped it, CheckpointError and DataError for what the request names.
     """
-    check(request)
-    request = replace(request, source=local(request.source))
+    request = check(request)
     from inceptionctl.data.bad_images import BadImages
     from inceptionctl.evaluate.unlabelled import images_of
 
@@ -218,8 +224,7 @@ def submit(request: SubmissionRequest) -> Submitted | None:
     Under torchrun or srun this process is one rank of the job, and there is a result on rank 0 alone. Raises DataError for an image
     that cannot be decoded, since a submission needs every line, and ResumeLater when a signal has stopped it.
     """
-    check(request)
-    request = replace(request, source=local(request.source))
+    request = check(request)
     from inceptionctl.evaluate.unlabelled import ids_of, images_of, numeric_order
 
     found = images_of(request.images)

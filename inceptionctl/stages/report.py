@@ -13,7 +13,7 @@ class ReportRequest:
     """What the page is about."""
 
     sources: tuple[Path, ...]
-    """Run directories, and JSON files that `ensemble` has written."""
+    """Run directories, and JSON files that `evaluate` or `ensemble` has written."""
     output: Path = Path("report")
     """Folder for index.html and the figures."""
 
@@ -33,15 +33,15 @@ def report(request: ReportRequest) -> ReportResult:
     """
     from inceptionctl.run import open_run
 
-    ensembles = [source for source in request.sources if source.suffix == ".json"]
-    runs = [source for source in request.sources if source not in ensembles]
+    files = [source for source in request.sources if source.suffix == ".json"]
+    runs = [source for source in request.sources if source not in files]
     for run in runs:
         open_run(run)
-    for file in ensembles:
+    for file in files:
         if not file.is_file():
-            raise DataError(f"there is no {file}", "`inceptionctl ensemble ... --output FILE` writes one")
+            raise DataError(f"there is no {file}", "`inceptionctl evaluate` and `ensemble` write one with --output FILE")
 
     from inceptionctl.report.page import write_report
 
-    page = write_report(runs, ensembles, request.output)
+    page = write_report(runs, files, request.output)
     return ReportResult(page, tuple(sorted(request.output.glob("*.png"))))

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inceptionctl.errors import CheckpointError, DataError
 
+if TYPE_CHECKING:
+    from inceptionctl.recipe.schema import Recipe
 
-def local(source: Path) -> Path:
-    """`source`, or the folder of published weights that it names, fetched unless they are there already."""
+
+def local(source: Path, network: str | None = None) -> Path:
+    """`source`, or where the published weights that it names are as a checkpoint of `network`, fetched unless they are there already.
+
+    Of an export of ours it is the file, which is what evaluations and predictions take. Without `network` it is the one whose function the
+    weights are of, which takes a request to the Hub.
+    """
     from inceptionctl.published import parse
 
     published = None if source.exists() else parse(str(source))
     if published is None:
         return source
+    if network and published.folder(network).is_dir():
+        return published.folder(network)
     from inceptionctl import console
     from inceptionctl.weights.hub import fetch
 
-    return fetch(published, None, console.say)
+    folder = fetch(published, network, console.say)
+    return folder / "model.safetensors" if (folder / "config.json").is_file() else folder
+
+
+def fetch_first_weights(recipe: Recipe) -> None:
+    """Fetch what `model.init_from` names, where it is a name of published weights."""
+    if recipe.model.init_from:
+        local(Path(recipe.model.init_from), recipe.model.name)
 
 
 def refuse_missing_network(source: Path, checkpoint: str | None = None) -> None:

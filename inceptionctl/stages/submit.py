@@ -113,15 +113,26 @@ def submit(request: SubmitRequest, *, on_each: Callable[[Submission], None] = la
 def _trainings(request: SubmitRequest) -> list[tuple[Recipe, Path | None]]:
     """Recipe and run directory of the one training, or of each member of an ensemble, in a directory of its name."""
     from inceptionctl.recipe import Ensemble, Study, load_any
-    from inceptionctl.train.inheritance import inherit
 
     loaded = load_any(request.recipe, request.settings)
     if isinstance(loaded, Study):
         return _of_study(loaded, request)
     if not isinstance(loaded, Ensemble):
-        return [(inherit(loaded, request.output), request.output)]
+        return [(_with_first_weights(request, loaded, request.output), request.output)]
     folder = request.output or Path("runs") / Path(request.recipe).stem
-    return [(inherit(member, folder / name), folder / name) for name, member in loaded.members.items()]
+    members = ((member, folder / name) for name, member in loaded.members.items())
+    return [(_with_first_weights(request, member, output), output) for member, output in members]
+
+
+def _with_first_weights(request: SubmitRequest, recipe: Recipe, output: Path | None) -> Recipe:
+    """What the weights of model.init_from expect; published ones are fetched here, since compute nodes may have no network."""
+    from inceptionctl.stages.sources import fetch_first_weights
+    from inceptionctl.train.inheritance import inherit
+    from inceptionctl.train.start import begins_anew
+
+    if begins_anew(recipe, output, request.resume):
+        fetch_first_weights(recipe)
+    return inherit(recipe, output)
 
 
 def _of_study(loaded: Study, request: SubmitRequest) -> list[tuple[Recipe, Path | None]]:
@@ -134,7 +145,8 @@ def _of_study(loaded: Study, request: SubmitRequest) -> list[tuple[Recipe, Path 
         cells = reported_cells(loaded, folder, choose(tuning_losses(cells)))
     else:
         console.say("the tuning comes first; submit the same study again once it is done")
-    return [(cell.recipe, cell.run.path) for cell in cells if not cell.is_done]
+    open_cells = ((cell.recipe, cell.run.path) for cell in cells if not cell.is_done)
+    return [(_with_first_weights(request, recipe, output), output) for recipe, output in open_cells]
 
 
 def _submit_one(
@@ -187,11 +199,18 @@ def _script(request: SubmitRequest, recipe: Recipe, run: Path, recipe_file: str)
         give_up_after=request.give_up_after,
         array=request.array,
         container=request.container,
-        mounts=(run, recipe.data.root_path.absolute()),
+        mounts=_mounts(recipe, run),
         options={name: getattr(request, name) for name in ("partition", "account", "qos", "constraint")},
         extra=_words(request.sbatch),
         recipe=recipe_file,
     )
+
+
+def _mounts(recipe: Recipe, run: Path) -> tuple[Path, ...]:
+    from inceptionctl.train.inheritance import first_weights
+
+    first = first_weights(recipe)
+    return (run, recipe.data.root_path.absolute(), *([first.absolute()] if first and first.exists() else []))
 
 
 def _write_script(request: SubmitRequest, recipe: Recipe, start: Start) -> Path:

@@ -11,6 +11,7 @@ from inceptionctl.stages.sources import local
 if TYPE_CHECKING:
     from inceptionctl.data.imageset import ImageSet
     from inceptionctl.recipe.data_section import DataSection
+    from inceptionctl.recipe.schema import Recipe
 
 # Images whose headers are read to learn sizes and colors.
 _LOOKED_AT = 300
@@ -122,7 +123,8 @@ def _written(facts: _Facts, init_from: str | None) -> str:
     sides = _SIDES if on_gpu else _SIDES[:2]
     side = min(sides, key=lambda side: abs(side - facts.shorter_side))
     batch = _batch(facts.num_images, 64 * max(1, facts.gpus))
-    epochs = max(10, min(100, round((1_500_000 if on_gpu else 40_000) / facts.num_images)))
+    bundled = _fine_tuning() if init_from else None
+    epochs = int(bundled.train.epochs) if bundled else _epochs(facts)
     steps = epochs * facts.num_images / batch
     machine = f"{facts.gpus} GPU{'s' if facts.gpus > 1 else ''}" if on_gpu else "a CPU"
     network, width, why = ("inception_resnet_v2", 1.0, "the paper's best single network") if on_gpu else _ON_CPU
@@ -135,11 +137,11 @@ def _written(facts: _Facts, init_from: str | None) -> str:
         "data:",
         *_data(facts),
         "",
-        *_training(on_gpu, batch, epochs, steps, fine_tunes=init_from is not None),
+        *_training(batch, epochs, steps, bundled),
         "",
         "evaluate:",
         f"  every_epochs: {max(1, epochs // 10)}",
-        "  keep_aspect: true           # the middle square, not a squashed photograph",
+        *([] if init_from else ["  keep_aspect: true           # the middle square, not a squashed photograph"]),
         "",
         "checkpoint:",
         "  keep_last: 2                # and the best by top-1 error",
@@ -151,6 +153,17 @@ def _written(facts: _Facts, init_from: str | None) -> str:
 
 
 _ON_CPU = ("resnet_18", 0.5, "a residual network learns most in a few hundred steps")
+
+
+def _epochs(facts: _Facts) -> int:
+    return max(10, min(100, round((1_500_000 if facts.gpus else 40_000) / facts.num_images)))
+
+
+def _fine_tuning() -> Recipe:
+    """The bundled recipe whose rates and length a suggested fine-tuning has."""
+    from inceptionctl.recipe.load import load_recipe
+
+    return load_recipe("fine_tune")
 
 
 def _batch(images: int, most: int) -> int:
@@ -207,27 +220,38 @@ def _data(facts: _Facts) -> list[str]:
     return lines
 
 
-def _training(on_gpu: bool, batch: int, epochs: int, steps: float, *, fine_tunes: bool) -> list[str]:
+def _training(batch: int, epochs: int, steps: float, bundled: Recipe | None) -> list[str]:
+    """`bundled` is the recipe that a fine-tuning follows; None from scratch."""
     decay = max(0.9, min(0.9999, 1.0 - 10.0 / steps))
-    rate = 0.1 if not fine_tunes else 0.02
+    rate = 0.1
+    if bundled:
+        rate = bundled.schedule.base_lr * 256 / bundled.train.global_batch_size
     return [
         "optim:",
         "  name: sgd",
         "  nesterov: true",
         "  weight_decay: 0.0005",
-        *(["  lr_decay_by_block: 0.8      # what is pretrained moves less the earlier it is"] if fine_tunes else []),
+        *(_rates_by_block(bundled) if bundled else []),
         "",
         "schedule:",
         "  name: cosine",
         f"  base_lr: {rate * batch / 256:<18.4g} # {rate:g} for 256 images a step, and in proportion",
-        f"  warmup_epochs: {max(1, epochs // 20)}",
+        f"  warmup_epochs: {bundled.schedule.warmup_epochs if bundled else max(1, epochs // 20)}",
         "",
         "train:",
         f"  epochs: {epochs}",
+        *([f"  stop_when: {{patience_epochs: {bundled.train.stop_when.patience_epochs:g}}}"] if bundled else []),
         f"  global_batch_size: {batch}",
         f"  micro_batch_size: {min(batch, 64)}",
         f"  ema_decay: {decay:<16.4g} # the average covers a tenth of the {steps:,.0f} steps",
         f"  log_every_steps: {10 if steps < 2000 else 50}",
+    ]
+
+
+def _rates_by_block(bundled: Recipe) -> list[str]:
+    return [
+        f"  lr_decay_by_block: {bundled.optim.lr_decay_by_block:<8g} # early blocks are general and move little",
+        f"  head_lr_factor: {bundled.optim.head_lr_factor:<11g} # the new classifier starts from random weights",
     ]
 
 

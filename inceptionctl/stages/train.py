@@ -94,7 +94,7 @@ def plan(request: TrainRequest, *, data: bool = True) -> console.JsonObject:
 def _recipe_of(request: TrainRequest) -> Recipe:
     """With what the weights of model.init_from expect, where there are any."""
     from inceptionctl.recipe import load_recipe
-    from inceptionctl.stages.checks import fetch_first_weights
+    from inceptionctl.stages.sources import fetch_first_weights
     from inceptionctl.train.inheritance import inherit
     from inceptionctl.train.start import begins_anew
 

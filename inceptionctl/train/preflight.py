@@ -6,6 +6,7 @@ torch is imported only for what needs the network: frozen blocks, first weights,
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -127,10 +128,14 @@ def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fa
 
 
 def _refuse_missing(recipe: Recipe, source: Path) -> None:
-    name = str(recipe.model.init_from)
-    if parse(name):
-        raise CheckpointError(f"model.init_from: {name} is not fetched yet", f"`inceptionctl weights fetch {name}`")
+    if parse(str(recipe.model.init_from)):
+        raise CheckpointError(f"model.init_from: {recipe.model.init_from} is not fetched yet", fetch_command(recipe))
     find_weights(source)
+
+
+def fetch_command(recipe: Recipe) -> str:
+    """The hint for published weights that are not on this machine."""
+    return f"`inceptionctl weights fetch {shlex.quote(str(recipe.model.init_from))} --model {recipe.model.name}`"
 
 
 def _on_no_device(recipe: Recipe) -> nn.Module:

@@ -116,7 +116,7 @@ def test_images_are_listed_once_if_at_all(
     assert result.stderr.count("13 training images are fewer than a batch of 64") == times
 
 
-@pytest.mark.parametrize("name", ["quickstart", "inception_v4", "elpv_fine_tune", "ensemble_elpv"])
+@pytest.mark.parametrize("name", ["quickstart", "inception_v4", "elpv_fine_tune", "fine_tune", "ensemble_elpv"])
 def test_placeholders_of_bundled_recipes_are_remarked(name: str) -> None:
     result = run("recipes", "check", name)
     assert result.exit_code == 0 and "fine" in result.stdout, result.stderr

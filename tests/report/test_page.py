@@ -125,7 +125,10 @@ def test_errors(tmp_path: Path, runs: list[Run]) -> None:
     assert answer.exit_code == 5 and "not a run directory" in answer.stderr
     (tmp_path / "x.json").write_text("[]")
     answer = CliRunner().invoke(app, ["report", str(runs[0].path), str(tmp_path / "x.json"), "--output", str(tmp_path / "out")])
-    assert answer.exit_code == 3 and "not a result of an ensemble" in answer.stderr and not (tmp_path / "out").exists()
+    assert answer.exit_code == 3 and "not a result of an evaluation" in answer.stderr and not (tmp_path / "out").exists()
+    (tmp_path / "x.json").write_text('{"classes": [], "network": "inception_v4"}')
+    answer = CliRunner().invoke(app, ["report", str(tmp_path / "x.json"), "--output", str(tmp_path / "out")])
+    assert answer.exit_code == 3 and "it lacks loss, num_images, protocol" in answer.stderr and not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     answer = CliRunner().invoke(app, ["report", str(runs[0].path), "--output", str(tmp_path / "file")])
     assert answer.exit_code == 4 and "hint:" in answer.stderr

@@ -144,6 +144,19 @@ def test_imagenet_is_set_beside_the_paper(runs: list[Run], tmp_path: Path) -> No
     assert se == pytest.approx(0.169, abs=1e-3)
 
 
+def test_an_evaluation_without_a_run_is_set_beside_the_paper(runs: list[Run], tmp_path: Path) -> None:
+    told = json.loads((runs[0].evaluations / "step-00000010_ema_single.json").read_text())
+    told |= {"classes": [str(i) for i in range(1000)], "network": "inception_v4_tf_slim", "protocol": "144crop"}
+    (tmp_path / "tf_in1k.json").write_text(json.dumps(told | {"num_images": 50_000, "top1_error": 18.1, "top5_error": 4.0}))
+    answer = CliRunner().invoke(app, ["report", str(tmp_path / "tf_in1k.json"), "--output", str(tmp_path / "out")])
+    assert answer.exit_code == 0, answer.output
+    page = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    beside = [row for row in page.rows if row[0] == "Inception-v4" and not row[3].startswith("recipe ")]
+    assert [row[:5] for row in beside] == [["Inception-v4", "17.7", "3.8", "tf_in1k, 144crop", "18.10"]]
+    [row] = [row for row in page.rows if row[0] == "tf_in1k (inception_v4_tf_slim)"]
+    assert row[1:5] == ["144crop", "50000", "ema", ""] and row[5].startswith("18.10")
+
+
 def test_results_are_in_the_tables_of_their_protocol_and_subset(runs: list[Run], tmp_path: Path) -> None:
     run = Path(shutil.copytree(runs[1].path, tmp_path / "v4"))
     told = json.loads((runs[0].evaluations / "step-00000010_ema_single.json").read_text())

@@ -1,5 +1,6 @@
 """A suggested recipe: what it goes by, that it is one, and that it trains."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 
 from inceptionctl.errors import DataError
 from inceptionctl.recipe import load_recipe
+from inceptionctl.run import Run
 from inceptionctl.stages.suggest import SuggestRequest, suggest
-from tests.commands import inceptionctl, sets
+from inceptionctl.train.inheritance import inherit
+from tests.commands import TINY, inceptionctl, sets
 from tests.data.conftest import fill, photo
 
 
@@ -76,3 +79,33 @@ def test_unreadable_images_do_not_matter(tmp_path: Path) -> None:
     (root / "cats/broken.jpg").write_bytes(np.random.default_rng(0).bytes(2000))
     _, recipe = suggested(root, tmp_path)
     assert recipe.model.input_px == 107  # type: ignore[attr-defined]
+
+
+def test_a_fine_tuning_has_the_bundled_recipes_rates_and_what_the_weights_expect(tmp_path: Path) -> None:
+    fill(tmp_path / "others/train/a", 4, seed=0)
+    fill(tmp_path / "others/train/b", 4, seed=1)
+    shutil.copytree(tmp_path / "others/train", tmp_path / "others/val")
+    first = sets("model.name=resnet_18", "model.num_classes=2", "data.mean=[0.1,0.2,0.3]", f"data.root={tmp_path / 'others'}")
+    done = inceptionctl("train", "quickstart", *first, *sets(*TINY, "train.max_steps=1"), "--output", "first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    root = photos(tmp_path / "photos", count=30)
+    text = suggest(SuggestRequest(root, "cpu", str(tmp_path / "first")))
+    (tmp_path / "mine.yaml").write_text(text)
+    mine, bundled = load_recipe(tmp_path / "mine.yaml"), load_recipe("fine_tune")
+    assert mine.model.name == "resnet_18" and mine.model.init_from == str(tmp_path / "first")
+    for key in ("lr_decay_by_block", "head_lr_factor", "name", "nesterov", "weight_decay"):
+        assert getattr(mine.optim, key) == getattr(bundled.optim, key)
+    share = mine.train.global_batch_size / bundled.train.global_batch_size
+    assert mine.schedule.base_lr == pytest.approx(bundled.schedule.base_lr * share)
+    assert (mine.train.epochs, mine.train.stop_when) == (bundled.train.epochs, bundled.train.stop_when)
+    assert inherit(mine).data.mean == (0.1, 0.2, 0.3)
+    assert not mine.evaluate.model_fields_set & {"keep_aspect", "interpolation", "central_fraction"}
+
+
+def test_the_bundled_fine_tuning_trains_on_any_folder(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", count=40)
+    small = sets("model.init_from=null", "model.name=resnet_18", "train.max_steps=1", *TINY)
+    done = inceptionctl("train", "fine_tune", *small, "--output", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    recipe = Run(tmp_path / "run").recipe()
+    assert (recipe.model.num_classes, recipe.data.val_fraction) == (2, 0.2)

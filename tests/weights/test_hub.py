@@ -12,12 +12,19 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save
+from typer.testing import CliRunner
 
+from inceptionctl.cli import app
 from inceptionctl.errors import CheckpointError, EnvironmentFault, RecipeError
 from inceptionctl.evaluate.trained import load_trained
+from inceptionctl.export.description import Description
 from inceptionctl.models import build_model
 from inceptionctl.published import parse, path_of
 from inceptionctl.run import Run
+from inceptionctl.stages.evaluate import EvaluateRequest, check
+from inceptionctl.stages.sources import local
+from inceptionctl.stages.submit import SubmitRequest, submit
+from inceptionctl.train.inheritance import find_weights
 from inceptionctl.weights.counterparts import COUNTERPARTS
 from inceptionctl.weights.hub import fetch
 from inceptionctl.weights.match import their_tensor
@@ -199,20 +206,79 @@ def test_evaluate_takes_a_name(hub: Hub, tmp_path: Path) -> None:
     done = inceptionctl(*words, new_process=True, **variables)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_images"] == 12 and f"fetching {NAME}" in done.stderr
+    shown = CliRunner().invoke(app, ["report", str(tmp_path / "row.json"), "--output", str(tmp_path / "report")])
+    assert shown.exit_code == 0 and f"row ({MODEL})" in (tmp_path / "report/index.html").read_text(), shown.output
+    hub.asked.clear()
     done = inceptionctl("predict", NAME, tmp_path / "data/val/a", "--json", new_process=True, **variables)
     assert done.returncode == 0 and len(json.loads(done.stdout)) > 0, done.stderr
+    assert [path.rpartition("/")[2] for method, path in hub.asked if method == "HEAD"] == ["config.json"]
+
+
+def test_stages_resolve_a_name_once(hub: Hub, tmp_path: Path) -> None:
+    fill(tmp_path / "data/val/a", 2, seed=0)
+    checked = check(check(EvaluateRequest(Path(NAME), data=tmp_path / "data")))
+    assert checked.source == path_of(NAME, MODEL)
+    assert [path.rpartition("/")[2] for method, path in hub.asked if method == "HEAD"] == ["config.json", "model.safetensors"]
+
+
+def own_recipe(tmp_path: Path, init_from: str = NAME) -> Path:
+    for split in ("train", "val"):
+        for seed, name in enumerate("ab"):
+            fill(tmp_path / "data" / split / name, 8, seed=seed)
+    (tmp_path / "mine.yaml").write_text(
+        f"model: {{name: {MODEL}, num_classes: 2, init_from: '{init_from}'}}\n"
+        "train: {epochs: 1, max_steps: 2, global_batch_size: 8, micro_batch_size: 8}\n"
+        f"data: {{root: {tmp_path / 'data'}}}\n"
+    )
+    return tmp_path / "mine.yaml"
+
+
+def test_a_check_of_a_recipe_says_that_weights_are_not_fetched_yet(hub: Hub, tmp_path: Path) -> None:
+    recipe = own_recipe(tmp_path)
+    done = CliRunner().invoke(app, ["recipes", "check", str(recipe)])
+    assert done.exit_code == 0 and f"initial weights {NAME}: not found, so not checked" in done.stderr, done.stderr
+    assert f"inceptionctl weights fetch {NAME} --model {MODEL}" in done.stderr and hub.asked == []
+    got(NAME, MODEL)
+    done = CliRunner().invoke(app, ["recipes", "check", str(recipe)])
+    assert done.exit_code == 0 and "not found" not in done.stderr, done.stderr
+
+
+def test_a_job_is_submitted_with_its_weights_on_the_disk(hub: Hub, tmp_path: Path) -> None:
+    request = SubmitRequest(
+        str(own_recipe(tmp_path)), 1, "10", cpu_ranks_per_node=1, output=tmp_path / "run", no_submit=True, container="image"
+    )
+    [done] = submit(request)
+    folder = path_of(NAME, MODEL)
+    assert folder and folder.is_dir() and done.script
+    assert f"{folder}:{folder}" in done.script.read_text()
+    recipe = Run(tmp_path / "run").recipe()
+    assert (recipe.model.input_px, recipe.data.mean) == (160, (0.485, 0.456, 0.406))
+    shutil.rmtree(tmp_path / "run")
+    hub.files = {}
+    shutil.rmtree(tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=f"there is no {NAME}"):
+        submit(request)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_published_export_of_ours_is_used_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        fill(tmp_path / "data/val" / name, 2, seed=seed)
+    network: dict[str, Any] = {"width": 0.125, "num_classes": 2, "batch_norm_eps": 1e-3}
+    told = Description(
+        **{**network, "architecture": MODEL, "class_names": ["a", "b"], "input_px": 75, "central_fraction": 1.0},
+        **{"weights": "ema", "step": 5, "checkpoint": "step-00000005", "checkpoint_sha256": "0"},
+    )
+    hub.files["us/net/model.safetensors"] = save(build_model(MODEL, **network).state_dict())
+    hub.files["us/net/config.json"] = told.to_json().encode()
+    done = CliRunner().invoke(app, ["evaluate", "hf://us/net", "--data", str(tmp_path / "data"), "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["num_images"] == 4, done.stderr
+    assert find_weights(local(Path("hf://us/net"))).num_classes == 2
 
 
 @pytest.mark.slow
 def test_a_training_fetches_its_first_weights_and_takes_over_what_they_expect(hub: Hub, tmp_path: Path) -> None:
-    fill(tmp_path / "data/train/a", 8, seed=0)
-    fill(tmp_path / "data/train/b", 8, seed=1)
-    shutil.copytree(tmp_path / "data/train", tmp_path / "data/val")
-    (tmp_path / "mine.yaml").write_text(
-        f"model: {{name: {MODEL}, num_classes: 2, init_from: {NAME}}}\n"
-        "train: {epochs: 1, max_steps: 2, global_batch_size: 8, micro_batch_size: 8}\n"
-        f"data: {{root: {tmp_path / 'data'}}}\n"
-    )
+    own_recipe(tmp_path)
     variables = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint}
     run, words = tmp_path / "run", ("train", tmp_path / "mine.yaml", "--cpu-ranks", "2", "--output", tmp_path / "run")
     done = inceptionctl(*words, "--set", "model.input_px=96", new_process=True, **variables)
