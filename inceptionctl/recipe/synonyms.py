@@ -17,6 +17,17 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "train.max_steps": ("num_steps", "total_steps", "train_steps", "num_train_steps", "max_train_steps", "max_iters", "steps"),
     "train.seed": ("random_seed", "manual_seed", "seed_everything"),
     "train.precision": ("amp", "amp_dtype", "amp_impl", "dtype", "mixed_precision", "fp16", "bf16", "fp32", "half", "autocast"),
+    "train.progressive_resizing": (
+        *(
+            "progressive_resize",
+            "progressive_image_resizing",
+            "progressive_px",
+            "train_px",
+            "train_img_size",
+            "input_px_by_epoch",
+        ),
+        *("min_res", "max_res", "initial_scale"),
+    ),
     "train.tf32": ("allow_tf32", "fast_norm"),
     "train.zero_stage": ("zero", "zero_optimization", "stage", "sharding"),
     "train.compile": ("torchcompile", "torch_compile", "compile_model"),

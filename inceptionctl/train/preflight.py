@@ -120,6 +120,8 @@ def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fa
     if source:
         yield from _fault("model.init_from", lambda: _start(recipe, find_weights(source, verified=verified), model))
     yield from _fault("model.freeze", lambda: _freeze(recipe, model))
+    if is_timm(recipe.model.name):  # what ours take is known by their names
+        yield from _fault("train.progressive_resizing", lambda: _take_sizes(recipe, model))
     yield from _fault("optim.name", lambda: _optimizer(recipe, model))
 
 
@@ -150,6 +152,13 @@ def _freeze(recipe: Recipe, model: nn.Module) -> None:
     from inceptionctl.train.fine_tuning import freeze
 
     freeze(model, recipe.model.freeze)
+
+
+def _take_sizes(recipe: Recipe, model: nn.Module) -> None:
+    from inceptionctl.models.timm_network import check_input
+
+    for px in (recipe.train.progressive_resizing or {}).values():
+        check_input(recipe.model.name, model, px)
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> None:

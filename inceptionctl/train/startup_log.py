@@ -17,6 +17,7 @@ import torch
 from inceptionctl.console import JsonObject
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.imageset import ImageSet
+from inceptionctl.data.progressive import sizes_in_words
 from inceptionctl.data.sampler import Sampling, class_shares
 from inceptionctl.data.sources.folders import passed_over_remark
 from inceptionctl.recipe.schema import Recipe
@@ -69,6 +70,8 @@ def greet(job: Training, start: Start) -> None:
         log.say(
             "warning: data.sampling and train.class_weights both balance the classes: the rare ones count more than the others"
         )
+    if recipe.train.progressive_resizing:
+        log.say(f"images {sizes_in_words(recipe.train.progressive_resizing, recipe.model.input_px)}")
     log.say(f"learning rate {schedule_in_words(recipe.schedule, recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"resuming from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")
