@@ -60,6 +60,8 @@ class _Builtin(Section):
     """Largest hue rotation in degrees, in either direction (TF-slim's full mode: 72)."""
     mix: MixSection = MixSection()
     """Mixup and CutMix."""
+    repeats: int = Field(default=1, ge=1)
+    """Repeated augmentation: how often each image stands in a global batch, each time with other draws (timm's `aug_repeats`)."""
     color_order: Literal["fixed", "random"] = "fixed"
     """`fixed`: brightness, saturation, hue, contrast; `random`: each image draws one of TF-slim's four orders."""
 
@@ -83,7 +85,7 @@ class _Builtin(Section):
     @property
     def builtin(self) -> dict[str, Any]:
         """The keys that are always there: crop, flips and colours."""
-        return self.model_dump(exclude={*AUGMENTATIONS, "mix"})
+        return self.model_dump(exclude={*AUGMENTATIONS, "mix", "repeats"})
 
     @property
     def switched_on(self) -> tuple[Augmentation, ...]:

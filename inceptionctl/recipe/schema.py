@@ -297,6 +297,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _repeats_leave_two_images(self) -> Self:
+        times, batch = self.data.augment.repeats, self.train.global_batch_size
+        if times > 1 and times >= batch:
+            message = f"data.augment.repeats {times} leaves one image in a batch of train.global_batch_size {batch}"
+            hint = f"set data.augment.repeats to {max(1, batch // 2)} or less"
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
+        return self
+
+    @model_validator(mode="after")
     def _takes_the_sizes(self) -> Self:
         problem = size_problem(self.model, self.train.progressive_resizing or {})
         if problem:

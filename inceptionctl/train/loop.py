@@ -158,6 +158,7 @@ def train_loader(job: Training) -> TrainLoader | ProgressiveLoader:
         num_steps=job.progress.total_steps,
         skipped=job.progress.skipped,
         sampling=recipe.data.sampling,
+        repeats=recipe.data.augment.repeats,
     )
     transforms = train_transforms(recipe)
     if not recipe.train.progressive_resizing:

@@ -18,7 +18,7 @@ from inceptionctl.console import JsonObject
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.imageset import ImageSet
 from inceptionctl.data.progressive import sizes_in_words
-from inceptionctl.data.sampler import Sampling, class_shares
+from inceptionctl.data.sampler import Repeats, Sampling, class_shares
 from inceptionctl.data.sources.folders import passed_over_remark
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
@@ -64,6 +64,12 @@ def greet(job: Training, start: Start) -> None:
         )
     if recipe.data.sampling != "natural":
         log.say(sampling_in_words(job.train_set, recipe.data.sampling))
+    if recipe.data.augment.repeats > 1:
+        repeats = Repeats(recipe.data.augment.repeats, job.batch.global_batch_size)
+        images = counted(repeats.num_images, "different image")
+        log.say(
+            f"repeated augmentation: a step takes {images}, each {repeats.times} times; an epoch sees 1/{repeats.times} of all"
+        )
     if job.class_weights is not None:
         log.say(_weights_in_words(job.class_weights.tolist(), progress.classes, recipe.train.class_weights == "balanced"))
     if recipe.data.sampling == "balanced" and recipe.train.class_weights == "balanced":
