@@ -35,10 +35,12 @@ with warnings.catch_warnings():
 
 from inceptionctl.data import cpu_transforms  # noqa: E402
 from inceptionctl.data.reasons import MAX_PIXELS  # noqa: E402
+from inceptionctl.train import cpu_rmsprop  # noqa: E402
 from pipelines.settings import PipelineSettings  # noqa: E402
 from pipelines.training import training  # noqa: E402
 
 cpu_transforms.compiled()
+cpu_rmsprop.compiled(True, False)
 # DALI translates the Python of a graph with conditions when it is first called.
 _settings = PipelineSettings(
     batch_size=2,

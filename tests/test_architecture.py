@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "home": {"errors"},
     "streams": {"errors"},
     "gpu_faults": {"errors"},
+    "jit": {"errors"},
     "storage": {"errors"},
     "models": {"errors"},
     "protocols": {"errors"},
@@ -31,10 +32,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"errors", "protocols", "nearby", "words", "models", "section", "augmentations", "data"},
     "run": {"errors", "nearby", "recipe", "storage"},
     "distributed": {"errors", "cores", "console", "gpu_faults"},
-    "data": {"errors", "storage", "protocols", "nearby", "words", "pipelines", "cores", "stderr_capture", "augmentations"},
+    "data": {
+        "errors",
+        "storage",
+        "protocols",
+        "nearby",
+        "words",
+        "pipelines",
+        "cores",
+        "stderr_capture",
+        "jit",
+        "augmentations",
+    },
     "train": {
         *("errors", "nearby", "console", "words", "models", "published", "recipe", "run", "distributed", "data", "storage"),
-        *("cores", "gpu_faults"),
+        *("cores", "jit", "gpu_faults"),
     },
     "evaluate": {
         "errors",
@@ -110,7 +122,7 @@ ONLY_IMPORTER = {
     # It takes seconds to import, prints, and shares no process with torch: a child process of its own.
     "tensorflow": {"inceptionctl/weights/tf_process.py"},
     # Compiles when it is asked to, for training on a CPU alone; its import bears one thread at a time.
-    "numba": {"inceptionctl/data/cpu_transforms.py"},
+    "numba": {"inceptionctl/jit.py"},
     "openvino": {"inceptionctl/export/openvino_check.py"},
     "wandb": {"inceptionctl/train/trackers.py"},
     "mlflow": {"inceptionctl/train/trackers.py"},

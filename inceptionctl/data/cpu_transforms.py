@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache
-from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -24,18 +23,13 @@ from torch.utils.dlpack import from_dlpack
 
 from inceptionctl.cores import single_threaded
 from inceptionctl.data.transforms import Floats
-from inceptionctl.errors import EnvironmentFault, InceptionctlError
+from inceptionctl.errors import InceptionctlError
+from inceptionctl.jit import COMPILING, OPTIONS, import_numba
 
 Source = Iterator[tuple[Any, Any]]
 Bytes = NDArray[np.uint8]
 
 _MAX_KEPT = 4  # batches: one with the caller, one that is being finished, and room for a caller who keeps another
-
-# numba puts other modules in the place of its own while it is imported, and a second thread finds those halfway.
-_COMPILING = RLock()
-# Machine code lets other threads of Python go on, and divides by zero as numpy does. Nothing is kept on disk: numba's files are pickles,
-# and processors of two kinds that share a home may be given each other's.
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 class Finished:
@@ -180,23 +174,19 @@ def compiled() -> tuple[Callable[..., None], Callable[..., None]]:
 
     Raises EnvironmentFault when numba cannot be used.
     """
-    with _COMPILING:
+    with COMPILING:
         return _compiled()
 
 
 @cache
 def _compiled() -> tuple[Callable[..., None], Callable[..., None]]:
-    try:
-        import numba  # here, since only a training on a CPU needs it
-    except ImportError as error:
-        hint = "install inceptionctl again with what it needs, or train on a GPU; `inceptionctl doctor` lists the packages"
-        raise EnvironmentFault(f"numba, which colours images on a CPU, cannot be used: {error}", hint) from error
+    numba = import_numba("colours images")
     kinds = numba.types
     image, floats, halves = (kinds.Array(kind, 2, "C") for kind in (kinds.uint8, kinds.float32, kinds.uint16))
     scratch = (kinds.Array(kinds.uint8, 1, "C"), floats, halves)
     recolour = kinds.void(image, kinds.boolean, kinds.boolean, floats, kinds.Array(kinds.float32, 1, "C"), floats, *scratch)
     sum_up = kinds.void(image, kinds.Array(kinds.int64, 1, "C"))
-    return numba.njit(recolour, **_OPTIONS)(_recolour), numba.njit(sum_up, **_OPTIONS)(_sum_up)
+    return numba.njit(recolour, **OPTIONS)(_recolour), numba.njit(sum_up, **OPTIONS)(_sum_up)
 
 
 # Products and sums are rounded to float32 one by one, in an order that is written down: the same bits on any processor, however many

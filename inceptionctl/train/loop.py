@@ -20,7 +20,7 @@ from inceptionctl.errors import DivergedError, ResumeLater
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.inputs import train_transforms
 from inceptionctl.train.job import Training, Window
-from inceptionctl.train.optim import learning_rate
+from inceptionctl.train.optim import compile_beside, learning_rate
 from inceptionctl.train.rollback import roll_back
 from inceptionctl.train.step import autocast, noise_seed, training_loss
 from inceptionctl.train.validation import validate
@@ -60,6 +60,7 @@ def _train_on(job: Training) -> None:
             if _has_stopped_early(job):
                 return
         batches = iter(loader)
+        compile_beside(engine.optimizer)
         # Once, since it takes the host a millisecond: whatever validates has a network of its own.
         engine.model.train()
         for block in job.frozen:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from inceptionctl.recipe.variants import (
     SgdSection,
     StaircaseSection,
 )
+from inceptionctl.train import cpu_rmsprop
 from inceptionctl.words import counted_epochs
 
 
@@ -75,8 +75,7 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
             if not weights:
                 continue
             states = [self._state(weight, group) for weight in weights]
-            # Many tensors in one call spare a GPU's host; on a CPU their temporaries, as large as the network, cost more than calls.
-            update = _update_foreach if weights[0].is_cuda else _update_each
+            update = _update_foreach if weights[0].is_cuda else _update_in_one_pass
             update(weights, [weight.grad for weight in weights], states, group)
 
     def _state(self, weight: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -90,33 +89,32 @@ class TensorFlowRMSProp(torch.optim.Optimizer):
         return state
 
 
-def _update_each(
+def _update_in_one_pass(
     weights: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], group: Mapping[str, Any]
 ) -> None:
-    """One tensor after the other: what lies between two operators stays in a CPU's cache. Each product, quotient, sum and root is rounded
-    by itself (no addcmul, no lerp), so that every processor gives the same bits. New memory for each would cost more than the arithmetic."""
+    rows, others = [], []
+    for i, (weight, gradient, state) in enumerate(zip(weights, gradients, states, strict=True)):
+        row = [weight, _as_it_lies(gradient, weight), *(state[name] for name in _STATE if name in state)]
+        if weight.dtype == torch.float32 and weight.device.type == "cpu" and cpu_rmsprop.lie_alike(row):
+            rows.append(row)
+        else:
+            others.append(i)
     decay, momentum = group["decay"], group["momentum"]
-    room = weights[0].new_empty(2, max(weight.numel() for weight in weights))
-    for weight, gradient, state in zip(weights, gradients, states, strict=True):
-        first, second = (_laid_as(weight, row) for row in room)
-        if group["weight_decay"]:
-            gradient = torch.mul(weight, group["weight_decay"], out=first).add_(gradient)
-        square = state["mean_square"].mul_(decay).add_(torch.mul(gradient, 1 - decay, out=second).mul_(gradient))
-        root = torch.add(square, group["epsilon"], out=second)
-        if group["centered"]:
-            mean = state["mean_gradient"].mul_(decay).add_(torch.mul(gradient, 1 - decay))
-            root.sub_(mean * mean)
-        with np.errstate(invalid="ignore"):  # torch's own root is MKL's, whose last bit is left to it
-            np.sqrt(root.numpy(), out=root.numpy())
-        step = torch.mul(gradient, group["lr"], out=first).div_(root)
-        weight.sub_(state["momentum"].mul_(momentum).add_(step) if momentum > 0 else step)
+    constants = (group["weight_decay"], decay, 1 - decay, momentum, group["epsilon"], group["lr"])
+    if rows:
+        cpu_rmsprop.update(rows, momentum=momentum, centered=group["centered"], constants=constants)
+    if others:
+        _update_foreach([weights[i] for i in others], [gradients[i] for i in others], [states[i] for i in others], group)
 
 
-def _laid_as(weight: Tensor, row: Tensor) -> Tensor:
-    """`row` in the shape and order of a weight; new memory for one with gaps."""
-    if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
-        return torch.empty_like(weight)
-    return row.as_strided(weight.size(), weight.stride(), row.storage_offset())
+_STATE = ("mean_square", "momentum", "mean_gradient")
+
+
+def _as_it_lies(gradient: Tensor, weight: Tensor) -> Tensor:
+    """A gradient in the order of memory of its weight, which backward passes leave it in."""
+    if cpu_rmsprop.lie_alike((gradient, weight)):
+        return gradient
+    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
 
 def _update_foreach(
@@ -179,6 +177,13 @@ def lr_factors(model: nn.Module, decay: float, head: float) -> dict[str, float]:
     return {**{name: decay ** (len(before) - i) for i, name in enumerate(before)}, **dict.fromkeys(heads, head)}
 
 
+def compile_beside(optimizer: torch.optim.Optimizer) -> None:
+    """Have what steps on a CPU need compiled beside the first images and passes."""
+    group = optimizer.param_groups[0]
+    if isinstance(optimizer, TensorFlowRMSProp) and group["params"][0].device.type == "cpu":
+        cpu_rmsprop.compile_beside(group["momentum"], group["centered"])
+
+
 def build_optimizer(model: nn.Module, optim: Optim, lr: float) -> torch.optim.Optimizer:
     """The optimizer that a recipe's optim section describes, over a model's trained parameters.
 
@@ -212,17 +217,8 @@ def _adamw(groups: Groups, lr: float, optim: AdamWSection, device: str) -> torch
 def _lay_gradients_as_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            if weight.grad is not None and not _lie_alike(weight.grad, weight):
-                weight.grad = torch.empty_like(weight, dtype=weight.grad.dtype).copy_(weight.grad)
-
-
-def _lie_alike(gradient: Tensor, weight: Tensor) -> bool:
-    """Whether two tensors of one shape are in the same order of memory."""
-    # Not by their strides alone: those of a dimension of size 1 mean nothing.
-    formats = (torch.contiguous_format, torch.channels_last)
-    return gradient.stride() == weight.stride() or any(
-        gradient.is_contiguous(memory_format=one) and weight.is_contiguous(memory_format=one) for one in formats
-    )
+            if weight.grad is not None:
+                weight.grad = _as_it_lies(weight.grad, weight)
 
 
 def _lamb(groups: Groups, lr: float, optim: LambSection) -> torch.optim.Optimizer:

@@ -6,7 +6,6 @@ from torch import nn
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import build_model
 from inceptionctl.recipe.variants import AdamWSection, Optim, RmsPropSection, SgdSection
-from inceptionctl.train import optim
 from inceptionctl.train.optim import (
     TensorFlowRMSProp,
     build_optimizer,
@@ -36,12 +35,8 @@ def transcribed(
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize(("epsilon", "l2"), [(1.0, 0.0), (1e-3, 0.01)])
-@pytest.mark.parametrize("form", ["_update_foreach", "_update_each"])
-def test_100_steps_equal_tensorflows_formula(
-    form: str, momentum: float, centered: bool, epsilon: float, l2: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In float64, by the form for GPUs and the one for CPUs, whose float32 is held in test_rmsprop_bits.py."""
-    monkeypatch.setattr(optim, "_update_each", getattr(optim, form))
+def test_100_steps_equal_tensorflows_formula(momentum: float, centered: bool, epsilon: float, l2: float) -> None:
+    """In float64, which takes the form that GPUs use; float32 on CPUs is held in test_cpu_rmsprop.py."""
     rng = np.random.default_rng(0)
     start = rng.normal(size=(3, 4, 5))
     gradients = [rng.normal(scale=3, size=start.shape) for _ in range(100)]

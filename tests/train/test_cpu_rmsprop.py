@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from inceptionctl.errors import EnvironmentFault
+from inceptionctl.train import cpu_rmsprop, optim
 from inceptionctl.train.optim import TensorFlowRMSProp
 
 LAYOUTS = {
@@ -78,14 +81,16 @@ def in_numpy(shapes: list[Tensor], *, momentum: float, weight_decay: float, cent
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_has_the_bits_of_numpys_float32(layout: str, momentum: float, centered: bool, weight_decay: float) -> None:
+def test_every_layout_has_the_bits_of_numpys_float32(
+    layout: str, momentum: float, centered: bool, weight_decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optim, "_update_foreach", None)  # nothing may go there
     options = {"momentum": momentum, "centered": centered, "weight_decay": weight_decay}
     shapes = [LAYOUTS[layout](size) for size in (1, 2, 7, 31)]
     for own, expected in zip(stepped(shapes, **options), in_numpy(shapes, **options), strict=True):
         assert np.array_equal(own.numpy(), expected)
 
 
-# torch shares out what has more than 32,768 values.
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 32_768, 32_769, 3 * 65_536 + 13])
 def test_every_size_has_them_on_any_number_of_threads(count: int) -> None:
     shapes = [torch.empty(3), torch.empty(count), torch.empty(0), torch.empty(40)]
@@ -101,14 +106,26 @@ def bits() -> str:
     return b"".join(one.numpy().tobytes() for one in made).hex()
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2"])
-def test_other_processors_make_the_same_bits(capability: str) -> None:
-    if capability == "avx2" and " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "features"), [("x86-64", ""), ("haswell", "+avx2,+fma")])
+def test_other_processors_make_the_same_bits(name: str, features: str) -> None:
+    if name == "haswell" and " avx2 " not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         pytest.skip("this processor has no AVX2")
-    code = f"import torch, {__name__} as t; print(torch.backends.cpu.get_cpu_capability(), t.bits())"
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    code = "import tests.train.test_cpu_rmsprop as t; print(t.bits())"
+    environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert made.stdout.split() == [capability.upper(), bits()]
+    assert made.stdout.strip() == bits()
+
+
+def test_tensors_that_do_not_lie_alike_are_not_taken() -> None:
+    one = torch.zeros(4, 5, 3, 3)
+    last = one.to(memory_format=torch.channels_last)
+    assert cpu_rmsprop.lie_alike([one, one.clone()]) and cpu_rmsprop.lie_alike([last, last.clone()])
+    assert not cpu_rmsprop.lie_alike([one, last])
+    assert not cpu_rmsprop.lie_alike([one.transpose(0, 1), one.transpose(0, 1)])
+    assert not cpu_rmsprop.lie_alike([one[:, ::2], one[:, ::2]])
+    assert not cpu_rmsprop.lie_alike([one, one.double()])
+    assert not cpu_rmsprop.lie_alike([one, one.view(5, 4, 3, 3)])
 
 
 @pytest.mark.parametrize("kind", ["transposed", "every second", "float64", "mixed states"])
@@ -123,7 +140,7 @@ def test_what_does_not_lie_alike_is_updated_all_the_same(kind: str) -> None:
         "mixed states": begun.clone,
     }[kind]()
     weight = nn.Parameter(weight)
-    beside = nn.Parameter(torch.randn(10))
+    beside = nn.Parameter(torch.randn(10))  # the others of a group go in one pass
     optimizer = TensorFlowRMSProp([beside, weight], 0.045, **OPTIONS, **options)
     for (gradient,) in gradients:
         beside.grad, weight.grad = torch.randn(10), gradient.to(weight.dtype).clone()
@@ -154,3 +171,41 @@ def test_an_infinite_gradient_shows() -> None:
     weight.grad = torch.tensor([float("inf"), float("nan"), 1.0])
     TensorFlowRMSProp([weight], 0.1, momentum=0.9).step()
     assert weight.isnan().tolist() == [True, True, False]
+
+
+def test_kernels_are_compiled_beside_and_not_for_what_is_elsewhere() -> None:
+    cpu_rmsprop._compiled.cache_clear()
+    optim.compile_beside(TensorFlowRMSProp([nn.Parameter(torch.ones(2, device="meta"))], 0.1))
+    optim.compile_beside(torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1))
+    assert not [thread for thread in threading.enumerate() if thread.name == "compiling"]
+    optim.compile_beside(TensorFlowRMSProp([nn.Parameter(torch.ones(2))], 0.1))
+    for thread in threading.enumerate():
+        if thread.name == "compiling":
+            thread.join()
+    assert cpu_rmsprop._compiled.cache_info().currsize == 1
+
+
+def test_a_broken_numba_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    cpu_rmsprop._compiled.cache_clear()
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    optimizer = TensorFlowRMSProp([weight], 0.1)
+    optim.compile_beside(optimizer)  # says nothing
+    with pytest.raises(EnvironmentFault, match="numba, which updates weights on a CPU, cannot be used"):
+        optimizer.step()
+
+
+def test_images_and_weights_may_ask_numba_at_once() -> None:
+    """In a process that has not imported it yet."""
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from inceptionctl.data import cpu_transforms\n"
+        "from inceptionctl.train import cpu_rmsprop\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    asked = [pool.submit(cpu_rmsprop.compiled, False, False), pool.submit(cpu_transforms.compiled)]\n"
+        "    asked += [pool.submit(cpu_rmsprop.compiled, False, False), pool.submit(cpu_rmsprop.compiled, False, True)]\n"
+        "assert len({one.result() for one in asked}) == 3\n"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
