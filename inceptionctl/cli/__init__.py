@@ -23,6 +23,7 @@ from inceptionctl.cli import (
     report,
     runs,
     slurm,
+    study,
     train,
     watch,
     weights,
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in (
-    *(train.train, plan.plan, evaluate.evaluate, ensemble.ensemble, report.report, watch.watch),
+    *(train.train, plan.plan, evaluate.evaluate, ensemble.ensemble, study.study, report.report, watch.watch),
     *(export.export, predict.predict, doctor.doctor),
 ):
     app.command()(verb)

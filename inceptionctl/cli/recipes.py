@@ -42,11 +42,11 @@ def header_of(path: Path) -> dict[str, str]:
 @app.command(name="list")
 def list_recipes(as_json: Json = False) -> None:
     """List the bundled recipes, and the rows of the paper's tables that each reproduces."""
-    from inceptionctl.recipe import bundled_ensembles, bundled_recipes
+    from inceptionctl.recipe import bundled_ensembles, bundled_recipes, bundled_studies
     from inceptionctl.report.paper import all_rows
 
     of_paper = all_rows()
-    kinds = {"training": bundled_recipes(), "ensemble": bundled_ensembles()}
+    kinds = {"training": bundled_recipes(), "ensemble": bundled_ensembles(), "study": bundled_studies()}
     found: list[console.JsonObject] = [
         {
             "name": name,
@@ -61,12 +61,17 @@ def list_recipes(as_json: Json = False) -> None:
     if as_json:
         console.print_json(found)
         return
-    for kind, title in (("training", "Bundled recipes"), ("ensemble", "Bundled ensemble recipes")):
+    for kind, title in (
+        ("training", "Bundled recipes"),
+        ("ensemble", "Bundled ensemble recipes"),
+        ("study", "Bundled studies"),
+    ):
         rows = [(item["name"], _in_words(item)) for item in found if item["kind"] == kind]
         console.print_table(title, ("name", "what it trains"), rows, whole=("name",))
         console.out.print()
     console.say(
-        "`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it, `inceptionctl ensemble NAME` an ensemble;"
+        "`inceptionctl recipes show NAME` prints one, `inceptionctl train NAME` trains it, `inceptionctl ensemble NAME` an ensemble,"
+        " `inceptionctl study NAME` the arms of a study;"
         " Table N: the row of the paper's table (arXiv 1602.07261) that it reproduces, and the command for it; RUN is its run"
     )
 
@@ -152,7 +157,7 @@ def check(
     Reports all problems at once, each with file:line and a hint. The exit code is that of the first kind found: 2 recipe, 3 data set,
     4 missing package, 5 initial weights. The data set that a bundled recipe names may be missing.
     """
-    from inceptionctl.recipe import Ensemble, load_any
+    from inceptionctl.recipe import Ensemble, Recipe, Study, load_any
 
     try:
         loaded = load_any(path, settings or ())
@@ -161,7 +166,8 @@ def check(
         if as_json:
             console.print_json({"ok": False, "problems": [], **console.error_object(error)})
         raise
-    members = loaded.members.values() if isinstance(loaded, Ensemble) else [loaded]
+    several = {} if isinstance(loaded, Recipe) else loaded.members if isinstance(loaded, Ensemble) else loaded.first_recipes()
+    members = [loaded] if isinstance(loaded, Recipe) else several.values()
     told = () if no_data else (_warnings(member, images) for member, images in zip(members, opened, strict=True))
     warnings = list(dict.fromkeys(words for one in told for words in one))
     for words in warnings:
@@ -169,7 +175,8 @@ def check(
     if as_json:
         console.print_json({"ok": True, "problems": [], "warnings": warnings})
     else:
-        typer.echo(f"{path}: fine" + (f", an ensemble of {len(loaded.members)}" if isinstance(loaded, Ensemble) else ""))
+        kind = "a study of" if isinstance(loaded, Study) else "an ensemble of"
+        typer.echo(f"{path}: fine" + (f", {kind} {len(several)}" if several else ""))
 
 
 def _warnings(recipe: Recipe, opened: Opened | None) -> list[str]:

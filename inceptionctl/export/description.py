@@ -25,7 +25,8 @@ _TEXTS = frozenset(
 )
 
 # Keys of a recipe's section model that are fields here.
-_OF_THE_NETWORK = {"num_classes", "width", "batch_norm_eps", "aux_head", "residual_scale", "residual_unit"}
+_OPTIONS = ("width", "aux_head", "residual_scale", "residual_unit", "shortcut", "extra_batch_norm")
+_OF_THE_NETWORK = {"num_classes", "batch_norm_eps", *_OPTIONS}
 
 Scale = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -76,6 +77,10 @@ class Description(BaseModel):
     """Factor on the residuals, or one for each of the three grids; null is the network's default."""
     residual_unit: Literal["original", "bottleneck"] | None = None
     """Unit of a ResNet; null is the network's default."""
+    shortcut: bool = True
+    """Whether the blocks of an Inception-ResNet add their input."""
+    extra_batch_norm: bool = False
+    """Whether a batch norm comes before an Inception-ResNet's average pool."""
     num_classes: int = Field(ge=1)
     """Number of logits."""
     class_names: list[str]
@@ -128,8 +133,7 @@ class Description(BaseModel):
             raise ValueError(f"{len(self.class_names)} class_names for {self.num_classes} num_classes")
         if self.architecture not in MODELS and not is_timm(self.architecture):
             raise ValueError(f"unknown architecture '{self.architecture}'; this version knows {', '.join(MODELS)}")
-        options = ("width", "input_px", "aux_head", "residual_scale", "residual_unit")
-        problem = option_problem(self.architecture, **{option: getattr(self, option) for option in options})
+        problem = option_problem(self.architecture, **{option: getattr(self, option) for option in (*_OPTIONS, "input_px")})
         if problem:
             raise ValueError(problem[0])
         return self

@@ -74,6 +74,8 @@ def _counterpart(trained: Trained) -> Counterpart:
     fixed = {  # what timm builds regardless of options
         "width": (section.width, 1.0),
         "residual_scale": (section.residual_scale or spec.residual_scale, spec.residual_scale),
+        "shortcut": (section.shortcut, True),
+        "extra_batch_norm": (section.extra_batch_norm, False),
         "residual_unit": (section.residual_unit or spec.residual_unit, spec.residual_unit),
         **({} if found.takes_batch_norm_eps else {"batch_norm_eps": (section.batch_norm_eps, found.batch_norm_eps)}),
     }

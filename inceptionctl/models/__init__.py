@@ -40,6 +40,8 @@ class NetworkArguments(TypedDict, total=False):
     aux_head: bool | None
     residual_scale: float | tuple[float, float, float] | None
     residual_unit: ResidualUnit | None
+    shortcut: bool
+    extra_batch_norm: bool
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def build_model(
     aux_head: bool | None = None,
     residual_scale: float | tuple[float, float, float] | None = None,
     residual_unit: ResidualUnit | None = None,
+    shortcut: bool = True,
+    extra_batch_norm: bool = False,
 ) -> nn.Module:
     """Build the network `name` of MODELS, initialised from torch's global random state: seed that first.
 
@@ -124,6 +128,8 @@ def build_model(
         residual_scale=residual_scale,
         residual_unit=residual_unit,
         drop_path=drop_path,
+        shortcut=shortcut,
+        extra_batch_norm=extra_batch_norm,
     )
     if problem:
         raise RecipeError(*problem)
@@ -144,6 +150,7 @@ def build_model(
         own["input_px"] = input_px or spec.default_input_px
     if spec.residual_scale is not None:
         own["residual_scale"] = spec.residual_scale if residual_scale is None else residual_scale
+        own |= {"shortcut": shortcut, "extra_batch_norm": extra_batch_norm}
     if spec.residual_unit is not None:
         own["residual_unit"] = residual_unit or spec.residual_unit
     network = spec.build(width=width, **common, **own)
@@ -208,6 +215,8 @@ def option_problem(
     residual_scale: float | tuple[float, float, float] | None,
     residual_unit: ResidualUnit | None,
     drop_path: float = 0.0,
+    shortcut: bool = True,
+    extra_batch_norm: bool = False,
 ) -> tuple[str, str] | None:
     """What is wrong with these options of the network `name`, and a hint; None if nothing is.
 
@@ -225,13 +234,15 @@ def option_problem(
         return f"drop_path: {name} has no residual units of ours to drop", f"these networks have them: {', '.join(having)}"
     if spec and input_px is not None and input_px < spec.min_input_px:
         return f"input_px {input_px} is too small for {name}: at least {spec.min_input_px}", "choose larger images"
-    for option, given, lacking in (
-        ("aux_head", bool(aux_head), "no auxiliary head"),
-        ("residual_scale", residual_scale is not None, "no residuals to scale"),
-        ("residual_unit", residual_unit is not None, "no residual units to choose"),
+    for option, given, lacking, known_by in (
+        ("aux_head", bool(aux_head), "no auxiliary head", "aux_head"),
+        ("residual_scale", residual_scale is not None, "no residuals to scale", "residual_scale"),
+        ("residual_unit", residual_unit is not None, "no residual units to choose", "residual_unit"),
+        ("shortcut", not shortcut, "no residual blocks without the addition", "residual_scale"),
+        ("extra_batch_norm", extra_batch_norm, "no place for it", "residual_scale"),
     ):
-        if given and getattr(spec, option, None) is None:
-            having = [other for other, its in MODELS.items() if getattr(its, option) is not None]
+        if given and getattr(spec, known_by, None) is None:
+            having = [other for other, its in MODELS.items() if getattr(its, known_by) is not None]
             return f"{option}: {name} has {lacking}", f"these networks have it: {', '.join(having)}"
     smallest = spec.aux_head_min_input_px if spec and (spec.aux_head if aux_head is None else aux_head) else None
     if smallest is not None and input_px is not None and input_px < smallest:

@@ -141,25 +141,28 @@ VARIANTS: dict[Variant, VariantSpec] = {
 class ResidualBlock(nn.Module):
     """x + scale * project(branches(x)), then ReLU: (N, C, H, W) -> (N, C, H, W). Figure 20 draws the scale.
 
-    `project` is the figures' linear 1x1: bias, no batch norm, no activation. `plain` leaves the ReLU out.
+    `project` is the figures' linear 1x1: bias, no batch norm, no activation. `plain` leaves the ReLU out. Without the `shortcut` x is not
+    added, and so nothing is scaled: the control that tells the addition's effect from that of the blocks.
     """
 
-    def __init__(self, channels: int, branches: Parallel, scale: float, *, plain: bool = False) -> None:
+    def __init__(self, channels: int, branches: Parallel, scale: float, *, plain: bool = False, shortcut: bool = True) -> None:
         super().__init__()
         self.branches = branches
         self.project = nn.Conv2d(branches.out_channels, channels, 1)
         self.drop_path = DropPath()
         self.scale = scale
+        self.shortcut = shortcut
         self.act = nn.Identity() if plain else nn.ReLU(inplace=True)
         self.out_channels = channels
 
     def extra_repr(self) -> str:
         """The scale, for `print`."""
-        return f"scale={self.scale:g}"
+        return f"scale={self.scale:g}" if self.shortcut else "no shortcut"
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        y: Tensor = self.act(torch.add(x, self.drop_path(self.project(self.branches(x))), alpha=self.scale))
+        residual = self.drop_path(self.project(self.branches(x)))
+        y: Tensor = self.act(torch.add(x, residual, alpha=self.scale) if self.shortcut else residual)
         return y
 
 
@@ -275,10 +278,14 @@ def scales_of_grids(residual_scale: ResidualScale) -> tuple[float, float, float]
     return a, b, c
 
 
-def _blocks_c(channels: int, conv: Conv, c: Channels, spec: VariantSpec, scale: float, repeats: int) -> Iterable[ResidualBlock]:
+def _blocks_c(
+    channels: int, conv: Conv, c: Channels, spec: VariantSpec, scale: float, *, shortcut: bool
+) -> Iterable[ResidualBlock]:
+    repeats = spec.repeats[2]
     for number in range(1, repeats + 1):
         plain = spec.last_block_is_plain and number == repeats
-        yield ResidualBlock(channels, branches_c(channels, conv, c, spec), 1.0 if plain else scale, plain=plain)
+        branches = branches_c(channels, conv, c, spec)
+        yield ResidualBlock(channels, branches, 1.0 if plain else scale, plain=plain, shortcut=shortcut)
 
 
 class InceptionResNet(ImageClassifier):
@@ -291,6 +298,8 @@ class InceptionResNet(ImageClassifier):
     `variant` "v1" and "v2" are the paper's, "v2_tf_slim" is the network of the published weights: a v1-like stem and one Inception
     block, 10, 20 and 10 residual blocks, the last of them plain, and a 1x1 convolution before the pool. `residual_scale` multiplies
     the residuals before the addition: one number, or one each for the 35 x 35, 17 x 17 and 8 x 8 grid; 1.0 switches it off.
+    `shortcut` is false for the same blocks without the addition; `extra_batch_norm` puts a batch norm before the pool, one of the cures
+    that the paper found not to help (section 3.3).
     `width` multiplies every number of channels (see `scale_channels`). `dropout` is the share dropped: the paper keeps 0.8.
     `batch_norm_momentum` is torch's: 1 - 0.9997 of TF-slim. `input_px` is the side that the auxiliary head is built for; without
     the head any side of at least 75 px passes. Raises ValueError for an argument out of its range.
@@ -307,36 +316,38 @@ class InceptionResNet(ImageClassifier):
         residual_scale: ResidualScale = RESIDUAL_SCALE,
         input_px: int = DEFAULT_INPUT_PX,
         aux_head: bool = False,
+        *,
+        shortcut: bool = True,
+        extra_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.spec = spec = VARIANTS[variant]
         conv = partial(ConvNormAct, batch_norm_momentum=batch_norm_momentum, batch_norm_eps=batch_norm_eps)
         c = partial(scale_channels, width=width)
         scale_a, scale_b, scale_c = scales_of_grids(residual_scale)
-        num_a, num_b, num_c = spec.repeats
+        num_a, num_b, _ = spec.repeats
+        block = partial(ResidualBlock, shortcut=shortcut)
 
         # 299 x 299 x 3
         self.stem, channels = build_stem(variant, conv, c)
         # 35 x 35 x 256 | 384 | 320
-        self.blocks_a = nn.Sequential(
-            *(ResidualBlock(channels, branches_a(channels, conv, c, spec), scale_a) for _ in range(num_a))
-        )
+        self.blocks_a = nn.Sequential(*(block(channels, branches_a(channels, conv, c, spec), scale_a) for _ in range(num_a)))
         # 35 x 35 x 256 | 384 | 320
         k, l, m, n = (c(size) for size in spec.reduction_a)  # noqa: E741  the paper's letters
         self.reduction_a = reduction_a(channels, conv, k=k, l=l, m=m, n=n)
         middle_channels = channels = self.reduction_a.out_channels
         # 17 x 17 x 896 | 1152 | 1088
-        self.blocks_b = nn.Sequential(
-            *(ResidualBlock(channels, branches_b(channels, conv, c, spec), scale_b) for _ in range(num_b))
-        )
+        self.blocks_b = nn.Sequential(*(block(channels, branches_b(channels, conv, c, spec), scale_b) for _ in range(num_b)))
         # 17 x 17 x 896 | 1152 | 1088
         self.reduction_b = reduction_b(channels, conv, c, spec)
         channels = self.reduction_b.out_channels
         # 8 x 8 x 1792 | 2144 | 2080
-        self.blocks_c = nn.Sequential(*_blocks_c(channels, conv, c, spec, scale_c, num_c))
+        self.blocks_c = nn.Sequential(*_blocks_c(channels, conv, c, spec, scale_c, shortcut=shortcut))
         # 8 x 8 x 1792 | 2144 | 2080
         self.conv_head = conv(channels, c(spec.conv_head), 1) if spec.conv_head else None
         channels = c(spec.conv_head) if spec.conv_head else channels
+        norm = nn.BatchNorm2d(channels, batch_norm_eps, batch_norm_momentum) if extra_batch_norm else None
+        self.extra_batch_norm = norm
         # 8 x 8 x 1792 | 2144 | 1536
         self.add_classifier(channels, num_classes, dropout)
         self.aux_head = AuxHead(middle_channels, num_classes, input_px, conv, c) if aux_head else None
@@ -356,4 +367,5 @@ class InceptionResNet(ImageClassifier):
         """From what `forward_middle` gives to the last grid, (N, 1792 | 2144 | 1536, 8, 8) at 299 px and width 1."""
         x = self.reduction_b(x)  # 8 x 8 x 1792 | 2144 | 2080
         x = self.blocks_c(x)  # 8 x 8 x 1792 | 2144 | 2080
-        return x if self.conv_head is None else self.conv_head(x)  # 8 x 8 x 1792 | 2144 | 1536
+        x = x if self.conv_head is None else self.conv_head(x)  # 8 x 8 x 1792 | 2144 | 1536
+        return x if self.extra_batch_norm is None else self.extra_batch_norm(x)

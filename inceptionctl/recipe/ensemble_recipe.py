@@ -29,7 +29,6 @@ from inceptionctl.recipe.load import (
     examine,
     failure,
     find_recipe,
-    load_recipe,
     merged,
     read_source,
     settings_source,
@@ -87,17 +86,19 @@ def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
     source, top = read_source(find_recipe(name)), settings_source(settings)
     written = source.data.get(MEMBERS, {})
     names = list(written) if isinstance(written, dict) else []
-    problems = [*top.problems, *_strangers(top, names), *_unfit_members(source), *_unfit_members(top)]
+    problems = [*top.problems, *strangers(top, names), *unfit_members(source), *unfit_members(top)]
     if not isinstance(written, dict):
         raise failure(name, [*source.problems, *problems])
     recipes: dict[str, Recipe] = {}
     for member in names:
         recipe, found = examine(member_source(source, top, member), Recipe)
-        problems += _told_of_a_member(member, found, {*_sections(source).lines.values(), *_sections(top).lines.values()})
+        problems += told_of_a_member(
+            member, found, {*sections_at_top(source).lines.values(), *sections_at_top(top).lines.values()}
+        )
         if recipe:
             recipes[member] = recipe
     problems += _unfit_together(source, recipes)
-    whole = merged(_sections(source, of_recipe=False), _sections(top, of_recipe=False))
+    whole = merged(sections_at_top(source, of_recipe=False), sections_at_top(top, of_recipe=False))
     # What is wrong with a member has been said; these stand for those with problems.
     whole.data[MEMBERS] = {member: recipes.get(member, Recipe()) for member in names}
     ensemble, found = examine(whole, Ensemble)
@@ -107,71 +108,65 @@ def load_ensemble(name: str, settings: Sequence[str] = ()) -> Ensemble:
     return ensemble
 
 
-def load_any(name: str, settings: Sequence[str] = ()) -> Recipe | Ensemble:
-    """A recipe of either kind. Raises RecipeError as `load_recipe` and `load_ensemble` do."""
-    return load_ensemble(name, settings) if is_ensemble(name) else load_recipe(name, settings)
-
-
-def member_source(source: Source, top: Source, name: str) -> Source:
-    """A member's recipe out of all layers."""
-    own, set_alone = _part(source, name), _part(top, name)
+def member_source(source: Source, top: Source, name: str, group: str = MEMBERS) -> Source:
+    """A member's recipe out of all layers; `group` is the key that holds the members."""
+    own, set_alone = _part(source, name, group), _part(top, name, group)
     said = set_alone if "extends" in set_alone.data else own
     base, where = said.data.pop("extends", None), said.lines.pop(("extends",), "")
     own.data.pop("extends", None)
     layer = Source() if base is None else Source({"extends": base}, {("extends",): where})
     layer = with_base(layer, Path(where.rpartition(":")[0]))
-    for above in (_sections(source), own, _sections(top), set_alone):
+    for above in (sections_at_top(source), own, sections_at_top(top), set_alone):
         layer = merged(layer, above)
     return layer
 
 
-def _part(source: Source, name: str) -> Source:
+def _part(source: Source, name: str, group: str) -> Source:
     """What is written of a member alone."""
-    members = source.data.get(MEMBERS)
+    members = source.data.get(group)
     written = members.get(name) if isinstance(members, dict) else None
-    lines = {path[2:]: where for path, where in source.lines.items() if path[:2] == (MEMBERS, name) and len(path) > 2}
+    lines = {path[2:]: where for path, where in source.lines.items() if path[:2] == (group, name) and len(path) > 2}
     return Source(deepcopy(written) if isinstance(written, dict) else {}, lines)
 
 
-def _sections(source: Source, *, of_recipe: bool = True) -> Source:
+def sections_at_top(source: Source, *, of_recipe: bool = True) -> Source:
     """The sections at the top, which apply to every member; else the other keys: the ensemble's own, and unknown ones."""
     data = {key: deepcopy(value) for key, value in source.data.items() if (key in Recipe.model_fields) == of_recipe}
     problems = [] if of_recipe else list(source.problems)
     return Source(data, {path: where for path, where in source.lines.items() if path[0] in data}, problems)
 
 
-def _told_of_a_member(member: str, problems: Iterable[Problem], of_all: set[str]) -> Iterator[Problem]:
+def told_of_a_member(member: str, problems: Iterable[Problem], of_all: set[str], group: str = MEMBERS) -> Iterator[Problem]:
     """Problems with the member's name before the key, except where every member has them."""
     for problem in problems:
         own = problem.where not in of_all
-        yield Problem(problem.where, f"{MEMBERS}.{member}.{problem.message}" if own else problem.message, problem.hint)
+        yield Problem(problem.where, f"{group}.{member}.{problem.message}" if own else problem.message, problem.hint)
 
 
-def _strangers(top: Source, names: Sequence[str]) -> Iterator[Problem]:
-    members = top.data.get(MEMBERS, {})
+def strangers(top: Source, names: Sequence[str], group: str = MEMBERS) -> Iterator[Problem]:
+    """Members that `--set` names but the recipe has not."""
+    members = top.data.get(group, {})
     for name in members if isinstance(members, dict) else ():
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"members are {', '.join(names)}"
-            yield Problem(top.lines[MEMBERS, name], f"{MEMBERS}.{name}: no such member", hint)
+            hint = f"did you mean `{close[0]}`?" if close else f"{group} are {', '.join(names)}"
+            yield Problem(top.lines[group, name], f"{group}.{name}: no such {group.removesuffix('s')}", hint)
 
 
-def _unfit_members(source: Source) -> Iterator[Problem]:
+def unfit_members(source: Source, group: str = MEMBERS) -> Iterator[Problem]:
     """Members that are invalid whatever their recipes contain."""
-    members = source.data.get(MEMBERS, {})
+    members = source.data.get(group, {})
     if not isinstance(members, dict):
-        yield Problem(
-            source.lines[MEMBERS,], f"{MEMBERS}: {members!r} is not a mapping", "write a name and a recipe for each member"
-        )
+        yield Problem(source.lines[group,], f"{group}: {members!r} is not a mapping", "write a name and a recipe for each")
         return
     for name, written in members.items():
-        where = source.lines[MEMBERS, name]
+        where = source.lines[group, name]
         if not NAME.fullmatch(name):
             hint = "use letters, digits, - and _: it names a run directory"
-            yield Problem(where, f"{MEMBERS}.{name}: not a valid name", hint)
+            yield Problem(where, f"{group}.{name}: not a valid name", hint)
         if not isinstance(written, dict | None):
             hint = "write a recipe, or `{extends: NAME}`"
-            yield Problem(where, f"{MEMBERS}.{name}: {written!r} is not a recipe", hint)
+            yield Problem(where, f"{group}.{name}: {written!r} is not a recipe", hint)
 
 
 def _unfit_together(source: Source, recipes: dict[str, Recipe]) -> list[Problem]:

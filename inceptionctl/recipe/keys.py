@@ -14,6 +14,7 @@ from inceptionctl.recipe.yaml_source import KeyPath
 from inceptionctl.section import Section, Tree
 
 MEMBERS = "members"  # the key that makes a recipe one of an ensemble
+ARMS = "arms"  # the same of a study
 UNIONS = {Union, UnionType}
 
 
@@ -32,9 +33,9 @@ def sections_in(annotation: Any) -> list[type[Section]]:
     return [option for option in options if isinstance(option, type) and issubclass(option, Section)]
 
 
-def section_class(path: KeyPath, data: Tree) -> type[BaseModel]:
-    """The section at a path of a recipe that holds `data`."""
-    kind: type[BaseModel] = Recipe
+def section_class(path: KeyPath, data: Tree, root: type[BaseModel] = Recipe) -> type[BaseModel]:
+    """The section at a path of a recipe that holds `data`, or of another `root` that does."""
+    kind = root if path[0] in root.model_fields else Recipe
     for depth, key in enumerate(path):
         if depth == 0 and key in VARIANTS:
             variants = VARIANTS[key]
@@ -45,7 +46,7 @@ def section_class(path: KeyPath, data: Tree) -> type[BaseModel]:
 
 
 def is_text(path: KeyPath) -> bool:
-    """Whether a key of a recipe, or of a member of an ensemble, holds text: any, or one of some words."""
+    """Whether a key of a recipe, a member of an ensemble or an arm of a study holds text: any, or one of some words."""
     return any(_is_text(annotation) for annotation in _annotations(path))
 
 
@@ -71,7 +72,7 @@ def takes_null(path: KeyPath) -> bool:
 
 def _annotations(path: KeyPath) -> Iterator[Any]:
     """Types of a key; several where it depends on the optimizer or schedule, none for a key that there is not."""
-    own = path[2:] if path[:1] == (MEMBERS,) else path
+    own = path[2:] if path[:1] in ((MEMBERS,), (ARMS,)) else path
     if own == ("extends",):
         yield str
         return

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from inceptionctl.errors import Problem, RecipeError
 from inceptionctl.nearby import did_you_mean
-from inceptionctl.recipe.keys import MEMBERS, is_text
+from inceptionctl.recipe.keys import ARMS, MEMBERS, is_text
 from inceptionctl.recipe.problems import RULES, blamed_key, data_path, nulls_as_text, problem_of, rests_on, rule_message
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.variants import VARIANTS
@@ -22,6 +22,7 @@ from inceptionctl.section import Tree
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.ensemble_recipe import Ensemble
+    from inceptionctl.recipe.study_recipe import Study
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -35,7 +36,7 @@ def bundled_folder() -> Path:
 
 def bundled_recipes() -> dict[str, Path]:
     """Name -> file of every recipe of one training that comes with inceptionctl, sorted."""
-    return {name: path for name, path in _bundled().items() if MEMBERS not in read_source(path).data}
+    return {name: path for name, path in _bundled().items() if not {MEMBERS, ARMS} & read_source(path).data.keys()}
 
 
 def bundled_ensembles() -> dict[str, Path]:
@@ -43,8 +44,14 @@ def bundled_ensembles() -> dict[str, Path]:
     return {name: path for name, path in _bundled().items() if MEMBERS in read_source(path).data}
 
 
+def bundled_studies() -> dict[str, Path]:
+    """The same for studies (study_recipe.py)."""
+    return {name: path for name, path in _bundled().items() if ARMS in read_source(path).data}
+
+
 def _bundled() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(bundled_folder().glob("*.yaml"))}
+    folder = bundled_folder()
+    return {path.stem: path for path in sorted((*folder.glob("*.yaml"), *folder.glob("studies/*.yaml")))}
 
 
 def find_recipe(name: str) -> Path:
@@ -55,7 +62,7 @@ def find_recipe(name: str) -> Path:
     bundled = _bundled()
     stem = path.name.removesuffix(".yaml").removesuffix(".yml")
     # `recipes/inception_v4.yaml`, as the documentation writes it, also means the bundled one where no such file lies here.
-    if stem in bundled and path.parent in (Path(), Path("recipes")):
+    if stem in bundled and path.parent in (Path(), Path("recipes"), Path("recipes/studies")):
         return bundled[stem]
     if path.is_dir():
         raise RecipeError(
@@ -80,6 +87,11 @@ def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             f"recipe '{name}' is an ensemble, not a single training",
             f"`inceptionctl ensemble {name}` trains its members one by one and combines them",
+        )
+    if ARMS in source.data:
+        raise RecipeError(
+            f"recipe '{name}' is a study, not a single training",
+            f"`inceptionctl study {name}` trains its arms and compares them",
         )
     return _checked(source, settings, name)
 
@@ -155,8 +167,8 @@ def recipe_from_dict(tree: Mapping[str, Any], name: str) -> Recipe:
         raise failure(name, [problem_of(details, empty) for details in error.errors(include_url=False)]) from None
 
 
-def dump_recipe(recipe: Recipe | Ensemble) -> str:
-    """The complete recipe, of an ensemble too, defaults included, as YAML that loads back to the same recipe."""
+def dump_recipe(recipe: Recipe | Ensemble | Study) -> str:
+    """The complete recipe, of an ensemble or a study too, defaults included, as YAML that loads back to the same recipe."""
     return yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -259,11 +271,12 @@ def settings_source(settings: Iterable[str]) -> Source:
                 Problem(where, f"{dotted}: {text!r} is not a YAML value", "quote it for the shell and for YAML")
             )
             continue
-        _set_in(top, keys, value, where)
+        set_in(top, keys, value, where)
     return top
 
 
-def _set_in(top: Source, keys: KeyPath, value: Any, where: str) -> None:
+def set_in(top: Source, keys: KeyPath, value: Any, where: str) -> None:
+    """Set a key of a source, and the place of it and of the sections around it."""
     here = top.data
     for key in keys[:-1]:
         step = here.setdefault(key, {})

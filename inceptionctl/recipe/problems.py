@@ -116,7 +116,7 @@ def _where(path: KeyPath, source: Source) -> str:
 
 def _nearest_key(path: KeyPath, data: Tree, root: type[BaseModel]) -> str:
     section, name = path[:-1], path[-1]
-    fields = list(section_class(section, data).model_fields if section else {**root.model_fields, **Recipe.model_fields})
+    fields = list(section_class(section, data, root).model_fields if section else {**root.model_fields, **Recipe.model_fields})
     if section and section[0] in VARIANTS:
         having = [tag for tag, kind in VARIANTS[section[0]].items() if name in kind.model_fields]
         if having:

@@ -68,6 +68,10 @@ class ModelSection(Section):
     """Scale of the residuals of an Inception-ResNet, one or three (one per grid size); 1.0 disables scaling; null is (0.17, 0.10, 0.20)."""
     residual_unit: Literal["original", "bottleneck"] | None = None
     """Residual unit of a ResNet: two 3x3 convolutions (`original`) or the bottleneck; null follows the paper, `original` below 50 layers."""
+    shortcut: bool = True
+    """Whether the blocks of an Inception-ResNet add their input; false is the control that isolates the effect of residual connections."""
+    extra_batch_norm: bool = False
+    """Batch norm before an Inception-ResNet's average pool, which the paper tried against dying networks (section 3.3)."""
     init_from: str | None = None
     """Initialize from the weights of this run, checkpoint or safetensors export; the classifier is new if the number of classes differs."""
     freeze: list[str] = Field(default=[])
@@ -101,6 +105,8 @@ class ModelSection(Section):
             residual_scale=self.residual_scale,
             residual_unit=self.residual_unit,
             drop_path=self.drop_path,
+            shortcut=self.shortcut,
+            extra_batch_norm=self.extra_batch_norm,
         )
         if problem:
             message, hint = problem

@@ -95,6 +95,42 @@ def train_curves(runs: Mapping[str, Rows], losses: Mapping[str, str]) -> ReportP
     )
 
 
+def seed_curves(name: str, title: str, groups: Mapping[str, Sequence[Rows]], key: str, label: str) -> ReportPicture | None:
+    """A measure by epoch of several trainings: every seed thin, their median thick. `groups` are the rows of each seed, by name."""
+    shown = {group: [rows for rows in seeds if _points(rows, key)] for group, seeds in groups.items()}
+    shown = {group: seeds for group, seeds in shown.items() if seeds}
+    if not shown:
+        return None
+    medians = {group: _median_curve(seeds, key) for group, seeds in shown.items()}
+
+    def draw(figure: Any, theme: Theme) -> None:
+        axes = figure.subplots()
+        for number, (group, seeds) in enumerate(shown.items()):
+            marker = "o" if len(medians[group]) == 1 else ""  # a line of one point would not be seen
+            for rows in seeds if len(seeds) > 1 else ():
+                axes.plot(*zip(*_points(rows, key), strict=True), marker=marker, linewidth=0.8, alpha=0.5, **_style(number))
+            axes.plot(*zip(*medians[group], strict=True), marker=marker, linewidth=2.4, **_style(number))
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.set_ylim(bottom=0)
+        _legend(figure, dict.fromkeys(shown, ()))
+
+    ends = [f"{group} {curve[-1][1]:.2f}" for group, curve in medians.items()]
+    return ReportPicture(name, title, f"{title}: {label}; medians at the end: {', '.join(ends)}.", _both(draw, (5.6, 4.4)))
+
+
+def _points(rows: Rows, key: str) -> list[tuple[float, float]]:
+    return [(row["epoch"], row[key]) for row in rows if all(isinstance(row.get(name), int | float) for name in ("epoch", key))]
+
+
+def _median_curve(seeds: Sequence[Rows], key: str) -> list[tuple[float, float]]:
+    """The median over those seeds that have got so far."""
+    at: dict[float, list[float]] = {}
+    for rows in seeds:
+        for epoch, value in _points(rows, key):
+            at.setdefault(epoch, []).append(value)
+    return [(epoch, float(np.median(values))) for epoch, values in sorted(at.items())]
+
+
 def _losses_in_words(losses: Mapping[str, str]) -> str:
     kinds = dict.fromkeys(text for text in losses.values() if text)
     if len(kinds) == 1:
@@ -167,10 +203,7 @@ def _last(rows: Rows, key: str) -> str:
 def _lines(axes: Any, runs: Mapping[str, Rows], key: str, marker: str = "") -> bool:
     drawn = False
     for number, rows in enumerate(runs.values()):
-        points = [
-            (row["epoch"], row[key]) for row in rows if all(isinstance(row.get(name), int | float) for name in ("epoch", key))
-        ]
-        if points:
+        if points := _points(rows, key):
             axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, **_style(number))
             drawn = True
     return drawn

@@ -15,7 +15,7 @@ from inceptionctl.run_contents import Row, RunContents, finite
 from inceptionctl.section import Tree
 
 
-class Difference(TypedDict):
+class KeyDifference(TypedDict):
     """A key of the recipe that is not the same in all runs."""
 
     key: str
@@ -27,7 +27,7 @@ class Comparison(TypedDict):
     """What `runs compare --json` prints."""
 
     runs: list[Row]
-    differences: list[Difference]
+    differences: list[KeyDifference]
 
 
 def compare_runs(found: Sequence[RunContents]) -> Comparison:
@@ -35,10 +35,10 @@ def compare_runs(found: Sequence[RunContents]) -> Comparison:
     return {"runs": [_end_of(one) for one in found], "differences": _differences(found)}
 
 
-def _differences(found: Sequence[RunContents]) -> list[Difference]:
+def _differences(found: Sequence[RunContents]) -> list[KeyDifference]:
     recipes = {str(one.run.path): flatten(tree) for one in found if (tree := _recipe_of(one))}
     keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
-    differences: list[Difference] = []
+    differences: list[KeyDifference] = []
     for key in keys:
         values = {path: recipe[key] for path, recipe in recipes.items() if key in recipe}
         first, *others = values.values()

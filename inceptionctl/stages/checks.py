@@ -10,7 +10,7 @@ from inceptionctl import console
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.local import LocalRanks
-    from inceptionctl.recipe import Ensemble
+    from inceptionctl.recipe import Ensemble, Study
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
     from inceptionctl.train.preflight import Opened
@@ -28,26 +28,33 @@ def fetch_first_weights(recipe: Recipe) -> None:
 
 
 def check_recipe(
-    name: str, recipe: Recipe | Ensemble, settings: Sequence[str], *, data: bool = True, begins: bool = True
+    name: str, recipe: Recipe | Ensemble | Study, settings: Sequence[str], *, data: bool = True, begins: bool = True
 ) -> list[Opened | None]:
-    """Raise all that keeps a recipe, or any member of an ensemble, from being trained here, with file:line; else return each one's images.
+    """Raise all that keeps a recipe, each member of an ensemble, each arm of a study from being trained here, with file:line; else return
+    each one's images.
 
     A data set or initial weights that are only placeholders of a bundled recipe may be missing, with a warning. `data` is false for a
     data set on another machine, which gives None; `begins` is false for a run that is resumed and needs no initial weights.
     """
-    from inceptionctl.recipe import Ensemble
+    from inceptionctl.recipe import Ensemble, Recipe, Study
     from inceptionctl.recipe.ensemble_recipe import is_placeholder, place_of
     from inceptionctl.train.inheritance import first_weights
     from inceptionctl.train.preflight import Fault, faults, refuse
 
     opened: list[Opened | None] = []
-    members: dict[str, Recipe] = dict(recipe.members) if isinstance(recipe, Ensemble) else {"": recipe}
+    members: dict[str, Recipe] = {"": recipe} if isinstance(recipe, Recipe) else {}
+    members |= recipe.members if isinstance(recipe, Ensemble) else {}
+    members |= recipe.first_recipes() if isinstance(recipe, Study) else {}
+
+    def place(key: str, member: str) -> str | None:
+        return place_of(name, settings, key, member if isinstance(recipe, Ensemble) else "")
+
     found: list[tuple[str, Fault]] = []
     missing: dict[str, str] = {}
     for member, one in members.items():
 
         def lacks(key: str, path: Path | None, member: str = member) -> bool:
-            return path is not None and not path.exists() and is_placeholder(place_of(name, settings, key, member))
+            return path is not None and not path.exists() and is_placeholder(place(key, member))
 
         root, first = one.data.root_path, first_weights(one)
         no_root, no_first = lacks("data.root", root) and not one.data.train_csv, lacks("model.init_from", first)
@@ -59,7 +66,7 @@ def check_recipe(
     for what, setting in missing.items():
         console.warn(f"{what}: not found, so not checked", f"name yours with `--set {setting}`")
     of_each = {str(fault.error): (member, fault) for member, fault in found}  # what is wrong with all is told once
-    places = {fault.key: place_of(name, settings, fault.key, member) for member, fault in of_each.values()}
+    places = {fault.key: place(fault.key, member) for member, fault in of_each.values()}
     refuse(name, [fault for _, fault in of_each.values()], places.get)
     return opened
 

@@ -1,4 +1,4 @@
-"""`inceptionctl slurm submit`: a training, or each member of an ensemble, as a Slurm job that is requeued and resumes."""
+"""`inceptionctl slurm submit`: a training, or each of an ensemble or a study, as a Slurm job that is requeued and resumes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from inceptionctl.stages.checks import check_batch
 from inceptionctl.stages.jobs import has_jobs, jobs_of, note_job
 
 if TYPE_CHECKING:
+    from inceptionctl.recipe import Study
     from inceptionctl.recipe.schema import Recipe
     from inceptionctl.run import Run
     from inceptionctl.train.preflight import Opened
@@ -90,7 +91,7 @@ class Submission:
 
 
 def submit(request: SubmitRequest, *, on_each: Callable[[Submission], None] = lambda one: None) -> list[Submission]:
-    """Write a batch script into the run directory and submit it; of an ensemble's recipe one for each member.
+    """Write a batch script into the run directory and submit it; of an ensemble's recipe one for each member, of a study's for each training.
 
     `on_each` is called as soon as one is submitted. Raises RecipeError, DataError and CheckpointError for what a training would be refused
     for, before any job waits in the queue for it, and EnvironmentFault with sbatch's words when it refuses.
@@ -110,14 +111,29 @@ def submit(request: SubmitRequest, *, on_each: Callable[[Submission], None] = la
 
 def _trainings(request: SubmitRequest) -> list[tuple[Recipe, Path | None]]:
     """Recipe and run directory of the one training, or of each member of an ensemble, in a directory of its name."""
-    from inceptionctl.recipe import Ensemble, load_any
+    from inceptionctl.recipe import Ensemble, Study, load_any
     from inceptionctl.train.inheritance import inherit
 
     loaded = load_any(request.recipe, request.settings)
+    if isinstance(loaded, Study):
+        return _of_study(loaded, request)
     if not isinstance(loaded, Ensemble):
         return [(inherit(loaded, request.output), request.output)]
     folder = request.output or Path("runs") / Path(request.recipe).stem
     return [(inherit(member, folder / name), folder / name) for name, member in loaded.members.items()]
+
+
+def _of_study(loaded: Study, request: SubmitRequest) -> list[tuple[Recipe, Path | None]]:
+    """The trainings that can be started now: those of the tuning until it is done, then those that are reported."""
+    from inceptionctl.study.cells import choose, reported_cells, tuning_cells, tuning_losses
+
+    folder = request.output or Path("runs") / Path(request.recipe).stem
+    cells = tuning_cells(loaded, folder)
+    if all(cell.is_done for cell in cells):
+        cells = reported_cells(loaded, folder, choose(tuning_losses(cells)))
+    else:
+        console.say("the tuning comes first; submit the same study again once it is done")
+    return [(cell.recipe, cell.run.path) for cell in cells if not cell.is_done]
 
 
 def _submit_one(

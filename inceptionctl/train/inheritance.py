@@ -35,7 +35,7 @@ OF_IMAGES = (
     "evaluate.interpolation",
     "evaluate.antialias",
 )
-OF_THE_NETWORK = ("model.batch_norm_eps", "model.residual_scale")
+OF_THE_NETWORK = ("model.batch_norm_eps", "model.residual_scale", "model.shortcut", "model.extra_batch_norm")
 INHERITED = (INPUT_PX, *OF_THE_NETWORK, *OF_IMAGES)
 
 

@@ -27,6 +27,7 @@ MISTAKES = {
     "evaluate": ("evaluate none", 5),
     "evaluate --show-crops": ("evaluate none --show-crops x.jpg", 5),
     "ensemble": ("ensemble none other", 3),
+    "study": ("study none", 2),
     "report": ("report none", 5),
     "watch": ("watch none", 5),
     "export": ("export none", 5),

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from inceptionctl.errors import RecipeError
+from inceptionctl.models import build_model
 from inceptionctl.models.inception_resnet import InceptionResNet, ResidualBlock
 from inceptionctl.models.layers import Parallel
 from inceptionctl.models.summary import count_parameters, endpoints, multiply_adds
@@ -214,3 +216,37 @@ def test_the_scale_keeps_the_trunk_from_growing() -> None:
     x = torch.randn(4, 3, 107, 107)
     with torch.no_grad():
         assert plain.forward_features(x).std() > 3 * scaled.forward_features(x).std()
+
+
+def test_without_the_shortcut_a_block_gives_its_residual_alone() -> None:
+    torch.manual_seed(0)
+    added, alone = (InceptionResNet("v1", num_classes=3, width=0.125, shortcut=shortcut).eval() for shortcut in (True, False))
+    assert added.state_dict().keys() == alone.state_dict().keys()
+    alone.load_state_dict(added.state_dict())
+    for name in ("blocks_a", "blocks_b", "blocks_c"):
+        with_it, without = getattr(added, name)[0], getattr(alone, name)[0]
+        x = torch.rand(2, with_it.out_channels, 5, 5)
+        residual = with_it.project(with_it.branches(x))
+        assert torch.equal(without(x), residual.relu())
+        assert torch.allclose(with_it(x), (x + with_it.scale * residual).relu(), atol=1e-6)
+
+
+def test_the_extra_batch_norm_is_before_the_pool() -> None:
+    torch.manual_seed(0)
+    model = InceptionResNet("v2", num_classes=3, width=0.125, extra_batch_norm=True)
+    seen = []
+    model.extra_batch_norm.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
+    model(torch.rand(4, 3, 75, 75) * 2 - 1)
+    ((given, made),) = seen
+    assert given.shape == (4, 280, 1, 1)
+    assert made.mean(dim=(0, 2, 3)).abs().max() < 1e-5 and given.mean() > 0
+    plain = on_meta("v2", num_classes=3, width=0.125)
+    assert count_parameters(model) == count_parameters(plain) + 2 * 280
+
+
+@pytest.mark.parametrize(("option", "value"), [("shortcut", False), ("extra_batch_norm", True)])
+def test_other_networks_have_no_such_blocks(option: str, value: bool) -> None:
+    with pytest.raises(RecipeError, match=f"{option}: inception_v4 has no"):
+        build_model("inception_v4", num_classes=3, **{option: value})
+    model = build_model("inception_resnet_v1", num_classes=3, width=0.125, **{option: value})
+    assert model.extra_batch_norm is not None or not model.blocks_a[0].shortcut

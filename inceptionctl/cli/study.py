@@ -1,0 +1,88 @@
+"""`inceptionctl study`: arms of a study trained with several seeds, and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inceptionctl import console
+from inceptionctl.cli.options import CpuRanks, Gpus, Json, RecipeArgument, Settings, requested
+from inceptionctl.stages.study import Studied, StudyPlan, StudyRequest
+from inceptionctl.stages.study import study as run_study
+from inceptionctl.words import counted
+
+if TYPE_CHECKING:
+    from inceptionctl.study.measures import Summary
+    from inceptionctl.study.result import StudyResult
+
+
+def study(
+    recipe: RecipeArgument,
+    settings: Settings = None,
+    gpus: Gpus = None,
+    cpu_ranks: CpuRanks = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of runs and page; runs/NAME by default.")] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Train nothing; report what has been trained.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and exit.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the arms of a study with several seeds each, and compare them on a page.
+
+    Rerun the same command to resume. To use several GPUs, start the command once for each, with CUDA_VISIBLE_DEVICES: each passes over what
+    another one trains.
+    """
+    found = run_study(requested(locals(), StudyRequest))
+    if as_json:
+        console.print_json(found.to_json())
+    elif isinstance(found, StudyPlan):
+        columns = ("purpose", "condition", "seed", "value", "network", "epochs", "state")
+        rows = [tuple("" if row[key] is None else f"{row[key]}" for key in columns) for row in found.trainings]
+        console.print_table(f"Trainings of {recipe}", columns, rows, right=("seed", "value", "epochs"), whole=("condition",))
+    else:
+        _print(found.result)
+    if isinstance(found, Studied):
+        console.say(f"wrote {found.page} and study.json")
+
+
+def _print(result: StudyResult) -> None:
+    tuned = [] if result["tuned_key"] is None else [result["tuned_key"].rpartition(".")[2]]
+    limits = list(result["conditions"][0]["steps_to"])
+    columns = (
+        "arm",
+        "n",
+        "died",
+        *tuned,
+        "final error %",
+        "final loss",
+        "mean loss",
+        *(f"steps to {limit}%" for limit in limits),
+    )
+    rows = [
+        (
+            *(one["name"], str(len(one["trainings"])), str(one["died"])),
+            *([f"{one['tuned']:g}" if one["tuned"] is not None else ""] if tuned else []),
+            *(
+                _spread(one["summaries"][key], digits)
+                for key, digits in (("final_error", 2), ("final_loss", 3), ("mean_loss", 3))
+            ),
+            *(_spread(one["steps_to"][limit], 0) for limit in limits),
+        )
+        for one in result["conditions"]
+    ]
+    console.print_table("Medians over the seeds (lowest to highest)", columns, rows, right=columns[1:], whole=("arm",))
+    for one in result["differences"]:
+        if one["measure"] in ("final_error", "mean_loss") and one["mean"] is not None:
+            within = "" if one["interval"] is None else f", 95% between {one['interval'][0]:.3f} and {one['interval'][1]:.3f}"
+            what = one["measure"].replace("_", " ")
+            console.out.print(f"{one['other']} less {one['baseline']}, {what}: {one['mean']:.3f}{within}, n = {one['n']}")
+    if result["unfinished"]:
+        console.warn(f"{counted(result['unfinished'], 'training')} not done yet", "rerun the same command to resume")
+
+
+def _spread(one: Summary, digits: int) -> str:
+    if one["median"] is None:
+        return "-" if not one["n"] else f"- ({one['n']} reached it)"
+    ends = f" ({one['low']:.{digits}f} to {one['high']:.{digits}f})" if one["n"] > 1 else ""
+    return f"{one['median']:.{digits}f}{ends}"

@@ -1,0 +1,228 @@
+"""Recipes of studies: arms that are compared, each trained at every point of a grid with several seeds.
+
+    study:
+      seeds: [1, 2, 3]
+      tune: {key: schedule.base_lr, values: [0.01, 0.03, 0.1], seeds: [0]}
+      grid: {model.residual_scale: [1.0, 0.1]}
+      pairs: [[without, with]]
+    data: {root: ...}           # sections at the top apply to every arm
+    arms:
+      without: {model: {name: inception_v4}}
+      with: {model: {name: inception_resnet_v2}}
+
+Later ones override earlier ones: what an arm extends, the sections at the top, the arm's own, `--set key`, `--set arms.NAME.key`, the grid's,
+the tuned value and the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from inceptionctl.errors import Problem
+from inceptionctl.recipe.ensemble_recipe import (
+    Ensemble,
+    is_ensemble,
+    load_ensemble,
+    member_source,
+    sections_at_top,
+    strangers,
+    told_of_a_member,
+    unfit_members,
+)
+from inceptionctl.recipe.keys import ARMS, all_keys
+from inceptionctl.recipe.load import examine, failure, find_recipe, load_recipe, merged, read_source, set_in, settings_source
+from inceptionctl.recipe.schema import Recipe
+from inceptionctl.recipe.yaml_source import Source
+from inceptionctl.section import Section, Tree
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class TuneSection(Section):
+    """How each arm gets a value of its own for one key: the lowest training loss at the end, on seeds that are not reported."""
+
+    key: str = "schedule.base_lr"
+    """The key that is tuned, at every point of the grid."""
+    values: Annotated[list[float], Field(min_length=2)]
+    """The values that are tried."""
+    seeds: Seeds = Field(default=[0])
+    """`train.seed` of these trainings; the median over them counts."""
+
+
+class StudySection(Section):
+    """What is trained and compared."""
+
+    question: str = ""
+    """What the study asks, for the page."""
+    seeds: Seeds = Field(default=[1, 2, 3])
+    """`train.seed` of the trainings that are reported."""
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
+    """Values by dotted key of a recipe; every arm is trained with every combination."""
+    tune: TuneSection | None = None
+    """Tune one key for each arm first."""
+    errors: list[Annotated[float, Field(ge=0.0, le=100.0)]] = Field(default=[])
+    """Top-1 errors in percent; the steps until each is reached are reported."""
+    pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default=[])
+    """Arms to compare, [baseline, other], seed by seed."""
+
+    @field_validator("grid")
+    @classmethod
+    def _keys_are_of_recipes(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key in grid:
+            _check_key(key)
+        return grid
+
+    @model_validator(mode="after")
+    def _seeds_are_apart(self) -> Self:
+        if self.tune:
+            _check_key(self.tune.key)
+            both = sorted(set(self.seeds) & set(self.tune.seeds))
+            if both:
+                raise _rule(f"seeds has {both}, which tune.seeds has too", "tune on seeds that are not reported")
+            if self.tune.key in self.grid:
+                raise _rule(f"tune.key {self.tune.key} is in grid too", "remove it from one of the two")
+        for what, seeds in (("seeds", self.seeds), ("tune.seeds", self.tune.seeds if self.tune else [])):
+            if len(set(seeds)) < len(seeds):
+                raise _rule(f"{what} has a seed twice", "the second training would be the first again")
+        return self
+
+
+def _rule(message: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
+
+
+def _check_key(key: str) -> None:
+    if key == "train.seed" or key not in all_keys():
+        raise _rule(f"{key} is not a key that can be varied", "write it as in `--set`, for example schedule.base_lr")
+
+
+class _Head(Section):
+    """What a study's file says besides sections of trainings."""
+
+    study: StudySection = StudySection()
+    """What is trained and compared."""
+    arms: dict[str, Any]
+    """The trainings, by name."""
+
+    @model_validator(mode="after")
+    def _pairs_are_arms(self) -> Self:
+        for name in (name for pair in self.study.pairs for name in pair):
+            if name not in self.arms:
+                raise _rule(f"study.pairs names {name}, which is no arm", f"arms are {', '.join(self.arms)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An arm at a point of the grid."""
+
+    arm: str
+    at: tuple[tuple[str, Any], ...]
+    """Keys and values of the grid."""
+    source: Source
+
+    @property
+    def point(self) -> str:
+        """The point of the grid in words: "residual_scale=0.1"; empty without a grid."""
+        return ",".join(f"{key.rpartition('.')[2]}={_in_words(value)}" for key, value in self.at)
+
+    @property
+    def name(self) -> str:
+        """Arm and point, also as the name of a folder."""
+        return f"{self.arm},{self.point}" if self.at else self.arm
+
+    def recipe(self, seed: int, tuned: Mapping[str, float]) -> tuple[Recipe | None, list[Problem]]:
+        """The training of one seed, or what is wrong with it."""
+        top = Source()
+        for key, value in {**tuned, "train.seed": seed}.items():
+            set_in(top, tuple(key.split(".")), value, f"study: {key}")
+        return examine(merged(deepcopy(self.source), top), Recipe)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "x".join(map(_in_words, value))
+    return f"{value:g}" if isinstance(value, float) else str({None: "null", True: "true", False: "false"}.get(value, value))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it is to be run."""
+
+    section: StudySection
+    conditions: Sequence[Condition]
+
+    def recipe(self, condition: Condition, seed: int, value: float | None) -> Recipe:
+        """The training of a condition; `value` is that of the tuned key, where one is tuned."""
+        tuned = {self.section.tune.key: value} if self.section.tune and value is not None else {}
+        recipe, problems = condition.recipe(seed, tuned)
+        if recipe is None:  # a value that goes with no other; those of the file were checked when it was loaded
+            raise failure(condition.name, problems)
+        return recipe
+
+    def resolved(self) -> Tree:
+        """The study's section and the complete recipe of each condition with its first seed, as plain JSON values."""
+        recipes = {name: recipe.resolved() for name, recipe in self.first_recipes().items()}
+        return {"study": self.section.model_dump(mode="json"), ARMS: recipes}
+
+    def first_recipes(self) -> dict[str, Recipe]:
+        """The training of each condition with the first seed and the first value of what is tuned, by the condition's name."""
+        first = self.section.tune.values[0] if self.section.tune else None
+        return {one.name: self.recipe(one, self.section.seeds[0], first) for one in self.conditions}
+
+
+def is_study(name: str) -> bool:
+    """Whether a recipe, given by file or bundled name, is one of a study. Raises RecipeError if there is no such recipe."""
+    return ARMS in read_source(find_recipe(name)).data
+
+
+def load_study(name: str, settings: Sequence[str] = ()) -> Study:
+    """Read a study with its `--set` settings, which apply to every arm unless they begin with `arms.NAME` or `study`.
+
+    Raises RecipeError that carries every problem of every arm, each with file:line (or the --set option) and a hint.
+    """
+    source, top = read_source(find_recipe(name)), settings_source(settings)
+    written = source.data.get(ARMS, {})
+    names = list(written) if isinstance(written, dict) else []
+    problems = [*top.problems, *strangers(top, names, ARMS), *unfit_members(source, ARMS), *unfit_members(top, ARMS)]
+    whole = merged(sections_at_top(source, of_recipe=False), sections_at_top(top, of_recipe=False))
+    whole.data[ARMS] = dict.fromkeys(names)
+    head, found = examine(whole, _Head)
+    problems += found
+    if head is None:
+        raise failure(name, list(dict.fromkeys(problems)))
+    conditions = [one for arm in names for one in _conditions(arm, head.study, member_source(source, top, arm, ARMS), whole)]
+    of_all = {*sections_at_top(source).lines.values(), *sections_at_top(top).lines.values()}
+    for condition in conditions:
+        for tuned in _tuned(head.study):
+            _, found = condition.recipe(head.study.seeds[0], tuned)
+            problems += told_of_a_member(condition.arm, found, of_all, ARMS)
+    if problems:
+        raise failure(name, list(dict.fromkeys(problems)))
+    return Study(head.study, conditions)
+
+
+def _conditions(arm: str, study: StudySection, source: Source, whole: Source) -> Iterator[Condition]:
+    for values in product(*study.grid.values()):
+        layer = Source()
+        for key, value in zip(study.grid, values, strict=True):
+            set_in(layer, tuple(key.split(".")), deepcopy(value), whole.lines.get(("study", "grid", key), f"study.grid.{key}"))
+        yield Condition(arm, tuple(zip(study.grid, values, strict=True)), merged(deepcopy(source), layer))
+
+
+def _tuned(study: StudySection) -> list[dict[str, float]]:
+    return [{study.tune.key: value} for value in study.tune.values] if study.tune else [{}]
+
+
+def load_any(name: str, settings: Sequence[str] = ()) -> Recipe | Ensemble | Study:
+    """A recipe of any kind. Raises RecipeError as `load_recipe`, `load_ensemble` and `load_study` do."""
+    if is_study(name):
+        return load_study(name, settings)
+    return load_ensemble(name, settings) if is_ensemble(name) else load_recipe(name, settings)

@@ -1,0 +1,147 @@
+"""What is measured of each training of a study, and the statistics over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TypedDict
+
+import numpy as np
+
+from inceptionctl.run_contents import Row, RunContents, by_subset, finite
+
+END = 0.1
+"""Share of the training whose mean loss counts as the final one."""
+RESAMPLES = 10_000
+
+
+class Measured(TypedDict):
+    """One training. None is what it has not got, or not reached."""
+
+    run: str
+    seed: int
+    state: str
+    final_loss: float | None
+    """Mean training loss of the last tenth of the steps."""
+    mean_loss: float | None
+    """Area under the training loss over the steps, divided by their number."""
+    final_error: float | None
+    """Top-1 error in percent at the last validation, of the EMA weights."""
+    best_error: float | None
+    """The lowest of all validations."""
+    zero_share: float | None
+    """Share of zeros before the average pool at the end."""
+    died_at: int | None
+    """Step at which it was ended since it had diverged or died."""
+    steps_to: dict[str, int | None]
+    """First validated step at or below each top-1 error, by the error."""
+
+
+MEASURES: Mapping[str, str] = {
+    "final_error": "final error %",
+    "best_error": "best error %",
+    "final_loss": "final loss",
+    "mean_loss": "mean loss",
+    "zero_share": "zeros",
+}
+
+
+class Summary(TypedDict):
+    """A measure over the seeds that have it."""
+
+    n: int
+    median: float | None
+    low: float | None
+    high: float | None
+
+
+class PairedDifference(TypedDict):
+    """Other less baseline, seed by seed, of the seeds that have both."""
+
+    baseline: str
+    other: str
+    measure: str
+    n: int
+    mean: float | None
+    interval: tuple[float, float] | None
+    """95%, bootstrapped over the seeds; None with fewer than two."""
+
+
+def measure(found: RunContents, seed: int, errors: Sequence[float]) -> Measured:
+    """All measures of a run."""
+    validations = by_subset(found.evaluate_rows).get("all", [])
+    judged = [(row["step"], error) for row in validations if (error := finite(row.get("top1_error"))) is not None]
+    zeros = [zero for row in found.train_rows if (zero := finite(row.get("zero_share"))) is not None]
+    return {
+        "run": str(found.run.path),
+        "seed": seed,
+        "state": found.state,
+        "final_loss": final_loss(found.train_rows),
+        "mean_loss": mean_loss(found.train_rows),
+        "final_error": judged[-1][1] if judged else None,
+        "best_error": min((error for _, error in judged), default=None),
+        "zero_share": zeros[-1] if zeros else None,
+        "died_at": found.step if found.state == "diverged" else None,
+        "steps_to": {f"{limit:g}": next((step for step, error in judged if error <= limit), None) for limit in errors},
+    }
+
+
+def final_loss(rows: Sequence[Row]) -> float | None:
+    """Mean training loss of the rows in the last tenth of the steps; None without any."""
+    losses = _losses(rows)
+    if not losses:
+        return None
+    last = losses[-1][0]
+    return statistics.fmean(loss for step, loss in losses if step > last * (1.0 - END))
+
+
+def mean_loss(rows: Sequence[Row]) -> float | None:
+    """Mean training loss over the steps. A row holds the mean since the row before."""
+    losses = _losses(rows)
+    if not losses:
+        return None
+    area = sum(loss * (step - before) for (before, _), (step, loss) in pairwise([(0, 0.0), *losses]))
+    return area / losses[-1][0]
+
+
+def _losses(rows: Sequence[Row]) -> list[tuple[int, float]]:
+    return [(row["step"], loss) for row in rows if (loss := finite(row.get("loss"))) is not None]
+
+
+def summary(values: Sequence[float | None]) -> Summary:
+    """Median, lowest and highest."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"n": 0, "median": None, "low": None, "high": None}
+    return {"n": len(known), "median": statistics.median(known), "low": min(known), "high": max(known)}
+
+
+def summary_of_steps(values: Sequence[int | None]) -> Summary:
+    """The same of steps until something was reached; who never reached it took more than anybody, so the median may be unknown."""
+    reached = [value for value in values if value is not None]
+    middle = statistics.median([float("inf") if value is None else value for value in values]) if values else float("inf")
+    ends = summary(reached)
+    return {**ends, "median": middle if middle < float("inf") else None}
+
+
+def paired(
+    baseline: Mapping[int, float | None], other: Mapping[int, float | None], names: tuple[str, str], measured: str
+) -> PairedDifference:
+    """Differences of a measure between two conditions by seed, with a bootstrap interval of their mean."""
+    both = [(one, two) for seed, one in baseline.items() if one is not None and (two := other.get(seed)) is not None]
+    differences = np.array([two - one for one, two in both])
+    interval = None
+    if len(differences) > 1:
+        # The same draws for everybody: the page of a study is the same whenever it is made.
+        drawn = np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
+        low, high = np.percentile(differences[drawn].mean(axis=1), [2.5, 97.5])
+        interval = (float(low), float(high))
+    return {
+        "baseline": names[0],
+        "other": names[1],
+        "measure": measured,
+        "n": len(differences),
+        "mean": float(differences.mean()) if len(differences) else None,
+        "interval": interval,
+    }

@@ -1,0 +1,130 @@
+"""What came of a study: measures of every training, statistics over seeds, paired differences."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import TypedDict
+
+from inceptionctl import __version__
+from inceptionctl.recipe.study_recipe import Study
+from inceptionctl.study.cells import Cell
+from inceptionctl.study.measures import (
+    MEASURES,
+    Measured,
+    PairedDifference,
+    Summary,
+    measure,
+    paired,
+    summary,
+    summary_of_steps,
+)
+
+
+class ConditionResult(TypedDict):
+    """An arm at a point of the grid."""
+
+    name: str
+    arm: str
+    point: str
+    tuned: float | None
+    """The value that the tuning has chosen."""
+    trainings: list[Measured]
+    died: int
+    """How many diverged or died."""
+    unfinished: int
+    summaries: dict[str, Summary]
+    """By measure, over the finished trainings; mean training loss and share of zeros over those that died too."""
+    steps_to: dict[str, Summary]
+    """By top-1 error in percent, over all that have ended; the median is null where half of them never reached it."""
+
+
+class Tuned(TypedDict):
+    """One value of the tuned key."""
+
+    condition: str
+    value: float
+    final_losses: list[float | None]
+    """Of each seed; null where it diverged or died."""
+
+
+class StudyResult(TypedDict):
+    """study.json."""
+
+    study: str
+    question: str
+    made: str
+    version: str
+    tuned_key: str | None
+    tuning: list[Tuned]
+    conditions: list[ConditionResult]
+    differences: list[PairedDifference]
+    unfinished: int
+    """Trainings that have not ended."""
+
+
+OF_THE_DEAD_TOO = ("mean_loss", "zero_share")
+
+
+def result_of(
+    name: str, study: Study, cells: Sequence[Cell], losses: dict[str, dict[float, list[float | None]]], chosen: dict[str, float]
+) -> StudyResult:
+    """Measure the trainings that have ended. A finished one counts in all measures, one that died where it has them."""
+    conditions = [
+        _condition(
+            one.name, one.arm, one.point, chosen.get(one.name), [cell for cell in cells if cell.condition == one.name], study
+        )
+        for one in study.conditions
+    ]
+    return {
+        "study": name,
+        "question": study.section.question,
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "tuned_key": study.section.tune.key if study.section.tune else None,
+        "tuning": [
+            {"condition": condition, "value": value, "final_losses": seeds}
+            for condition, values in losses.items()
+            for value, seeds in values.items()
+        ],
+        "conditions": conditions,
+        "differences": _differences(study, conditions),
+        "unfinished": sum(condition["unfinished"] for condition in conditions),
+    }
+
+
+def _condition(name: str, arm: str, point: str, tuned: float | None, cells: Sequence[Cell], study: Study) -> ConditionResult:
+    errors = study.section.errors
+    trainings = [measure(cell.contents, cell.seed, errors) for cell in cells if cell.is_done]
+    lived = [one for one in trainings if one["state"] == "finished"]
+    return {
+        "name": name,
+        "arm": arm,
+        "point": point,
+        "tuned": tuned,
+        "trainings": trainings,
+        "died": len(trainings) - len(lived),
+        "unfinished": len(cells) - len(trainings),
+        "summaries": {key: summary([one[key] for one in (trainings if key in OF_THE_DEAD_TOO else lived)]) for key in MEASURES},  # type: ignore[literal-required]
+        "steps_to": {
+            limit: summary_of_steps([one["steps_to"][limit] for one in trainings])
+            for limit in (f"{error:g}" for error in errors)
+        },
+    }
+
+
+def _differences(study: Study, conditions: Sequence[ConditionResult]) -> list[PairedDifference]:
+    """Of each pair of arms at each point of the grid."""
+    found = []
+    for first, second in study.section.pairs:
+        for one in (condition for condition in conditions if condition["arm"] == first):
+            other = next(it for it in conditions if it["arm"] == second and it["point"] == one["point"])
+            for key in ("final_error", "best_error", "final_loss", "mean_loss"):
+                names = (one["name"], other["name"])
+                found.append(paired(_by_seed(one, key), _by_seed(other, key), names, key))
+    return found
+
+
+def _by_seed(condition: ConditionResult, key: str) -> dict[int, float | None]:
+    counted = [one for one in condition["trainings"] if one["state"] == "finished" or key in OF_THE_DEAD_TOO]
+    return {one["seed"]: one[key] for one in counted}  # type: ignore[literal-required]

@@ -1,0 +1,45 @@
+"""Measures of a training and statistics over seeds, against numbers worked out by hand."""
+
+import pytest
+
+from inceptionctl.study.cells import choose
+from inceptionctl.study.measures import final_loss, mean_loss, paired, summary, summary_of_steps
+
+
+def rows(*losses: tuple[int, float | None]) -> list[dict[str, float | None]]:
+    return [{"step": step, "loss": loss} for step, loss in losses]
+
+
+def test_losses() -> None:
+    found = rows((10, 4.0), (50, 2.0), (95, 1.0), (100, 0.5))
+    assert final_loss(found) == 0.75  # steps above 90
+    assert mean_loss(found) == pytest.approx((10 * 4 + 40 * 2 + 45 * 1 + 5 * 0.5) / 100)
+    assert final_loss([]) is None and mean_loss(rows((1, float("nan")), (2, None))) is None
+
+
+def test_summaries() -> None:
+    assert summary([3.0, None, 1.0, 2.0]) == {"n": 3, "median": 2.0, "low": 1.0, "high": 3.0}
+    assert summary([None])["median"] is None
+    # Two of three reached it: the median is known. One of three: it is not.
+    assert summary_of_steps([100, None, 300]) == {"n": 2, "median": 300, "low": 100, "high": 300}
+    assert summary_of_steps([100, None, None]) == {"n": 1, "median": None, "low": 100, "high": 100}
+
+
+def test_differences_are_of_equal_seeds() -> None:
+    found = paired({1: 5.0, 2: 6.0, 3: None, 4: 1.0}, {1: 3.0, 2: 5.0, 3: 1.0}, ("a", "b"), "final_error")
+    assert (found["n"], found["mean"]) == (2, -1.5)
+    assert found["interval"] == (-2.0, -1.0)  # of two values a resample's mean is -2, -1.5 or -1
+    assert paired({1: 5.0}, {1: 3.0}, ("a", "b"), "x")["interval"] is None
+    assert paired({}, {1: 3.0}, ("a", "b"), "x")["mean"] is None
+    large = paired(dict.fromkeys(range(400), 0.0), {seed: float(seed % 2) for seed in range(400)}, ("a", "b"), "x")
+    assert large["interval"] == pytest.approx((0.5 - 0.049, 0.5 + 0.049), abs=0.004)  # 1.96 standard errors of 0.025
+
+
+def test_the_value_with_the_lowest_median_is_chosen() -> None:
+    losses = {
+        "a": {0.1: [1.0, 1.1, 9.0], 0.3: [1.2, 1.2, 1.2]},
+        "b": {0.1: [1.5], 0.3: [None]},
+        "c": {0.3: [1.0], 0.1: [1.0]},
+        "d": {0.3: [None], 0.1: [None]},
+    }
+    assert choose(losses) == {"a": 0.1, "b": 0.1, "c": 0.1, "d": 0.1}
