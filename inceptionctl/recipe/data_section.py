@@ -186,6 +186,16 @@ class DataSection(Section):
         return self
 
 
+def repeats_problem(times: int, global_batch_size: int) -> tuple[str, str] | None:
+    """What is wrong with so many repeats in a batch, and a hint: mixing takes two images at least, and so does batch norm."""
+    if 1 < times >= global_batch_size:
+        return (
+            f"data.augment.repeats {times} leaves one image in a batch of train.global_batch_size {global_batch_size}",
+            f"set data.augment.repeats to {max(1, global_batch_size // 2)} or less",
+        )
+    return None
+
+
 def _file(path: str | None) -> Path | None:
     return expanded(path) if path else None
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from inceptionctl.errors import RecipeError
 from inceptionctl.models import MODELS, NetworkArguments, hint_of_name, is_timm, option_problem
-from inceptionctl.recipe.data_section import DataSection, Filter, expanded
+from inceptionctl.recipe.data_section import DataSection, Filter, expanded, repeats_problem
 from inceptionctl.recipe.image_sizes import PxByEpoch, size_problem
 from inceptionctl.recipe.log_section import LogSection
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
@@ -303,17 +303,9 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _repeats_leave_two_images(self) -> Self:
-        times, batch = self.data.augment.repeats, self.train.global_batch_size
-        if times > 1 and times >= batch:
-            message = f"data.augment.repeats {times} leaves one image in a batch of train.global_batch_size {batch}"
-            hint = f"set data.augment.repeats to {max(1, batch // 2)} or less"
-            raise PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
-        return self
-
-    @model_validator(mode="after")
-    def _takes_the_sizes(self) -> Self:
+    def _batches_can_be_made(self) -> Self:
         problem = size_problem(self.model, self.train.progressive_resizing or {})
+        problem = problem or repeats_problem(self.data.augment.repeats, self.train.global_batch_size)
         if problem:
             raise PydanticCustomError("rule_with_hint", "{message}", {"message": problem[0], "hint": problem[1]})
         return self
