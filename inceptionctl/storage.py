@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -91,3 +92,9 @@ def disk_errors(path: Path, instead: str = "choose another place with --output")
         if error.errno in _REFUSED:
             raise EnvironmentFault(f"cannot write {path}: {error.strerror}", instead) from None
         raise
+
+
+def sha256_of(file: Path) -> str:
+    """In hexadecimal. Raises OSError as the file system does."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -99,6 +99,10 @@ def _print(result: EnsembleResult) -> None:
     console.print_table(title, columns, rows, right=columns[1:])
     low, high = result["top1_error_interval"]
     console.out.print(f"top-1 error of the ensemble: 95% between {low:.2f} and {high:.2f}")
+    macro = result["macro_average"]
+    shown = (("precision", macro["precision"]), ("recall", macro["recall"]), ("F1", macro["f1"]), ("ROC AUC", macro["roc_auc"]))
+    known = [f"{name} {value:.3f}" for name, value in shown if value is not None]
+    console.out.print(f"macro average of the ensemble: {', '.join(known)}")
     pairs = [f"{one['members'][0] + 1} and {one['members'][1] + 1}: {one['percent']:.1f}%" for one in result["differ"]]
     console.out.print(f"all members agree on {result['agree']:.1f}% of the images; pairs differ: {', '.join(pairs)}")
 

@@ -25,7 +25,7 @@ from inceptionctl.data.imageset import ImageSet, is_image_name
 from inceptionctl.data.reasons import kind_of
 from inceptionctl.data.sources.shards import CLASSES_FILE
 from inceptionctl.errors import DataError
-from inceptionctl.storage import disk_errors, sync, temporary_file
+from inceptionctl.storage import disk_errors, sha256_of, sync, temporary_file
 
 MANIFEST = "manifest.json"
 _FORM = 1
@@ -138,14 +138,9 @@ def _whole(dest: Path, shards: list[PackedShard]) -> list[PackedShard]:
     """The shards up to the first that is missing or has another checksum than when it was written."""
     for place, shard in enumerate(shards):
         file = dest / shard["name"]
-        if not file.is_file() or file.stat().st_size != shard["bytes"] or _sha256(file) != shard["sha256"]:
+        if not file.is_file() or file.stat().st_size != shard["bytes"] or sha256_of(file) != shard["sha256"]:
             return shards[:place]
     return shards
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _write_shard(dest: Path, images: ImageSet, first: int, number: int, shard_bytes: int) -> PackedShard:

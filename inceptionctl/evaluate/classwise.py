@@ -7,11 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from inceptionctl.evaluate.results import ClassFigures, EqualError, MacroAverage, MaxF1, Thresholds
+from inceptionctl.evaluate.results import ClassFigures, Classwise, EqualError, MacroAverage, MaxF1, Thresholds
 from inceptionctl.words import percent
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
+
+
+def classwise(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> Classwise:
+    """All that this module says of float32 [N, classes] and int64 [N]."""
+    each = per_class(probabilities, labels, classes)
+    return {
+        "per_class": each,
+        "macro_average": macro_average(each),
+        "thresholds": thresholds(probabilities, labels, classes),
+    }
 
 
 def per_class(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> dict[str, ClassFigures]:

@@ -21,7 +21,7 @@ from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.loaders import EvalLoader, PictureLoader, ViewLoader, in_batches
 from inceptionctl.errors import DataError
-from inceptionctl.evaluate.classwise import macro_average, per_class, thresholds
+from inceptionctl.evaluate.classwise import classwise
 from inceptionctl.evaluate.crops import crop_probabilities, in_order
 from inceptionctl.evaluate.metrics import confusion_matrix, figures
 from inceptionctl.evaluate.records import name_below_root, write_record
@@ -181,7 +181,6 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
     subject, classes = work.subject, work.subject.classes
     numbers = work.images.labels.astype(np.int64)
     answers, labels = torch.from_numpy(probabilities), torch.from_numpy(numbers)
-    each = per_class(probabilities, numbers, classes)
     matrix = confusion_matrix(answers.argmax(1), labels, len(classes))
     return {
         **how_answered(work),
@@ -193,9 +192,7 @@ def result_of(work: Work, probabilities: Floats, num_answered: int, seconds: flo
         "seconds": seconds,
         "images_per_second": num_answered / seconds,
         "classes": list(classes),
-        "per_class": each,
-        "macro_average": macro_average(each),
-        "thresholds": thresholds(probabilities, numbers, classes),
+        **classwise(probabilities, numbers, classes),
         "confusion": matrix.tolist() if len(classes) <= MAX_MATRIX_CLASSES else most_confused(matrix, classes),
     }
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import CheckpointError, DataError, RecipeError
+from inceptionctl.evaluate.classwise import classwise
 from inceptionctl.evaluate.evaluation import without_tables, write_result
 from inceptionctl.evaluate.metrics import figures
 from inceptionctl.evaluate.records import Record, names_below_root, write_answers
@@ -152,6 +153,7 @@ def combine(
     result: EnsembleResult = {
         "protocol": records[0].about["protocol"],
         **figures(probabilities, labels),
+        **classwise(probabilities.numpy(), labels.numpy(), records[0].about["classes"]),
         "members": [
             {
                 "name": name,

@@ -48,7 +48,13 @@ def figures(probabilities: Tensor, labels: Tensor) -> Metrics:
 
 
 def bootstrap_interval(num_correct: int, num_images: int) -> list[float]:
-    """The middle 95% of the error in percent. A resample of right and wrong images is a draw of the binomial distribution."""
+    """The middle 95% of the error in percent. A resample of right and wrong images is a draw of the binomial distribution.
+
+    Where all images are right, or all wrong, every resample is the same: then the exact interval (Clopper and Pearson 1934).
+    """
+    if num_correct in (0, num_images):
+        width = 100.0 * (1.0 - 0.025 ** (1.0 / num_images))
+        return [0.0, width] if num_correct else [100.0 - width, 100.0]
     rng = np.random.default_rng(0)
     correct: NDArray[np.int64] = rng.binomial(num_images, num_correct / num_images, NUM_RESAMPLES)
     low, high = np.quantile(100.0 * (num_images - correct) / num_images, [0.025, 0.975])

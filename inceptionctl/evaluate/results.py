@@ -104,6 +104,15 @@ class Thresholds(TypedDict):
     equal_error: EqualError
 
 
+class Classwise(TypedDict):
+    """What an evaluation and an ensemble say of classes (classwise.py)."""
+
+    per_class: dict[str, ClassFigures]
+    macro_average: MacroAverage
+    thresholds: Thresholds | None
+    """None but for two classes that both have images."""
+
+
 class Confused(TypedDict):
     """How many images of one class were predicted as another."""
 
@@ -112,7 +121,7 @@ class Confused(TypedDict):
     count: int
 
 
-class Result(HowAnswered, Metrics):
+class Result(HowAnswered, Metrics, Classwise):
     """An evaluation's. `confusion` is the matrix (row: true class, column: predicted) up to 100 classes, else the most confused pairs."""
 
     subset: str
@@ -122,10 +131,6 @@ class Result(HowAnswered, Metrics):
     seconds: float
     images_per_second: float
     classes: list[str]
-    per_class: dict[str, ClassFigures]
-    macro_average: MacroAverage
-    thresholds: Thresholds | None
-    """None but for two classes that both have images."""
     confusion: list[list[int]] | list[Confused]
 
 
@@ -162,7 +167,7 @@ class AnsweredImages(TypedDict, total=False):
     subset: str
 
 
-class EnsembleResult(Metrics, AnsweredImages):
+class EnsembleResult(Metrics, Classwise, AnsweredImages):
     """An ensemble's; `agree` is the share of images in percent for which all members predict the same class."""
 
     protocol: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 import time
@@ -26,7 +25,7 @@ from inceptionctl.export.to_timm import CONFIG, TIMM, read_config
 from inceptionctl.export.to_torchscript import TORCHSCRIPT
 from inceptionctl.export.to_triton import TRITON
 from inceptionctl.run import is_run
-from inceptionctl.storage import disk_errors, sync, write_atomically
+from inceptionctl.storage import disk_errors, sha256_of, sync, write_atomically
 from inceptionctl.train.checkpoint_choice import Choice
 from inceptionctl.train.checkpoint_files import STEP_FOLDER
 from inceptionctl.train.step import allow_tf32, resolve_precision
@@ -197,20 +196,20 @@ def refuse_choice(file: Path, which: str | None) -> None:
 
 
 def exported_file(path: Path) -> Path | None:
-    """`path` itself if it is a file, the first export in a folder of them; None for runs and checkpoints."""
+    """`path` itself if it is a file, the first export in a folder of them, variants last; None for runs and checkpoints."""
     if path.is_file():
         return path
     if not path.is_dir() or is_run(path) or STEP_FOLDER.fullmatch(path.name) or (path / "progress.json").exists():
         return None
-    return next((path / exporter.file for exporter in EXPORTERS.values() if (path / exporter.file).is_file()), None)
+    plain = (path / exporter.file for exporter in EXPORTERS.values())
+    variants = sorted([*path.glob("model_*.onnx"), *path.glob(TRITON.file.format(network="*"))])
+    return next((file for file in (*plain, *variants) if file.is_file()), None)
 
 
 def subject_of_export(path: Path) -> Subject:
     """An exported file to evaluate, on the CPU in its own program. Raises CheckpointError."""
     opened = _open_file(path, torch.device("cpu"))
     told = opened.description
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Subject(
         opened.logits,
         tuple(told.class_names),
@@ -221,7 +220,7 @@ def subject_of_export(path: Path) -> Subject:
         told.step,
         path,
         told.architecture,
-        sha256,
+        sha256_of(path),
         takes_pictures=told.pixels_in,
     )
 

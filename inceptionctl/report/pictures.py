@@ -151,7 +151,7 @@ def reliability(name: str, result: Mapping[str, Any]) -> ReportPicture | None:
         top.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfectly calibrated")
         top.plot(confidence, accuracy, marker="o", color=COLOURS[0], label="measured", clip_on=False)
         top.set(ylabel="accuracy", ylim=(0, 1))
-        top.legend(loc="upper left", frameon=False)
+        top.legend(loc="lower right", frameon=False)
         bottom.bar(confidence, counts, width=0.05, color=COLOURS[0])
         bottom.set(xlabel="confidence", ylabel="images", xlim=(-0.03, 1.03))
 

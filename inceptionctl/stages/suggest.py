@@ -150,7 +150,7 @@ def _written(facts: _Facts, init_from: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-_ON_CPU = ("resnet_18", 0.5, "residual connections learn most in a few hundred steps (docs/RESULTS.md)")
+_ON_CPU = ("resnet_18", 0.5, "a residual network learns most in a few hundred steps")
 
 
 def _batch(images: int, most: int) -> int:
@@ -177,7 +177,7 @@ def _model(facts: _Facts, network: str, width: float, why: str, side: int, init_
     if width != 1.0 and not init_from:
         lines.append(f"  width: {width:<20} # of the channels: the whole network wants a GPU")
     lines.append(
-        f"  batch_norm_momentum: {0.05 if steps < 5000 else 0.01:<6} # {steps:,.0f} steps are few for the paper's 0.0003"
+        f"  batch_norm_momentum: {0.05 if steps < 5000 else 0.01:<6} # {steps:,.0f} steps are few for the default of 0.0003"
     )
     return lines
 
@@ -199,7 +199,7 @@ def _data(facts: _Facts) -> list[str]:
         )
     lines += [
         "  augment:",
-        "    crop_area: [0.35, 1.0]    # the paper's 0.05 is for a million photographs",
+        "    crop_area: [0.35, 1.0]    # the default of 0.05 is for a million photographs",
         "    horizontal_flip: 0.5      # 0 where left and right differ, as in text and digits",
         "    brightness: 0.1",
         "    contrast: 0.2",

@@ -13,7 +13,6 @@ over (.DS_Store, .nfs...): systems put them anywhere, and nothing of them is eve
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -27,7 +26,7 @@ from inceptionctl.errors import CheckpointError
 from inceptionctl.nearby import did_you_mean
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import is_run, visible
-from inceptionctl.storage import disk_errors, write_atomically
+from inceptionctl.storage import disk_errors, sha256_of, write_atomically
 
 FORMAT = 1
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "progress.json")
@@ -56,7 +55,7 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
 def seal(folder: Path) -> None:
     """Write the manifest of a folder whose files are complete."""
     names = [*FILES, *sorted(path.name for path in visible(folder) if path.name not in (*FILES, MANIFEST))]
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
     write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
 
 
@@ -95,7 +94,7 @@ def _verify(checkpoint: Path) -> None:
             raise _damaged(checkpoint, f"{name} is missing")
         if path.stat().st_size != entry["bytes"]:
             raise _damaged(checkpoint, f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}")
-        if _sha256(path) != entry["sha256"]:
+        if sha256_of(path) != entry["sha256"]:
             raise _damaged(checkpoint, f"{name} was changed: its sha256 differs from the manifest's")
     strangers = strangers_in(checkpoint, entries)
     if strangers:
@@ -144,11 +143,6 @@ def _read_json(path: Path) -> JsonObject:
     if not isinstance(content, dict):
         raise _damaged(path.parent, f"{path.name} is not a JSON object")
     return content
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def point(checkpoints: Path, name: str, checkpoint: Path) -> None:

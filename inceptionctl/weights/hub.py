@@ -6,8 +6,8 @@ others wait for it. Nothing half done is kept where a training would find it.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -19,7 +19,7 @@ from typing import Any
 
 from inceptionctl.errors import CheckpointError, EnvironmentFault
 from inceptionctl.published import Published
-from inceptionctl.storage import disk_errors, temporary_folder
+from inceptionctl.storage import disk_errors, sha256_of, temporary_folder
 from inceptionctl.weights.conversion import prepare, write
 from inceptionctl.weights.counterparts import COUNTERPARTS
 
@@ -55,6 +55,10 @@ def _kept(published: Published, model: str, make: Callable[[Path], None]) -> Pat
 
 
 def _from_hub(published: Published, model: str | None, say: Callable[[str], None]) -> Path:
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        say(f"looking up {published.text} on {constants.ENDPOINT}")
     config_file = _download(published, CONFIG)
     config = _read(config_file)
     network = model or _network(published, config)
@@ -119,17 +123,29 @@ def _download(published: Published, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     repository = str(published.repository)
-    with _worded(published, name):
+    with _worded(published, name), _retrying_quietly():
         path = Path(hf_hub_download(repository, name, revision=published.revision))
     blob = path.resolve()
     # Large files are named by their sha256 in the cache; the client compares sizes alone.
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and _sha256(blob) != blob.name:
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
         blob.unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
             f"{name} of {published.text} is damaged: its sha256 is another one", "it was removed; fetch it again"
         )
     return path
+
+
+@contextmanager
+def _retrying_quietly() -> Iterator[None]:
+    """Without two lines of the client for each retry: a lasting fault is worded once, at the end. HF_HUB_VERBOSITY=info or debug keeps them."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR if level >= logging.WARNING else level)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager
@@ -169,7 +185,7 @@ def _worded(published: Published, name: str) -> Iterator[None]:
         raise EnvironmentFault(f"cannot fetch {name} of {published.text}: {why}", _BEFOREHAND.format(published.text)) from None
 
 
-_BEFOREHAND = "run `inceptionctl weights fetch {}` where there is a network, with the HF_HOME that the nodes see"
+_BEFOREHAND = "run `inceptionctl weights fetch {}` where there is a network, with the HF_HOME that the nodes see; HF_ENDPOINT names a mirror"
 
 
 def _convert_file(published: Published, model: str, folder: Path, say: Callable[[str], None]) -> None:
@@ -190,8 +206,3 @@ def _convert_file(published: Published, model: str, folder: Path, say: Callable[
             raise CheckpointError(f"{url} is not the file with this sha256: {error}", "check both; nothing was kept") from None
         write(prepare(file, model, form="torchvision" if published.form == "torchvision" else "timm"), folder)
     say(f"kept in {folder}")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

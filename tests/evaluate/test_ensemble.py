@@ -46,6 +46,10 @@ def test_the_mean_by_hand() -> None:
     assert result["members"][1]["top1_error"] == pytest.approx(
         2.0 * sum(one != label for one, label in zip(names[1], records[0].labels.tolist(), strict=True))
     )
+    own = [row.argmax().item() == 3 for row, label in zip(probabilities, records[0].labels, strict=True) if label == 3]
+    assert result["per_class"]["d"]["recall"] == pytest.approx(sum(own) / len(own)) and result["thresholds"] is None
+    recalls = [one["recall"] for one in result["per_class"].values()]
+    assert result["macro_average"]["recall"] == pytest.approx(sum(recalls) / 7) and min(recalls) < max(recalls)
 
 
 def test_one_twice_is_itself() -> None:
@@ -82,6 +86,7 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["ensemble", str(run.path), str(raw), "--output", str(tmp_path / "both.json")])
     assert answer.exit_code == 0, answer.output
     assert "ensemble" in answer.stdout and "all members agree" in answer.stdout
+    assert "macro average of the ensemble: precision 0." in answer.stdout
     told = json.loads((tmp_path / "both.json").read_text())
     assert [one["name"] for one in told["members"]] == [str(run.path), str(raw)]
     assert told["members"][0]["top1_error"] != told["members"][1]["top1_error"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from inceptionctl.data.dataset import open_split
 from inceptionctl.errors import DataError
@@ -65,7 +66,12 @@ def test_the_interval_is_that_of_resampled_images() -> None:
     rng = np.random.default_rng(7)
     errors = [100 * (1 - rng.choice(correct, len(correct)).mean()) for _ in range(4000)]
     assert bootstrap_interval(300, 418) == pytest.approx(np.quantile(errors, [0.025, 0.975]).tolist(), abs=0.4)
-    assert bootstrap_interval(418, 418) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("right", [0, 418])
+def test_the_interval_without_errors_or_with_nothing_else_is_the_exact_one(right: int) -> None:
+    exact = binomtest(418 - right, 418).proportion_ci(0.95, method="exact")
+    assert bootstrap_interval(right, 418) == pytest.approx([100 * exact.low, 100 * exact.high], abs=1e-9)
 
 
 def test_pandas_opens_the_record(data, tmp_path) -> None:

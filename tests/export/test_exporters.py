@@ -24,7 +24,7 @@ from inceptionctl.export.comparison import (
     pseudo_random_images,
 )
 from inceptionctl.export.description import Description, describe, description_of_properties, parse_description
-from inceptionctl.export.exporters import export
+from inceptionctl.export.exporters import export, exported_file
 from inceptionctl.export.to_safetensors import write
 from inceptionctl.run import Run
 from tests.data.resampling import middle_square
@@ -291,3 +291,11 @@ def test_command_knows_its_formats(run: Run) -> None:
     answer = CliRunner().invoke(app, ["export", str(run.path), "--format", "tflite"])
     assert answer.exit_code == 2
     assert "tflite" in answer.stderr
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model_pixels_int8.onnx", "triton/net/1/model.onnx", "model.pt"])
+def test_a_folder_of_one_variant_is_a_folder_of_exports(file: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    (tmp_path / "README.md").touch()
+    assert exported_file(tmp_path) == tmp_path / file

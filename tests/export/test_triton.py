@@ -1,8 +1,14 @@
-"""The Triton model repository: its configuration as Triton's own protobuf reads it, against the ONNX file beside it."""
+"""The Triton model repository: its configuration as Triton's own protobuf reads it, against the ONNX file beside it; and as served."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +17,8 @@ import pytest
 import torch
 from google.protobuf import text_format
 from onnx import TensorProto, helper
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, model_config_pb2
+from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
 from inceptionctl.cli import app
@@ -120,3 +127,67 @@ def test_predictions_come_from_it_too(place: Path, data: Path) -> None:
     answer = CliRunner().invoke(app, ["predict", str(place / MODEL), str(data / "val" / "dog" / "0.jpg"), "--json"])
     assert answer.exit_code == 0, answer.output
     assert len(json.loads(answer.stdout)["predictions"][0]["classes"]) == 5
+
+
+SERVER = shutil.which("tritonserver")
+BACKENDS = Path(os.environ.get("TRITON_BACKENDS", "/opt/tritonserver/backends"))
+needs_a_server = pytest.mark.skipif(
+    SERVER is None or not (BACKENDS / "onnxruntime").is_dir(),
+    reason=f"needs tritonserver on PATH and its onnxruntime backend in TRITON_BACKENDS (now {BACKENDS})",
+)
+
+
+@pytest.fixture(scope="module")
+def client(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServerClient]:
+    """Of a real server that serves the repository as it was written."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("triton") / "log.txt"
+    asked = ["--model-repository", place / "triton", "--backend-directory", BACKENDS, "--grpc-address", "127.0.0.1"]
+    off = ["--allow-http", "false", "--allow-metrics", "false"]
+    with log.open("w") as stream:
+        server = subprocess.Popen([SERVER or "", *asked, "--grpc-port", str(port), *off], stdout=stream, stderr=stream)
+    try:
+        client = InferenceServerClient(f"127.0.0.1:{port}")
+        while not ready(client):
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield client
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ready(client: InferenceServerClient) -> bool:
+    try:
+        return bool(client.is_server_ready())
+    except InferenceServerException:
+        return False
+
+
+def served(client: InferenceServerClient, images: np.ndarray, classes: int = 0) -> np.ndarray:
+    """The server's answer for images; with `classes`, that many bytes `LOGIT:INDEX:NAME` an image."""
+    given = InferInput("images", [*images.shape], "FP32")
+    given.set_data_from_numpy(images)
+    asked = InferRequestedOutput("logits", class_count=classes)
+    answer: np.ndarray = client.infer("inception_v4", [given], outputs=[asked]).as_numpy("logits")
+    return answer
+
+
+@pytest.mark.slow
+@needs_a_server
+def test_the_real_server_answers_as_onnxruntime_does(client: InferenceServerClient, place: Path) -> None:
+    images = np.random.default_rng(3).uniform(-1, 1, (10, 3, INPUT_PX, INPUT_PX)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(place / MODEL), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(served(client, images), expected, atol=1e-5)
+
+    with ThreadPoolExecutor(10) as threads:
+        singly = [*threads.map(lambda image: served(client, image[None]), images)]
+    np.testing.assert_allclose(np.concatenate(singly), expected, atol=1e-5)
+
+    (best,) = served(client, images[:1], classes=1)[0]
+    assert best.decode().split(":")[1:] == [str(expected[0].argmax()), CLASSES[expected[0].argmax()]]
+    with pytest.raises(InferenceServerException, match="batch-size must be <= 10"):
+        served(client, np.concatenate([images, images]))

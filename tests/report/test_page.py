@@ -75,6 +75,7 @@ def test_accuracy_stands_beside_error(page: Page) -> None:
     for error, accuracy in (("top-1 error %", "accuracy %"), ("top-5 error %", "top-5 accuracy %")):
         wrong, right = (row[heads.index(head)].split(" ")[0] for head in (error, accuracy))
         assert float(wrong) + float(right) == pytest.approx(100.0)
+    assert 0.0 <= float(row[heads.index("ECE %")]) <= 100.0 and heads[-2:] == ["ECE %", "images/s"]
 
 
 def test_the_training_loss_says_what_it_is(folder: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_last_step_and_a_network_that_looks_dead_are_no_early_stop() -> None
 
 RECIPE = {
     # A network that stays as it is: no validation is better than the first.
-    "model": {"num_classes": 2, "batch_norm_momentum": 1e-9},
+    "model": {"name": "resnet_18", "num_classes": 2, "batch_norm_momentum": 1e-9},
     "data": {"root": "photos"},
     "train": {"epochs": 6, "stop_when": {"metric": "top1_error", "patience_epochs": 2}},
     "schedule": {"name": "constant", "base_lr": 1e-12},
@@ -89,7 +89,7 @@ def test_a_run_stops_early_and_is_finished(tmp_path: Path) -> None:
         return done.stderr, progress_of(latest)
 
     # 2.25 steps an epoch: validations after steps 3, 5, 7, 9, 12 and 14.
-    said, progress = trained("train.max_steps=5", ranks=2)
+    said, progress = trained("train.max_steps=5")
     assert progress.step == 5 and not progress.stopped_early and progress.lowest["step"] == 3
     said, progress = trained("checkpoint.every_epochs=null", ranks=2)
     assert "stops early at epoch 3.11: no top1_error below" in said and "finished: 7 steps" in said

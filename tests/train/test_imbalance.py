@@ -12,7 +12,7 @@ from tests.data.conftest import fill
 
 COUNTS = {"cats": 12, "dogs": 4, "owls": 2}
 RECIPE = {
-    "model": {"num_classes": "auto"},
+    "model": {"name": "resnet_18", "num_classes": "auto"},
     "data": {"root": "photos"},
     "train": {"epochs": 1, "max_steps": 1},
     "schedule": {"name": "constant", "base_lr": 0.01},

@@ -191,6 +191,7 @@ print(json.dumps([info, curves]))
     return info, {name: [(step, value) for step, value in sorted(points)] for name, points in curves.items()}
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_training_is_one_run_of_both_through_a_requeue(tmp_path: Path, store: str) -> None:
     more = (

@@ -156,6 +156,19 @@ def test_without_a_network_it_is_said_what_to_do(hub: Hub, monkeypatch: pytest.M
     assert got(NAME, MODEL).is_dir()
 
 
+def test_retries_are_not_listed(hub: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """hub's own `Retrying in 1s [Retry 1/5]`, twelve lines before the one that counts."""
+    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
+        monkeypatch.setattr(constants, name, str(getattr(constants, name)).replace(hub.endpoint, "http://127.0.0.1:9"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    published, said = parse(NAME), list[str]()
+    assert published is not None
+    with pytest.raises(EnvironmentFault, match=r"127\.0\.0\.1:9 cannot be reached"):
+        fetch(published, None, said.append)
+    assert said == [f"looking up {NAME} on http://127.0.0.1:9"]
+    assert "Retry" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
