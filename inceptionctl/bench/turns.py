@@ -107,7 +107,8 @@ def run_loop(job: Training, turns: Turns) -> None:
 
 
 def make_job(joined: Session, recipe: Recipe, folder: Path, signals: RankSignals) -> Training:
-    """A training of the recipe's network in an empty `folder`; it has no images of its own."""
+    """A training of the recipe's network in an empty `folder`, at model.input_px throughout; it has no images of its own."""
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"progressive_resizing": None})})
     run = create_run(folder, recipe)
     # One image a class is enough to know how many there would be.
     names = Names.of(f"{label}".encode() for label in range(recipe.model.num_classes))

@@ -20,7 +20,7 @@ from inceptionctl.data.dataset import ImageSet
 from inceptionctl.data.graphs import PipelineSettings, decoded, evaluation, training, views
 from inceptionctl.data.loader_settings import LoaderSettings
 from inceptionctl.data.mix import drawn_pairs, mixed
-from inceptionctl.data.sampler import BatchSampler, Sampler, uniforms
+from inceptionctl.data.sampler import BatchSampler, uniforms
 from inceptionctl.data.transforms import (
     COLOUR_ORDER,
     NUM_CANDIDATES,
@@ -56,7 +56,7 @@ class TrainLoader(BaseLoader[Batch]):
         bad: BadImages | None = None,
         until: str = "all",
     ) -> None:
-        self._sampler = Sampler(batches.seed, len(dataset), dataset.labels, batches.sampling)
+        self._sampler = batches.sampler(len(dataset), dataset.labels)
         self._transforms = transforms
         self._micro = batches.micro_batch_size
         self._starts = iter(batches)

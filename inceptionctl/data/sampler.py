@@ -186,6 +186,28 @@ def _key(seed: int, stream: int) -> NDArray[np.uint64]:
     return np.array([seed & _MASK_64, stream & _MASK_64], dtype=np.uint64)
 
 
+@dataclass(frozen=True)
+class Repeats:
+    """Repeated augmentation (Hoffer et al., arXiv 1901.09335): the images of a global batch stand in it `times` times, one row after another.
+
+    Images take turns in the order that they have without. Where `times` does not divide the batch, the last row is cut short.
+    """
+
+    times: int
+    global_batch_size: int
+
+    @property
+    def num_images(self) -> int:
+        """Different images of a batch."""
+        return -(-self.global_batch_size // self.times)
+
+    def turns(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The place that each place's image has without repeats: another one for the two of a pair, wherever a batch has two images."""
+        batches, within = np.divmod(places, self.global_batch_size)
+        turns: NDArray[np.int64] = batches * self.num_images + within % self.num_images
+        return turns
+
+
 class Sampler:
     """The endless stream of samples: `at` tells what stands at any range of places.
 
@@ -194,7 +216,12 @@ class Sampler:
     """
 
     def __init__(
-        self, seed: int, num_samples: int, labels: NDArray[np.int32] | None = None, sampling: Sampling = "natural"
+        self,
+        seed: int,
+        num_samples: int,
+        labels: NDArray[np.int32] | None = None,
+        sampling: Sampling = "natural",
+        repeats: Repeats | None = None,
     ) -> None:
         """`labels`, int32 [num_samples], are needed by the other ways of `sampling`."""
         if num_samples < 1:
@@ -203,18 +230,19 @@ class Sampler:
             raise ValueError(f"sampling {sampling} needs a label for each sample")
         self.seed = seed
         self.num_samples = num_samples
-        self._labels, self._sampling = labels, sampling
+        self._labels, self._sampling, self._repeats = labels, sampling, repeats
         self._kept: tuple[int, NDArray[np.int32]] | None = None
 
     def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The places start .. start + count - 1: (epoch, index of the sample), int64 [count] each."""
         places = np.arange(start, start + count, dtype=np.int64)
-        epochs, within = np.divmod(places, self.num_samples)
+        # Of one order after another; an epoch is one of them unless images are repeated.
+        orders, within = np.divmod(self._repeats.turns(places) if self._repeats else places, self.num_samples)
         index = np.empty(count, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            index[here] = self._order(int(epoch))[within[here]]
-        return epochs, index
+        for order in np.unique(orders):
+            here = orders == order
+            index[here] = self._order(int(order))[within[here]]
+        return places // self.num_samples, index
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
         if self._kept is None or self._kept[0] != epoch:
@@ -248,6 +276,8 @@ class BatchSampler:
     skipped: Sequence[tuple[int, int]] = ()
     sampling: Sampling = "natural"
     """What stands at the places (`Sampler`)."""
+    repeats: int = 1
+    """How often an image stands in a batch."""
 
     def __post_init__(self) -> None:
         share, rest = divmod(self.global_batch_size, self.world_size)
@@ -256,6 +286,11 @@ class BatchSampler:
                 f"a batch of {self.global_batch_size} does not split into {self.world_size} ranks of micro batches of"
                 f" {self.micro_batch_size}"
             )
+
+    def sampler(self, num_samples: int, labels: NDArray[np.int32]) -> Sampler:
+        """What stands at the places, of images with these labels."""
+        repeats = Repeats(self.repeats, self.global_batch_size) if self.repeats > 1 else None
+        return Sampler(self.seed, num_samples, labels, self.sampling, repeats)
 
     def __iter__(self) -> Iterator[int]:
         """The first place of each micro batch."""

@@ -48,7 +48,7 @@ def build_timm_network(
             layer.momentum, layer.eps = batch_norm_momentum, batch_norm_eps
     _add_what_ours_have(model)
     if input_px is not None:
-        _check_input(name, own, model, input_px)
+        check_input(name, model, input_px)
     return model
 
 
@@ -98,12 +98,14 @@ def _add_what_ours_have(model: nn.Module) -> None:
         object.__setattr__(model, "pool", pool)
 
 
-def _check_input(name: str, own: str, model: nn.Module, input_px: int) -> None:
+def check_input(name: str, model: nn.Module, input_px: int) -> None:
+    """Raise RecipeError where a network of timm does not take images of `input_px` px."""
     try:
         multiply_adds(model, input_px)
     except Exception as error:
         raise RecipeError(
-            f"input_px: {name} does not take images of {input_px} x {input_px} px: {_in_words(error)}", _hint_of_timm(own)
+            f"input_px: {name} does not take images of {input_px} x {input_px} px: {_in_words(error)}",
+            _hint_of_timm(name.removeprefix(TIMM_PREFIX)),
         ) from error
 
 

@@ -60,6 +60,8 @@ class _Builtin(Section):
     """Largest hue rotation in degrees, in either direction (TF-slim's full mode: 72)."""
     mix: MixSection = MixSection()
     """Mixup and CutMix."""
+    repeats: int = Field(default=1, ge=1)
+    """Repeated augmentation: how often each image stands in a global batch, each time with other draws (timm's `aug_repeats`)."""
     color_order: Literal["fixed", "random"] = "fixed"
     """`fixed`: brightness, saturation, hue, contrast; `random`: each image draws one of TF-slim's four orders."""
 
@@ -83,7 +85,7 @@ class _Builtin(Section):
     @property
     def builtin(self) -> dict[str, Any]:
         """The keys that are always there: crop, flips and colours."""
-        return self.model_dump(exclude={*AUGMENTATIONS, "mix"})
+        return self.model_dump(exclude={*AUGMENTATIONS, "mix", "repeats"})
 
     @property
     def switched_on(self) -> tuple[Augmentation, ...]:
@@ -190,6 +192,16 @@ class DataSection(Section):
         if self.group_by_column and self.group_by:
             raise ValueError("group_by_column and group_by exclude each other: give one of the two")
         return self
+
+
+def repeats_problem(times: int, global_batch_size: int) -> tuple[str, str] | None:
+    """What is wrong with so many repeats in a batch, and a hint: mixing takes two images at least, and so does batch norm."""
+    if 1 < times >= global_batch_size:
+        return (
+            f"data.augment.repeats {times} leaves one image in a batch of train.global_batch_size {global_batch_size}",
+            f"set data.augment.repeats to {max(1, global_batch_size // 2)} or less",
+        )
+    return None
 
 
 def _file(path: str | None) -> Path | None:

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from inceptionctl.recipe.data_section import DataSection, Filter, expanded
+from inceptionctl.recipe.data_section import DataSection, Filter, expanded, repeats_problem
+from inceptionctl.recipe.image_sizes import PxByEpoch, size_problem
 from inceptionctl.recipe.log_section import LogSection
 from inceptionctl.recipe.model_section import ASSUMED_CLASSES, AUTO_CLASSES, ModelSection
 from inceptionctl.recipe.variants import Optim, RmsPropSection, Schedule, StaircaseSection
@@ -37,6 +38,8 @@ class TrainSection(Section):
     """Stop after this many optimizer steps if that comes first; null for no limit. The schedule still spans `epochs`."""
     stop_when: StopWhenSection = StopWhenSection()
     """Early stopping."""
+    progressive_resizing: PxByEpoch | None = None
+    """Size of the training images from an epoch on, `{EPOCH: PX}`; null, and earlier epochs, take model.input_px, as validations do."""
     global_batch_size: int = Field(default=640, ge=1)
     """Images per optimizer step over all ranks, independent of the number of ranks."""
     micro_batch_size: int = Field(default=32, ge=1)
@@ -197,6 +200,14 @@ class Recipe(Section):
             raise ValueError(
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} must be shorter than train.epochs {self.train.epochs:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_made(self) -> Self:
+        problem = size_problem(self.model, self.train.progressive_resizing or {})
+        problem = problem or repeats_problem(self.data.augment.repeats, self.train.global_batch_size)
+        if problem:
+            raise PydanticCustomError("rule_with_hint", "{message}", {"message": problem[0], "hint": problem[1]})
         return self
 
     @model_validator(mode="after")

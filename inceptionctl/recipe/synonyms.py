@@ -17,6 +17,17 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "train.max_steps": ("num_steps", "total_steps", "train_steps", "num_train_steps", "max_train_steps", "max_iters", "steps"),
     "train.seed": ("random_seed", "manual_seed", "seed_everything"),
     "train.precision": ("amp", "amp_dtype", "amp_impl", "dtype", "mixed_precision", "fp16", "bf16", "fp32", "half", "autocast"),
+    "train.progressive_resizing": (
+        *(
+            "progressive_resize",
+            "progressive_image_resizing",
+            "progressive_px",
+            "train_px",
+            "train_img_size",
+            "input_px_by_epoch",
+        ),
+        *("min_res", "max_res", "initial_scale"),
+    ),
     "train.tf32": ("allow_tf32", "fast_norm"),
     "train.zero_stage": ("zero", "zero_optimization", "stage", "sharding"),
     "train.compile": ("torchcompile", "torch_compile", "compile_model"),
@@ -93,6 +104,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "data.augment.mix.cutmix_probability": ("mixup_switch_prob",),
     "data.augment.mix.until_epoch": ("mixup_off_epoch",),
     "data.augment.auto_augment.policy": ("aa", "autoaugment", "randaugment", "trivial_augment", "trivialaugment"),
+    "data.augment.repeats": ("aug_repeats", "ra_reps", "ra_sampler", "repeated_aug", "repeated_augmentation"),
     "data.augment.grayscale.probability": ("grayscale_prob", "random_grayscale"),
     "data.augment.random_erasing.probability": ("reprob", "random_erase", "random_erasing_prob", "random_erase_prob"),
     "evaluate.interpolation": ("val_interpolation", "test_interpolation"),
@@ -122,7 +134,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "the run directory is an option of the command: --output DIR": ("output", "output_dir", "log_dir", "save_dir", "run_dir"),
     "resuming is an option of the command: --resume auto|never|PATH": ("resume", "resume_from", "resume_from_checkpoint"),
     "data.augment has brightness, contrast, saturation and hue_degrees, each a key of its own": ("color_jitter", "jitter"),
-    f"there is none: `data.augment` has crops, flips, colors, {', '.join(AUGMENTATIONS)}": (*("aug_splits", "aug_repeats"),),
+    f"there is none: `data.augment` has crops, flips, colors, {', '.join(AUGMENTATIONS)}": ("aug_splits",),
     "DeepSpeed's configuration is derived from the recipe: `train --dry-run` prints it": ("deepspeed", "deepspeed_config"),
 }
 KEY_OF = {name: key for key, names in _KEYS.items() for name in names}

@@ -71,7 +71,10 @@ def preview(request: PreviewRequest) -> Preview:
     pixels = levels[:count].permute(0, 2, 3, 1).contiguous().numpy()
     names = [train.classes[label] for label in batch.labels[:count].tolist()]
     loader.close()
-    captions = list(zip(names, _drawn(transforms, seed, count), strict=True))
+    words = zip(
+        _drawn(transforms, seed, count), _mixed(transforms, seed, [train.classes[k] for k in batch.labels]), strict=False
+    )
+    captions = [(name, ", ".join(filter(None, drawn))) for name, drawn in zip(names, words, strict=True)]
     request.output.parent.mkdir(parents=True, exist_ok=True)
     _sheet(pixels, captions, request.columns).save(request.output)
     return Preview(request.output, captions)
@@ -94,6 +97,23 @@ def _drawn(transforms: TrainTransforms, seed: int, count: int) -> list[str]:
         words[i] += [name for name, flipped in zip(("flip", "upside down"), flips[i], strict=True) if flipped]
         words[i] += [f"{name} {values[i]:.2f}" for name, values in changes.items() if values[i] != neutral[name]]
     return [", ".join(filter(None, one)) for one in words]
+
+
+def _mixed(transforms: TrainTransforms, seed: int, names: list[str]) -> list[str]:
+    """How each image is mixed with its partner, which stands beside it, and what weight its own class keeps; of an even number."""
+    import numpy as np
+
+    from inceptionctl.data.mix import drawn_pairs
+
+    if transforms.mix is None:
+        return [""] * len(names)
+    pairs = drawn_pairs(transforms.mix, seed, 0, np.zeros(len(names), np.int64), transforms.input_px)
+    words = []
+    for i in range(len(names)):
+        weight, method = pairs.weights[i // 2], "CutMix" if pairs.is_cut[i // 2] else "mixup"
+        side = "next" if i % 2 == 0 else "previous"
+        words.append(f"{method} {weight:.2f} with the {side} ({names[i ^ 1]})" if weight < 1.0 else "")
+    return words
 
 
 def _sheet(pixels: NDArray[np.uint8], captions: list[tuple[str, str]], columns: int) -> Image:

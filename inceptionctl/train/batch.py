@@ -122,10 +122,11 @@ def check_batch_norm(recipe: Recipe, batch: BatchPlan, option: str | None = None
     blocks = TrainedBlocks(model, recipe.model)
     blocks.enter(blocks.last_stage)
     blocks.set_modes()
-    lonely = norms_of_one_value(model, recipe.model.input_px)
+    px = min({0: recipe.model.input_px, **(recipe.train.progressive_resizing or {})}.values())
+    lonely = norms_of_one_value(model, px)
     if lonely:
         more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
-        message = f"with micro batches of one image {lonely[0]}{more} of {recipe.model.name} at {recipe.model.input_px} px"
+        message = f"with micro batches of one image {lonely[0]}{more} of {recipe.model.name} at {px} px"
         raise RecipeError(
             "the batch is too small for batch norm",
             problems=[Problem(*_way_out(batch, f"{message} would normalise single values, whose variance is none", option))],

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from inceptionctl.console import JsonObject, size
+from inceptionctl.data.progressive import sizes_in_words
 from inceptionctl.models import build_model
 from inceptionctl.models.summary import count_parameters, multiply_adds
 from inceptionctl.recipe.schema import Recipe
@@ -33,6 +34,7 @@ def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, d
     parameters = count_parameters(model)
     head = getattr(model, "aux_head", None)
     of_head = count_parameters(head) if isinstance(head, nn.Module) else 0
+    sizes = recipe.train.progressive_resizing
     images, _, source = num_images(recipe, opened, data=data)
     few = too_few_images(images, batch) if images else None
     steps = total_steps(recipe.train.epochs, images, batch.global_batch_size, recipe.train.max_steps) if images else None
@@ -51,6 +53,7 @@ def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, d
         "epochs": recipe.train.epochs,
         "steps": steps,
         "steps_per_epoch": round(images / batch.global_batch_size, 3) if images else None,
+        **({"progressive_resizing": sizes_in_words(sizes, recipe.model.input_px)} if sizes else {}),
         "learning_rate": schedule_in_words(recipe.schedule, recipe.train.epochs),
         "optimizer": recipe.optim.model_dump(),
         "clipping": build_clipping(recipe.optim).in_words(),

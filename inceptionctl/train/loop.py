@@ -6,12 +6,14 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from inceptionctl.data.loaders import TrainLoader
+from inceptionctl.data.progressive import ProgressiveLoader, stages
 from inceptionctl.data.sampler import BatchSampler
 from inceptionctl.distributed.heartbeat import State
 from inceptionctl.errors import DivergedError, ResumeLater
@@ -51,7 +53,7 @@ def _reaches_the_end(job: Training) -> bool:
 
 def _train_on(job: Training) -> None:
     recipe, progress, engine = job.recipe, job.progress, job.engine
-    compiled = recipe.train.compile != "none"
+    compiles = recipe.train.compile != "none"
     loader, window = job.loader(job), Window(job)
     try:
         if progress.evaluation_due:
@@ -62,10 +64,11 @@ def _train_on(job: Training) -> None:
         compile_beside(engine.optimizer)
         # Once, since it takes the host a millisecond: whatever validates has a network of its own.
         job.blocks.set_modes()
-        to_compile = True
+        compiled_for = torch.Size()
         for step in range(progress.step, progress.total_steps):
             job.heartbeat.enter(State.TRAINS, step)
-            to_compile |= job.take_blocks(step)
+            if job.take_blocks(step):
+                compiled_for = torch.Size()
             rate, position = _rate(job, step), progress.batch
             engine.set_learning_rate(rate)
             evaluate_now = _is_due(job, step + 1, recipe.evaluate.every_epochs, None)
@@ -79,7 +82,8 @@ def _train_on(job: Training) -> None:
                 torch.manual_seed(noise_seed(recipe.train.seed, position, job.world.rank * job.batch.accumulation + micro))
                 job.health.listen(row_now and micro == job.batch.accumulation - 1)
                 # Compiling takes minutes, in which nobody waits for anybody.
-                with job.heartbeat.during(State.COMPILES) if to_compile and compiled else contextlib.nullcontext():
+                to_compile = compiles and batch.images.shape != compiled_for
+                with job.heartbeat.during(State.COMPILES) if to_compile else contextlib.nullcontext():
                     with autocast(job.precision, job.device):
                         output = engine.forward(batch.images)
                     loss, reported = training_loss(
@@ -92,7 +96,7 @@ def _train_on(job: Training) -> None:
                         class_weights=job.class_weights,
                     )
                     engine.backward(loss)
-                to_compile = False
+                compiled_for = batch.images.shape
                 engine.step()
                 window.add(reported)
             job.stop.vote()
@@ -143,10 +147,11 @@ def _rate(job: Training, step: int) -> float:
     return learning_rate(job.recipe.schedule, step=step, steps_per_epoch=job.steps_per_epoch, epochs=job.recipe.train.epochs)
 
 
-def train_loader(job: Training) -> TrainLoader:
+def train_loader(job: Training) -> TrainLoader | ProgressiveLoader:
     """The recipe's training images, read and changed as it says."""
+    recipe, images = job.recipe, job.train_set
     batches = BatchSampler(
-        seed=job.recipe.train.seed,
+        seed=recipe.train.seed,
         global_batch_size=job.batch.global_batch_size,
         micro_batch_size=job.batch.micro_batch_size,
         rank=job.world.rank,
@@ -154,9 +159,19 @@ def train_loader(job: Training) -> TrainLoader:
         start_step=job.progress.step,
         num_steps=job.progress.total_steps,
         skipped=job.progress.skipped,
-        sampling=job.recipe.data.sampling,
+        sampling=recipe.data.sampling,
+        repeats=recipe.data.augment.repeats,
     )
-    return TrainLoader(job.train_set, batches, train_transforms(job.recipe), job.loader_settings, bad=job.bad)
+    transforms = train_transforms(recipe)
+    if not recipe.train.progressive_resizing:
+        return TrainLoader(images, batches, transforms, job.loader_settings, bad=job.bad)
+
+    def opened(part: BatchSampler, px: int) -> TrainLoader:
+        if part.start_step > batches.start_step:
+            job.log.say(f"epoch {part.start_step / job.steps_per_epoch:.2f}: trains on images of {px} px from here on")
+        return TrainLoader(images, part, replace(transforms, input_px=px), job.loader_settings, bad=job.bad)
+
+    return ProgressiveLoader(stages(batches, len(images), recipe.train.progressive_resizing, recipe.model.input_px), opened)
 
 
 def _catch_up(job: Training, window: Window) -> None:

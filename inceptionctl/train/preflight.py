@@ -124,6 +124,8 @@ def _network_faults(recipe: Recipe, begins: bool, verified: bool) -> Iterator[Fa
     yield from _fault("model.freeze", lambda: _freeze(recipe, model))
     for problem in _unfreezing_problems(recipe, model, begins):
         yield Fault("model.unfreeze", RecipeError(*problem))
+    if is_timm(recipe.model.name):  # what ours take is known by their names
+        yield from _fault("train.progressive_resizing", lambda: _take_sizes(recipe, model))
     yield from _fault("optim.name", lambda: _optimizer(recipe, model))
 
 
@@ -165,6 +167,13 @@ def _unfreezing_problems(recipe: Recipe, model: nn.Module, begins: bool) -> list
 
     # A run that is shortened may end before an epoch of them.
     return unfreezing_problems(model, recipe.model, recipe.train.epochs if begins else math.inf)
+
+
+def _take_sizes(recipe: Recipe, model: nn.Module) -> None:
+    from inceptionctl.models.timm_network import check_input
+
+    for px in (recipe.train.progressive_resizing or {}).values():
+        check_input(recipe.model.name, model, px)
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> None:

@@ -17,7 +17,8 @@ import torch
 from inceptionctl.console import JsonObject
 from inceptionctl.cores import usable_cores
 from inceptionctl.data.imageset import ImageSet
-from inceptionctl.data.sampler import Sampling, class_shares
+from inceptionctl.data.progressive import sizes_in_words
+from inceptionctl.data.sampler import Repeats, Sampling, class_shares
 from inceptionctl.data.sources.folders import passed_over_remark
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.run import append_json
@@ -63,6 +64,12 @@ def greet(job: Training, start: Start) -> None:
         )
     if recipe.data.sampling != "natural":
         log.say(sampling_in_words(job.train_set, recipe.data.sampling))
+    if recipe.data.augment.repeats > 1:
+        repeats = Repeats(recipe.data.augment.repeats, job.batch.global_batch_size)
+        images = counted(repeats.num_images, "different image")
+        log.say(
+            f"repeated augmentation: a step takes {images}, each {repeats.times} times; an epoch sees 1/{repeats.times} of all"
+        )
     if job.class_weights is not None:
         log.say(_weights_in_words(job.class_weights.tolist(), progress.classes, recipe.train.class_weights == "balanced"))
     if recipe.data.sampling == "balanced" and recipe.train.class_weights == "balanced":
@@ -71,6 +78,8 @@ def greet(job: Training, start: Start) -> None:
         )
     if frozen := recipe.model.frozen_in_words(progress.step / job.steps_per_epoch):
         log.say(f"frozen: {frozen}")
+    if recipe.train.progressive_resizing:
+        log.say(f"images {sizes_in_words(recipe.train.progressive_resizing, recipe.model.input_px)}")
     log.say(f"learning rate {schedule_in_words(recipe.schedule, recipe.train.epochs)}")
     if start.checkpoint:
         log.say(f"resuming from {start.checkpoint}: step {progress.step} of {progress.total_steps}, epoch {progress.epoch:.2f}")

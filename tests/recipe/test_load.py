@@ -71,6 +71,18 @@ def test_the_sgd_baseline_differs_in_its_optimizer_alone() -> None:
     assert baseline == paper.model_copy(update={"optim": baseline.optim})
 
 
+@pytest.mark.parametrize("name", [name for name in bundled_recipes() if name.endswith("_modern")])
+def test_a_modern_recipe_has_the_papers_network_and_says_why_it_differs(name: str) -> None:
+    paper, modern = load_recipe(name.removesuffix("_modern")), load_recipe(name)
+    assert MODELS[modern.model.name].place == MODELS[paper.model.name].place
+    assert (modern.model.input_px, modern.model.residual_scale) == (paper.model.input_px, paper.model.residual_scale)
+    assert modern.data.augment.mix.is_on and modern.data.augment.switched_on and modern.schedule.name == "cosine"
+    has_residuals = MODELS[modern.model.name].residual_scale or MODELS[modern.model.name].residual_unit
+    assert (modern.model.drop_path > 0.0) == bool(has_residuals)
+    # RandAugment and TrivialAugment change colors.
+    assert (modern.data.augment.brightness, modern.data.augment.saturation) == (0.0, 0.0)
+
+
 def test_every_problem_is_reported_with_line_and_hint(tmp_path: Path) -> None:
     path = write(
         tmp_path,

@@ -1,6 +1,7 @@
 """A sheet of training images: the network's pixels, and what was drawn for them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,30 @@ def test_the_command_tells_what_was_drawn(photos: Path, tmp_path: Path) -> None:
 
 def test_an_odd_number_of_mixed_images(photos: Path, tmp_path: Path) -> None:
     settings = (f"data.root={photos}", *PLAIN, "data.augment.mix.mixup_alpha=0.2")
-    assert len(preview(PreviewRequest("inception_v4", tmp_path / "sheet.png", settings, images=3)).captions) == 3
+    done = preview(PreviewRequest("inception_v4", tmp_path / "sheet.png", settings, images=3))
+    assert len(done.captions) == 3 and all("mixup" in drawn for _, drawn in done.captions)
+
+
+@pytest.mark.parametrize(("key", "method"), [("mixup_alpha", "mixup"), ("cutmix_alpha", "CutMix")])
+def test_captions_tell_the_mix_that_the_pixels_have(photos: Path, tmp_path: Path, key: str, method: str) -> None:
+    sheets = {}
+    for alpha in (0, 1):
+        settings = (f"data.root={photos}", *PLAIN, f"data.augment.mix.{key}={alpha}")
+        done = preview(PreviewRequest("inception_v4", tmp_path / f"{alpha}.png", settings, images=4))
+        with Image.open(done.output) as image:
+            sheet = np.asarray(image).astype(float)
+        sheets[alpha] = [sheet[6 : 6 + CELL_PX, left : left + CELL_PX] for left in range(6, 4 * CELL_PX, CELL_PX + 6)]
+    plain, mixed = sheets[0], sheets[1]
+    for i, (_, drawn) in enumerate(done.captions):
+        told = re.fullmatch(rf"{method} (0\.\d\d) with the {('next', 'previous')[i % 2]} \((.)\)", drawn)
+        assert told, drawn
+        assert told[2] == done.captions[i ^ 1][0]
+        own, other = plain[i], plain[i ^ 1]
+        if method == "mixup":
+            share = ((mixed[i] - other) * (own - other)).sum() / ((own - other) ** 2).sum()
+        else:
+            share = (np.abs(mixed[i] - own).max(axis=2) <= np.abs(mixed[i] - other).max(axis=2)).mean()
+        assert share == pytest.approx(float(told[1]), abs=0.02)
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:

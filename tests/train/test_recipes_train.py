@@ -12,11 +12,20 @@ from inceptionctl.recipe.load import load_recipe
 from inceptionctl.train.inputs import loader_settings, train_transforms
 from tests.commands import TINY, inceptionctl, rows, sets
 
+# Where timm is not importable with this torch alone: its LAMB.
+WITH_TIMM = str(Path(__file__).resolve().parents[1] / "with_timm")
+NEEDS_TIMM = {"resnet_152_modern"}
+
+
+def variables(name: str) -> dict[str, str]:
+    """What a recipe's command is started with."""
+    return {"PYTHONPATH": WITH_TIMM} if name in NEEDS_TIMM else {}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bundled_recipes())
 def test_dry_run_prints_the_arithmetic(name: str, tmp_path: Path) -> None:
-    result = inceptionctl("train", name, "--dry-run", "--json", cwd=tmp_path)
+    result = inceptionctl("train", name, "--dry-run", "--json", cwd=tmp_path, **variables(name))
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["ranks"] * plan["micro_batch_size"] * plan["accumulation"] == plan["global_batch_size"]
@@ -43,6 +52,7 @@ def test_the_papers_training_needs_what_the_paper_says(tmp_path: Path) -> None:
 # What the smallest network of TINY does not go with: the auxiliary head needs pixels, and there is no run to start from.
 FITTING = {
     "inception_v3": ("model.input_px=107",),
+    "inception_v3_modern": ("model.input_px=107",),
     "inception_resnet_v2_tf_slim": ("model.input_px=107",),
     "elpv_fine_tune": ("model.init_from=null",),
 }
@@ -53,7 +63,7 @@ FULL_DISTORTION = "inception_v4_full_distortion"  # trains below, with more
 @pytest.mark.parametrize("name", sorted(set(bundled_recipes()) - {FULL_DISTORTION}))
 def test_trains_two_steps(name: str, root: Path, tmp_path: Path) -> None:
     settings = sets(*TINY, *FITTING.get(name, ()), "model.num_classes=3", f"data.root={root}", "train.max_steps=2")
-    result = inceptionctl("train", name, *settings, "--cpu-ranks", "1", cwd=tmp_path)
+    result = inceptionctl("train", name, *settings, "--cpu-ranks", "1", cwd=tmp_path, **variables(name))
     assert result.returncode == 0, result.stderr
     (run,) = (tmp_path / "runs").iterdir()
     assert [row["step"] for row in rows(run)] == [1, 2]
