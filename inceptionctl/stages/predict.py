@@ -125,6 +125,8 @@ def check(request: Request) -> Request:
     """
     from inceptionctl.data.imageset import refuse_missing_images
 
+    request = replace(request, source=local(request.source))
+    refuse_missing_network(request.source, request.checkpoint)
     refuse_missing_images(request.images)
     if isinstance(request, SubmissionRequest):
         refuse_missing_files(class_ids=request.class_ids)
@@ -133,8 +135,6 @@ def check(request: Request) -> Request:
         raise RecipeError(f"--output {request.output}: unknown format", f"use a name that ends in {known}")
     if not isinstance(request, SubmissionRequest) and request.explain and request.explain.is_file():
         raise DataError(f"--explain {request.explain}: is a file", "name a folder for the pictures")
-    request = replace(request, source=local(request.source))
-    refuse_missing_network(request.source, request.checkpoint)
     return request
 
 

@@ -113,7 +113,8 @@ def test_the_problems_of_a_recipe_are_told_one_by_one(tmp_path: Path) -> None:
         assert told["problems"][1]["hint"] == "did you mean `width`?"
 
 
-def test_a_result_stays_alone_on_stdout(root: Path) -> None:
+def test_a_result_stays_alone_on_stdout(tmp_path: Path) -> None:
+    root = two_classes(tmp_path / "images")
     (root / "train" / "class_0" / "zz.jpg").write_text("not a photograph")
     result = CliRunner().invoke(app, ["data", "check", str(root), "--json"])
     assert result.exit_code == 3 and json.loads(result.stdout)["splits"] and "zz.jpg" not in result.stderr

@@ -74,6 +74,8 @@ def test_the_families_repeat_the_defaults_of_their_classes(builder, names) -> No
         name: p.default for name, p in inspect.signature(build_model).parameters.items() if p.default not in (p.empty, None)
     }
     del common["drop_path"]  # set on the units of a network that is built
+    if MODELS[names[0]].residual_scale is None:
+        del common["shortcut"], common["extra_batch_norm"]
     assert (common["batch_norm_momentum"], common["batch_norm_eps"]) == (BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
     own = {name: p.default for name, p in inspect.signature(builder).parameters.items()}
     for name in names:

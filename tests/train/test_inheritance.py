@@ -24,7 +24,7 @@ THEIRS: dict[str, Any] = {
 def checkpoint(folder: Path, recipe: Recipe) -> Path:
     """As much of a checkpoint as is asked for before ranks are started."""
     folder.mkdir(parents=True)
-    (folder / "progress.json").write_text(json.dumps({"recipe": recipe.resolved()}))
+    (folder / "progress.json").write_text(json.dumps({"recipe": recipe.with_classes().resolved()}))
     return folder
 
 
