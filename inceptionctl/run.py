@@ -275,6 +275,19 @@ def changed_keys(recipe: Recipe, run: Run) -> list[str]:
     return changed
 
 
+def refuse_another_run(recipe: Recipe, run: Run) -> None:
+    """Raise CheckpointError when a directory cannot be a run of this recipe: it is one of another recipe, or holds something else."""
+    if is_run(run.path):
+        changed = changed_keys(recipe, run)
+        if changed:
+            raise CheckpointError(
+                f"{run.path} was started with another recipe:\n  " + "\n  ".join(changed),
+                "name another folder with --output, or give the recipe that it was started with",
+            )
+    elif run.path.exists() and (not run.path.is_dir() or visible(run.path)):
+        raise CheckpointError(f"{run.path} is occupied by something else", "name another folder with --output")
+
+
 def newest_run_of(recipe: Recipe, runs_root: Path) -> Run | None:
     """The newest run under `runs_root` that computes what the recipe says."""
     runs = [Run(path) for path in visible(runs_root) if is_run(path)]

@@ -157,7 +157,7 @@ def check(
     Reports all problems at once, each with file:line and a hint. The exit code is that of the first kind found: 2 recipe, 3 data set,
     4 missing package, 5 initial weights. The data set that a bundled recipe names may be missing.
     """
-    from inceptionctl.recipe import Ensemble, Recipe, Study, load_any
+    from inceptionctl.recipe import Recipe, Study, load_any, trainings_of
 
     try:
         loaded = load_any(path, settings or ())
@@ -166,7 +166,7 @@ def check(
         if as_json:
             console.print_json({"ok": False, "problems": [], **console.error_object(error)})
         raise
-    several = {} if isinstance(loaded, Recipe) else loaded.members if isinstance(loaded, Ensemble) else loaded.first_recipes()
+    several = {} if isinstance(loaded, Recipe) else trainings_of(loaded)
     members = [loaded] if isinstance(loaded, Recipe) else several.values()
     told = () if no_data else (_warnings(member, images) for member, images in zip(members, opened, strict=True))
     warnings = list(dict.fromkeys(words for one in told for words in one))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inceptionctl.data.dataset import open_split
-from inceptionctl.errors import CheckpointError, DataError, RecipeError
+from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.classwise import classwise
 from inceptionctl.evaluate.evaluation import without_tables, write_result
 from inceptionctl.evaluate.metrics import figures
@@ -20,7 +20,7 @@ from inceptionctl.evaluate.records import Record, names_below_root, write_answer
 from inceptionctl.evaluate.results import AnsweredImages, EnsembleResult
 from inceptionctl.protocols import ProtocolName, make_protocol
 from inceptionctl.recipe import Ensemble, Recipe
-from inceptionctl.run import Run, changed_keys, is_run, visible
+from inceptionctl.run import Run, is_run, refuse_another_run
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.checkpoint_choice import choose_checkpoint
 from inceptionctl.words import counted, percent
@@ -82,16 +82,7 @@ def members_of(ensemble: Ensemble, folder: Path) -> list[EnsembleMember]:
     """Each member with its run directory in `folder`. Raises CheckpointError for one that was begun with another recipe."""
     members = [EnsembleMember(name, recipe, Run(folder / name)) for name, recipe in ensemble.members.items()]
     for member in members:
-        path = member.run.path
-        if is_run(path):
-            changed = changed_keys(member.recipe, member.run)
-            if changed:
-                raise CheckpointError(
-                    f"{path} was started with another recipe:\n  " + "\n  ".join(changed),
-                    "name another folder with --output, or give the recipe that it was started with",
-                )
-        elif path.exists() and (not path.is_dir() or visible(path)):
-            raise CheckpointError(f"{path} is occupied by something else", "name another folder with --output")
+        refuse_another_run(member.recipe, member.run)
     return members
 
 

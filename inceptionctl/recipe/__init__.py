@@ -11,7 +11,7 @@ from inceptionctl.recipe.load import (
     recipe_from_dict,
 )
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.recipe.study_recipe import Study, is_study, load_any, load_study
+from inceptionctl.recipe.study_recipe import Study, is_study, load_any, load_study, trainings_of
 
 __all__ = [
     "Ensemble",
@@ -29,4 +29,5 @@ __all__ = [
     "load_recipe",
     "load_study",
     "recipe_from_dict",
+    "trainings_of",
 ]

@@ -226,3 +226,8 @@ def load_any(name: str, settings: Sequence[str] = ()) -> Recipe | Ensemble | Stu
     if is_study(name):
         return load_study(name, settings)
     return load_ensemble(name, settings) if is_ensemble(name) else load_recipe(name, settings)
+
+
+def trainings_of(recipe: Ensemble | Study) -> dict[str, Recipe]:
+    """The trainings of a recipe of several, by name; of a study one for each condition."""
+    return recipe.members if isinstance(recipe, Ensemble) else recipe.first_recipes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import io
 import json
@@ -25,6 +24,7 @@ from inceptionctl.protocols import make_protocol
 from inceptionctl.report.curves import training_loss_in_words
 from inceptionctl.report.paper import RECIPES, TABLES, PaperRow, PaperTable, ensemble_key, evaluation, standard_error
 from inceptionctl.report.pictures import MAX_HEAT_CLASSES, ReportPicture, confusion, error_curves, reliability, train_curves
+from inceptionctl.report.templates import page_templates
 from inceptionctl.run import Run, directories, open_run, visible
 from inceptionctl.run_contents import Row, RunContents, by_subset, read_run
 from inceptionctl.storage import disk_errors, write_atomically
@@ -178,16 +178,7 @@ def _pictures(reported: Sequence[ReportedRun]) -> Iterator[ReportPicture]:
 
 
 def _render(reported: Sequence[ReportedRun], files: Sequence[ShownFile], pictures: Sequence[ReportPicture]) -> str:
-    from jinja2 import Environment, PackageLoader
-
-    templates = Environment(
-        loader=PackageLoader("inceptionctl", "report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["data_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    templates.filters["number"] = lambda value, digits=2: "" if value is None else f"{value:,.{digits}f}"
+    templates = page_templates("inceptionctl.report", unknown="")
     templates.globals |= {"standard_error": standard_error, "evaluation": evaluation, "recipes": RECIPES, "has_top5": has_top5}
     crops, confused = [_crops(one) for one in reported], [_confused(one) for one in reported]
     return templates.get_template("page.html.j2").render(

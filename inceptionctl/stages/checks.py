@@ -37,15 +37,13 @@ def check_recipe(
     resumed and needs no initial weights.
     """
     from inceptionctl.published import parse
-    from inceptionctl.recipe import Ensemble, Recipe, Study
+    from inceptionctl.recipe import Ensemble, Recipe, trainings_of
     from inceptionctl.recipe.ensemble_recipe import is_placeholder, place_of
     from inceptionctl.train.inheritance import first_weights
     from inceptionctl.train.preflight import Fault, faults, fetch_command, refuse
 
     opened: list[Opened | None] = []
-    members: dict[str, Recipe] = {"": recipe} if isinstance(recipe, Recipe) else {}
-    members |= recipe.members if isinstance(recipe, Ensemble) else {}
-    members |= recipe.first_recipes() if isinstance(recipe, Study) else {}
+    members = {"": recipe} if isinstance(recipe, Recipe) else trainings_of(recipe)
 
     def place(key: str, member: str) -> str | None:
         return place_of(name, settings, key, member if isinstance(recipe, Ensemble) else "")
@@ -88,6 +86,14 @@ def _inherited(recipe: Recipe) -> Recipe:
         return inherit(recipe)
     except RecipeError:
         return recipe
+
+
+def ranks_of_each(gpus: int | None, cpu_ranks: int | None) -> LocalRanks:
+    """What each of several trainings must fit on, as options of `train` say; without them one rank: it takes as many as divide the batch."""
+    from inceptionctl.distributed.local import LocalRanks, choose_ranks
+
+    here = choose_ranks(gpus, cpu_ranks)
+    return LocalRanks(here.devices[:1], here.on_cpu) if gpus is None and cpu_ranks is None else here
 
 
 def check_batch(recipe: Recipe, ranks: int, option: str | None = None) -> None:

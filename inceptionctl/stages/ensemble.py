@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inceptionctl import console
 from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
-from inceptionctl.stages.checks import check_inputs
+from inceptionctl.stages.checks import check_inputs, ranks_of_each
 from inceptionctl.stages.commands import command_words
 from inceptionctl.stages.inference import write_submission
 
@@ -250,14 +250,11 @@ def _prepare(
     loaded: Ensemble, members: Sequence[tuple[EnsembleMember, MemberState]], folder: Path, request: EnsembleRequest
 ) -> None:
     """Raise the problems of every member before the first is trained for days, and save their recipes."""
-    from inceptionctl.distributed.local import LocalRanks, choose_ranks
     from inceptionctl.evaluate.members import check_same_images
     from inceptionctl.recipe import dump_recipe
     from inceptionctl.storage import disk_errors, write_atomically
 
-    here = choose_ranks(request.gpus, request.cpu_ranks)
-    if request.gpus is None and request.cpu_ranks is None:  # `train` takes as many as the batch is divisible by
-        here = LocalRanks(here.devices[:1], here.on_cpu)
+    here = ranks_of_each(request.gpus, request.cpu_ranks)
     for member, state in members:
         if not state.trained:
             check_inputs(member.recipe, here, f"members.{member.name}", begins=not state.step)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import DivergedError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
-from inceptionctl.stages.checks import check_inputs
+from inceptionctl.stages.checks import check_inputs, ranks_of_each
 from inceptionctl.stages.commands import command_words
 from inceptionctl.words import counted
 
@@ -161,7 +161,7 @@ def _train_all(cells: Sequence[Cell], what: str, request: StudyRequest) -> None:
     _check(missing, request)
     for number, cell in enumerate(cells, start=1):
         # Looked at now, not before: another of these commands may have trained it meanwhile.
-        now = type(cell)(cell.condition, cell.seed, cell.value, cell.recipe, cell.run)
+        now = replace(cell)
         if now.is_done:
             continue
         if now.contents.is_running:
@@ -173,11 +173,8 @@ def _train_all(cells: Sequence[Cell], what: str, request: StudyRequest) -> None:
 
 def _check(cells: Sequence[Cell], request: StudyRequest) -> None:
     """Raise the problems of every arm before the first is trained."""
-    from inceptionctl.distributed.local import LocalRanks, choose_ranks
 
-    here = choose_ranks(request.gpus, request.cpu_ranks)
-    if request.gpus is None and request.cpu_ranks is None:  # `train` takes as many as the batch is divisible by
-        here = LocalRanks(here.devices[:1], here.on_cpu)
+    here = ranks_of_each(request.gpus, request.cpu_ranks)
     for cell in {cell.condition: cell for cell in reversed(cells)}.values():
         check_inputs(cell.recipe, here, f"arms.{cell.condition}", begins=not cell.contents.step)
 

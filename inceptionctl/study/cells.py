@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from inceptionctl.errors import CheckpointError
 from inceptionctl.recipe.schema import Recipe
 from inceptionctl.recipe.study_recipe import Condition, Study
-from inceptionctl.run import Run, changed_keys, is_run, visible
+from inceptionctl.run import Run, is_run, refuse_another_run
 from inceptionctl.run_contents import RunContents, read_run
 from inceptionctl.study.measures import final_loss
 from inceptionctl.train.inheritance import inherit
@@ -88,15 +87,7 @@ def reported_cells(study: Study, folder: Path, chosen: dict[str, float]) -> list
 
 def _cell(study: Study, condition: Condition, seed: int, value: float | None, path: Path) -> Cell:
     recipe, run = inherit(study.recipe(condition, seed, value), path), Run(path)
-    if is_run(path):
-        changed = changed_keys(recipe, run)
-        if changed:
-            raise CheckpointError(
-                f"{path} was started with another recipe:\n  " + "\n  ".join(changed),
-                "name another folder with --output, or give the study that it was started with",
-            )
-    elif path.exists() and (not path.is_dir() or visible(path)):
-        raise CheckpointError(f"{path} is occupied by something else", "name another folder with --output")
+    refuse_another_run(recipe, run)
     return Cell(condition.name, seed, value, recipe, run)
 
 

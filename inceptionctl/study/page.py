@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from inceptionctl.recipe.study_recipe import Study
 from inceptionctl.report.pictures import ReportPicture, seed_curves
+from inceptionctl.report.templates import page_templates
 from inceptionctl.run_contents import by_subset
 from inceptionctl.storage import write_atomically
 from inceptionctl.study.cells import Cell
@@ -49,15 +49,5 @@ def _pictures(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPicture]:
 
 
 def _render(result: StudyResult, pictures: Sequence[ReportPicture]) -> str:
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("inceptionctl.study", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    environment.filters["data_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return environment.get_template("page.html.j2").render(result=result, pictures=pictures, measures=MEASURES)
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
+    templates = page_templates("inceptionctl.study", unknown="-")
+    return templates.get_template("page.html.j2").render(result=result, pictures=pictures, measures=MEASURES)
