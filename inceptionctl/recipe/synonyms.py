@@ -86,6 +86,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "schedule.factor": ("decay_rate", "gamma", "lr_gamma", "lr_decay", "learning_rate_decay_factor"),
     "schedule.every_epochs": ("decay_epochs", "lr_step_size", "step_size", "num_epochs_per_decay"),
     "schedule.warmup_epochs": ("warmup", "lr_warmup_epochs", "num_warmup_epochs", "warmup_steps", "num_warmup_steps"),
+    "schedule.warmup_factor": ("warmup_ratio", "lr_warmup_decay", "lr_warmup_method", "warmup_method", "warmup_lr"),
     "data.root": ("data_dir", "data_path", "dataset", "dataset_path", "dataset_dir", "imagenet_dir", "train_dir", "folder"),
     "data.num_threads": ("workers", "num_workers", "j", "threads", "num_cpu_workers", "dataloader_num_workers"),
     "data.class_names": ("class_map", "classes_file", "labels_file"),

@@ -36,6 +36,14 @@ HeadFactor = Annotated[
     float, Field(gt=0.0, description="Factor on the learning rate of the classifier and the auxiliary head, for fine-tuning.")
 ]
 WarmupEpochs = Annotated[float, Field(ge=0.0, description="Linear warm-up from zero over this many epochs; 0 for none.")]
+WarmupFactor = Annotated[
+    float | None,
+    Field(
+        gt=0.0,
+        lt=1.0,
+        description="Constant warm-up: this fraction of the scheduled rate throughout the warm-up (He et al. 2015), instead of a linear rise.",
+    ),
+]
 
 
 class RmsPropSection(Section):
@@ -118,6 +126,7 @@ class StaircaseSection(Section):
     every_epochs: float = Field(default=2.0, gt=0.0)
     """Epochs between decays."""
     warmup_epochs: WarmupEpochs = 0.0
+    warmup_factor: WarmupFactor = None
 
 
 class ConstantSection(Section):
@@ -128,6 +137,7 @@ class ConstantSection(Section):
     base_lr: float = Field(gt=0.0)
     """The learning rate."""
     warmup_epochs: WarmupEpochs = 0.0
+    warmup_factor: WarmupFactor = None
 
 
 class CosineSection(Section):
@@ -142,6 +152,7 @@ class CosineSection(Section):
     cycle_epochs: float | None = Field(default=None, gt=0.0)
     """Length of a cycle; the rate restarts at `base_lr` after each. null: one cycle over the whole training."""
     warmup_epochs: WarmupEpochs = 0.0
+    warmup_factor: WarmupFactor = None
 
 
 class OneCycleSection(Section):
@@ -158,6 +169,7 @@ class OneCycleSection(Section):
     rise: float = Field(default=0.3, gt=0.0, lt=1.0)
     """Fraction of the training in which the rate rises."""
     warmup_epochs: ClassVar[float] = 0.0
+    warmup_factor: ClassVar[float | None] = None
 
 
 class PolynomialSection(Section):
@@ -172,6 +184,7 @@ class PolynomialSection(Section):
     power: float = Field(default=1.0, gt=0.0)
     """1 is a straight line."""
     warmup_epochs: WarmupEpochs = 0.0
+    warmup_factor: WarmupFactor = None
 
 
 Optim = Annotated[RmsPropSection | SgdSection | AdamWSection | LambSection, Field(discriminator="name")]

@@ -316,8 +316,10 @@ def learning_rate(schedule: Schedule, *, step: int, steps_per_epoch: float, epoc
             rate = polynomial(schedule, epoch, epochs)
         case ConstantSection():
             rate = schedule.base_lr
+    if step >= warmup_steps:
+        return rate
     # The first step is not wasted on a rate of zero: the rise goes through (step + 1) / warmup_steps.
-    return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else rate
+    return rate * (schedule.warmup_factor or min(1.0, (step + 1) / warmup_steps))
 
 
 def schedule_in_words(schedule: Schedule, epochs: float) -> str:
@@ -343,8 +345,10 @@ def schedule_in_words(schedule: Schedule, epochs: float) -> str:
             )
         case ConstantSection():
             words = f"{schedule.base_lr:g} throughout"
-    rise = f", after a linear rise over {counted_epochs(schedule.warmup_epochs)}" if schedule.warmup_epochs else ""
-    return f"{words}{rise}"
+    if not schedule.warmup_epochs:
+        return words
+    rise = f"{schedule.warmup_factor:g} times that for" if schedule.warmup_factor else "a linear rise over"
+    return f"{words}, after {rise} {counted_epochs(schedule.warmup_epochs)}"
 
 
 class WeightAverage:

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR, PolynomialLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR, PolynomialLR
 
 from inceptionctl.recipe.variants import (
     ConstantSection,
@@ -40,6 +40,13 @@ def test_cosine_begins_after_the_warmup_and_ends_at_the_final_rate() -> None:
 def test_constant() -> None:
     schedule = ConstantSection(name="constant", base_lr=0.3)
     assert {learning_rate(schedule, step=step, steps_per_epoch=3, epochs=9) for step in range(27)} == {0.3}
+
+
+def test_a_constant_warm_up_is_torchs() -> None:
+    schedule = ConstantSection(name="constant", base_lr=0.3, warmup_epochs=1.5, warmup_factor=0.1)
+    expected = torchs(lambda optimizer: ConstantLR(optimizer, factor=0.1, total_iters=15), 0.3, 40)
+    assert ours(schedule, 40, 10) == pytest.approx(expected, rel=1e-12)
+    assert schedule_in_words(schedule, 4) == "0.3 throughout, after 0.1 times that for 1.5 epochs"
 
 
 def test_words_name_the_numbers() -> None:
