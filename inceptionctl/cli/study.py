@@ -15,7 +15,7 @@ from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.study.measures import Summary
-    from inceptionctl.study.result import StudyResult
+    from inceptionctl.study.result import ConditionResult, StudyResult
 
 
 def study(
@@ -61,7 +61,7 @@ def _print(result: StudyResult) -> None:
     )
     rows = [
         (
-            *(one["name"], str(len(one["trainings"])), str(one["died"])),
+            *(one["name"], str(len(one["trainings"])), _dead(one)),
             *([f"{one['tuned']:g}" if one["tuned"] is not None else ""] if tuned else []),
             *(
                 _spread(one["summaries"][key], digits)
@@ -79,6 +79,13 @@ def _print(result: StudyResult) -> None:
             console.out.print(f"{one['other']} less {one['baseline']}, {what}: {one['mean']:.3f}{within}, n = {one['n']}")
     if result["unfinished"]:
         console.warn(f"{counted(result['unfinished'], 'training')} not done yet", "rerun the same command to resume")
+
+
+def _dead(one: ConditionResult) -> str:
+    """How many died or diverged, and when."""
+    steps = one["died_at"]
+    at = "" if not steps["n"] else f" at {steps['low']:.0f}" + (f" to {steps['high']:.0f}" if steps["n"] > 1 else "")
+    return f"{one['died'] + one['diverged']}{at}"
 
 
 def _spread(one: Summary, digits: int) -> str:

@@ -21,19 +21,22 @@ class Measured(TypedDict):
 
     run: str
     seed: int
-    state: str
+    ended: str
+    """How: finished, died (only zeros before the average pool), or diverged (loss, gradient or weights not finite)."""
     final_loss: float | None
     """Mean training loss of the last tenth of the steps."""
     mean_loss: float | None
     """Area under the training loss over the steps, divided by their number."""
     final_error: float | None
     """Top-1 error in percent at the last validation, of the EMA weights."""
+    final_error_interval: list[float] | None
+    """95% of it over the validation images."""
     best_error: float | None
     """The lowest of all validations."""
     zero_share: float | None
     """Share of zeros before the average pool at the end."""
     died_at: int | None
-    """Step at which it was ended since it had diverged or died."""
+    """Step at which it was ended because it had died or diverged."""
     steps_to: dict[str, int | None]
     """First validated step at or below each top-1 error, by the error."""
 
@@ -76,15 +79,33 @@ def measure(found: RunContents, seed: int, errors: Sequence[float]) -> Measured:
     return {
         "run": str(found.run.path),
         "seed": seed,
-        "state": found.state,
+        "ended": _ended(found, zeros),
         "final_loss": final_loss(found.train_rows),
         "mean_loss": mean_loss(found.train_rows),
         "final_error": judged[-1][1] if judged else None,
+        "final_error_interval": _interval(validations),
         "best_error": min((error for _, error in judged), default=None),
         "zero_share": zeros[-1] if zeros else None,
         "died_at": found.step if found.state == "diverged" else None,
         "steps_to": {f"{limit:g}": next((step for step, error in judged if error <= limit), None) for limit in errors},
     }
+
+
+def _ended(found: RunContents, zeros: Sequence[float]) -> str:
+    if found.state == "finished":
+        return "finished"
+    limit = found.recipe.health.max_zero_share if found.recipe else 1.0
+    return "died" if zeros and zeros[-1] > limit else "diverged"
+
+
+def _interval(validations: Sequence[Row]) -> list[float] | None:
+    from inceptionctl.evaluate.metrics import bootstrap_interval
+
+    judged = [(error, row["num_images"]) for row in validations if (error := finite(row.get("top1_error"))) is not None]
+    if not judged:
+        return None
+    error, images = judged[-1]
+    return bootstrap_interval(round(images * (1.0 - error / 100.0)), images)
 
 
 def final_loss(rows: Sequence[Row]) -> float | None:

@@ -31,10 +31,14 @@ class ConditionResult(TypedDict):
     """The value that the tuning has chosen."""
     trainings: list[Measured]
     died: int
-    """How many diverged or died."""
+    diverged: int
+    died_at: Summary
+    """Steps at which those that died or diverged ended."""
     unfinished: int
     summaries: dict[str, Summary]
-    """By measure, over the finished trainings; mean training loss and share of zeros over those that died too."""
+    """By measure, over the finished trainings; mean training loss and share of zeros over those that died or diverged too."""
+    error_interval: list[float] | None
+    """95% of the final error over the validation images, of the training with the median error (the lower of two)."""
     steps_to: dict[str, Summary]
     """By top-1 error in percent, over all that have ended; the median is null where half of them never reached it."""
 
@@ -96,21 +100,29 @@ def result_of(
 def _condition(name: str, arm: str, point: str, tuned: float | None, cells: Sequence[Cell], study: Study) -> ConditionResult:
     errors = study.section.errors
     trainings = [measure(cell.contents, cell.seed, errors) for cell in cells if cell.is_done]
-    lived = [one for one in trainings if one["state"] == "finished"]
+    lived = [one for one in trainings if one["ended"] == "finished"]
     return {
         "name": name,
         "arm": arm,
         "point": point,
         "tuned": tuned,
         "trainings": trainings,
-        "died": len(trainings) - len(lived),
+        "died": sum(one["ended"] == "died" for one in trainings),
+        "diverged": sum(one["ended"] == "diverged" for one in trainings),
+        "died_at": summary([one["died_at"] for one in trainings]),
         "unfinished": len(cells) - len(trainings),
         "summaries": {key: summary([one[key] for one in (trainings if key in OF_THE_DEAD_TOO else lived)]) for key in MEASURES},  # type: ignore[literal-required]
+        "error_interval": _median_training(lived),
         "steps_to": {
             limit: summary_of_steps([one["steps_to"][limit] for one in trainings])
             for limit in (f"{error:g}" for error in errors)
         },
     }
+
+
+def _median_training(lived: Sequence[Measured]) -> list[float] | None:
+    judged = sorted((one["final_error"], one["final_error_interval"]) for one in lived if one["final_error"] is not None)
+    return judged[(len(judged) - 1) // 2][1] if judged else None
 
 
 def _differences(study: Study, conditions: Sequence[ConditionResult]) -> list[PairedDifference]:
@@ -126,5 +138,5 @@ def _differences(study: Study, conditions: Sequence[ConditionResult]) -> list[Pa
 
 
 def _by_seed(condition: ConditionResult, key: str) -> dict[int, float | None]:
-    counted = [one for one in condition["trainings"] if one["state"] == "finished" or key in OF_THE_DEAD_TOO]
+    counted = [one for one in condition["trainings"] if one["ended"] == "finished" or key in OF_THE_DEAD_TOO]
     return {one["seed"]: one[key] for one in counted}  # type: ignore[literal-required]

@@ -1,9 +1,14 @@
 """Measures of a training and statistics over seeds, against numbers worked out by hand."""
 
+from pathlib import Path
+
 import pytest
 
+from inceptionctl.recipe import load_recipe
+from inceptionctl.run import Run
+from inceptionctl.run_contents import RunContents
 from inceptionctl.study.cells import choose
-from inceptionctl.study.measures import final_loss, mean_loss, paired, summary, summary_of_steps
+from inceptionctl.study.measures import final_loss, measure, mean_loss, paired, summary, summary_of_steps
 
 
 def rows(*losses: tuple[int, float | None]) -> list[dict[str, float | None]]:
@@ -15,6 +20,24 @@ def test_losses() -> None:
     assert final_loss(found) == 0.75  # steps above 90
     assert mean_loss(found) == pytest.approx((10 * 4 + 40 * 2 + 45 * 1 + 5 * 0.5) / 100)
     assert final_loss([]) is None and mean_loss(rows((1, float("nan")), (2, None))) is None
+
+
+@pytest.mark.parametrize(("zeros", "ended"), [(0.9995, "died"), (0.5, "diverged")])
+def test_dead_and_diverged_are_told_apart(zeros: float, ended: str, tmp_path: Path) -> None:
+    found = RunContents(
+        Run(tmp_path),
+        recipe=load_recipe("quickstart"),
+        starts=[{"ended": {"exit_code": 6}}],
+        train_rows=[{"step": 5, "loss": 2.0, "zero_share": 0.9999}, {"step": 10, "loss": None, "zero_share": zeros}],
+    )
+    measured = measure(found, seed=1, errors=[])
+    assert (measured["ended"], measured["died_at"], measured["final_error_interval"]) == (ended, 10, None)
+
+
+def test_the_interval_of_an_error_is_that_of_its_images(tmp_path: Path) -> None:
+    rows = [{"step": step, "top1_error": error, "num_images": 400, "subset": "all"} for step, error in ((1, 50.0), (2, 20.0))]
+    low, high = measure(RunContents(Run(tmp_path), evaluate_rows=rows), seed=1, errors=[])["final_error_interval"] or (0, 0)
+    assert low == pytest.approx(20.0 - 3.92, abs=0.3) and high == pytest.approx(20.0 + 3.92, abs=0.3)  # 1.96 standard errors
 
 
 def test_summaries() -> None:
