@@ -70,8 +70,7 @@ class PairedDifference(TypedDict):
 
 def measure(found: RunContents, seed: int, errors: Sequence[float]) -> Measured:
     """All measures of a run."""
-    validations = by_subset(found.evaluate_rows).get("all", [])
-    judged = [(row["step"], error) for row in validations if (error := finite(row.get("top1_error"))) is not None]
+    judged = [(row["step"], error) for row in validations(found) if (error := finite(row.get("top1_error"))) is not None]
     zeros = [zero for row in found.train_rows if (zero := finite(row.get("zero_share"))) is not None]
     return {
         "run": str(found.run.path),
@@ -85,6 +84,11 @@ def measure(found: RunContents, seed: int, errors: Sequence[float]) -> Measured:
         "died_at": found.step if found.state == "diverged" else None,
         "steps_to": {f"{limit:g}": next((step for step, error in judged if error <= limit), None) for limit in errors},
     }
+
+
+def validations(found: RunContents) -> Sequence[Row]:
+    """Those while training, on the images that its recipe names (evaluate.subset): all, or without ImageNet's blacklist."""
+    return by_subset(found.evaluate_rows).get(found.validated_on, [])
 
 
 def final_loss(rows: Sequence[Row]) -> float | None:
