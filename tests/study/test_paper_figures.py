@@ -1,4 +1,4 @@
-"""The paper's figures from a study that was killed, made by hand: which there are, and what part of the curves they show."""
+"""The paper's study: its cost, and its figures from trainings that were killed, made by hand: which there are, and what they show."""
 
 import json
 from pathlib import Path
@@ -51,3 +51,17 @@ def test_every_pair_at_every_point_also_of_a_killed_study(tmp_path: Path, monkey
     shown = [one for one in limits if "xlim" in one]
     # Of `a` alone from an eighth of the epochs, and as high as it is after a quarter.
     assert shown[0]["xlim"] == (1.0, 8) and shown[0]["ylim"] == pytest.approx((14, 86))
+
+
+def test_a_dry_run_of_the_paper_tells_its_cost_without_imagenet(tmp_path: Path) -> None:
+    """16 trainings of 160 epochs; multiply-adds of a backward pass are twice those of a forward one."""
+    made = inceptionctl("study", "paper", "--dry-run", "--json", "--output", str(tmp_path / "out"))
+    assert made.returncode == 0, made.stderr
+    planned = json.loads(made.stdout)
+    assert "data/imagenet: not found, so not checked" in made.stderr
+    by_arm = {row["condition"]: row for row in planned["trainings"] if row["seed"] == 1}
+    assert by_arm["inception_v4"]["steps"] == 320_292 and by_arm["inception_v4"]["images"] == 320_292 * 640
+    assert by_arm["inception_v4"]["multiply_adds"] == 3 * 12_253_974_624 * 320_292 * 640
+    assert planned["sums"]["steps"] == 16 * 320_292
+    assert planned["sums"]["multiply_adds"] == sum(4 * row["multiply_adds"] for row in by_arm.values())
+    assert not (tmp_path / "out").exists()
