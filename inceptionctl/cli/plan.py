@@ -9,7 +9,7 @@ import typer
 
 from inceptionctl import console
 from inceptionctl.cli.options import Json, RecipeArgument, Settings, requested, whole_numbers
-from inceptionctl.stages.plan import PlanRequest, ScalingPlan
+from inceptionctl.stages.plan import PlanRequest, ScalingPlan, StudyScalingPlan
 from inceptionctl.stages.plan import plan as make_plan
 from inceptionctl.words import counted, counted_epochs
 
@@ -68,7 +68,7 @@ def plan(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Predict images/s, efficiency, time and cost of a training on several GPU counts, and the bottleneck.
+    """Predict images/s, efficiency, time and cost of a training, or of all trainings of a study, on several GPU counts, and the bottleneck.
 
     The prediction combines one GPU's measured step, the size of the gradients and the bandwidth of the links (formulas in docs/scaling.md).
     """
@@ -76,6 +76,8 @@ def plan(
     found = make_plan(request)
     if as_json:
         console.print_json(found.to_json())
+    elif isinstance(found, StudyScalingPlan):
+        _print_study(found)
     else:
         _print(found)
 
@@ -102,6 +104,37 @@ def _print(found: ScalingPlan) -> None:
     console.out.print()
     for text in found.remarks:
         console.out.print(f"- {text}")
+
+
+def _print_study(found: StudyScalingPlan) -> None:
+    price = found.price
+    columns = ("GPUs", "arm", "trainings", "images/s", "hours each", "days", "cost" if price else "GPU-h")
+    rows = []
+    for place, (gpus, seconds) in enumerate(found.seconds.items()):
+        for name, (number, one) in found.arms.items():
+            point = one.points[place]
+            rate = f"{point.step.rate:,.0f}" if point.step else "-"
+            each = "-" if point.seconds is None else f"{point.seconds / 3600:.3g}"
+            rows.append(
+                (f"{gpus:,}", name, f"{number}", rate, each, *_sum(gpus, point.seconds and number * point.seconds, price))
+            )
+        total = sum(number for number, _ in found.arms.values())
+        rows.append((f"{gpus:,}", "all", f"{total}", "", "", *_sum(gpus, seconds, price)))
+    right = tuple(one for one in columns if one != "arm")
+    console.print_table(f"Plan of {found.recipe}, one training after the other", columns, rows, right=right, whole=("arm",))
+    console.out.print()
+    pairs = [(name, "; ".join(one.inputs["measured"])) for name, (_, one) in found.arms.items()]
+    console.print_pairs("", pairs)
+    console.out.print()
+    for text in found.remarks:
+        console.out.print(f"- {text}")
+
+
+def _sum(gpus: int, seconds: float | None, price: float | None) -> tuple[str, str]:
+    """Days, and GPU-hours or their cost."""
+    if seconds is None:
+        return "-", "-"
+    return f"{seconds / 86400:.3g}", f"{gpus * seconds / 3600 * (price or 1.0):,.0f}"
 
 
 def _speed(link: console.JsonObject) -> str:

@@ -37,13 +37,22 @@ def study(
     if as_json:
         console.print_json(found.to_json())
     elif isinstance(found, StudyPlan):
-        columns = ("purpose", "condition", "seed", "value", "network", "epochs", "state")
-        rows = [tuple("" if row[key] is None else f"{row[key]}" for key in columns) for row in found.trainings]
-        console.print_table(f"Trainings of {recipe}", columns, rows, right=("seed", "value", "epochs"), whole=("condition",))
+        columns = ("purpose", "condition", "seed", "value", "epochs", "images", "steps", "MACs", "state")
+        rows = [_planned(row, columns) for row in found.trainings]
+        rows.append(_planned({"purpose": f"all {len(rows)}", **found.sums}, columns))
+        right = ("seed", "value", "epochs", "images", "steps", "MACs")
+        console.print_table(f"Trainings of {recipe}", columns, rows, right=right, whole=("condition",))
     else:
         _print(found.result)
     if isinstance(found, Studied):
         console.say(f"wrote {found.page} and study.json")
+
+
+def _planned(row: console.JsonObject, columns: tuple[str, ...]) -> tuple[str, ...]:
+    macs = row["multiply_adds"]
+    written = {**row, "MACs": None if macs is None else f"{macs:.2g}"}
+    counts = {key: f"{row[key]:,}" for key in ("images", "steps") if row[key] is not None}
+    return tuple(str(counts.get(key, "" if written.get(key) is None else written[key])) for key in columns)
 
 
 def _print(result: StudyResult) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -95,8 +96,13 @@ def train_curves(runs: Mapping[str, Rows], losses: Mapping[str, str]) -> ReportP
     )
 
 
-def seed_curves(name: str, title: str, groups: Mapping[str, Sequence[Rows]], key: str, label: str) -> ReportPicture | None:
-    """A measure by epoch of several trainings: every seed thin, their median thick. `groups` are the rows of each seed, by name."""
+def seed_curves(
+    name: str, title: str, groups: Mapping[str, Sequence[Rows]], key: str, label: str, *, as_paper: bool = False
+) -> ReportPicture | None:
+    """A measure by epoch of several trainings: every seed thin, their median thick. `groups` are the rows of each seed, by name.
+
+    `as_paper` gives the layout of the paper's Figures 21 to 26, which show the later part of the curves; else the axis begins at 0.
+    """
     shown = {group: [rows for rows in seeds if _points(rows, key)] for group, seeds in groups.items()}
     shown = {group: seeds for group, seeds in shown.items() if seeds}
     if not shown:
@@ -111,15 +117,38 @@ def seed_curves(name: str, title: str, groups: Mapping[str, Sequence[Rows]], key
                 axes.plot(*zip(*_points(rows, key), strict=True), marker=marker, linewidth=0.8, alpha=0.5, **_style(number))
             axes.plot(*zip(*medians[group], strict=True), marker=marker, linewidth=2.4, **_style(number))
         axes.set(xlabel="epoch", ylabel=label)
-        axes.set_ylim(bottom=0)
-        _legend(figure, dict.fromkeys(shown, ()))
+        if as_paper:
+            _lay_out_as_paper(axes, [_points(rows, key) for seeds in shown.values() for rows in seeds], list(medians.values()))
+        else:
+            axes.set_ylim(bottom=0)
+        _legend(figure, shown, axes if as_paper and len(shown) <= len(COLOURS) else None)
 
     ends = [f"{group} {curve[-1][1]:.2f}" for group, curve in medians.items()]
-    return ReportPicture(name, title, f"{title}: {label}; medians at the end: {', '.join(ends)}.", _both(draw, (5.6, 4.4)))
+    height = 4.0 + 0.2 * math.ceil(len(shown) / _columns(shown, 5.6))  # a long legend must not take the axes' room
+    return ReportPicture(name, title, f"{title}: {label}; medians at the end: {', '.join(ends)}.", _both(draw, (5.6, height)))
+
+
+Curve = Sequence[tuple[float, float]]
+
+
+def _lay_out_as_paper(axes: Any, seeds: Sequence[Curve], medians: Sequence[Curve]) -> None:
+    """A box with a dashed grid, from an eighth of the epochs on (the paper's 20 of 160), as high as the medians are after a quarter.
+
+    The end of a curve that has not got so far is seen too.
+    """
+    ends = [curve[-1][0] for curve in medians]
+    left = min(max(ends) / 8, min(ends) / 2)
+    high = max(value for curve in medians for epoch, value in curve if epoch >= min(max(ends) / 4, curve[-1][0]))
+    low = min(value for curve in seeds for _, value in curve)
+    margin = 0.1 * (high - low) or 1.0
+    axes.set(xlim=(left, max(ends)), ylim=(max(0.0, low - margin), high + margin))
+    axes.spines[:].set_visible(True)
+    axes.grid(visible=True, linestyle="--")
 
 
 def _points(rows: Rows, key: str) -> list[tuple[float, float]]:
-    return [(row["epoch"], row[key]) for row in rows if all(isinstance(row.get(name), int | float) for name in ("epoch", key))]
+    numbers = [(row.get("epoch"), row.get(key)) for row in rows]
+    return [(x, y) for x, y in numbers if isinstance(x, int | float) and isinstance(y, int | float) and math.isfinite(y)]
 
 
 def _median_curve(seeds: Sequence[Rows], key: str) -> list[tuple[float, float]]:
@@ -213,13 +242,21 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
 
 
-def _legend(figure: Any, runs: Mapping[str, Rows]) -> None:
+def _legend(figure: Any, names: Collection[str], inside: Any = None) -> None:
+    """Below the axes, or at the upper right `inside` of them."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=name, **_style(number)) for number, name in enumerate(runs)]
-    room = LETTERS_AN_INCH * figure.get_figwidth() / (max(map(len, runs)) + 6)
-    columns = max(1, min(3, len(handles), int(room)))
+    handles = [Line2D([], [], label=name, **_style(number)) for number, name in enumerate(names)]
+    if inside:
+        inside.legend(handles=handles, loc="upper right", fontsize="small")
+        return
+    columns = _columns(names, figure.get_figwidth())
     figure.legend(handles=in_rows(handles, columns), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _columns(names: Collection[str], inches: float) -> int:
+    """Of a legend so wide."""
+    return max(1, min(3, len(names), int(LETTERS_AN_INCH * inches / (max(map(len, names)) + 6))))
 
 
 def in_rows(items: Sequence[T], columns: int) -> list[T]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,16 +73,82 @@ class ScalingPlan:
         return {**self.inputs, "points": points, "remarks": list(self.remarks)}
 
 
-def plan(request: PlanRequest) -> ScalingPlan:
+@dataclass(frozen=True)
+class StudyScalingPlan:
+    """What is predicted of a study: its trainings one after the other, each on all GPUs."""
+
+    recipe: str
+    arms: Mapping[str, tuple[int, ScalingPlan]]
+    """By condition: number of trainings, those of the tuning too, and the plan of one."""
+    price: float | None
+
+    @property
+    def seconds(self) -> dict[int, float | None]:
+        """Of all trainings, by the number of GPUs; None where one of them cannot be told."""
+        found: dict[int, float | None] = {}
+        for number, one in self.arms.values():
+            for point in one.points:
+                so_far = found.get(point.gpus, 0.0)
+                found[point.gpus] = None if so_far is None or point.seconds is None else so_far + number * point.seconds
+        return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """Those of all arms once, others with the arms in front."""
+        said: dict[str, list[str]] = {}
+        for name, (_, one) in self.arms.items():
+            for words in one.remarks:
+                said.setdefault(words, []).append(name)
+        return [words if len(names) == len(self.arms) else f"{', '.join(names)}: {words}" for words, names in said.items()]
+
+    def to_json(self) -> JsonObject:
+        """What `--json` prints."""
+        sums = [
+            {"gpus": gpus, "seconds": seconds, "gpu_hours": hours, "cost": hours and self.price and hours * self.price}
+            for gpus, seconds in self.seconds.items()
+            for hours in [seconds and gpus * seconds / 3600]
+        ]
+        arms = {name: {"trainings": number, **one.to_json()} for name, (number, one) in self.arms.items()}
+        return {"recipe": self.recipe, "arms": arms, "sums": sums, "remarks": self.remarks}
+
+
+def plan(request: PlanRequest) -> ScalingPlan | StudyScalingPlan:
     """Predict images/s, efficiency, time and cost on several numbers of GPUs, and what limits, by the formulas of docs/scaling.md.
 
-    Raises RecipeError for inputs that do not fit together, DataError for a file that holds no such measurement.
+    Of a study, for all its trainings. Raises RecipeError for inputs that do not fit together, DataError for a file that holds no such
+    measurement.
     """
-    from inceptionctl.recipe import load_recipe
+    from inceptionctl.recipe import is_study, load_recipe
+
+    _refuse_no_numbers(request)
+    if is_study(request.recipe):
+        return _plan_study(request)
+    return _plan_recipe(load_recipe(request.recipe, request.settings), request)
+
+
+def _plan_study(request: PlanRequest) -> StudyScalingPlan:
+    from inceptionctl.recipe import load_study
+
+    study = load_study(request.recipe, request.settings)
+    recipes, tune = study.first_recipes(), study.section.tune
+    networks = {(one.model.name, one.model.width, one.model.input_px) for one in recipes.values()}
+    if len(networks) > 1 and request.peak_tflops is None:
+        raise RecipeError(
+            f"the arms of {request.recipe} are {len(networks)} networks, and a measured speed is that of one",
+            "give --peak-tflops and --utilisation; a measured network has reached 6 x multiply-adds x images/s / peak",
+        )
+    number = len(study.section.seeds) + (len(tune.values) * len(tune.seeds) if tune else 0)
+    plans: dict[str, ScalingPlan] = {}
+    keys = {name: one.model_dump_json(exclude={"optim", "schedule"}) for name, one in recipes.items()}  # what costs nothing
+    for name, key in keys.items():
+        if key not in plans:
+            plans[key] = _plan_recipe(recipes[name], request)
+    return StudyScalingPlan(request.recipe, {name: (number, plans[key]) for name, key in keys.items()}, request.price)
+
+
+def _plan_recipe(recipe: Recipe, request: PlanRequest) -> ScalingPlan:
     from inceptionctl.scaling.measured import estimated_rate, fit_compute, given_rates
 
-    recipe = load_recipe(request.recipe, request.settings)
-    _refuse_no_numbers(request)
     micro = request.measured_images or recipe.train.micro_batch_size
     rates = given_rates(request.step, request.figure, request.images_per_second, request.step_seconds, micro)
     _refuse_unclear_source(rates, request.peak_tflops, request.utilisation)

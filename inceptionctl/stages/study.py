@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import DivergedError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
-from inceptionctl.stages.checks import check_inputs, ranks_of_each
+from inceptionctl.stages.checks import check_batch, check_inputs, check_recipe, ranks_of_each
 from inceptionctl.stages.commands import command_words
 from inceptionctl.words import counted
 
@@ -59,9 +59,15 @@ class StudyPlan:
 
     trainings: list[console.JsonObject]
 
+    @property
+    def sums(self) -> dict[str, int | None]:
+        """Images seen, steps, and multiply-adds of all trainings; None where the data set of one is not known."""
+        columns = {key: [row[key] for row in self.trainings] for key in ("images", "steps", "multiply_adds")}
+        return {key: None if None in values else sum(values) for key, values in columns.items()}
+
     def to_json(self) -> console.JsonObject:
         """What `--json` prints."""
-        return {"trainings": self.trainings}
+        return {"trainings": self.trainings, "sums": self.sums}
 
 
 @dataclass(frozen=True)
@@ -105,15 +111,22 @@ def study(request: StudyRequest) -> Studied | StudyPlan:
 
 def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
     from inceptionctl.study.cells import choose, reported_cells, tuning_cells, tuning_losses
+    from inceptionctl.train.dry_run import training_cost
 
     tuning = tuning_cells(loaded, request.folder)
     chosen = choose(tuning_losses(tuning)) if all(cell.is_done for cell in tuning) else {}
     # Before the tuning is done its first value stands for the one that will be chosen.
     assumed = chosen or {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
     reported = reported_cells(loaded, request.folder, assumed)
-    _check(tuning or reported, request)
+    opened = check_recipe(request.recipe, loaded, request.settings)  # a bundled study's data set may be elsewhere
+    here = ranks_of_each(request.gpus, request.cpu_ranks).size
+    costs = {}
+    for condition, (name, recipe) in zip(opened, loaded.first_recipes().items(), strict=True):
+        check_batch(recipe, here)
+        costs[name] = training_cost(recipe, condition)
     rows = [_row(cell, "tuning", known=True) for cell in tuning]
-    return StudyPlan([*rows, *(_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported)])
+    rows += [_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported]
+    return StudyPlan([{**row, **costs[row["condition"]]} for row in rows])
 
 
 def _row(cell: Cell, purpose: str, *, known: bool) -> console.JsonObject:

@@ -9,16 +9,16 @@ from pathlib import Path
 from inceptionctl.recipe.study_recipe import Study
 from inceptionctl.report.pictures import ReportPicture, seed_curves
 from inceptionctl.report.templates import page_templates
-from inceptionctl.run_contents import by_subset
 from inceptionctl.storage import write_atomically
 from inceptionctl.study.cells import Cell
 from inceptionctl.study.measures import MEASURES
+from inceptionctl.study.paper_figures import paper_figures
 from inceptionctl.study.result import StudyResult
 
 
 def write_page(result: StudyResult, study: Study, cells: Sequence[Cell], folder: Path) -> Path:
     """Write folder/study.json, index.html and the pictures; the page's path. Raises EnvironmentFault when the disk refuses."""
-    pictures = list(_pictures(study, cells))
+    pictures = [*paper_figures(study, cells), *_training_curves(study, cells)]
     write_atomically(folder / "study.json", json.dumps(result, indent=2) + "\n")
     for picture in pictures:
         write_atomically(folder / f"{picture.name}.png", picture.png["light"])
@@ -27,22 +27,16 @@ def write_page(result: StudyResult, study: Study, cells: Sequence[Cell], folder:
     return page
 
 
-def _pictures(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPicture]:
-    """Validation errors and training loss by epoch: of each pair, as in the paper's Figures 21 to 26; without pairs of all together."""
+def _training_curves(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPicture]:
+    """Training loss and share of zeros by epoch: of each pair, without pairs of all together."""
     groups = study.section.pairs or [list(dict.fromkeys(one.arm for one in study.conditions))]
     for number, arms in enumerate(groups, start=1):
         names = [one.name for one in study.conditions if one.arm in arms]
-        found = {name: [cell.contents for cell in cells if cell.condition == name] for name in names}
-        validations = {name: [by_subset(one.evaluate_rows).get("all", []) for one in runs] for name, runs in found.items()}
-        losses = {name: [one.train_rows for one in runs] for name, runs in found.items()}
-        title = " against ".join(arms)
+        rows = {name: [cell.contents.train_rows for cell in cells if cell.condition == name] for name in names}
+        title = " against ".join(arms) if study.section.pairs else "all arms"
         for picture in (
-            seed_curves(f"top1_{number}", title, validations, "top1_error", "top-1 error in %, EMA weights"),
-            seed_curves(f"top5_{number}", title, validations, "top5_error", "top-5 error in %, EMA weights")
-            if any(one.has_top5 for runs in found.values() for one in runs)
-            else None,
-            seed_curves(f"loss_{number}", title, losses, "loss", "training loss"),
-            seed_curves(f"zeros_{number}", title, losses, "zero_share", "share of zeros before the pool"),
+            seed_curves(f"loss_{number}", title, rows, "loss", "training loss"),
+            seed_curves(f"zeros_{number}", title, rows, "zero_share", "share of zeros before the pool"),
         ):
             if picture:
                 yield picture

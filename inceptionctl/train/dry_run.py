@@ -65,6 +65,23 @@ def plan_training(recipe: Recipe, ranks: int, opened: Opened | None = None, *, d
     return plan
 
 
+def training_cost(recipe: Recipe, opened: Opened | None) -> dict[str, int | None]:
+    """Images that a training sees, its steps, and multiply-adds: of a backward pass twice those of a forward one.
+
+    Of a data set that is not known None; ImageNet is assumed as in `plan_training`.
+    """
+    number, _, _ = num_images(recipe, opened)
+    recipe = recipe.with_classes(len(opened[0].classes)) if opened else recipe.with_classes()
+    if number is None:
+        return {"images": None, "steps": None, "multiply_adds": None}
+    with torch.device("meta"):
+        model = build_model(**recipe.model.network())
+    batch = recipe.train.global_batch_size
+    steps = total_steps(recipe.train.epochs, number, batch, recipe.train.max_steps)
+    macs = 3 * multiply_adds(model, recipe.model.input_px) * steps * batch
+    return {"images": steps * batch, "steps": steps, "multiply_adds": macs}
+
+
 def num_images(recipe: Recipe, opened: Opened | None = None, *, data: bool = True) -> tuple[int | None, int | None, str]:
     """Training and validation images, and in words where the numbers come from; None for a data set that is not on this machine.
 

@@ -113,3 +113,37 @@ def test_wrong_inputs_are_told(arguments: list[str], words: list[str]) -> None:
     assert "hint: " in said and "Traceback" not in said
     for word in words:
         assert word in said, said
+
+
+STUDY = """\
+study: {seeds: [1, 2], tune: {values: [0.01, 0.1], seeds: [0]}}
+model: {name: resnet_18, num_classes: 1000}
+train: {global_batch_size: 640, micro_batch_size: 32}
+data: {root: nowhere}
+arms: {a: {}, b: {model: {width: 0.5}}}
+"""
+
+
+def test_a_study_is_the_sum_of_its_trainings(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(STUDY)
+
+    def of(recipe: str, *more: str) -> Any:
+        words = ["plan", recipe, "--peak-tflops", "989", "--utilisation", "0.05", "--gpus", "20,256", "--price", "2", *more]
+        return CliRunner().invoke(app, words)
+
+    found = json.loads(of(str(file), "--json").stdout)
+    each = {name: arm["points"][0]["gpu_hours"] for name, arm in found["arms"].items()}
+    assert {name: arm["trainings"] for name, arm in found["arms"].items()} == {"a": 4, "b": 4}  # two of them tune
+    assert each["b"] < 0.5 * each["a"]
+    first, second = found["sums"]
+    assert first["gpu_hours"] == pytest.approx(4 * (each["a"] + each["b"])) and first["cost"] == 2 * first["gpu_hours"]
+    assert first["seconds"] == pytest.approx(first["gpu_hours"] * 3600 / 20)
+    assert (second["gpus"], second["gpu_hours"], second["cost"]) == (256, None, None)  # 640 images have no 256 equal shares
+    table = of(str(file)).stdout
+    assert "all" in table and f"{first['cost']:,.0f}" in table
+    # A measured speed is that of one network.
+    refused = CliRunner().invoke(app, ["plan", str(file), "--images-per-second", "500"])
+    assert refused.exit_code == 2 and "are 2 networks" in refused.stderr
+    one = ["plan", str(file), "--images-per-second", "500", "--gpus", "20", "--set", "arms.b.model.width=1", "--json"]
+    assert CliRunner().invoke(app, one).exit_code == 0

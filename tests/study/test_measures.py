@@ -8,7 +8,7 @@ from inceptionctl.recipe import load_recipe
 from inceptionctl.run import Run
 from inceptionctl.run_contents import RunContents
 from inceptionctl.study.cells import choose
-from inceptionctl.study.measures import final_loss, measure, mean_loss, paired, summary, summary_of_steps
+from inceptionctl.study.measures import final_loss, mean_loss, measure, paired, summary, summary_of_steps
 
 
 def rows(*losses: tuple[int, float | None]) -> list[dict[str, float | None]]:
