@@ -14,6 +14,7 @@ from inceptionctl.stages.study import study as run_study
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
+    from inceptionctl.study.ensembles import EnsemblesResult, Estimate
     from inceptionctl.study.measures import Summary
     from inceptionctl.study.result import StudyResult
 
@@ -40,6 +41,10 @@ def study(
         columns = ("purpose", "condition", "seed", "value", "network", "epochs", "state")
         rows = [tuple("" if row[key] is None else f"{row[key]}" for key in columns) for row in found.trainings]
         console.print_table(f"Trainings of {recipe}", columns, rows, right=("seed", "value", "epochs"), whole=("condition",))
+        if found.evaluations:
+            done = sum(row["evaluation"] is not None for row in found.evaluations)
+            number = counted(len(found.evaluations), "evaluation")
+            console.out.print(f"Then {number} by {found.evaluations[0]['protocol']} for the ensembles, {done} of them done")
     else:
         _print(found.result)
     if isinstance(found, Studied):
@@ -77,6 +82,8 @@ def _print(result: StudyResult) -> None:
             within = "" if one["interval"] is None else f", 95% between {one['interval'][0]:.3f} and {one['interval'][1]:.3f}"
             what = one["measure"].replace("_", " ")
             console.out.print(f"{one['other']} less {one['baseline']}, {what}: {one['mean']:.3f}{within}, n = {one['n']}")
+    if result["ensembles"]:
+        _print_ensembles(result["ensembles"])
     if result["unfinished"]:
         console.warn(f"{counted(result['unfinished'], 'training')} not done yet", "rerun the same command to resume")
 
@@ -86,3 +93,35 @@ def _spread(one: Summary, digits: int) -> str:
         return "-" if not one["n"] else f"- ({one['n']} reached it)"
     ends = f" ({one['low']:.{digits}f} to {one['high']:.{digits}f})" if one["n"] > 1 else ""
     return f"{one['median']:.{digits}f}{ends}"
+
+
+def _print_ensembles(found: EnsemblesResult) -> None:
+    columns = ("ensemble", "draws", "left out", "members", "ensemble", "gain of averaging")
+    rows = [
+        (
+            *(one["name"], str(len(one["draws"])), str(one["died"])),
+            *(_estimate(one["errors"]["top1_error"][key]) if one["errors"] else "-" for key in ("members", "ensemble", "gain")),
+        )
+        for one in found["ensembles"]
+    ]
+    console.print_table(
+        f"Top-1 error in % by {found['protocol']}, means over the draws (95%)",
+        columns,
+        rows,
+        right=columns[1:],
+        whole=columns[:1],
+    )
+    for one in found["differences"]:
+        if one["measure"] == "top1_error":
+            told = ", ".join(f"{key.replace('_', ' ')} {_estimate(one[key])}" for key in DIFFERENCES)  # type: ignore[literal-required]
+            console.out.print(f"{one['other']} less {one['baseline']}, top-1 error: {told}")
+    missing = sum(one["unfinished"] for one in found["ensembles"])
+    if missing:
+        console.warn(f"networks of {counted(missing, 'draw')} are not trained or evaluated yet", "rerun without --report-only")
+
+
+DIFFERENCES = ("members", "ensembles", "ensembles_less_members")
+
+
+def _estimate(one: Estimate) -> str:
+    return f"{one['value']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f})"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import DivergedError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
+from inceptionctl.stages import study_evaluations
 from inceptionctl.stages.checks import check_inputs, ranks_of_each
 from inceptionctl.stages.commands import command_words
 from inceptionctl.words import counted
@@ -58,10 +59,12 @@ class StudyPlan:
     """Of a dry run: the trainings and how far each is."""
 
     trainings: list[console.JsonObject]
+    evaluations: list[console.JsonObject]
+    """Of the networks of ensembles, each with the file of its probabilities once it is done."""
 
     def to_json(self) -> console.JsonObject:
         """What `--json` prints."""
-        return {"trainings": self.trainings}
+        return {"trainings": self.trainings, "evaluations": self.evaluations}
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,10 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
     assumed = chosen or {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
     reported = reported_cells(loaded, request.folder, assumed)
     _check(tuning or reported, request)
+    study_evaluations.check(loaded)
     rows = [_row(cell, "tuning", known=True) for cell in tuning]
-    return StudyPlan([*rows, *(_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported)])
+    rows += [_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported]
+    return StudyPlan(rows, study_evaluations.planned(loaded, reported))
 
 
 def _row(cell: Cell, purpose: str, *, known: bool) -> console.JsonObject:
@@ -135,6 +140,7 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     from inceptionctl.study.page import write_page
     from inceptionctl.study.result import result_of
 
+    study_evaluations.check(loaded)
     folder = request.folder
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +156,8 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
         )
     _train_all(reported_cells(loaded, folder, chosen), "training", request)
     cells = reported_cells(loaded, folder, chosen)
-    result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen)
+    ensembles = study_evaluations.ensembles(loaded, cells, request)
+    result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen, ensembles)
     return Studied(result, write_page(result, loaded, cells, folder))
 
 

@@ -12,7 +12,7 @@ from inceptionctl.report.templates import page_templates
 from inceptionctl.run_contents import by_subset
 from inceptionctl.storage import write_atomically
 from inceptionctl.study.cells import Cell
-from inceptionctl.study.measures import MEASURES
+from inceptionctl.study.measures import ERRORS, MEASURES
 from inceptionctl.study.result import StudyResult
 
 
@@ -29,7 +29,7 @@ def write_page(result: StudyResult, study: Study, cells: Sequence[Cell], folder:
 
 def _pictures(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPicture]:
     """Validation errors and training loss by epoch: of each pair, as in the paper's Figures 21 to 26; without pairs of all together."""
-    groups = study.section.pairs or [list(dict.fromkeys(one.arm for one in study.conditions))]
+    groups = study.section.pairs_of_arms or [list(dict.fromkeys(one.arm for one in study.conditions))]
     for number, arms in enumerate(groups, start=1):
         names = [one.name for one in study.conditions if one.arm in arms]
         found = {name: [cell.contents for cell in cells if cell.condition == name] for name in names}
@@ -50,4 +50,4 @@ def _pictures(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPicture]:
 
 def _render(result: StudyResult, pictures: Sequence[ReportPicture]) -> str:
     templates = page_templates("inceptionctl.study", unknown="-")
-    return templates.get_template("page.html.j2").render(result=result, pictures=pictures, measures=MEASURES)
+    return templates.get_template("page.html.j2").render(result=result, pictures=pictures, measures=MEASURES, errors=ERRORS)
