@@ -25,7 +25,9 @@ def study(
     gpus: Gpus = None,
     cpu_ranks: CpuRanks = None,
     output: Annotated[Path | None, typer.Option(help="Folder of runs and page; runs/NAME by default.")] = None,
-    report_only: Annotated[bool, typer.Option("--report-only", help="Train nothing; report what has been trained.")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Train and evaluate nothing; report what is there.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and exit.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +46,8 @@ def study(
         if found.evaluations:
             done = sum(row["evaluation"] is not None for row in found.evaluations)
             number = counted(len(found.evaluations), "evaluation")
-            console.out.print(f"Then {number} by {found.evaluations[0]['protocol']} for the ensembles, {done} of them done")
+            protocol = found.evaluations[0]["protocol"]
+            console.out.print(f"Then {number} for the ensembles, by protocol {protocol}; {done} of them done")
     else:
         _print(found.result)
     if isinstance(found, Studied):
@@ -96,7 +99,7 @@ def _spread(one: Summary, digits: int) -> str:
 
 
 def _print_ensembles(found: EnsemblesResult) -> None:
-    columns = ("ensemble", "draws", "left out", "members", "ensemble", "gain of averaging")
+    columns = ("name", "draws", "left out", "members", "ensemble", "gain of averaging")
     rows = [
         (
             *(one["name"], str(len(one["draws"])), str(one["died"])),

@@ -34,7 +34,7 @@ class StudyRequest:
     output: Path | None = None
     """Folder of the runs and the page; runs/NAME by default."""
     report_only: bool = False
-    """Train nothing."""
+    """Train and evaluate nothing."""
     dry_run: bool = False
 
     @property

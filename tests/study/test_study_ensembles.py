@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from inceptionctl.errors import DataError
+from inceptionctl.errors import DataError, RecipeError
 from inceptionctl.evaluate.records import read_record, write_answers
 from inceptionctl.recipe import load_study
 from inceptionctl.run_contents import RunContents
@@ -77,6 +77,8 @@ def test_an_arm_is_trained_with_the_seeds_that_are_needed(recipe: str, tmp_path:
     assert cells == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("a", 4)]
     # A pair of arms is compared on all seeds.
     assert load_study(recipe, ["study.pairs=[[a, b]]"]).section.seeds_of("b") == [1, 2, 3, 4]
+    with pytest.raises(RecipeError, match="compares an arm and an ensemble: two_a, b"):
+        load_study(recipe, ["study.pairs=[[two_a, b]]"])
     ensemble = load_study("ensemble").section
     assert [len(ensemble.seeds_of(f"inception_{arm}")) for arm in ("v3", "v4", "resnet_v2")] == [12, 3, 9]
 
@@ -90,14 +92,14 @@ def test_errors_gains_and_differences(recipe: str, tmp_path: Path) -> None:
     # Images 1 and 2 of the first draw: 0.55 and 0.35 on average, so 25% against 50 and 25; the second: 0.65 everywhere, 0 against 100 and 0.
     assert [draw["top1_error"] for draw in two_a["draws"]] == [25.0, 0.0]
     assert [[one["top1_error"] for one in draw["members"]] for draw in two_a["draws"]] == [[50.0, 25.0], [100.0, 0.0]]
-    values = {key: one["value"] for key, one in two_a["errors"]["top1_error"].items()}  # type: ignore[attr-defined]
+    values = {key: one["value"] for key, one in two_a["errors"]["top1_error"].items()}
     assert values == {"members": 43.75, "ensemble": 12.5, "gain": 31.25}
     # The second network of b has died.
     assert (len(both["draws"]), both["died"], both["unfinished"]) == (1, 1, 0)
-    values = {key: one["value"] for key, one in both["errors"]["top1_error"].items()}  # type: ignore[attr-defined]
+    values = {key: one["value"] for key, one in both["errors"]["top1_error"].items()}
     assert values == {"members": 37.5, "ensemble": 25.0, "gain": 12.5}
     (difference,) = found["differences"]
-    told = [difference[key]["value"] for key in ("members", "ensembles", "ensembles_less_members")]  # type: ignore[literal-required]
+    told = [difference[key]["value"] for key in ("members", "ensembles", "ensembles_less_members")]
     assert told == [-6.25, 12.5, 18.75] and difference["measure"] == "top1_error"  # two classes have no top-5 error
     low, high = difference["ensembles_less_members"]["interval"]
     assert low < 18.75 < high
