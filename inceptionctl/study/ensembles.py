@@ -268,7 +268,7 @@ def _compare(study: Study, drawn: Mapping[str, _Drawn]) -> Iterator[EnsembleDiff
                     "measure": key,
                     "members": estimate(value[0], over[:, 0]),
                     "ensembles": estimate(value[1], over[:, 1]),
-                    "ensembles_less_members": estimate(-(value @ GAIN), -(over @ GAIN)),
+                    "ensembles_less_members": estimate(value @ -GAIN, over @ -GAIN),
                 }
 
 

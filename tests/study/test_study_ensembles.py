@@ -188,8 +188,7 @@ def test_networks_are_trained_evaluated_once_and_averaged(tmp_path: Path) -> Non
     again = inceptionctl(*words)
     assert again.returncode == 0 and "evaluation 1 of 2" in again.stderr and "evaluation 2 of 2" not in again.stderr
     assert f"{draw['top1_error']:.2f} (" in again.stdout
-    reported = json.loads(inceptionctl(*words, "--report-only", "--json").stdout)
-    assert reported["ensembles"] == result["ensembles"]
+    assert json.loads((folder / "study.json").read_text(encoding="utf-8"))["ensembles"] == result["ensembles"]
     # Another protocol is another evaluation of the same networks.
     crops = json.loads(inceptionctl(*words, *sets("study.protocol=12crop"), "--report-only", "--json").stdout)
     assert crops["ensembles"]["ensembles"][0]["unfinished"] == 1
