@@ -84,7 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {
         *("errors", "storage", "protocols", "words", "run", "run_contents", "evaluate", "models", "recipe", "section", "train")
     },
-    "study": {"errors", "storage", "recipe", "run", "run_contents", "report", "train", "evaluate"},
+    "study": {"errors", "storage", "words", "recipe", "run", "run_contents", "report", "train", "evaluate"},
     # A step is measured in the real loop, which has ranks and a run directory; which network of timm is ours, the weights' table says.
     "bench": {
         "errors",

@@ -14,6 +14,7 @@ from inceptionctl.stages.study import study as run_study
 from inceptionctl.words import counted
 
 if TYPE_CHECKING:
+    from inceptionctl.study.ensembles import EnsemblesResult, Estimate
     from inceptionctl.study.measures import Summary
     from inceptionctl.study.result import ConditionResult, StudyResult
 
@@ -24,7 +25,9 @@ def study(
     gpus: Gpus = None,
     cpu_ranks: CpuRanks = None,
     output: Annotated[Path | None, typer.Option(help="Folder of runs and page; runs/NAME by default.")] = None,
-    report_only: Annotated[bool, typer.Option("--report-only", help="Train nothing; report what has been trained.")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Train and evaluate nothing; report what is there.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and exit.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +45,11 @@ def study(
         rows.append(_planned({"purpose": f"all {len(rows)}", **found.sums}, columns))
         right = ("seed", "value", "epochs", "images", "steps", "MACs")
         console.print_table(f"Trainings of {recipe}", columns, rows, right=right, whole=("condition",))
+        if found.evaluations:
+            done = sum(row["evaluation"] is not None for row in found.evaluations)
+            number = counted(len(found.evaluations), "evaluation")
+            protocol = found.evaluations[0]["protocol"]
+            console.out.print(f"Then {number} for the ensembles, by protocol {protocol}; {done} of them done")
     else:
         _print(found.result)
     if isinstance(found, Studied):
@@ -86,6 +94,8 @@ def _print(result: StudyResult) -> None:
             within = "" if one["interval"] is None else f", 95% between {one['interval'][0]:.3f} and {one['interval'][1]:.3f}"
             what = one["measure"].replace("_", " ")
             console.out.print(f"{one['other']} less {one['baseline']}, {what}: {one['mean']:.3f}{within}, n = {one['n']}")
+    if result["ensembles"]:
+        _print_ensembles(result["ensembles"])
     if result["unfinished"]:
         console.warn(f"{counted(result['unfinished'], 'training')} not done yet", "rerun the same command to resume")
 
@@ -102,3 +112,35 @@ def _spread(one: Summary, digits: int) -> str:
         return "-" if not one["n"] else f"- ({one['n']} reached it)"
     ends = f" ({one['low']:.{digits}f} to {one['high']:.{digits}f})" if one["n"] > 1 else ""
     return f"{one['median']:.{digits}f}{ends}"
+
+
+def _print_ensembles(found: EnsemblesResult) -> None:
+    columns = ("name", "draws", "left out", "members", "ensemble", "gain of averaging")
+    rows = [
+        (
+            *(one["name"], str(len(one["draws"])), str(one["died"])),
+            *(_estimate(one["errors"]["top1_error"][key]) if one["errors"] else "-" for key in ("members", "ensemble", "gain")),
+        )
+        for one in found["ensembles"]
+    ]
+    console.print_table(
+        f"Top-1 error in % by {found['protocol']}, means over the draws (95%)",
+        columns,
+        rows,
+        right=columns[1:],
+        whole=columns[:1],
+    )
+    for one in found["differences"]:
+        if one["measure"] == "top1_error":
+            told = ", ".join(f"{key.replace('_', ' ')} {_estimate(one[key])}" for key in DIFFERENCES)  # type: ignore[literal-required]
+            console.out.print(f"{one['other']} less {one['baseline']}, top-1 error: {told}")
+    missing = sum(one["unfinished"] for one in found["ensembles"])
+    if missing:
+        console.warn(f"networks of {counted(missing, 'draw')} are not trained or evaluated yet", "rerun without --report-only")
+
+
+DIFFERENCES = ("members", "ensembles", "ensembles_less_members")
+
+
+def _estimate(one: Estimate) -> str:
+    return f"{one['value']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f})"

@@ -177,7 +177,7 @@ def mean_answer(
     """(mean probabilities float32 [N, classes], the members' shares, which add up to 1); raises as `combine` does."""
     if len(records) < 2:
         raise RecipeError("an ensemble has at least two members", "name two or more evaluations or runs")
-    _check_same(records, names)
+    check_same_answered(records, names)
     shares = _shares(weights, len(records))
     mean = sum(share * record.probabilities.double() for share, record in zip(shares, records, strict=True))
     assert isinstance(mean, Tensor)
@@ -217,7 +217,8 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _check_same(records: Sequence[Record], names: Sequence[str]) -> None:
+def check_same_answered(records: Sequence[Record], names: Sequence[str]) -> None:
+    """Raise DataError unless all records are of the same images, labels, classes and protocol."""
     first = records[0]
     for record, name in zip(records[1:], names[1:], strict=True):
         for key, words in SHARED.items():

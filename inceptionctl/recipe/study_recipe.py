@@ -26,6 +26,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from inceptionctl.errors import Problem
+from inceptionctl.protocols import ProtocolName
 from inceptionctl.recipe.ensemble_recipe import (
     Ensemble,
     is_ensemble,
@@ -43,6 +44,7 @@ from inceptionctl.recipe.yaml_source import Source
 from inceptionctl.section import Section, Tree
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Counts = Annotated[dict[str, Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
 class TuneSection(Section):
@@ -70,7 +72,42 @@ class StudySection(Section):
     errors: list[Annotated[float, Field(ge=0.0, le=100.0)]] = Field(default=[])
     """Top-1 errors in percent; the steps until each is reached are reported."""
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default=[])
-    """Arms to compare, [baseline, other], seed by seed."""
+    """[baseline, other]: two arms to compare seed by seed, or two ensembles."""
+    ensembles: dict[str, Counts] = Field(default={})
+    """Ensembles by name, each a number of networks by arm; the seeds are cut into disjoint draws of networks."""
+    protocol: ProtocolName = "single"
+    """Crops by which the networks of ensembles are evaluated."""
+
+    @property
+    def num_draws(self) -> int:
+        """How often every ensemble is made, each time of other networks: as often as the seeds allow; 0 without ensembles."""
+        most = max((count for counts in self.ensembles.values() for count in counts.values()), default=len(self.seeds) + 1)
+        return len(self.seeds) // most
+
+    def draw(self, ensemble: str, number: int) -> list[tuple[str, int]]:
+        """(arm, seed) of each network of an ensemble in a draw, counted from 0."""
+        return [
+            (arm, seed)
+            for arm, count in self.ensembles[ensemble].items()
+            for seed in self.seeds[number * count : (number + 1) * count]
+        ]
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """The seeds that an arm is trained with: of one that only ensembles need those that they need, else all."""
+        counts = [of[arm] for of in self.ensembles.values() if arm in of]
+        if not counts or any(arm in pair for pair in self.pairs):
+            return self.seeds
+        return self.seeds[: self.num_draws * max(counts)]
+
+    @property
+    def pairs_of_arms(self) -> list[list[str]]:
+        """The pairs that are compared seed by seed."""
+        return [pair for pair in self.pairs if pair[0] not in self.ensembles]
+
+    @property
+    def pairs_of_ensembles(self) -> list[list[str]]:
+        """The pairs whose gain is compared with that of their members."""
+        return [pair for pair in self.pairs if pair[0] in self.ensembles]
 
     @field_validator("grid")
     @classmethod
@@ -93,6 +130,17 @@ class StudySection(Section):
                 raise _rule(f"{what} has a seed twice", "the second training would be the first again")
         return self
 
+    @model_validator(mode="after")
+    def _ensembles_have_networks(self) -> Self:
+        for name, counts in self.ensembles.items():
+            if sum(counts.values()) < 2:
+                raise _rule(f"ensembles.{name} has one network", "an ensemble has at least two")
+            arm, count = max(counts.items(), key=lambda item: item[1])
+            if count > len(self.seeds):
+                said = f"ensembles.{name} takes {count} networks of {arm}, but seeds has {len(self.seeds)}"
+                raise _rule(said, f"give {count} seeds for one draw, {3 * count} for three")
+        return self
+
 
 def _rule(message: str, hint: str) -> PydanticCustomError:
     return PydanticCustomError("rule_with_hint", "{message}", {"message": message, "hint": hint})
@@ -112,10 +160,21 @@ class _Head(Section):
     """The trainings, by name."""
 
     @model_validator(mode="after")
-    def _pairs_are_arms(self) -> Self:
-        for name in (name for pair in self.study.pairs for name in pair):
-            if name not in self.arms:
-                raise _rule(f"study.pairs names {name}, which is no arm", f"arms are {', '.join(self.arms)}")
+    def _names_are_known(self) -> Self:
+        ensembles, arms = self.study.ensembles, f"arms are {', '.join(self.arms)}"
+        for name, counts in ensembles.items():
+            if name in self.arms:
+                raise _rule(f"study.ensembles.{name} has the name of an arm", "`pairs` could mean either; rename one")
+            for arm in counts:
+                if arm not in self.arms:
+                    raise _rule(f"study.ensembles.{name} names {arm}, which is no arm", arms)
+        known = f"{arms}; ensembles are {', '.join(ensembles)}" if ensembles else arms
+        for pair in self.study.pairs:
+            for name in pair:
+                if name not in self.arms and name not in ensembles:
+                    raise _rule(f"study.pairs names {name}, which is no arm{' or ensemble' if ensembles else ''}", known)
+            if (pair[0] in ensembles) != (pair[1] in ensembles):
+                raise _rule(f"study.pairs compares an arm and an ensemble: {', '.join(pair)}", "name two of a kind")
         return self
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from inceptionctl import console
 from inceptionctl.errors import DivergedError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
+from inceptionctl.stages import study_evaluations
 from inceptionctl.stages.checks import check_batch, check_inputs, check_recipe, ranks_of_each
 from inceptionctl.stages.commands import command_words
 from inceptionctl.words import counted
@@ -33,7 +34,7 @@ class StudyRequest:
     output: Path | None = None
     """Folder of the runs and the page; runs/NAME by default."""
     report_only: bool = False
-    """Train nothing."""
+    """Train and evaluate nothing."""
     dry_run: bool = False
 
     @property
@@ -58,6 +59,8 @@ class StudyPlan:
     """Of a dry run: the trainings and how far each is."""
 
     trainings: list[console.JsonObject]
+    evaluations: list[console.JsonObject]
+    """Of the networks of ensembles, each with the file of its probabilities once it is done."""
 
     @property
     def sums(self) -> dict[str, int | None]:
@@ -67,7 +70,7 @@ class StudyPlan:
 
     def to_json(self) -> console.JsonObject:
         """What `--json` prints."""
-        return {"trainings": self.trainings, "sums": self.sums}
+        return {"trainings": self.trainings, "sums": self.sums, "evaluations": self.evaluations}
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
         costs[name] = training_cost(recipe, condition)
     rows = [_row(cell, "tuning", known=True) for cell in tuning]
     rows += [_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported]
-    return StudyPlan([{**row, **costs[row["condition"]]} for row in rows])
+    rows = [{**row, **costs[row["condition"]]} for row in rows]
+    return StudyPlan(rows, study_evaluations.planned(loaded, reported))
 
 
 def _row(cell: Cell, purpose: str, *, known: bool) -> console.JsonObject:
@@ -148,6 +152,7 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     from inceptionctl.study.page import write_page
     from inceptionctl.study.result import result_of
 
+    study_evaluations.check(loaded)
     folder = request.folder
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +168,8 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
         )
     _train_all(reported_cells(loaded, folder, chosen), "training", request)
     cells = reported_cells(loaded, folder, chosen)
-    result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen)
+    ensembles = study_evaluations.ensembles(loaded, cells, request)
+    result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen, ensembles)
     return Studied(result, write_page(result, loaded, cells, folder))
 
 

@@ -82,6 +82,7 @@ def reported_cells(study: Study, folder: Path, chosen: dict[str, float]) -> list
         _cell(study, condition, seed, chosen.get(condition.name), folder / "runs" / condition.name / f"seed-{seed}")
         for seed in study.section.seeds
         for condition in study.conditions
+        if seed in study.section.seeds_of(condition.arm)
     ]
 
 

@@ -49,6 +49,9 @@ MEASURES: Mapping[str, str] = {
     "zero_share": "zeros",
 }
 
+ERRORS: Mapping[str, str] = {"top1_error": "top-1 %", "top5_error": "top-5 %"}
+"""Of ensembles."""
+
 
 class Summary(TypedDict):
     """A measure over the seeds that have it."""

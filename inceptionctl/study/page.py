@@ -11,7 +11,7 @@ from inceptionctl.report.pictures import ReportPicture, seed_curves
 from inceptionctl.report.templates import page_templates
 from inceptionctl.storage import write_atomically
 from inceptionctl.study.cells import Cell
-from inceptionctl.study.measures import MEASURES
+from inceptionctl.study.measures import ERRORS, MEASURES
 from inceptionctl.study.paper_figures import paper_figures
 from inceptionctl.study.result import StudyResult
 
@@ -29,11 +29,11 @@ def write_page(result: StudyResult, study: Study, cells: Sequence[Cell], folder:
 
 def _training_curves(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPicture]:
     """Training loss and share of zeros by epoch: of each pair, without pairs of all together."""
-    groups = study.section.pairs or [list(dict.fromkeys(one.arm for one in study.conditions))]
+    groups = study.section.pairs_of_arms or [list(dict.fromkeys(one.arm for one in study.conditions))]
     for number, arms in enumerate(groups, start=1):
         names = [one.name for one in study.conditions if one.arm in arms]
         rows = {name: [cell.contents.train_rows for cell in cells if cell.condition == name] for name in names}
-        title = " against ".join(arms) if study.section.pairs else "all arms"
+        title = " against ".join(arms) if study.section.pairs_of_arms else "all arms"
         for picture in (
             seed_curves(f"loss_{number}", title, rows, "loss", "training loss"),
             seed_curves(f"zeros_{number}", title, rows, "zero_share", "share of zeros before the pool"),
@@ -44,4 +44,4 @@ def _training_curves(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPict
 
 def _render(result: StudyResult, pictures: Sequence[ReportPicture]) -> str:
     templates = page_templates("inceptionctl.study", unknown="-")
-    return templates.get_template("page.html.j2").render(result=result, pictures=pictures, measures=MEASURES)
+    return templates.get_template("page.html.j2").render(result=result, pictures=pictures, measures=MEASURES, errors=ERRORS)

@@ -36,7 +36,7 @@ def paper_figures(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPicture
 
 def _charts(study: Study) -> Iterator[tuple[str, str, Mapping[str, str]]]:
     """Name, title, and conditions by their label in the legend."""
-    pairs = study.section.pairs
+    pairs = study.section.pairs_of_arms
     if not pairs:
         yield "all", "all arms", {one.name: one.name for one in study.conditions}
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from inceptionctl import __version__
 from inceptionctl.recipe.study_recipe import Study
@@ -19,6 +19,9 @@ from inceptionctl.study.measures import (
     summary,
     summary_of_steps,
 )
+
+if TYPE_CHECKING:  # which imports torch
+    from inceptionctl.study.ensembles import EnsemblesResult
 
 
 class ConditionResult(TypedDict):
@@ -63,6 +66,8 @@ class StudyResult(TypedDict):
     tuning: list[Tuned]
     conditions: list[ConditionResult]
     differences: list[PairedDifference]
+    ensembles: EnsemblesResult | None
+    """None for a study without ensembles."""
     unfinished: int
     """Trainings that have not ended."""
 
@@ -71,7 +76,12 @@ OF_THE_DEAD_TOO = ("mean_loss", "zero_share")
 
 
 def result_of(
-    name: str, study: Study, cells: Sequence[Cell], losses: dict[str, dict[float, list[float | None]]], chosen: dict[str, float]
+    name: str,
+    study: Study,
+    cells: Sequence[Cell],
+    losses: dict[str, dict[float, list[float | None]]],
+    chosen: dict[str, float],
+    ensembles: EnsemblesResult | None,
 ) -> StudyResult:
     """Measure the trainings that have ended. A finished one counts in all measures, one that died where it has them."""
     conditions = [
@@ -93,6 +103,7 @@ def result_of(
         ],
         "conditions": conditions,
         "differences": _differences(study, conditions),
+        "ensembles": ensembles,
         "unfinished": sum(condition["unfinished"] for condition in conditions),
     }
 
@@ -128,7 +139,7 @@ def _median_training(lived: Sequence[Measured]) -> list[float] | None:
 def _differences(study: Study, conditions: Sequence[ConditionResult]) -> list[PairedDifference]:
     """Of each pair of arms at each point of the grid."""
     found = []
-    for first, second in study.section.pairs:
+    for first, second in study.section.pairs_of_arms:
         for one in (condition for condition in conditions if condition["arm"] == first):
             other = next(it for it in conditions if it["arm"] == second and it["point"] == one["point"])
             for key in ("final_error", "best_error", "final_loss", "mean_loss"):
