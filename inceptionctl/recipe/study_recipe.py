@@ -71,6 +71,8 @@ class StudySection(Section):
     """Top-1 errors in percent; the steps until each is reached are reported."""
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default=[])
     """Arms to compare, [baseline, other], seed by seed."""
+    budget_hours: Annotated[float, Field(gt=0.0)] | None = None
+    """Wall-clock hours that one command may train; none is begun that would end later, judged by the median of those that have finished."""
 
     @field_validator("grid")
     @classmethod
