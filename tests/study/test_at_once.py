@@ -67,11 +67,11 @@ def test_two_train_at_once_each_on_its_cores(words: Words, tmp_path: Path) -> No
 @two_cores
 @pytest.mark.slow
 def test_a_signal_or_the_end_of_the_command_stops_all(words: Words, tmp_path: Path) -> None:
-    longer = (*words("study.seeds=[1, 2]", "train.max_steps=1000"), "--jobs", "2")
+    longer = (*words("study.seeds=[1, 2]", "train.max_steps=5000", "train.epochs=10000"), "--jobs", "2")
     log, runs = tmp_path / "log", [tmp_path / "out/runs" / arm / "seed-1" for arm in ("a", "b")]
     with started(*longer, cwd=tmp_path, log=log) as process:
         for run in runs:
-            wait_for_step(run, 1, process, log)
+            wait_for_step(run, 1, process, log, 600)
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 75, log.read_text()
         wait_for(lambda: not left_of(process), None, log)
@@ -82,7 +82,7 @@ def test_a_signal_or_the_end_of_the_command_stops_all(words: Words, tmp_path: Pa
     assert [read_run(Run(run)).state for run in runs] == ["stopped"] * 2 and min(reached) > 0
     with started(*longer, cwd=tmp_path, log=log) as process:
         for run, step in zip(runs, reached, strict=True):
-            wait_for_step(run, step + 1, process, log)
+            wait_for_step(run, step + 1, process, log, 600)
         process.kill()
         wait_for(lambda: not left_of(process), None, log)
     assert [read_run(Run(run)).state for run in runs] == ["stopped"] * 2
@@ -91,9 +91,8 @@ def test_a_signal_or_the_end_of_the_command_stops_all(words: Words, tmp_path: Pa
 @two_cores
 @pytest.mark.slow
 def test_when_one_fails_no_other_begins_and_the_rest_goes_on_to_its_end(words: Words, tmp_path: Path) -> None:
-    settings = (*SETTINGS, f"data.root={tmp_path}")
     cell = reported_cells(load_study(words()[1], SETTINGS), tmp_path / "out", {})[1]
-    assert (cell.condition, cell.seed, bool(settings)) == ("b", 1, True)
+    assert (cell.condition, cell.seed) == ("b", 1)
     (create_run(cell.run.path, cell.recipe).checkpoints / "step-00000001").mkdir()  # no whole one
     made = inceptionctl(*words(), "--jobs", "2")
     assert made.returncode == 5, made.stderr
@@ -134,7 +133,8 @@ def test_a_budget_ends_in_a_page_and_before_the_end_of_the_tuning_in_none(words:
         assert made.returncode == 0 and made.stderr.count("\ntraining ") + made.stderr.startswith("training ") == begun
         assert "study.budget_hours is 0.0001" in made.stderr and "3 trainings not done yet" in made.stderr
         assert "3 trainings have not ended" in page.read_text()
-    refused(inceptionctl(*words("study.budget_hours=0")), 2, "study.budget_hours")
+    nothing = inceptionctl(*words("study.budget_hours=0"))
+    assert nothing.returncode == 2 and "study.budget_hours: 0: input should be greater than 0" in nothing.stderr
     whole = inceptionctl(*words("study.budget_hours=1", "study.seeds=[1]"), "--json")
     assert whole.returncode == 0 and json.loads(whole.stdout)["unfinished"] == 0, whole.stderr
 
