@@ -16,6 +16,19 @@ def usable_cores() -> int:
     return allowed if granted is None else max(1, min(allowed, int(granted)))
 
 
+def cores_by_place() -> list[int]:
+    """Numbers of the cores of this process's affinity: by socket, and the threads of one physical core side by side."""
+
+    def place(core: int) -> tuple[int, ...]:
+        folder = Path(f"/sys/devices/system/cpu/cpu{core}/topology")
+        found = [0, 0]
+        with contextlib.suppress(OSError, ValueError):
+            found = [int((folder / name).read_text(encoding="utf-8")) for name in ("physical_package_id", "core_id")]
+        return (*found, core)
+
+    return sorted(os.sched_getaffinity(0), key=place)
+
+
 def cgroup_cores(memberships: Path, mount: Path) -> float | None:
     """Cores' worth of time that the control groups of this process grant (version 2 or 1); None without a limit."""
     limits = []

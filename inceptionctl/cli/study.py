@@ -24,6 +24,12 @@ def study(
     settings: Settings = None,
     gpus: Gpus = None,
     cpu_ranks: CpuRanks = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Trainings at once; by default one per GPU, or per --gpus GPUs; on a CPU one."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of runs and page; runs/NAME by default.")] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train and evaluate nothing; report what is there.")
@@ -33,8 +39,8 @@ def study(
 ) -> None:
     """Train the arms of a study with several seeds each, and compare them on a page.
 
-    Rerun the same command to resume. To use several GPUs, start the command once for each, with CUDA_VISIBLE_DEVICES: each passes over what
-    another one trains.
+    On a machine with GPUs each GPU trains a network of its own; --gpus and --cpu-ranks are the ranks of each training. Rerun the same
+    command to resume. Several commands, on hosts of their own, share the work: each passes over what another one trains.
     """
     found = run_study(requested(locals(), StudyRequest))
     if as_json:

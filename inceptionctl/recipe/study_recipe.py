@@ -77,6 +77,8 @@ class StudySection(Section):
     """Ensembles by name, each a number of networks by arm; the seeds are cut into disjoint draws of networks."""
     protocol: ProtocolName = "single"
     """Crops by which the networks of ensembles are evaluated."""
+    budget_hours: Annotated[float, Field(gt=0.0)] | None = None
+    """Wall-clock hours that one command may train; none is begun that would end later, judged by the median of those that have finished."""
 
     @property
     def num_draws(self) -> int:

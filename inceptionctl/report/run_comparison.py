@@ -72,12 +72,12 @@ def _end_of(found: RunContents) -> Row:
         "last_validation": validations[-1] if validations else None,
         "best_validation": found.best_validation,
         "images_per_second": statistics.median(rates) if rates else None,
-        "seconds": _seconds(found),
+        "seconds": seconds_trained(found),
         "problems": found.problems,
     }
 
 
-def _seconds(found: RunContents) -> float | None:
+def seconds_trained(found: RunContents) -> float | None:
     """Time from each start to its last row. What was trained after a last checkpoint and done again counts once."""
     began = [time for start in found.starts if (time := _timestamp(start.get("started"))) is not None]
     rows = [time for row in (*found.train_rows, *found.evaluate_rows) if (time := finite(row.get("time"))) is not None]

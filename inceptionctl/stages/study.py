@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
-from inceptionctl.errors import DivergedError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
+from inceptionctl.errors import EnvironmentFault, RecipeError, ResumeLater
 from inceptionctl.stages import study_evaluations
 from inceptionctl.stages.checks import check_batch, check_inputs, check_recipe, ranks_of_each
 from inceptionctl.stages.commands import command_words
@@ -17,6 +17,7 @@ from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.study_recipe import Study
+    from inceptionctl.stages.trainings import Trainings
     from inceptionctl.study.cells import Cell
     from inceptionctl.study.result import StudyResult
 
@@ -31,6 +32,8 @@ class StudyRequest:
     """As --set: "train.epochs=10" of every arm, "arms.NAME.train.epochs=10", "study.seeds=[1,2]"."""
     gpus: int | None = None
     cpu_ranks: int | None = None
+    jobs: int | None = None
+    """Trainings at once; by default one per GPU, or per `gpus` GPUs, and one on a CPU."""
     output: Path | None = None
     """Folder of the runs and the page; runs/NAME by default."""
     report_only: bool = False
@@ -50,7 +53,7 @@ class StudyRequest:
     @property
     def words(self) -> list[str]:
         """The command that this is."""
-        options = {**self.ranks, "output": self.output, "report_only": self.report_only}
+        options = {**self.ranks, "jobs": self.jobs, "output": self.output, "report_only": self.report_only}
         return command_words("study", self.recipe, settings=self.settings, options=options)
 
 
@@ -86,12 +89,14 @@ class Studied:
 
 
 def study(request: StudyRequest) -> Studied | StudyPlan:
-    """Run the trainings of a study that are missing, one after the other, and write its page; a dry run only tells what there is.
+    """Run the trainings of a study that are missing, and write its page; a dry run only tells what there is.
 
     Several of these commands, on GPUs or hosts of their own, share the work: each passes over what another trains. Raises RecipeError
-    for a study that cannot be run, CheckpointError where its folder holds another one, ResumeLater after a signal, and RanksEndedError when
-    a training failed. One that diverged or died is a result.
+    for a study that cannot be run, CheckpointError where its folder holds another one, ResumeLater after a signal or before the tuning is done,
+    EnvironmentFault for more trainings at once than this machine can take, and RanksEndedError when a training failed. One that diverged or
+    died is a result.
     """
+    from inceptionctl.distributed.shares import shares
     from inceptionctl.distributed.signals import stoppable
     from inceptionctl.distributed.world import world_from_environment
     from inceptionctl.recipe.study_recipe import is_study, load_study
@@ -108,6 +113,7 @@ def study(request: StudyRequest) -> Studied | StudyPlan:
     loaded = load_study(request.recipe, request.settings)
     with stoppable("between two trainings of the study: nothing is lost"):
         if request.dry_run:
+            shares(request.jobs, **request.ranks)
             return _plan(loaded, request)
         return _study(loaded, request)
 
@@ -156,62 +162,45 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     folder = request.folder
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    _train_all(tuning_cells(loaded, folder), "tuning", request)
+    trainings = _trainings(loaded, request)
+    _train_all(tuning_cells(loaded, folder), "tuning", request, trainings)
     tuning = tuning_cells(loaded, folder)
     losses = tuning_losses([cell for cell in tuning if cell.is_done])
     chosen = choose(losses) if all(cell.is_done for cell in tuning) else {}
     if tuning and not chosen:
-        left = sum(not cell.is_done for cell in tuning)
-        raise ResumeLater(
-            f"{counted(left, 'training')} of the tuning {'is' if left == 1 else 'are'} not done",
-            f"rerun once the other commands have ended: {shlex.join(['inceptionctl', *request.words])}",
-        )
-    _train_all(reported_cells(loaded, folder, chosen), "training", request)
+        left, command = sum(not cell.is_done for cell in tuning), shlex.join(["inceptionctl", *request.words])
+        not_done = f"{counted(left, 'training')} of the tuning {'is' if left == 1 else 'are'} not done"
+        if trainings and trainings.out_of_budget:
+            raise ResumeLater(
+                f"the budget ended before the tuning: {not_done}, and there is nothing to report", f"rerun: {command}"
+            )
+        raise ResumeLater(not_done, f"rerun once the other commands have ended: {command}")
+    _train_all(reported_cells(loaded, folder, chosen), "training", request, trainings)
     cells = reported_cells(loaded, folder, chosen)
     ensembles = study_evaluations.ensembles(loaded, cells, request)
     result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen, ensembles)
     return Studied(result, write_page(result, loaded, cells, folder))
 
 
-def _train_all(cells: Sequence[Cell], what: str, request: StudyRequest) -> None:
+def _trainings(loaded: Study, request: StudyRequest) -> Trainings | None:
+    from inceptionctl.distributed.shares import shares
+    from inceptionctl.stages.trainings import Trainings
+
+    if request.report_only:
+        return None
+    again = shlex.join(["inceptionctl", *request.words])
+    return Trainings(shares(request.jobs, **request.ranks), request.ranks, again, loaded.section.budget_hours)
+
+
+def _train_all(cells: Sequence[Cell], what: str, request: StudyRequest, trainings: Trainings | None) -> None:
     missing = [cell for cell in cells if not cell.is_done]
-    if not missing or request.report_only:
-        return
-    _check(missing, request)
-    for number, cell in enumerate(cells, start=1):
-        # Looked at now, not before: another of these commands may have trained it meanwhile.
-        now = replace(cell)
-        if now.is_done:
-            continue
-        if now.contents.is_running:
-            console.say(f"{cell.name}: trained by {now.contents.holder}; passed over")
-            continue
-        console.say(f"{what} {number} of {len(cells)}: {cell.name}")
-        _train(cell, request)
+    if missing and trainings:
+        _check(missing, request)
+        trainings.run(cells, what)
 
 
 def _check(cells: Sequence[Cell], request: StudyRequest) -> None:
     """Raise the problems of every arm before the first is trained."""
-
     here = ranks_of_each(request.gpus, request.cpu_ranks)
     for cell in {cell.condition: cell for cell in reversed(cells)}.values():
         check_inputs(cell.recipe, here, f"arms.{cell.condition}", begins=not cell.contents.step)
-
-
-def _train(cell: Cell, request: StudyRequest) -> None:
-    from inceptionctl.distributed.stage import run_stage
-    from inceptionctl.recipe import dump_recipe
-    from inceptionctl.storage import disk_errors, write_atomically
-
-    with disk_errors(cell.recipe_file):
-        cell.recipe_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(cell.recipe_file, dump_recipe(cell.recipe))
-    code = run_stage(command_words("train", cell.recipe_file, options={"output": cell.run.path, **request.ranks}))
-    again = f"resume with: {shlex.join(['inceptionctl', *request.words])}"
-    if code == ResumeLater.exit_code:
-        raise ResumeLater(f"stopped in the training of {cell.name}", again)
-    if code == DivergedError.exit_code:
-        console.say(f"{cell.name}: diverged or died; this is a result")
-    elif code:
-        console.say(f"the training of {cell.name} ended with exit code {code}; once that is fixed, {again}")
-        raise RanksEndedError(code)

@@ -164,6 +164,7 @@ def _launch(request: TrainRequest, recipe: Recipe, ranks: LocalRanks, start: Sta
     from inceptionctl.distributed.local import launch
     from inceptionctl.distributed.milestones import passed
     from inceptionctl.run import discard_unused
+    from inceptionctl.train.lock import lock_of
     from inceptionctl.train.start import keeps_recipe
 
     # The words of the command: the ranks read the recipe again, since no directory holds it yet.
@@ -188,6 +189,6 @@ def _launch(request: TrainRequest, recipe: Recipe, ranks: LocalRanks, start: Sta
         if code == ResumeLater.exit_code:
             raise ResumeLater("", hint)  # the ranks have said why
         console.say(hint)
-    elif start.is_new:
+    elif start.is_new and not lock_of(start.run)[0]:  # else another command that began it in the same moment trains in it
         discard_unused(start.run)
     raise RanksEndedError(code)

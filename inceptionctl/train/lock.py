@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import time
+from pathlib import Path
 from typing import IO
 
 from inceptionctl.errors import CheckpointError
@@ -37,6 +38,16 @@ def take_lock(run: Run) -> tuple[IO[str], list[str]]:
     # Some network file systems keep locks within a host; a process of another one may live, and nobody here can tell.
     elsewhere = "" if left.endswith(f" on {socket.gethostname()}") else "; make sure that it no longer runs"
     return file, [f"{run.path}: stale lock of {left}{elsewhere}"]
+
+
+def take_claim(path: Path) -> IO[str] | None:
+    """Hold a file's lock until it is closed, for who is about to train something; None where somebody else holds it."""
+    with disk_errors(path):
+        file = path.open("a", encoding="utf-8")
+    if _is_locked_by_us(file):
+        return file
+    file.close()
+    return None
 
 
 def _is_locked_by_us(file: IO[str]) -> bool:
