@@ -34,7 +34,8 @@ class Share:
 def shares(jobs: int | None, gpus: int | None, cpu_ranks: int | None) -> list[Share]:
     """One share for each of `jobs` trainings at once, which have `gpus` or `cpu_ranks` ranks each.
 
-    By default one training per GPU, or per `gpus` GPUs, and one on a machine without. `jobs` alone divides the GPUs evenly.
+    By default one training per GPU, or per `gpus` GPUs, and one on a machine without. `jobs` alone divides the GPUs evenly, and of more jobs
+    than GPUs several share one, which small networks do not fill.
     Raises EnvironmentFault where the machine has not enough for them.
     """
     ranks = choose_ranks(gpus, cpu_ranks)
@@ -47,9 +48,10 @@ def shares(jobs: int | None, gpus: int | None, cpu_ranks: int | None) -> list[Sh
     each = gpus or (max(1, len(here) // jobs) if jobs else 1)
     most = len(here) // each
     jobs = jobs or most
-    if jobs > most:
+    if jobs > most and gpus:
         raise _too_many(jobs, most, f"{len(here)} GPUs", f"{each} for each training")
-    return [Share(here[place * each : (place + 1) * each], cores) for place, cores in enumerate(_parts(jobs))]
+    starts = [place % most * each for place in range(jobs)]
+    return [Share(here[start : start + each], cores) for start, cores in zip(starts, _parts(jobs), strict=True)]
 
 
 def _too_many(jobs: int, most: int, found: str, each: str) -> EnvironmentFault:

@@ -128,6 +128,7 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
     assumed = chosen or {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
     reported = reported_cells(loaded, request.folder, assumed)
     opened = check_recipe(request.recipe, loaded, request.settings)  # a bundled study's data set may be elsewhere
+    study_evaluations.check(loaded)
     here = ranks_of_each(request.gpus, request.cpu_ranks).size
     costs = {}
     for condition, (name, recipe) in zip(opened, loaded.first_recipes().items(), strict=True):

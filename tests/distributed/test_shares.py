@@ -38,6 +38,7 @@ def eight(monkeypatch: pytest.MonkeyPatch) -> None:
         (3, None, ["0,1", "2,3", "4,5"]),
         (2, 1, ["0", "1"]),
         (1, None, [",".join(EIGHT)]),
+        (10, None, [*EIGHT, "0", "1"]),  # small networks share
     ],
 )
 @pytest.mark.usefixtures("eight")
@@ -48,7 +49,7 @@ def test_gpus_are_divided(jobs: int | None, gpus: int | None, expected: list[str
 @pytest.mark.usefixtures("eight")
 def test_more_than_there_are_is_refused() -> None:
     with pytest.raises(EnvironmentFault, match="--jobs 9: this machine has 8 GPUs") as refused:
-        shares(9, None, None)
+        shares(9, 1, None)
     assert refused.value.hint and "--jobs 8" in refused.value.hint
     with pytest.raises(EnvironmentFault, match="with 3 for each training"):
         shares(3, 3, None)
