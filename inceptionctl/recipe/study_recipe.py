@@ -16,6 +16,7 @@ the tuned value and the seed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -210,7 +211,9 @@ class Condition:
 def _in_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "x".join(map(_in_words, value))
-    return f"{value:g}" if isinstance(value, float) else str({None: "null", True: "true", False: "false"}.get(value, value))
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

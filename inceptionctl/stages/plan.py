@@ -79,7 +79,7 @@ class StudyScalingPlan:
 
     recipe: str
     arms: Mapping[str, tuple[int, ScalingPlan]]
-    """By condition: number of trainings, those of the tuning too, and the plan of one."""
+    """By condition, or by several of equal cost: number of trainings, those of the tuning too, and the plan of one."""
     price: float | None
 
     @property
@@ -137,13 +137,20 @@ def _plan_study(request: PlanRequest) -> StudyScalingPlan:
             f"the arms of {request.recipe} are {len(networks)} networks, and a measured speed is that of one",
             "give --peak-tflops and --utilisation; a measured network has reached 6 x multiply-adds x images/s / peak",
         )
-    number = len(study.section.seeds) + (len(tune.values) * len(tune.seeds) if tune else 0)
+    tuning = len(tune.values) * len(tune.seeds) if tune else 0
     plans: dict[str, ScalingPlan] = {}
-    keys = {name: one.model_dump_json(exclude={"optim", "schedule"}) for name, one in recipes.items()}  # what costs nothing
-    for name, key in keys.items():
-        if key not in plans:
-            plans[key] = _plan_recipe(recipes[name], request)
-    return StudyScalingPlan(request.recipe, {name: (number, plans[key]) for name, key in keys.items()}, request.price)
+    alike: dict[str, dict[str, int]] = {}
+    for condition in study.conditions:
+        recipe = recipes[condition.name]
+        key = recipe.model_dump_json(exclude={"optim": True, "schedule": True, "model": {"residual_scale", "shortcut"}})  # free
+        plans[key] = plans.get(key) or _plan_recipe(recipe, request)
+        alike.setdefault(key, {})[condition.name] = len(study.section.seeds_of(condition.arm)) + tuning
+    arms = {_in_short(list(of)): (sum(of.values()), plans[key]) for key, of in alike.items()}
+    return StudyScalingPlan(request.recipe, arms, request.price)
+
+
+def _in_short(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _plan_recipe(recipe: Recipe, request: PlanRequest) -> ScalingPlan:
