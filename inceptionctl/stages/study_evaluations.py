@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
@@ -65,32 +63,20 @@ def ensembles(loaded: Study, cells: Sequence[Cell], request: StudyRequest) -> En
 
 
 def _evaluate_unless_done(cell: Cell, what: str, loaded: Study, request: StudyRequest) -> None:
+    from inceptionctl.storage import disk_errors
     from inceptionctl.study.ensembles import evaluations
+    from inceptionctl.train.lock import take_claim
 
-    with _alone(cell) as alone:
-        if not alone:
-            console.say(f"{cell.name}: evaluated by another command; passed over")
-        elif evaluations(loaded, [cell])[0].record is None:  # another of these commands may have evaluated it meanwhile
+    with disk_errors(cell.run.evaluations):
+        cell.run.evaluations.mkdir(exist_ok=True)
+    claim = take_claim(cell.run.evaluations / ".lock")
+    if claim is None:
+        console.say(f"{cell.name}: evaluated by another command; passed over")
+        return
+    with claim:
+        if evaluations(loaded, [cell])[0].record is None:  # another of these commands may have evaluated it meanwhile
             console.say(what)
             _evaluate(cell, loaded, request)
-
-
-@contextmanager
-def _alone(cell: Cell) -> Iterator[bool]:
-    """Hold a lock on the evaluations of a run; False where another command does."""
-    from inceptionctl.storage import disk_errors
-
-    folder = cell.run.evaluations
-    with disk_errors(folder):
-        folder.mkdir(exist_ok=True)
-        file = (folder / ".lock").open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
 
 
 def _evaluate(cell: Cell, loaded: Study, request: StudyRequest) -> None:
