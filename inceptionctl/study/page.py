@@ -31,7 +31,7 @@ def _training_curves(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPict
     """Training loss and share of zeros by epoch: of each pair, without pairs of all together."""
     groups = study.section.pairs_of_arms or [list(dict.fromkeys(one.arm for one in study.conditions))]
     for number, arms in enumerate(groups, start=1):
-        names = [one.name for one in study.conditions if one.arm in arms]
+        names = [one.name for arm in arms for one in study.conditions if one.arm == arm]  # in the pair's order, as its colours
         rows = {name: [cell.contents.train_rows for cell in cells if cell.condition == name] for name in names}
         title = " against ".join(arms) if study.section.pairs_of_arms else "all arms"
         for picture in (
