@@ -317,7 +317,9 @@ class HealthWatch:
         for name, block in self._blocks.items():
             block.register_forward_hook(self._record_scale(name))
         if self._pool:
-            model.pool.register_forward_pre_hook(self._record_zeros)  # type: ignore[union-attr]
+            # An extra batch norm before the pool makes something else of zeros.
+            last = getattr(model, "extra_batch_norm", None) or model.pool
+            last.register_forward_pre_hook(self._record_zeros)  # type: ignore[union-attr]
 
     def _record_scale(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:

@@ -85,6 +85,12 @@ def test_a_dead_network_shows_nothing_but_zeros() -> None:
     assert health.zero_share == 1.0 and health.first_silent == "blocks_c.2"
 
 
+def test_an_extra_batch_norm_does_not_hide_a_dead_layer() -> None:
+    model = build_model("inception_resnet_v1", num_classes=3, width=0.125, extra_batch_norm=True).train()
+    model.blocks_c[-1].register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    assert seen(model, HealthWatch(model, HealthSection())).zero_share == 1.0
+
+
 @pytest.mark.parametrize("place", [("0.weight", math.nan), ("1.running_var", math.inf), ("1.weight", -math.inf)])
 def test_one_value_that_is_not_finite_is_noticed_wherever_it_is(place: tuple[str, float]) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
