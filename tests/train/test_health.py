@@ -87,6 +87,7 @@ def test_a_dead_network_shows_nothing_but_zeros() -> None:
 
 def test_an_extra_batch_norm_does_not_hide_a_dead_layer() -> None:
     model = build_model("inception_resnet_v1", num_classes=3, width=0.125, extra_batch_norm=True).train()
+    nn.init.ones_(model.extra_batch_norm.bias)  # type: ignore[arg-type]  # as after some training; at first it is zero
     model.blocks_c[-1].register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
     assert seen(model, HealthWatch(model, HealthSection())).zero_share == 1.0
 
