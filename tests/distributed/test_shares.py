@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import psutil
@@ -87,7 +88,9 @@ def test_a_step_is_born_on_its_share(tmp_path: Path) -> None:
     with Steps() as steps:
         step = steps.start(["recipes", "list"], Share(("GPU-8a", "GPU-3b"), (core,)), log)
         born = psutil.Process(step.pid)
-        assert born.environ()["CUDA_VISIBLE_DEVICES"] == "GPU-8a,GPU-3b" and born.cpu_affinity() == [core]
+        while not (environment := born.environ()):  # for a moment after exec there is none yet
+            time.sleep(0.01)
+        assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-8a,GPU-3b" and born.cpu_affinity() == [core]
         assert steps.wait() == (step, 0)
     assert os.sched_getaffinity(0) == before and usable_cores() >= 1
     assert "quickstart" in log.read_text()
