@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+
+from inceptionctl import console
+from inceptionctl.errors import RanksEndedError, ResumeLater
 
 
 def command_words(
@@ -21,3 +25,19 @@ def command_words(
         if value is not True:
             words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
     return words
+
+
+def run_step(name: str, words: Sequence[str], command: Sequence[str]) -> None:
+    """Do `inceptionctl WORDS` for a member or a training, as a step of `inceptionctl COMMAND`.
+
+    Raises ResumeLater when a signal stopped it, RanksEndedError when it failed.
+    """
+    from inceptionctl.distributed.stage import run_stage
+
+    code = run_stage(words)
+    again = f"resume with: {shlex.join(['inceptionctl', *command])}"
+    if code == ResumeLater.exit_code:
+        raise ResumeLater(f"stopped in `{words[0]}` of {name}", again)
+    if code:
+        console.say(f"`{words[0]}` of {name} ended with exit code {code}; once that is fixed, {again}")
+        raise RanksEndedError(code)

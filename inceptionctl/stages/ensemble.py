@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inceptionctl import console
-from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, RanksEndedError, RecipeError, ResumeLater
+from inceptionctl.errors import CheckpointError, DataError, EnvironmentFault, RecipeError
 from inceptionctl.stages.checks import check_inputs, ranks_of_each
-from inceptionctl.stages.commands import command_words
+from inceptionctl.stages.commands import command_words, run_step
 from inceptionctl.stages.inference import write_submission
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _record_file(source: Path, request: EnsembleRequest) -> Path:
     file, protocol = _saved(source, request), request.protocol or "single"
     evaluate = {"protocol": protocol, "checkpoint": request.checkpoint}
     if file is None and not request.saved_only:
-        _run_step(str(source), command_words("evaluate", source, options={**evaluate, **request.ranks}), request)
+        run_step(str(source), command_words("evaluate", source, options={**evaluate, **request.ranks}), request.words)
         file = _saved(source, request)
     if file is None:
         command = shlex.join(["inceptionctl", *command_words("evaluate", source, options=evaluate)])
@@ -269,11 +269,13 @@ def _prepare(
 def _train_and_evaluate(member: EnsembleMember, state: MemberState, protocol: ProtocolName, request: EnsembleRequest) -> Path:
     run, checkpoint = member.run.path, request.checkpoint
     if not state.trained:
-        _run_step(member.name, command_words("train", member.recipe_file, options={"output": run, **request.ranks}), request)
+        run_step(
+            member.name, command_words("train", member.recipe_file, options={"output": run, **request.ranks}), request.words
+        )
         state = member.state(protocol, checkpoint)
     if state.trained and state.record is None:
         options = {"protocol": protocol, "data": member.recipe.data.root_path, "checkpoint": checkpoint, **request.ranks}
-        _run_step(member.name, command_words("evaluate", run, options=options), request)
+        run_step(member.name, command_words("evaluate", run, options=options), request.words)
         state = member.state(protocol, checkpoint)
     if state.record is None:
         raise CheckpointError(f"{run} was changed in the meantime", "rerun the same command")
@@ -286,19 +288,6 @@ def _in_words(state: MemberState, protocol: str) -> str:
     if state.trained:
         return f"trained; to be evaluated by {protocol}"
     return f"to be resumed at step {state.step}" if state.step else "to be trained"
-
-
-def _run_step(name: str, words: Sequence[str], request: EnsembleRequest) -> None:
-    """Do `inceptionctl WORDS` for a member. Raises ResumeLater when a signal stopped it, RanksEndedError when it failed."""
-    from inceptionctl.distributed.stage import run_stage
-
-    code = run_stage(words)
-    again = f"resume with: {shlex.join(['inceptionctl', *request.words])}"
-    if code == ResumeLater.exit_code:
-        raise ResumeLater(f"stopped in `{words[0]}` of {name}", again)
-    if code:
-        console.say(f"`{words[0]}` of {name} ended with exit code {code}; once that is fixed, {again}")
-        raise RanksEndedError(code)
 
 
 def _combine(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
-from inceptionctl.errors import RanksEndedError, ResumeLater
-from inceptionctl.stages.commands import command_words
+from inceptionctl.stages.commands import command_words, run_step
 
 if TYPE_CHECKING:
     from inceptionctl.recipe.study_recipe import Study
@@ -80,14 +78,7 @@ def _evaluate_unless_done(cell: Cell, what: str, loaded: Study, request: StudyRe
 
 
 def _evaluate(cell: Cell, loaded: Study, request: StudyRequest) -> None:
-    from inceptionctl.distributed.stage import run_stage
     from inceptionctl.study.ensembles import CHECKPOINT
 
     options = {"protocol": loaded.section.protocol, "checkpoint": CHECKPOINT, "data": cell.recipe.data.root_path}
-    code = run_stage(command_words("evaluate", cell.run.path, options={**options, **request.ranks}))
-    again = f"resume with: {shlex.join(['inceptionctl', *request.words])}"
-    if code == ResumeLater.exit_code:
-        raise ResumeLater(f"stopped in the evaluation of {cell.name}", again)
-    if code:
-        console.say(f"the evaluation of {cell.name} ended with exit code {code}; once that is fixed, {again}")
-        raise RanksEndedError(code)
+    run_step(cell.name, command_words("evaluate", cell.run.path, options={**options, **request.ranks}), request.words)

@@ -76,7 +76,8 @@ class PairedDifference(TypedDict):
 
 def measure(found: RunContents, seed: int, errors: Sequence[float]) -> Measured:
     """All measures of a run."""
-    judged = [(row["step"], error) for row in validations(found) if (error := finite(row.get("top1_error"))) is not None]
+    rows = [(row, error) for row in validations(found) if (error := finite(row.get("top1_error"))) is not None]
+    judged = [(row["step"], error) for row, error in rows]
     zeros = [zero for row in found.train_rows if (zero := finite(row.get("zero_share"))) is not None]
     return {
         "run": str(found.run.path),
@@ -85,7 +86,7 @@ def measure(found: RunContents, seed: int, errors: Sequence[float]) -> Measured:
         "final_loss": final_loss(found.train_rows),
         "mean_loss": mean_loss(found.train_rows),
         "final_error": judged[-1][1] if judged else None,
-        "final_error_interval": _interval(validations(found)),
+        "final_error_interval": _interval(rows[-1][1], rows[-1][0]["num_images"]) if rows else None,
         "best_error": min((error for _, error in judged), default=None),
         "zero_share": zeros[-1] if zeros else None,
         "died_at": found.step if found.state == "diverged" else None,
@@ -100,13 +101,9 @@ def _ended(found: RunContents, zeros: Sequence[float]) -> str:
     return "died" if zeros and zeros[-1] > limit else "diverged"
 
 
-def _interval(rows: Sequence[Row]) -> list[float] | None:
+def _interval(error: float, images: int) -> list[float]:
     from inceptionctl.evaluate.metrics import bootstrap_interval
 
-    judged = [(error, row["num_images"]) for row in rows if (error := finite(row.get("top1_error"))) is not None]
-    if not judged:
-        return None
-    error, images = judged[-1]
     return bootstrap_interval(round(images * (1.0 - error / 100.0)), images)
 
 
