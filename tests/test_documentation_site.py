@@ -74,3 +74,8 @@ def test_every_command_has_a_heading_and_every_option_a_row(reference: ModuleTyp
         for parameter in shown:
             if parameter.param_type_name == "option":
                 assert any(f"`{parameter.opts[0]}" in cell for cell in first), (name, parameter.opts)
+
+
+def test_every_page_has_a_place_on_the_site() -> None:
+    nav = re.findall(r"\b([\w-]+\.md)$", (ROOT / "scripts/site/mkdocs.yml").read_text(), flags=re.M)
+    assert sorted(nav) == sorted({*(page.name for page in (ROOT / "docs").glob("*.md")), "CHANGELOG.md", "CONTRIBUTING.md"})
