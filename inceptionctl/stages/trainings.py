@@ -135,7 +135,7 @@ class Trainings:
         )
         if others and not self._failure:
             console.say(
-                f"no other is begun; {others} go on to their end, unless a signal (Ctrl-C) stops them, which saves them"
+                f"no other starts; {others} continue to the end, unless Ctrl-C (or another signal) saves and stops them"
             )
         self._failure = self._failure or (killed("train", -code) if code < 0 else RanksEndedError(code))
 
@@ -165,6 +165,6 @@ class Trainings:
             return False
         console.say(
             f"study.budget_hours is {self._hours:g}: {console.duration(max(0.0, left))} of it are left, and the next training"
-            f" takes about {console.duration(needed)}, so none is begun; rerun the same command to go on"
+            f" takes about {console.duration(needed)}, so none is started; rerun the same command to continue"
         )
         return True

@@ -97,7 +97,7 @@ def test_when_one_fails_no_other_begins_and_the_rest_goes_on_to_its_end(words: W
     made = inceptionctl(*words(), "--jobs", "2")
     assert made.returncode == 5, made.stderr
     assert "the training of b, seed 1 ended with exit code 5, see " in made.stderr
-    assert "no other is begun; 1 go on" in made.stderr and "seed 2" not in made.stderr
+    assert "no other starts; 1 continue" in made.stderr and "seed 2" not in made.stderr
     assert "error: " in cell.recipe_file.with_suffix(".log").read_text()
     assert read_run(Run(tmp_path / "out/runs/a/seed-1")).state == "finished"
 
