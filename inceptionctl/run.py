@@ -25,7 +25,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,10 +149,15 @@ def new_run_path(recipe: Recipe, runs_root: Path) -> Path:
     return path
 
 
+_FOLDERS = ("checkpoints", "evaluations", "tensorboard")
+_AT_FIRST = ("recipe.yaml", "exclusions.txt", "origin", *_FOLDERS)
+"""What a run directory holds before anything has happened in it."""
+
+
 def create_run(path: Path, recipe: Recipe) -> Run:
     """Make a run directory with its recipe. The directory must be absent or empty (the caller decides what to do otherwise)."""
     with disk_errors(path):
-        for folder in ("checkpoints", "evaluations", "tensorboard"):
+        for folder in _FOLDERS:
             (path / folder).mkdir(parents=True, exist_ok=True)
     run = Run(path)
     excluded = _exclusions(recipe)
@@ -172,15 +177,24 @@ def _exclusions(recipe: Recipe) -> bytes | None:
 
 def discard_unused(run: Run) -> None:
     """Take back a run directory in which nothing has happened yet; one that holds anything but its recipe stays as it is."""
-    folders = ("checkpoints", "evaluations", "tensorboard")
-    ours = ("recipe.yaml", "exclusions.txt", "origin", *folders)
-    if any(child.name not in ours for child in visible(run.path)) or any(any(visible(run.path / name)) for name in folders):
+    if not _is_unused(run.path):
         return
-    for name in (*ours, ".lock"):
+    for name in (*_AT_FIRST, ".lock"):
         child = run.path / name
         shutil.rmtree(child, ignore_errors=True) if child.is_dir() else child.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # a hidden file of somebody else's keeps the folder
         run.path.rmdir()
+
+
+def is_free(path: Path) -> bool:
+    """Whether a new run may be made at a path: nothing is there, an empty directory, or one of `create_run`, which was killed before it
+    wrote the recipe or is about to."""
+    return not path.exists() or (path.is_dir() and not is_run(path) and _is_unused(path))
+
+
+def _is_unused(path: Path) -> bool:
+    names = {child.name for child in visible(path)}
+    return names <= {*_AT_FIRST} and not any(visible(path / name) for name in _FOLDERS)
 
 
 def visible(folder: Path) -> list[Path]:
@@ -265,9 +279,10 @@ def open_run(path: Path) -> Run:
     raise CheckpointError(f"{path} is not a run directory: it has no recipe.yaml and checkpoints/", "`inceptionctl runs list`")
 
 
-def changed_keys(recipe: Recipe, run: Run) -> list[str]:
-    """What a recipe would compute differently from a run, as `key: run's value -> recipe's value`."""
-    old, new = binding(run.recipe().resolved()), binding(recipe.resolved())
+def changed_keys(recipe: Recipe, run: Run, also: Collection[str] = ()) -> list[str]:
+    """What a recipe would compute differently from a run, as `key: run's value -> recipe's value`; `also`: keys that a resumed training may
+    change, but here must not."""
+    old, new = binding(run.recipe().resolved(), also), binding(recipe.resolved(), also)
     changed = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in differing(old, new)]
     then, now = run.exclusions_file, _exclusions(recipe)
     if now is not None and then.is_file() and then.read_bytes() != now:
@@ -275,16 +290,17 @@ def changed_keys(recipe: Recipe, run: Run) -> list[str]:
     return changed
 
 
-def refuse_another_run(recipe: Recipe, run: Run) -> None:
-    """Raise CheckpointError when a directory cannot be a run of this recipe: it is one of another recipe, or holds something else."""
+def refuse_another_run(recipe: Recipe, run: Run, also: Collection[str] = ()) -> None:
+    """Raise CheckpointError when a directory cannot be a run of this recipe: it is one of another recipe, or holds something else. `also` as
+    in `changed_keys`."""
     if is_run(run.path):
-        changed = changed_keys(recipe, run)
+        changed = changed_keys(recipe, run, also)
         if changed:
             raise CheckpointError(
                 f"{run.path} was started with another recipe:\n  " + "\n  ".join(changed),
                 "name another folder with --output, or give the recipe that it was started with",
             )
-    elif run.path.exists() and (not run.path.is_dir() or visible(run.path)):
+    elif not is_free(run.path):
         raise CheckpointError(f"{run.path} is occupied by something else", "name another folder with --output")
 
 

@@ -129,6 +129,8 @@ def _all_problems(error: ValidationError, source: Source, kind: type[BaseModel])
         blamed = []
         for details in error.errors(include_url=False):
             path, rule = tuple(data_path(details["loc"])), details["type"] in RULES
+            if details["type"] == "missing" and any(path == left[: len(path)] for left in left_out):
+                continue  # it is there, and has its own problem
             if not rule or not rests_on(path, rule_message(details), left_out):
                 problems.append(problem_of(details, source, kind))
             key = blamed_key(path, rule_message(details), rest) if rule else path

@@ -44,7 +44,9 @@ def problem_of(details: ErrorDetails, source: Source, root: type[BaseModel] = Re
         hint = _instead(path, kind, value) or f"choose {details.get('ctx', {}).get('expected', '')}"
         return Problem(where, f"{key}: {value!r} is not a choice", hint)
     shown = "a section" if isinstance(value, dict) else as_yaml(value)
-    return Problem(where, f"{key}: {shown}: {_lower(details['msg'])}", _instead(path, kind, value))
+    return Problem(
+        where, f"{key}: {shown}: {_lower(details['msg']).replace(' after validation', '')}", _instead(path, kind, value)
+    )
 
 
 def as_yaml(value: Any) -> str:

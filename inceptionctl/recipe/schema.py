@@ -6,6 +6,7 @@ Every value has a type and bounds here and nowhere else. `Recipe` is what the re
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -301,10 +302,11 @@ def differing(old: Tree, new: Tree) -> list[str]:
     return [key for key in keys if not (key.endswith("num_classes") and "auto" in (old.get(key), new.get(key)))]
 
 
-def binding(tree: Tree) -> Tree:
-    """The dotted keys of a resolved recipe that must not change when a run is resumed."""
+def binding(tree: Tree, also: Collection[str] = ()) -> Tree:
+    """The dotted keys of a resolved recipe that must not change when a run is resumed, and those that are or begin with one of `also`."""
     return {
         key: value
         for key, value in flatten(tree).items()
-        if key not in FREE_TO_CHANGE and key.split(".")[0] not in FREE_TO_CHANGE
+        if (key not in FREE_TO_CHANGE and key.split(".")[0] not in FREE_TO_CHANGE)
+        or any(key == fixed or key.startswith(f"{fixed}.") for fixed in also)
     }

@@ -17,6 +17,7 @@ the tuned value and the seed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ class TuneSection(Section):
     """The values that are tried."""
     seeds: Seeds = Field(default=[0])
     """`train.seed` of these trainings; the median over them counts."""
+
+    @field_validator("values")
+    @classmethod
+    def _values_can_be_told_apart(cls, values: list[float]) -> list[float]:
+        _check_apart("tune.values", values)
+        return values
 
 
 class StudySection(Section):
@@ -112,12 +119,26 @@ class StudySection(Section):
         """The pairs whose gain is compared with that of their members."""
         return [pair for pair in self.pairs if pair[0] in self.ensembles]
 
+    @property
+    def varied(self) -> list[str]:
+        """The keys that differ between trainings of an arm, besides the seed."""
+        return [*self.grid, *([self.tune.key] if self.tune else [])]
+
     @field_validator("grid")
     @classmethod
-    def _keys_are_of_recipes(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        for key in grid:
+    def _values_can_be_told_apart(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in grid.items():
             _check_key(key)
+            _check_apart(f"grid {key}", values)
         return grid
+
+    @model_validator(mode="after")
+    def _pairs_differ(self) -> Self:
+        for place, pair in enumerate(self.pairs):
+            if pair[0] == pair[1] or pair in self.pairs[:place]:
+                said = "twice" if pair in self.pairs[:place] else "with itself"
+                raise _rule(f"pairs compares {pair[0]} {said}", "remove the pair, or name two arms")
+        return self
 
     @model_validator(mode="after")
     def _seeds_are_apart(self) -> Self:
@@ -154,6 +175,16 @@ def _check_key(key: str) -> None:
         raise _rule(f"{key} is not a key that can be varied", "write it as in `--set`, for example schedule.base_lr")
 
 
+def _check_apart(what: str, values: Sequence[Any]) -> None:
+    """Values with one name would be one folder, and the trainings of one count as those of the other."""
+    names = [in_words(value) for value in values]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise _rule(
+            f"{what} has two values that are both called {twice}", "values need names of their own: folders are called by them"
+        )
+
+
 class _Head(Section):
     """What a study's file says besides sections of trainings."""
 
@@ -164,6 +195,8 @@ class _Head(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
+        if not self.arms:
+            raise _rule("arms is empty", "name the trainings that are compared: `arms: {NAME: {extends: RECIPE}, ...}`")
         ensembles, arms = self.study.ensembles, f"arms are {', '.join(self.arms)}"
         for name, counts in ensembles.items():
             if name in self.arms:
@@ -193,7 +226,7 @@ class Condition:
     @property
     def point(self) -> str:
         """The point of the grid in words: "residual_scale=0.1"; empty without a grid."""
-        return ",".join(f"{key.rpartition('.')[2]}={_in_words(value)}" for key, value in self.at)
+        return ",".join(f"{key.rpartition('.')[2]}={in_words(value)}" for key, value in self.at)
 
     @property
     def name(self) -> str:
@@ -208,12 +241,15 @@ class Condition:
         return examine(merged(deepcopy(self.source), top), Recipe)
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A value of the grid or the tuning as part of a file name, of at most 40 characters per item: of a path the end."""
     if isinstance(value, list | tuple):
-        return "x".join(map(_in_words, value))
+        return "x".join(map(in_words, value))
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return re.sub(r"[^\w.+-]+", "_", str(value))[-40:]
 
 
 @dataclass(frozen=True)

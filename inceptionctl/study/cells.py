@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from inceptionctl.recipe.schema import Recipe
-from inceptionctl.recipe.study_recipe import Condition, Study
+from inceptionctl.recipe.study_recipe import Condition, Study, in_words
 from inceptionctl.run import Run, is_run, refuse_another_run
 from inceptionctl.run_contents import RunContents, read_run
 from inceptionctl.study.measures import final_loss
@@ -45,7 +45,7 @@ class Cell:
     @property
     def name(self) -> str:
         """In words, for messages."""
-        tuned = f", {self.value:g}" if self.run.path.parents[1].name == TUNING and self.value is not None else ""
+        tuned = f", {in_words(self.value)}" if self.run.path.parents[1].name == TUNING and self.value is not None else ""
         return f"{self.condition}{tuned}, seed {self.seed}"
 
     @cached_property
@@ -61,6 +61,12 @@ class Cell:
 
 TUNING = "tuning"
 
+MEASURED = (
+    *("train.epochs", "train.max_steps", "train.stop_when", "health"),
+    *(f"evaluate.{key}" for key in ("every_epochs", "central_fraction", "keep_aspect", "interpolation", "antialias", "subset")),
+)
+"""What a training that is resumed may change, but not one of several that are compared."""
+
 
 def tuning_cells(study: Study, folder: Path) -> list[Cell]:
     """The trainings that choose the tuned key's value for each condition. Raises CheckpointError for a folder that holds another study."""
@@ -68,7 +74,7 @@ def tuning_cells(study: Study, folder: Path) -> list[Cell]:
     if tune is None:
         return []
     return [
-        _cell(study, condition, seed, value, folder / TUNING / condition.name / f"{value:g}_seed-{seed}")
+        _cell(study, condition, seed, value, folder / TUNING / condition.name / f"{in_words(value)}_seed-{seed}")
         for condition in study.conditions
         for value in tune.values
         for seed in tune.seeds
@@ -88,7 +94,7 @@ def reported_cells(study: Study, folder: Path, chosen: dict[str, float]) -> list
 
 def _cell(study: Study, condition: Condition, seed: int, value: float | None, path: Path) -> Cell:
     recipe, run = inherit(study.recipe(condition, seed, value), path), Run(path)
-    refuse_another_run(recipe, run)
+    refuse_another_run(recipe, run, (*MEASURED, *study.section.varied))
     return Cell(condition.name, seed, value, recipe, run)
 
 

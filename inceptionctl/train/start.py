@@ -11,7 +11,7 @@ from inceptionctl.data.imageset import ImageSet
 from inceptionctl.errors import CheckpointError, RecipeError
 from inceptionctl.recipe.load import dump_recipe, recipe_from_dict
 from inceptionctl.recipe.schema import Recipe, differing, flatten
-from inceptionctl.run import Run, changed_keys, create_run, is_run, new_run_path, newest_run_of, visible
+from inceptionctl.run import Run, changed_keys, create_run, is_free, is_run, new_run_path, newest_run_of
 from inceptionctl.storage import write_atomically
 from inceptionctl.train import checkpoint_files as files
 from inceptionctl.train.batch import total_steps
@@ -84,7 +84,7 @@ def _existing(recipe: Recipe, output: Path | None) -> Run | None:
 
 def _new_run(recipe: Recipe, output: Path | None) -> Run:
     path = output or new_run_path(recipe, RUNS)
-    if path.exists() and (not path.is_dir() or visible(path)):
+    if not is_free(path):
         what = "a run" if is_run(path) else "something else"
         raise CheckpointError(
             f"output directory {path} is occupied by {what}",

@@ -1,5 +1,6 @@
 """Recipes of studies: arms, points of a grid and seeds, and every problem at once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ def test_arms_at_each_point_of_the_grid(file: str) -> None:
         ("study.tune.key=train.epochs", "tune.key train.epochs is in grid too", ""),
         ("study.tune.key=train.seed", "train.seed is not a key that can be varied", ""),
         ("study.pairs=[[plain, without]]", "study.pairs names without, which is no arm", "arms are plain, with"),
+        ("study.pairs=[[plain, plain]]", "pairs compares plain with itself", "name two arms"),
+        ("study.pairs=[[plain, with], [plain, with]]", "pairs compares plain twice", "remove the pair"),
+        ("study.grid={model.residual_scale: [1.0, 1]}", "has two values that are both called 1", "names of their own"),
+        ("study.grid={model.init_from: [a/b, a|b]}", "has two values that are both called a_b", "names of their own"),
+        ("study.tune.values=[0.01, 0.01]", "tune.values has two values that are both called 0.01", "names of their own"),
         ("study.ensembles={e: {plain: 1}}", "ensembles.e has one network", "at least two"),
         ("study.ensembles={e: {plain: 3}}", "takes 3 networks of plain, but seeds has 2", "3 seeds for one draw, 9 for three"),
         ("study.ensembles={e: {none: 2}}", "study.ensembles.e names none, which is no arm", "arms are plain, with"),
@@ -67,6 +73,23 @@ def test_problems_name_key_and_place(file: str, setting: str, words: str, hint: 
         load_study(file, [setting])
     (problem,) = caught.value.problems
     assert words in problem.message and problem.where == f"--set {setting}" and hint in (problem.hint or "")
+
+
+def test_names_of_points_are_names_of_folders(file: str) -> None:
+    values = [None, "runs/pre trained/checkpoints/best", f"/scratch/{'x' * 300}/last"]
+    study = load_study(file, [f"study.grid={{model.init_from: {json.dumps(values)}, train.epochs: [0.1, 0.10000001]}}"])
+    names = [one.name for one in study.conditions]
+    assert names[1] == "plain,residual_scale=null,epochs=0.1,init_from=runs_pre_trained_checkpoints_best"
+    assert "epochs=0.10000001," in names[3] and len(set(names)) == 24
+    assert all("/" not in name and len(name) < 100 for name in names)
+
+
+def test_a_study_without_arms_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("study: {}\narms: {}\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_study(str(path))
+    assert [problem.message for problem in caught.value.problems] == ["arms is empty"]
 
 
 def test_a_value_of_the_grid_that_does_not_fit_is_told_with_its_line(tmp_path: Path) -> None:

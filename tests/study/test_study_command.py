@@ -73,6 +73,8 @@ def test_a_study_is_tuned_trained_and_reported(words: tuple[str, ...]) -> None:
     assert {**json.loads(again.stdout), "made": ""} == {**result, "made": ""}
     # Another recipe in the same folder would mix two studies.
     refused(inceptionctl(*words, *sets("model.width=0.25")), 5, "was started with another recipe", "model.width")
+    # So would trainings of another length, which `train` would resume.
+    refused(inceptionctl(*words, *sets("train.max_steps=4")), 5, "was started with another recipe", "train.max_steps: 3 -> 4")
 
 
 @pytest.mark.slow

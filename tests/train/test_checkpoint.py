@@ -328,6 +328,12 @@ class TestStart:
             decide_start(self.recipe(), Path("mine"), "auto")
         assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
 
+    @pytest.mark.parametrize("resume", ["auto", "never"])
+    def test_a_run_that_was_killed_while_it_was_made_is_made_again(self, resume: str) -> None:
+        Path("mine/checkpoints").mkdir(parents=True)
+        Path("mine/exclusions.txt").touch()
+        assert decide_start(self.recipe(), Path("mine"), resume).run.recipe() == self.recipe()
+
     def test_another_recipe_is_refused_with_the_difference(self) -> None:
         run = self.begun()
         with pytest.raises(CheckpointError, match=r"train.seed: 0 -> 7"):
