@@ -15,7 +15,7 @@ from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.study.ensembles import EnsemblesResult, Estimate
-    from inceptionctl.study.measures import Summary
+    from inceptionctl.study.measures import PairedDifference, Summary
     from inceptionctl.study.result import ConditionResult, StudyResult
 
 
@@ -90,18 +90,19 @@ def _print(result: StudyResult) -> None:
                 _spread(one["summaries"][key], digits)
                 for key, digits in (("final_error", 2), ("final_loss", 3), ("mean_loss", 3))
             ),
-            *(_spread(one["steps_to"][limit], 0) for limit in limits),
+            *(_steps_to(one["steps_to"][limit], len(one["trainings"])) for limit in limits),
         )
         for one in result["conditions"]
     ]
     console.print_table("Medians over the seeds (lowest to highest)", columns, rows, right=columns[1:], whole=("arm",))
     for one in result["differences"]:
         if one["measure"] in ("final_error", "mean_loss") and one["mean"] is not None:
-            within = "" if one["interval"] is None else f", 95% between {one['interval'][0]:.3f} and {one['interval'][1]:.3f}"
             what = one["measure"].replace("_", " ")
-            console.out.print(f"{one['other']} less {one['baseline']}, {what}: {one['mean']:.3f}{within}, n = {one['n']}")
+            console.out.print(f"{one['other']} less {one['baseline']}, {what}: {one['mean']:.3f} ({_over_seeds(one)})")
     if result["ensembles"]:
         _print_ensembles(result["ensembles"])
+    for problem in result["problems"]:
+        console.warn(problem)
     if result["unfinished"]:
         console.warn(f"{counted(result['unfinished'], 'training')} not done yet", "rerun the same command to resume")
 
@@ -114,10 +115,22 @@ def _dead(one: ConditionResult) -> str:
 
 
 def _spread(one: Summary, digits: int) -> str:
-    if one["median"] is None:
-        return "-" if not one["n"] else f"- ({one['n']} reached it)"
     ends = f" ({one['low']:.{digits}f} to {one['high']:.{digits}f})" if one["n"] > 1 else ""
-    return f"{one['median']:.{digits}f}{ends}"
+    return ("-" if one["median"] is None else f"{one['median']:.{digits}f}") + ends
+
+
+def _steps_to(one: Summary, trained: int) -> str:
+    return _spread(one, 0) + (f", {one['n']} of {trained}" if one["n"] < trained else "")
+
+
+def _over_seeds(one: PairedDifference) -> str:
+    """How far the seeds agree, and which they are."""
+    within = f"{one['low']:.3f} to {one['high']:.3f} " if one["n"] > 1 else ""
+    if one["interval"]:
+        within = f"95% between {one['interval'][0]:.3f} and {one['interval'][1]:.3f} "
+    if one["n"] == one["trained"]:
+        return f"{within}over {counted(one['n'], 'seed')}"
+    return f"{within}over {one['n']} of {counted(one['trained'], 'seed')}: those with both trainings to the end"
 
 
 def _print_ensembles(found: EnsemblesResult) -> None:

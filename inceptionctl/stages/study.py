@@ -179,7 +179,7 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     _train_all(reported_cells(loaded, folder, chosen), "training", request, trainings)
     cells = reported_cells(loaded, folder, chosen)
     ensembles = study_evaluations.ensembles(loaded, cells, request)
-    result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen, ensembles)
+    result = result_of(Path(request.recipe).stem, loaded, cells, tuning, chosen, ensembles)
     return Studied(result, write_page(result, loaded, cells, folder))
 
 

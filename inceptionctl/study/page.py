@@ -11,7 +11,7 @@ from inceptionctl.report.pictures import ReportPicture, seed_curves
 from inceptionctl.report.templates import page_templates
 from inceptionctl.storage import write_atomically
 from inceptionctl.study.cells import Cell
-from inceptionctl.study.measures import ERRORS, MEASURES
+from inceptionctl.study.measures import ERRORS, MEASURES, SEEDS_FOR_INTERVAL
 from inceptionctl.study.paper_figures import paper_figures
 from inceptionctl.study.result import StudyResult
 
@@ -44,4 +44,6 @@ def _training_curves(study: Study, cells: Sequence[Cell]) -> Iterator[ReportPict
 
 def _render(result: StudyResult, pictures: Sequence[ReportPicture]) -> str:
     templates = page_templates("inceptionctl.study", unknown="-")
-    return templates.get_template("page.html.j2").render(result=result, pictures=pictures, measures=MEASURES, errors=ERRORS)
+    return templates.get_template("page.html.j2").render(
+        result=result, pictures=pictures, measures=MEASURES, errors=ERRORS, seeds_for_interval=SEEDS_FOR_INTERVAL
+    )

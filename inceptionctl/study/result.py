@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from inceptionctl import __version__
 from inceptionctl.recipe.study_recipe import Study
-from inceptionctl.study.cells import Cell
+from inceptionctl.run import is_run
+from inceptionctl.study.cells import Cell, tuning_losses
 from inceptionctl.study.measures import (
     MEASURES,
     Measured,
     PairedDifference,
     Summary,
+    final_loss,
     measure,
     paired,
     summary,
@@ -41,7 +43,7 @@ class ConditionResult(TypedDict):
     summaries: dict[str, Summary]
     """By measure, over the finished trainings; mean training loss and share of zeros over those that died or diverged too."""
     error_interval: list[float] | None
-    """95% of the final error over the validation images, of the training with the median error (the lower of two)."""
+    """95% of the final error over the validation images, of the training with the median error; None where two are in the middle."""
     steps_to: dict[str, Summary]
     """By top-1 error in percent, over all that have ended; the median is null where half of them never reached it."""
 
@@ -52,7 +54,7 @@ class Tuned(TypedDict):
     condition: str
     value: float
     final_losses: list[float | None]
-    """Of each seed; null where it diverged or died."""
+    """Of each seed; null where it diverged or died, or where its metrics are lost (see `problems`)."""
 
 
 class StudyResult(TypedDict):
@@ -70,6 +72,8 @@ class StudyResult(TypedDict):
     """None for a study without ensembles."""
     unfinished: int
     """Trainings that have not ended."""
+    problems: list[str]
+    """What could not be read of the trainings, those of the tuning too, with the run directory."""
 
 
 OF_THE_DEAD_TOO = ("mean_loss", "zero_share")
@@ -79,11 +83,14 @@ def result_of(
     name: str,
     study: Study,
     cells: Sequence[Cell],
-    losses: dict[str, dict[float, list[float | None]]],
+    tuning: Sequence[Cell],
     chosen: dict[str, float],
     ensembles: EnsemblesResult | None,
 ) -> StudyResult:
-    """Measure the trainings that have ended. A finished one counts in all measures, one that died where it has them."""
+    """Measure the trainings that have ended. A finished one counts in all measures, one that died in OF_THE_DEAD_TOO and the steps to an error.
+
+    `cells` are the trainings that are reported, `tuning` those that chose the value of the tuned key.
+    """
     conditions = [
         _condition(
             one.name, one.arm, one.point, chosen.get(one.name), [cell for cell in cells if cell.condition == one.name], study
@@ -98,14 +105,22 @@ def result_of(
         "tuned_key": study.section.tune.key if study.section.tune else None,
         "tuning": [
             {"condition": condition, "value": value, "final_losses": seeds}
-            for condition, values in losses.items()
+            for condition, values in tuning_losses([cell for cell in tuning if cell.is_done]).items()
             for value, seeds in values.items()
         ],
         "conditions": conditions,
         "differences": _differences(study, conditions),
         "ensembles": ensembles,
         "unfinished": sum(condition["unfinished"] for condition in conditions),
+        "problems": [*_problems(tuning, "; the tuning counts it as died"), *_problems(cells, "")],
     }
+
+
+def _problems(cells: Sequence[Cell], so: str) -> Iterator[str]:
+    for found in (cell.contents for cell in cells if is_run(cell.run.path)):
+        yield from (f"{found.run.path}: {problem}" for problem in found.problems)
+        if found.state == "finished" and final_loss(found.train_rows) is None:
+            yield f"{found.run.path}: the training has finished, but metrics.jsonl has no training loss{so}"
 
 
 def _condition(name: str, arm: str, point: str, tuned: float | None, cells: Sequence[Cell], study: Study) -> ConditionResult:
@@ -132,8 +147,8 @@ def _condition(name: str, arm: str, point: str, tuned: float | None, cells: Sequ
 
 
 def _median_training(lived: Sequence[Measured]) -> list[float] | None:
-    judged = sorted((one["final_error"], one["final_error_interval"]) for one in lived if one["final_error"] is not None)
-    return judged[(len(judged) - 1) // 2][1] if judged else None
+    judged = sorted((one for one in lived if one["final_error"] is not None), key=lambda one: one["final_error"] or 0.0)
+    return judged[len(judged) // 2]["final_error_interval"] if len(judged) % 2 else None
 
 
 def _differences(study: Study, conditions: Sequence[ConditionResult]) -> list[PairedDifference]:
@@ -149,5 +164,5 @@ def _differences(study: Study, conditions: Sequence[ConditionResult]) -> list[Pa
 
 
 def _by_seed(condition: ConditionResult, key: str) -> dict[int, float | None]:
-    counted = [one for one in condition["trainings"] if one["ended"] == "finished" or key in OF_THE_DEAD_TOO]
-    return {one["seed"]: one[key] for one in counted}  # type: ignore[literal-required]
+    # The mean loss of a training that died is that of its first steps: a difference would measure when it died.
+    return {one["seed"]: one[key] if one["ended"] == "finished" else None for one in condition["trainings"]}  # type: ignore[literal-required]

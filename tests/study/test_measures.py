@@ -20,6 +20,7 @@ def test_losses() -> None:
     assert final_loss(found) == 0.75  # steps above 90
     assert mean_loss(found) == pytest.approx((10 * 4 + 40 * 2 + 45 * 1 + 5 * 0.5) / 100)
     assert final_loss([]) is None and mean_loss(rows((1, float("nan")), (2, None))) is None
+    assert final_loss(rows((0, 4.0))) is None and mean_loss(rows((0, 4.0))) is None
 
 
 @pytest.mark.parametrize(("zeros", "ended"), [(0.9995, "died"), (0.5, "diverged")])
@@ -38,6 +39,10 @@ def test_the_interval_of_an_error_is_that_of_its_images(tmp_path: Path) -> None:
     rows = [{"step": step, "top1_error": error, "num_images": 400, "subset": "all"} for step, error in ((1, 50.0), (2, 20.0))]
     low, high = measure(RunContents(Run(tmp_path), evaluate_rows=rows), seed=1, errors=[])["final_error_interval"] or (0, 0)
     assert low == pytest.approx(20.0 - 3.92, abs=0.3) and high == pytest.approx(20.0 + 3.92, abs=0.3)  # 1.96 standard errors
+    for images in ({}, {"num_images": None}, {"num_images": 0}):
+        unknown = [{"step": 1, "top1_error": 50.0, **images}]
+        measured = measure(RunContents(Run(tmp_path), evaluate_rows=unknown), seed=1, errors=[])
+        assert (measured["final_error"], measured["final_error_interval"]) == (50.0, None)
 
 
 def test_summaries() -> None:
@@ -50,11 +55,16 @@ def test_summaries() -> None:
 
 def test_differences_are_of_equal_seeds() -> None:
     found = paired({1: 5.0, 2: 6.0, 3: None, 4: 1.0}, {1: 3.0, 2: 5.0, 3: 1.0}, ("a", "b"), "final_error")
-    assert (found["n"], found["mean"]) == (2, -1.5)
-    assert found["interval"] == (-2.0, -1.0)  # of two values a resample's mean is -2, -1.5 or -1
-    assert paired({1: 5.0}, {1: 3.0}, ("a", "b"), "x")["interval"] is None
+    assert (found["n"], found["trained"], found["mean"], found["low"], found["high"]) == (2, 3, -1.5, -2.0, -1.0)
     assert paired({}, {1: 3.0}, ("a", "b"), "x")["mean"] is None
-    large = paired(dict.fromkeys(range(400), 0.0), {seed: float(seed % 2) for seed in range(400)}, ("a", "b"), "x")
+
+
+def test_few_seeds_have_no_interval() -> None:
+    zeros = dict.fromkeys(range(400), 0.0)
+    assert paired(zeros, {seed: float(seed) for seed in range(5)}, ("a", "b"), "x")["interval"] is None
+    low, high = paired(zeros, {seed: float(seed) for seed in range(6)}, ("a", "b"), "x")["interval"] or (0, 0)
+    assert 0.0 < low < 2.5 < high < 5.0
+    large = paired(zeros, {seed: float(seed % 2) for seed in range(400)}, ("a", "b"), "x")
     assert large["interval"] == pytest.approx((0.5 - 0.049, 0.5 + 0.049), abs=0.004)  # 1.96 standard errors of 0.025
 
 

@@ -18,6 +18,8 @@ from inceptionctl.recipe import load_study
 from inceptionctl.run_contents import RunContents
 from inceptionctl.study.cells import Cell, reported_cells
 from inceptionctl.study.ensembles import Evaluation, check_ensembles, ensembles_of, errors_of, misclassified
+from inceptionctl.study.page import write_page
+from inceptionctl.study.result import result_of
 from tests.commands import TINY, inceptionctl, refused, sets
 from tests.data.conftest import two_classes
 
@@ -103,6 +105,14 @@ def test_errors_gains_and_differences(recipe: str, tmp_path: Path) -> None:
     assert told == [-6.25, 12.5, 18.75] and difference["measure"] == "top1_error"  # two classes have no top-5 error
     low, high = difference["ensembles_less_members"]["interval"]
     assert low < 18.75 < high
+
+
+def test_networks_stand_in_the_order_of_their_errors(recipe: str, tmp_path: Path) -> None:
+    study = load_study(recipe, ["study.ensembles={mixed: {b: 1, a: 2}}", "study.pairs=[]"])
+    cells = reported_cells(study, tmp_path / "runs", {})
+    result = result_of("s", study, cells, [], {}, ensembles_of(study, evaluated(cells, tmp_path)))
+    page = write_page(result, study, cells, tmp_path).read_text(encoding="utf-8")
+    assert '<td>b 1; a 1, 2</td><td class="n">25.00, 50.00, 25.00</td>' in page
 
 
 def test_evaluations_of_other_images_are_refused(recipe: str, tmp_path: Path) -> None:
