@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,7 +155,7 @@ def _row(cell: Cell, purpose: str, *, known: bool) -> console.JsonObject:
 
 def _study(loaded: Study, request: StudyRequest) -> Studied:
     from inceptionctl.storage import disk_errors
-    from inceptionctl.study.cells import choose, reported_cells, tuning_cells, tuning_losses
+    from inceptionctl.study.cells import choose, tuning_cells, tuning_losses
     from inceptionctl.study.page import write_page
     from inceptionctl.study.result import result_of
 
@@ -166,21 +166,48 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     trainings = _trainings(loaded, request)
     _train_all(tuning_cells(loaded, folder), "tuning", request, trainings)
     tuning = tuning_cells(loaded, folder)
+    left = [cell for cell in tuning if not cell.is_done]
     losses = tuning_losses([cell for cell in tuning if cell.is_done])
-    chosen = choose(losses) if all(cell.is_done for cell in tuning) else {}
-    if tuning and not chosen:
-        left, command = sum(not cell.is_done for cell in tuning), shlex.join(["inceptionctl", *request.words])
-        not_done = f"{counted(left, 'training')} of the tuning {'is' if left == 1 else 'are'} not done"
-        if trainings and trainings.out_of_budget:
-            raise ResumeLater(
-                f"the budget ended before the tuning: {not_done}, and there is nothing to report", f"rerun: {command}"
-            )
-        raise ResumeLater(not_done, f"rerun once the other commands have ended: {command}")
-    _train_all(reported_cells(loaded, folder, chosen), "training", request, trainings)
-    cells = reported_cells(loaded, folder, chosen)
+    untuned = dict.fromkeys(cell.condition for cell in left)
+    chosen = choose({condition: values for condition, values in losses.items() if condition not in untuned})
+    cells = _reported(loaded, folder, chosen, untuned)
+    if left:
+        not_done = f"{counted(len(left), 'training')} of the tuning {'is' if len(left) == 1 else 'are'} not done"
+        if trainings or not any(cell.run.path.exists() for cell in cells):
+            raise _tune_first(not_done, request, trainings)
+        console.warn(f"{not_done}, so {'; '.join(untuned)} cannot be reported yet", f"rerun: {_training_command(request)}")
+    _train_all(cells, "training", request, trainings)
+    cells = _reported(loaded, folder, chosen, untuned)
     ensembles = study_evaluations.ensembles(loaded, cells, request)
     result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen, ensembles)
     return Studied(result, write_page(result, loaded, cells, folder))
+
+
+def _reported(loaded: Study, folder: Path, chosen: dict[str, float], untuned: Collection[str]) -> list[Cell]:
+    """The trainings that are reported; none is trained of a condition without a chosen value."""
+    from inceptionctl.study.cells import reported_cells
+
+    tuned, waiting = (
+        replace(loaded, conditions=[one for one in loaded.conditions if (one.name in untuned) is wanted])
+        for wanted in (False, True)
+    )
+    # The runs may hold trainings with a value that was chosen among fewer; those do not count, so they are not looked for there.
+    return [*reported_cells(tuned, folder, chosen), *reported_cells(waiting, folder / "untuned", {})]
+
+
+def _tune_first(not_done: str, request: StudyRequest, trainings: Trainings | None) -> ResumeLater:
+    """The error of a study of which nothing can be trained or reported before its tuning is done."""
+    again = _training_command(request)
+    if trainings is None:
+        return ResumeLater(f"{not_done}, and there is nothing to report", f"train first: {again}")
+    if trainings.out_of_budget:
+        return ResumeLater(f"the budget ended before the tuning: {not_done}, and there is nothing to report", f"rerun: {again}")
+    return ResumeLater(not_done, f"rerun once the other commands have ended: {again}")
+
+
+def _training_command(request: StudyRequest) -> str:
+    """The command of a request, without --report-only."""
+    return shlex.join(["inceptionctl", *replace(request, report_only=False).words])
 
 
 def _trainings(loaded: Study, request: StudyRequest) -> Trainings | None:
@@ -189,7 +216,7 @@ def _trainings(loaded: Study, request: StudyRequest) -> Trainings | None:
 
     if request.report_only:
         return None
-    again = shlex.join(["inceptionctl", *request.words])
+    again = _training_command(request)
     return Trainings(shares(request.jobs, **request.ranks), request.ranks, again, loaded.section.budget_hours)
 
 

@@ -1,0 +1,95 @@
+"""What `inceptionctl study` says of trainings that are there: run directories made by hand, which nobody trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inceptionctl.recipe import dump_recipe, load_study
+from inceptionctl.run import Run
+from inceptionctl.study.cells import Cell, reported_cells, tuning_cells
+from inceptionctl.train.checkpoint_files import FILES, seal, step_folder
+from tests.commands import TINY, inceptionctl, sets
+
+RECIPE = """\
+study:
+  seeds: [1, 2]
+  tune: {values: [0.1, 0.2, 0.4]}
+  pairs: [[a, b]]
+model: {name: inception_resnet_v1, num_classes: 2}
+train: {max_steps: 3}
+arms: {a: {}, b: {model: {shortcut: false}}}
+"""
+BEGAN = 1.75e9
+LOSSES = {0.1: 3.0, 0.2: 1.0, 0.4: 2.0}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "s.yaml").write_text(RECIPE)
+    return tmp_path / "s.yaml"
+
+
+def tuning(file: Path) -> list[Cell]:
+    return tuning_cells(load_study(str(file), TINY), file.parent / "out")
+
+
+def reported(file: Path, value: float | None = 0.2, settings: tuple[str, ...] = ()) -> list[Cell]:
+    study = load_study(str(file), [*TINY, *settings])
+    return reported_cells(study, file.parent / "out", {} if value is None else {one.name: value for one in study.conditions})
+
+
+def words(file: Path, *settings: str) -> tuple[str, ...]:
+    return ("study", str(file), *sets(*TINY, *settings), "--cpu-ranks", "1", "--output", str(file.parent / "out"))
+
+
+def finished(cell: Cell, loss: float = 1.0, seconds: float = 60.0) -> None:
+    """A training of three steps, as far as anybody looks who does not want its weights."""
+    begun(cell.run, cell)
+    checkpoint = step_folder(cell.run.checkpoints, 3)
+    checkpoint.mkdir()
+    for name in FILES:
+        (checkpoint / name).write_text(name)
+    progress = {"recipe": cell.recipe.resolved(), "step": 3, "total_steps": 3}
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+    seal(checkpoint)
+    (cell.run.checkpoints / "latest").write_text(checkpoint.name)
+    rows = [{"kind": "train", "step": step, "epoch": step, "loss": loss, "time": BEGAN + seconds} for step in (1, 2, 3)]
+    cell.run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def diverged(cell: Cell) -> None:
+    begun(cell.run, cell, ended={"exit_code": 6})
+
+
+def begun(run: Run, cell: Cell, **start: object) -> None:
+    run.checkpoints.mkdir(parents=True)
+    run.recipe_file.write_text(dump_recipe(cell.recipe))
+    started = "2025-06-15T15:06:40+00:00"  # BEGAN
+    run.environment_file.write_text(json.dumps([{"started": started, **start}]))
+
+
+def result_of(file: Path) -> dict[str, object]:
+    return dict(json.loads((file.parent / "out/study.json").read_text()))
+
+
+def test_a_report_needs_a_finished_tuning_of_what_it_reports(file: Path) -> None:
+    for cell in tuning(file):
+        if cell.condition == "a" or cell.value != 0.4:
+            finished(cell, LOSSES[cell.value or 0.0])
+    command = words(file)
+    nothing = inceptionctl(*command, "--report-only")
+    assert nothing.returncode == 75, nothing.stderr
+    assert "1 training of the tuning is not done, and there is nothing to report\ntrain first: inceptionctl" in nothing.stderr
+    assert "--report-only" not in nothing.stderr and not (file.parent / "out/index.html").exists()
+    # Both were trained with the best of the first two values.
+    for cell in reported(file):
+        finished(cell)
+    made = inceptionctl(*command, "--report-only")
+    assert made.returncode == 0, made.stderr
+    assert "1 training of the tuning is not done, so b cannot be reported yet" in made.stderr
+    assert "--report-only" not in made.stderr and "2 trainings not done yet" in made.stderr
+    told = [(one["name"], one["tuned"], len(one["trainings"]), one["unfinished"]) for one in result_of(file)["conditions"]]  # type: ignore[attr-defined]
+    assert told == [("a", 0.2, 2, 0), ("b", None, 0, 2)]
