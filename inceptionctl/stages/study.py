@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
-from inceptionctl.errors import EnvironmentFault, RecipeError, ResumeLater
+from inceptionctl.errors import EnvironmentFault, InceptionctlError, RecipeError, ResumeLater
 from inceptionctl.stages import study_evaluations
 from inceptionctl.stages.checks import check_batch, check_inputs, check_recipe, ranks_of_each
 from inceptionctl.stages.commands import command_words
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.study_recipe import Study
     from inceptionctl.stages.trainings import Trainings
     from inceptionctl.study.cells import Cell
+    from inceptionctl.study.ensembles import EnsemblesResult
     from inceptionctl.study.result import StudyResult
 
 
@@ -178,9 +179,22 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
         console.warn(f"{not_done}, so {'; '.join(untuned)} cannot be reported yet", f"rerun: {_training_command(request)}")
     _train_all(cells, "training", request, trainings)
     cells = _reported(loaded, folder, chosen, untuned)
-    ensembles = study_evaluations.ensembles(loaded, cells, request)
-    result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen, ensembles)
-    return Studied(result, write_page(result, loaded, cells, folder))
+
+    def report(ensembles: EnsemblesResult | None) -> Studied:
+        result = result_of(Path(request.recipe).stem, loaded, cells, losses, chosen, ensembles)
+        return Studied(result, write_page(result, loaded, cells, folder))
+
+    try:
+        ensembles = study_evaluations.ensembles(loaded, cells)
+    except InceptionctlError:
+        report(None)
+        raise
+    not_evaluated = study_evaluations.missing(loaded, cells)
+    if trainings and not_evaluated:
+        report(ensembles)  # an evaluation may fail, and is no reason to say nothing of the trainings
+        study_evaluations.evaluate(loaded, not_evaluated, request)
+        ensembles = study_evaluations.ensembles(loaded, cells)
+    return report(ensembles)
 
 
 def _reported(loaded: Study, folder: Path, chosen: dict[str, float], untuned: Collection[str]) -> list[Cell]:

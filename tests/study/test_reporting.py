@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from inceptionctl.recipe import dump_recipe, load_study
-from inceptionctl.run import Run
 from inceptionctl.study.cells import Cell, reported_cells, tuning_cells
 from inceptionctl.train.checkpoint_files import FILES, seal, step_folder
-from tests.commands import TINY, inceptionctl, sets
+from tests.commands import TINY, inceptionctl, refused, sets
+from tests.study.test_study_ensembles import ANSWERS, saved
 
 RECIPE = """\
 study:
@@ -47,7 +47,7 @@ def words(file: Path, *settings: str) -> tuple[str, ...]:
 
 def finished(cell: Cell, loss: float = 1.0, seconds: float = 60.0) -> None:
     """A training of three steps, as far as anybody looks who does not want its weights."""
-    begun(cell.run, cell)
+    begun(cell)
     checkpoint = step_folder(cell.run.checkpoints, 3)
     checkpoint.mkdir()
     for name in FILES:
@@ -61,10 +61,11 @@ def finished(cell: Cell, loss: float = 1.0, seconds: float = 60.0) -> None:
 
 
 def diverged(cell: Cell) -> None:
-    begun(cell.run, cell, ended={"exit_code": 6})
+    begun(cell, ended={"exit_code": 6})
 
 
-def begun(run: Run, cell: Cell, **start: object) -> None:
+def begun(cell: Cell, **start: object) -> None:
+    run = cell.run
     run.checkpoints.mkdir(parents=True)
     run.recipe_file.write_text(dump_recipe(cell.recipe))
     started = "2025-06-15T15:06:40+00:00"  # BEGAN
@@ -93,3 +94,33 @@ def test_a_report_needs_a_finished_tuning_of_what_it_reports(file: Path) -> None
     assert "--report-only" not in made.stderr and "2 trainings not done yet" in made.stderr
     told = [(one["name"], one["tuned"], len(one["trainings"]), one["unfinished"]) for one in result_of(file)["conditions"]]  # type: ignore[attr-defined]
     assert told == [("a", 0.2, 2, 0), ("b", None, 0, 2)]
+
+
+ENSEMBLES = ("study.tune=null", "study.ensembles={both: {a: 1, b: 1}}", "study.seeds=[1]")
+
+
+def evaluated(cell: Cell, images: tuple[str, ...]) -> None:
+    cell.run.evaluations.mkdir(exist_ok=True)
+    file = saved(cell.run.evaluations / "step-00000003_ema_single.parquet", ANSWERS["a", 1], images)
+    told = {"data_root": str(cell.recipe.data.root_path), "subset": "all", "scales": None}
+    file.with_suffix(".json").write_text(json.dumps(told))
+
+
+def test_trainings_are_reported_also_where_their_evaluation_fails(file: Path) -> None:
+    cells = reported(file, None, ENSEMBLES)
+    for cell in cells:
+        finished(cell)
+    made = inceptionctl(*words(file, *ENSEMBLES, "data.root=nowhere"))
+    assert made.returncode == 3, made.stderr  # the files are no weights, and there are no images
+    assert "`evaluate` of a, seed 1 ended with exit code 3" in made.stderr
+    result = result_of(file)
+    assert [len(one["trainings"]) for one in result["conditions"]] == [1, 1]  # type: ignore[attr-defined]
+    assert result["ensembles"]["ensembles"][0]["unfinished"] == 1  # type: ignore[index]
+    page = file.parent / "out/index.html"
+    assert "1 not evaluated yet" in page.read_text()
+    # Evaluations of different images have no mean.
+    page.unlink()
+    for cell, images in zip(cells, ("0123", "012x"), strict=True):
+        evaluated(cell, tuple(images))
+    refused(inceptionctl(*words(file, *ENSEMBLES)), 3, "b, seed 1 are of different images")
+    assert result_of(file)["ensembles"] is None and page.exists()
