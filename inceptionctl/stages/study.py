@@ -192,7 +192,7 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     not_evaluated = study_evaluations.missing(loaded, cells)
     if trainings and not_evaluated:
         report(ensembles)  # an evaluation may fail, and is no reason to say nothing of the trainings
-        study_evaluations.evaluate(loaded, not_evaluated, request)
+        study_evaluations.evaluate(loaded, not_evaluated, request, trainings)
         ensembles = study_evaluations.ensembles(loaded, cells)
     return report(ensembles)
 
@@ -236,6 +236,8 @@ def _trainings(loaded: Study, request: StudyRequest) -> Trainings | None:
 
 def _train_all(cells: Sequence[Cell], what: str, request: StudyRequest, trainings: Trainings | None) -> None:
     missing = [cell for cell in cells if not cell.is_done]
+    if trainings:
+        trainings.learn(cells)
     if missing and trainings:
         _check(missing, request)
         trainings.run(cells, what)

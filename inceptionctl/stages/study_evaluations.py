@@ -11,6 +11,7 @@ from inceptionctl.stages.commands import command_words, run_step
 if TYPE_CHECKING:
     from inceptionctl.recipe.study_recipe import Study
     from inceptionctl.stages.study import StudyRequest
+    from inceptionctl.stages.trainings import Trainings
     from inceptionctl.study.cells import Cell
     from inceptionctl.study.ensembles import EnsemblesResult
 
@@ -64,9 +65,12 @@ def missing(loaded: Study, cells: Sequence[Cell]) -> list[tuple[str, Cell]]:
     ]
 
 
-def evaluate(loaded: Study, left: Sequence[tuple[str, Cell]], request: StudyRequest) -> None:
-    """Evaluate those that are `missing`. Raises ResumeLater after a signal, RanksEndedError when an evaluation failed."""
-    for what, cell in left:
+def evaluate(loaded: Study, left: Sequence[tuple[str, Cell]], request: StudyRequest, trainings: Trainings) -> None:
+    """Evaluate those that are `missing`, as long as the budget of `trainings` lasts. Raises ResumeLater after a signal, RanksEndedError
+    when an evaluation failed."""
+    for number, (what, cell) in enumerate(left):
+        if trainings.ends_before_evaluations(len(left) - number):
+            return
         _evaluate_unless_done(cell, what, loaded, request)
 
 

@@ -11,6 +11,7 @@ from inceptionctl.recipe import dump_recipe, load_study
 from inceptionctl.study.cells import Cell, reported_cells, tuning_cells
 from inceptionctl.train.checkpoint_files import FILES, seal, step_folder
 from tests.commands import TINY, inceptionctl, refused, sets
+from tests.data.conftest import two_classes
 from tests.study.test_study_ensembles import ANSWERS, saved
 
 RECIPE = """\
@@ -124,3 +125,22 @@ def test_trainings_are_reported_also_where_their_evaluation_fails(file: Path) ->
         evaluated(cell, tuple(images))
     refused(inceptionctl(*words(file, *ENSEMBLES)), 3, "b, seed 1 are of different images")
     assert result_of(file)["ensembles"] is None and page.exists()
+
+
+def test_a_budget_knows_how_long_the_tuning_took(file: Path) -> None:
+    for cell in tuning(file):
+        finished(cell, LOSSES[cell.value or 0.0], seconds=3600.0)
+    images = two_classes(file.parent / "images")
+    made = inceptionctl(*words(file, "study.budget_hours=0.5", f"data.root={images}"))
+    assert made.returncode == 0, made.stderr
+    assert "and the next training takes about 1:00:00, so none is started" in made.stderr
+    assert "4 trainings not done yet" in made.stderr and (file.parent / "out/index.html").exists()
+
+
+def test_a_budget_holds_for_evaluations(file: Path) -> None:
+    for cell in reported(file, None, ENSEMBLES):
+        finished(cell)
+    made = inceptionctl(*words(file, *ENSEMBLES, "study.budget_hours=1e-9"))
+    assert made.returncode == 0, made.stderr
+    assert "study.budget_hours is 1e-09, and none of it is left: 2 evaluations not begun" in made.stderr
+    assert "evaluation 1 of" not in made.stderr and "1 not evaluated yet" in (file.parent / "out/index.html").read_text()
