@@ -177,6 +177,7 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
         if trainings or not any(cell.run.path.exists() for cell in cells):
             raise _tune_first(not_done, request, trainings)
         console.warn(f"{not_done}, so {'; '.join(untuned)} cannot be reported yet", f"rerun: {_training_command(request)}")
+    warn_of_tuning(loaded, losses, chosen)
     _train_all(cells, "training", request, trainings)
     cells = _reported(loaded, folder, chosen, untuned)
 
@@ -195,6 +196,15 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
         study_evaluations.evaluate(loaded, not_evaluated, request, trainings)
         ensembles = study_evaluations.ensembles(loaded, cells)
     return report(ensembles)
+
+
+def warn_of_tuning(loaded: Study, losses: dict[str, dict[float, list[float | None]]], chosen: dict[str, float]) -> None:
+    """Say why chosen values may not be the best."""
+    from inceptionctl.study.cells import doubts
+
+    if loaded.section.tune:
+        for doubt, hint in doubts(loaded.section.tune.key, losses, chosen).items():
+            console.warn(doubt, hint)
 
 
 def _reported(loaded: Study, folder: Path, chosen: dict[str, float], untuned: Collection[str]) -> list[Cell]:

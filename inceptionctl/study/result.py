@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from inceptionctl import __version__
 from inceptionctl.recipe.study_recipe import Study
-from inceptionctl.study.cells import Cell
+from inceptionctl.study.cells import Cell, doubts
 from inceptionctl.study.measures import (
     MEASURES,
     Measured,
@@ -64,6 +64,8 @@ class StudyResult(TypedDict):
     version: str
     tuned_key: str | None
     tuning: list[Tuned]
+    tuning_doubts: list[str]
+    """Why chosen values may not be the best."""
     conditions: list[ConditionResult]
     differences: list[PairedDifference]
     ensembles: EnsemblesResult | None
@@ -101,6 +103,7 @@ def result_of(
             for condition, values in losses.items()
             for value, seeds in values.items()
         ],
+        "tuning_doubts": list(doubts(study.section.tune.key, losses, chosen)) if study.section.tune else [],
         "conditions": conditions,
         "differences": _differences(study, conditions),
         "ensembles": ensembles,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inceptionctl.recipe import dump_recipe, load_study
-from inceptionctl.study.cells import Cell, reported_cells, tuning_cells
+from inceptionctl.study.cells import Cell, choose, doubts, reported_cells, tuning_cells
 from inceptionctl.train.checkpoint_files import FILES, seal, step_folder
 from tests.commands import TINY, inceptionctl, refused, sets
 from tests.data.conftest import two_classes
@@ -144,3 +144,37 @@ def test_a_budget_holds_for_evaluations(file: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert "study.budget_hours is 1e-09, and none of it is left: 2 evaluations not begun" in made.stderr
     assert "evaluation 1 of" not in made.stderr and "1 not evaluated yet" in (file.parent / "out/index.html").read_text()
+
+
+def test_a_tuning_that_found_no_best_value_says_so(file: Path) -> None:
+    for cell in tuning(file):
+        diverged(cell) if cell.condition == "a" else finished(cell, 1.0 / (cell.value or 0.0))
+    for cell in [*reported(file, 0.1), *reported(file, 0.4)]:
+        if (cell.condition == "a") is (cell.value == 0.1):
+            finished(cell)
+    made = inceptionctl(*words(file))
+    assert made.returncode == 0, made.stderr
+    page = (file.parent / "out/index.html").read_text()
+    for doubt, hint in (
+        (
+            "schedule.base_lr: half or more of the trainings died at every value, and the lowest was taken: a (0.1)",
+            "lower",
+        ),
+        ("schedule.base_lr: the highest value tried was chosen, and the best may lie beyond: b (0.4)", "higher"),
+    ):
+        assert f"warning: {doubt}\nhint: add {hint} values to study.tune.values" in made.stderr and doubt in page
+
+
+def test_reasons_to_doubt_a_tuning() -> None:
+    losses: dict[str, dict[float, list[float | None]]] = {
+        "low": {0.1: [1.0], 0.2: [2.0]},
+        "fine": {0.1: [2.0], 0.2: [1.0], 0.4: [None]},
+        "half dead": {0.1: [1.0, None], 0.2: [None, None]},
+        "one dead": {0.1: [3.0, 3.0, 3.0], 0.2: [1.0, None, 1.0], 0.4: [2.0, 2.0, 2.0]},
+    }
+    found = doubts("k", losses, choose(losses))
+    assert [doubt.partition(": ")[2] for doubt in found] == [
+        "the lowest value tried was chosen, and the best may lie beyond: low (0.1)",
+        "half or more of the trainings died at every value, and the lowest was taken: half dead (0.1)",
+    ]
+    assert set(found.values()) == {"add lower values to study.tune.values"}
