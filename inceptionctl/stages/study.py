@@ -124,10 +124,10 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
     from inceptionctl.train.dry_run import training_cost
 
     tuning = tuning_cells(loaded, request.folder)
-    chosen = choose(tuning_losses(tuning)) if all(cell.is_done for cell in tuning) else {}
-    # Before the tuning is done its first value stands for the one that will be chosen.
-    assumed = chosen or {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
-    reported = reported_cells(loaded, request.folder, assumed)
+    best = choose(tuning_losses([cell for cell in tuning if cell.is_done]))
+    # Before the tuning is done the best so far, or the first, stands for the one that will be chosen.
+    first = {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
+    reported = reported_cells(loaded, request.folder, first | best)
     opened = check_recipe(request.recipe, loaded, request.settings)  # a bundled study's data set may be elsewhere
     study_evaluations.check(loaded)
     here = ranks_of_each(request.gpus, request.cpu_ranks).size
@@ -136,7 +136,7 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
         check_batch(recipe, here)
         costs[name] = training_cost(recipe, condition)
     rows = [_row(cell, "tuning", known=True) for cell in tuning]
-    rows += [_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported]
+    rows += [_row(cell, "reported", known=all(one.is_done for one in tuning)) for cell in reported]
     rows = [{**row, **costs[row["condition"]]} for row in rows]
     return StudyPlan(rows, study_evaluations.planned(loaded, reported))
 

@@ -163,6 +163,13 @@ def test_a_tuning_that_found_no_best_value_says_so(file: Path) -> None:
         ("schedule.base_lr: the highest value tried was chosen, and the best may lie beyond: b (0.4)", "higher"),
     ):
         assert f"warning: {doubt}\nhint: add {hint} values to study.tune.values" in made.stderr and doubt in page
+    # That adds trainings to the tuning, and those that are there stay what they are.
+    images = two_classes(file.parent / "images")
+    more = (*words(file, "study.tune.values=[0.05, 0.1, 0.2, 0.4, 0.8]", f"data.root={images}"), "--dry-run", "--json")
+    planned = inceptionctl(*more)
+    assert planned.returncode == 0, planned.stderr
+    states = [(row["purpose"], row["state"]) for row in json.loads(planned.stdout)["trainings"]]
+    assert states.count(("tuning", "not started")) == 4 and states.count(("reported", "finished")) == 4
 
 
 def test_reasons_to_doubt_a_tuning() -> None:
