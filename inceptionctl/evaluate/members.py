@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from os.path import normpath
 from pathlib import Path
 
 import torch
@@ -72,9 +73,9 @@ class EnsembleMember:
         file = self.run.evaluations / f"step-{step:08d}_ema_{protocol}.json"
         crops = make_protocol(protocol, self.recipe.model.input_px)
         sides = list(crops.shorter_sides) if crops else None
-        wanted = {"data_root": str(self.recipe.data.root_path), "subset": "all", "scales": sides}
         told = _read(file)
-        same = all(key in told and told[key] == value for key, value in wanted.items())
+        same = all(key in told and told[key] == value for key, value in {"subset": "all", "scales": sides}.items())
+        same = same and _is_of(self.recipe.data.root_path, told)
         return file.with_suffix(".parquet") if same and file.with_suffix(".parquet").is_file() else None
 
 
@@ -105,6 +106,13 @@ def check_same_images(members: Sequence[EnsembleMember]) -> None:
                     f"{members[0].name} and {member.name} would be validated on different {what}: {opened.folder} and {images.folder}",
                     "an ensemble is evaluated on one set of images: give all members the same section `data`",
                 )
+
+
+def _is_of(root: Path, told: Mapping[str, object]) -> bool:
+    """Whether an evaluation is of the data set at `root`: as written, since runs are moved with their data, or however it is spelled."""
+    # Lexically: a link may have named other images then. Evaluations of earlier versions have the root as written alone.
+    written, absolute = told.get("data_root"), told.get("data_root_absolute")
+    return written == str(root) or (isinstance(absolute, str) and normpath(absolute) == normpath(root.absolute()))
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
-from inceptionctl.errors import EnvironmentFault, RecipeError, ResumeLater
+from inceptionctl.errors import EnvironmentFault, InceptionctlError, RecipeError, ResumeLater
 from inceptionctl.stages import study_evaluations
 from inceptionctl.stages.checks import check_batch, check_inputs, check_recipe, ranks_of_each
 from inceptionctl.stages.commands import command_words
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from inceptionctl.recipe.study_recipe import Study
     from inceptionctl.stages.trainings import Trainings
     from inceptionctl.study.cells import Cell
+    from inceptionctl.study.ensembles import EnsemblesResult
     from inceptionctl.study.result import StudyResult
 
 
@@ -123,10 +124,10 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
     from inceptionctl.train.dry_run import training_cost
 
     tuning = tuning_cells(loaded, request.folder)
-    chosen = choose(tuning_losses(tuning)) if all(cell.is_done for cell in tuning) else {}
-    # Before the tuning is done its first value stands for the one that will be chosen.
-    assumed = chosen or {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
-    reported = reported_cells(loaded, request.folder, assumed)
+    best = choose(tuning_losses([cell for cell in tuning if cell.is_done]))
+    # Before the tuning is done the best so far, or the first, stands for the one that will be chosen.
+    first = {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
+    reported = reported_cells(loaded, request.folder, first | best)
     opened = check_recipe(request.recipe, loaded, request.settings)  # a bundled study's data set may be elsewhere
     study_evaluations.check(loaded)
     here = ranks_of_each(request.gpus, request.cpu_ranks).size
@@ -135,7 +136,7 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
         check_batch(recipe, here)
         costs[name] = training_cost(recipe, condition)
     rows = [_row(cell, "tuning", known=True) for cell in tuning]
-    rows += [_row(cell, "reported", known=bool(chosen) or not tuning) for cell in reported]
+    rows += [_row(cell, "reported", known=all(one.is_done for one in tuning)) for cell in reported]
     rows = [{**row, **costs[row["condition"]]} for row in rows]
     return StudyPlan(rows, study_evaluations.planned(loaded, reported))
 
@@ -155,7 +156,7 @@ def _row(cell: Cell, purpose: str, *, known: bool) -> console.JsonObject:
 
 def _study(loaded: Study, request: StudyRequest) -> Studied:
     from inceptionctl.storage import disk_errors
-    from inceptionctl.study.cells import choose, reported_cells, tuning_cells, tuning_losses
+    from inceptionctl.study.cells import choose, tuning_cells, tuning_losses
     from inceptionctl.study.page import write_page
     from inceptionctl.study.result import result_of
 
@@ -166,21 +167,71 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     trainings = _trainings(loaded, request)
     _train_all(tuning_cells(loaded, folder), "tuning", request, trainings)
     tuning = tuning_cells(loaded, folder)
+    left = [cell for cell in tuning if not cell.is_done]
     losses = tuning_losses([cell for cell in tuning if cell.is_done])
-    chosen = choose(losses) if all(cell.is_done for cell in tuning) else {}
-    if tuning and not chosen:
-        left, command = sum(not cell.is_done for cell in tuning), shlex.join(["inceptionctl", *request.words])
-        not_done = f"{counted(left, 'training')} of the tuning {'is' if left == 1 else 'are'} not done"
-        if trainings and trainings.out_of_budget:
-            raise ResumeLater(
-                f"the budget ended before the tuning: {not_done}, and there is nothing to report", f"rerun: {command}"
-            )
-        raise ResumeLater(not_done, f"rerun once the other commands have ended: {command}")
-    _train_all(reported_cells(loaded, folder, chosen), "training", request, trainings)
-    cells = reported_cells(loaded, folder, chosen)
-    ensembles = study_evaluations.ensembles(loaded, cells, request)
-    result = result_of(Path(request.recipe).stem, loaded, cells, tuning, chosen, ensembles)
-    return Studied(result, write_page(result, loaded, cells, folder))
+    untuned = dict.fromkeys(cell.condition for cell in left)
+    chosen = choose({condition: values for condition, values in losses.items() if condition not in untuned})
+    cells = _reported(loaded, folder, chosen, untuned)
+    if left:
+        not_done = f"{counted(len(left), 'training')} of the tuning {'is' if len(left) == 1 else 'are'} not done"
+        if trainings or not any(cell.run.path.exists() for cell in cells):
+            raise _tune_first(not_done, request, trainings)
+        console.warn(f"{not_done}, so {'; '.join(untuned)} cannot be reported yet", f"rerun: {_training_command(request)}")
+    warn_of_tuning(loaded, losses, chosen)
+    _train_all(cells, "training", request, trainings)
+    cells = _reported(loaded, folder, chosen, untuned)
+
+    def report(ensembles: EnsemblesResult | None) -> Studied:
+        result = result_of(Path(request.recipe).stem, loaded, cells, tuning, chosen, ensembles)
+        return Studied(result, write_page(result, loaded, cells, folder))
+
+    try:
+        ensembles = study_evaluations.ensembles(loaded, cells)
+    except InceptionctlError:
+        report(None)
+        raise
+    not_evaluated = study_evaluations.missing(loaded, cells)
+    if trainings and not_evaluated:
+        report(ensembles)  # an evaluation may fail, and is no reason to say nothing of the trainings
+        study_evaluations.evaluate(loaded, not_evaluated, request, trainings)
+        ensembles = study_evaluations.ensembles(loaded, cells)
+    return report(ensembles)
+
+
+def warn_of_tuning(loaded: Study, losses: dict[str, dict[float, list[float | None]]], chosen: dict[str, float]) -> None:
+    """Say why chosen values may not be the best."""
+    from inceptionctl.study.cells import doubts
+
+    if loaded.section.tune:
+        for doubt, hint in doubts(loaded.section.tune.key, losses, chosen).items():
+            console.warn(doubt, hint)
+
+
+def _reported(loaded: Study, folder: Path, chosen: dict[str, float], untuned: Collection[str]) -> list[Cell]:
+    """The trainings that are reported; none is trained of a condition without a chosen value."""
+    from inceptionctl.study.cells import reported_cells
+
+    tuned, waiting = (
+        replace(loaded, conditions=[one for one in loaded.conditions if (one.name in untuned) is wanted])
+        for wanted in (False, True)
+    )
+    # The runs may hold trainings with a value that was chosen among fewer; those do not count, so they are not looked for there.
+    return [*reported_cells(tuned, folder, chosen), *reported_cells(waiting, folder / "untuned", {})]
+
+
+def _tune_first(not_done: str, request: StudyRequest, trainings: Trainings | None) -> ResumeLater:
+    """The error of a study of which nothing can be trained or reported before its tuning is done."""
+    again = _training_command(request)
+    if trainings is None:
+        return ResumeLater(f"{not_done}, and there is nothing to report", f"train first: {again}")
+    if trainings.out_of_budget:
+        return ResumeLater(f"the budget ended before the tuning: {not_done}, and there is nothing to report", f"rerun: {again}")
+    return ResumeLater(not_done, f"rerun once the other commands have ended: {again}")
+
+
+def _training_command(request: StudyRequest) -> str:
+    """The command of a request, without --report-only."""
+    return shlex.join(["inceptionctl", *replace(request, report_only=False).words])
 
 
 def _trainings(loaded: Study, request: StudyRequest) -> Trainings | None:
@@ -189,12 +240,14 @@ def _trainings(loaded: Study, request: StudyRequest) -> Trainings | None:
 
     if request.report_only:
         return None
-    again = shlex.join(["inceptionctl", *request.words])
+    again = _training_command(request)
     return Trainings(shares(request.jobs, **request.ranks), request.ranks, again, loaded.section.budget_hours)
 
 
 def _train_all(cells: Sequence[Cell], what: str, request: StudyRequest, trainings: Trainings | None) -> None:
     missing = [cell for cell in cells if not cell.is_done]
+    if trainings:
+        trainings.learn(cells)
     if missing and trainings:
         _check(missing, request)
         trainings.run(cells, what)

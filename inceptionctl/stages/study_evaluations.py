@@ -11,6 +11,7 @@ from inceptionctl.stages.commands import command_words, run_step
 if TYPE_CHECKING:
     from inceptionctl.recipe.study_recipe import Study
     from inceptionctl.stages.study import StudyRequest
+    from inceptionctl.stages.trainings import Trainings
     from inceptionctl.study.cells import Cell
     from inceptionctl.study.ensembles import EnsemblesResult
 
@@ -41,23 +42,36 @@ def planned(loaded: Study, cells: Sequence[Cell]) -> list[console.JsonObject]:
     ]
 
 
-def ensembles(loaded: Study, cells: Sequence[Cell], request: StudyRequest) -> EnsemblesResult | None:
-    """Evaluate the networks that are trained and not evaluated yet, and average them; None for a study without ensembles.
-
-    Nothing is evaluated where the request is for a report only. Raises ResumeLater after a signal, RanksEndedError when an evaluation failed.
-    """
+def ensembles(loaded: Study, cells: Sequence[Cell]) -> EnsemblesResult | None:
+    """The ensembles as far as their networks are evaluated; None for a study without any. Raises DataError, CheckpointError."""
     if not loaded.section.ensembles:
         return None
     from inceptionctl.study.ensembles import ensembles_of, evaluations
 
-    found = evaluations(loaded, cells)
-    trained = [one for one in found if one.record is None and one.cell.is_done and one.cell.contents.state == "finished"]
-    if not trained or request.report_only:
-        return ensembles_of(loaded, found)
-    for number, one in enumerate(found, start=1):
-        if one in trained:
-            _evaluate_unless_done(one.cell, f"evaluation {number} of {len(found)}: {one.cell.name}", loaded, request)
     return ensembles_of(loaded, evaluations(loaded, cells))
+
+
+def missing(loaded: Study, cells: Sequence[Cell]) -> list[tuple[str, Cell]]:
+    """The networks that are trained and not evaluated yet, each with its number among all that the ensembles need, in words."""
+    if not loaded.section.ensembles:
+        return []
+    from inceptionctl.study.ensembles import evaluations
+
+    found = evaluations(loaded, cells)
+    return [
+        (f"evaluation {number} of {len(found)}: {one.cell.name}", one.cell)
+        for number, one in enumerate(found, start=1)
+        if one.record is None and one.cell.is_done and one.cell.contents.state == "finished"
+    ]
+
+
+def evaluate(loaded: Study, left: Sequence[tuple[str, Cell]], request: StudyRequest, trainings: Trainings) -> None:
+    """Evaluate those that are `missing`, as long as the budget of `trainings` lasts. Raises ResumeLater after a signal, RanksEndedError
+    when an evaluation failed."""
+    for number, (what, cell) in enumerate(left):
+        if trainings.ends_before_evaluations(len(left) - number):
+            return
+        _evaluate_unless_done(cell, what, loaded, request)
 
 
 def _evaluate_unless_done(cell: Cell, what: str, loaded: Study, request: StudyRequest) -> None:

@@ -137,12 +137,16 @@ def _with_first_weights(request: SubmitRequest, recipe: Recipe, output: Path | N
 
 def _of_study(loaded: Study, request: SubmitRequest) -> list[tuple[Recipe, Path | None]]:
     """The trainings that can be started now: those of the tuning until it is done, then those that are reported."""
+    from inceptionctl.stages.study import warn_of_tuning
     from inceptionctl.study.cells import choose, reported_cells, tuning_cells, tuning_losses
 
     folder = request.output or Path("runs") / Path(request.recipe).stem
     cells = tuning_cells(loaded, folder)
     if all(cell.is_done for cell in cells):
-        cells = reported_cells(loaded, folder, choose(tuning_losses(cells)))
+        losses = tuning_losses(cells)
+        chosen = choose(losses)
+        warn_of_tuning(loaded, losses, chosen)
+        cells = reported_cells(loaded, folder, chosen)
     else:
         console.say("the tuning comes first; submit the same study again once it is done")
     open_cells = ((cell.recipe, cell.run.path) for cell in cells if not cell.is_done)

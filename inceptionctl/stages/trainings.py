@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 from inceptionctl import console
 from inceptionctl.errors import CheckpointError, DivergedError, InceptionctlError, RanksEndedError, ResumeLater
 from inceptionctl.stages.commands import command_words
+from inceptionctl.words import counted
 
 if TYPE_CHECKING:
     from inceptionctl.distributed.shares import Share
@@ -50,6 +51,25 @@ class Trainings:
         self._stopped: list[str] = []
         self._failure: InceptionctlError | None = None
 
+    def learn(self, cells: Sequence[Cell]) -> None:
+        """Note how long those took that have finished before."""
+        from inceptionctl.report.run_comparison import seconds_trained
+
+        for cell in cells if self._hours else ():
+            if cell.is_done and cell.contents.state == "finished" and cell.run.path not in self._seconds:
+                seconds = seconds_trained(cell.contents)
+                self._seconds |= {cell.run.path: seconds} if seconds else {}
+
+    def ends_before_evaluations(self, number: int) -> bool:
+        """Whether the budget's time has passed, with a `number` of evaluations left; this is said then."""
+        if not self._hours or time.monotonic() < self._end:
+            return False
+        console.say(
+            f"study.budget_hours is {self._hours:g}, and none of it is left: {counted(number, 'evaluation')} not begun;"
+            " rerun the same command to continue"
+        )
+        return True
+
     def run(self, cells: Sequence[Cell], what: str) -> None:
         """Train those that are missing, in their order; `what` they are.
 
@@ -58,7 +78,6 @@ class Trainings:
         """
         from inceptionctl.distributed.stage import Steps
 
-        self._learn(cells)
         with Steps() as steps:
             for number, cell in enumerate(cells, start=1):
                 while not self._free:
@@ -144,15 +163,6 @@ class Trainings:
         if now.contents.is_running:
             console.say(f"{now.name}: trained by {now.contents.holder}; passed over")
         return now.contents.is_running
-
-    def _learn(self, cells: Sequence[Cell]) -> None:
-        """Note how long those took that have finished before."""
-        from inceptionctl.report.run_comparison import seconds_trained
-
-        for cell in cells if self._hours else ():
-            if cell.is_done and cell.contents.state == "finished" and cell.run.path not in self._seconds:
-                seconds = seconds_trained(cell.contents)
-                self._seconds |= {cell.run.path: seconds} if seconds else {}
 
     def _would_end_late(self, cell: Cell) -> bool:
         """Whether a training would end after the budget, judged by the median of those that have finished; this is said then."""

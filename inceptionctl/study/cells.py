@@ -115,3 +115,21 @@ def choose(losses: dict[str, dict[float, list[float | None]]]) -> dict[str, floa
         return statistics.median(float("inf") if loss is None else loss for loss in seeds)
 
     return {condition: min(values, key=lambda value: (median(values[value]), value)) for condition, values in losses.items()}
+
+
+def doubts(key: str, losses: dict[str, dict[float, list[float | None]]], chosen: dict[str, float]) -> dict[str, str]:
+    """Why chosen values may not be the best, each reason with what to do: the trainings died at every value, or the best is the last one."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for condition, value in chosen.items():
+        seeds, tried = losses[condition][value], losses[condition]
+        if 2 * seeds.count(None) >= len(seeds):  # the lowest median is infinite then
+            reason = ("half or more of the trainings died at every value, and the lowest was taken", "lower")
+        elif value in (min(tried), max(tried)):
+            end = ("lowest", "lower") if value == min(tried) else ("highest", "higher")
+            reason = (f"the {end[0]} value tried was chosen, and the best may lie beyond", end[1])
+        else:
+            continue
+        found.setdefault(reason, []).append(f"{condition} ({value:g})")
+    return {
+        f"{key}: {what}: {'; '.join(names)}": f"add {side} values to study.tune.values" for (what, side), names in found.items()
+    }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from inceptionctl import __version__
 from inceptionctl.recipe.study_recipe import Study
 from inceptionctl.run import is_run
-from inceptionctl.study.cells import Cell, tuning_losses
+from inceptionctl.study.cells import Cell, doubts, tuning_losses
 from inceptionctl.study.measures import (
     MEASURES,
     Measured,
@@ -66,6 +66,8 @@ class StudyResult(TypedDict):
     version: str
     tuned_key: str | None
     tuning: list[Tuned]
+    tuning_doubts: list[str]
+    """Why chosen values may not be the best."""
     conditions: list[ConditionResult]
     differences: list[PairedDifference]
     ensembles: EnsemblesResult | None
@@ -91,6 +93,7 @@ def result_of(
 
     `cells` are the trainings that are reported, `tuning` those that chose the value of the tuned key.
     """
+    losses = tuning_losses([cell for cell in tuning if cell.is_done])
     conditions = [
         _condition(
             one.name, one.arm, one.point, chosen.get(one.name), [cell for cell in cells if cell.condition == one.name], study
@@ -105,9 +108,10 @@ def result_of(
         "tuned_key": study.section.tune.key if study.section.tune else None,
         "tuning": [
             {"condition": condition, "value": value, "final_losses": seeds}
-            for condition, values in tuning_losses([cell for cell in tuning if cell.is_done]).items()
+            for condition, values in losses.items()
             for value, seeds in values.items()
         ],
+        "tuning_doubts": list(doubts(study.section.tune.key, losses, chosen)) if study.section.tune else [],
         "conditions": conditions,
         "differences": _differences(study, conditions),
         "ensembles": ensembles,

@@ -49,7 +49,8 @@ def test_what_is_done_and_what_is_not(member: EnsembleMember, tmp_path: Path) ->
     [
         lambda told: told.update(scales=[75]),
         lambda told: told.update(subset="non-blacklisted"),
-        lambda told: told.pop("data_root"),
+        lambda told: [told.pop(key) for key in ("data_root", "data_root_absolute")],
+        lambda told: told.update(data_root="other", data_root_absolute="/other"),
     ],
 )
 def test_another_evaluation_under_the_same_name(member: EnsembleMember, spoil: Callable[[dict[str, Any]], Any]) -> None:
@@ -58,6 +59,25 @@ def test_another_evaluation_under_the_same_name(member: EnsembleMember, spoil: C
     spoil(told)
     file.write_text(json.dumps(told))
     assert member.state("12crop").record is None
+
+
+def test_the_same_data_set_however_its_root_is_spelled(
+    member: EnsembleMember, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = member.run.evaluations / "step-00000010_ema_12crop.json"
+
+    def is_found(root: str) -> bool:
+        there = EnsembleMember("tiny", changed(member.recipe, "data", root=root), member.run)
+        return there.state("12crop").record is not None
+
+    monkeypatch.chdir(data.parent)
+    assert all(map(is_found, (str(data), data.name, f"./{data.name}", f"../{data.parent.name}/{data.name}")))
+    assert not is_found("val")
+    # Evaluations of earlier versions have it as written alone; and moved with the data, a run is of the same.
+    told = json.loads(file.read_text())
+    for absolute in ({}, {"data_root_absolute": "/before/images"}):
+        file.write_text(json.dumps({key: told[key] for key in ("subset", "scales")} | {"data_root": "images", **absolute}))
+        assert is_found("images") and not is_found(data.name)
 
 
 def test_a_run_of_another_recipe_is_left_alone(member: EnsembleMember) -> None:
