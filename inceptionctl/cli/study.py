@@ -155,7 +155,10 @@ def _print_ensembles(found: EnsemblesResult) -> None:
             console.out.print(f"{one['other']} less {one['baseline']}, top-1 error: {told}")
     missing = sum(one["unfinished"] for one in found["ensembles"])
     if missing:
-        console.warn(f"networks of {counted(missing, 'draw')} are not trained or evaluated yet", "rerun without --report-only")
+        console.warn(
+            f"networks of {counted(missing, 'draw')} are not trained or evaluated yet",
+            "rerun the same command, without --report-only",
+        )
 
 
 DIFFERENCES = ("members", "ensembles", "ensembles_less_members")

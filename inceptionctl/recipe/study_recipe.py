@@ -86,7 +86,8 @@ class StudySection(Section):
     protocol: ProtocolName = "single"
     """Crops by which the networks of ensembles are evaluated."""
     budget_hours: Annotated[float, Field(gt=0.0)] | None = None
-    """Wall-clock hours that one command may train; none is begun that would end later, judged by the median of those that have finished."""
+    """Wall-clock hours that one command may take: no training is begun that would end later, judged by the median of those that have
+    finished, and no evaluation after them."""
 
     @property
     def num_draws(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inceptionctl import console
-from inceptionctl.errors import EnvironmentFault, InceptionctlError, RecipeError, ResumeLater
+from inceptionctl.errors import CheckpointError, EnvironmentFault, InceptionctlError, RecipeError, ResumeLater
 from inceptionctl.stages import study_evaluations
 from inceptionctl.stages.checks import check_batch, check_inputs, check_recipe, ranks_of_each
 from inceptionctl.stages.commands import command_words
@@ -101,6 +101,7 @@ def study(request: StudyRequest) -> Studied | StudyPlan:
     from inceptionctl.distributed.signals import stoppable
     from inceptionctl.distributed.world import world_from_environment
     from inceptionctl.recipe.study_recipe import is_study, load_study
+    from inceptionctl.run import is_run
 
     if world_from_environment() is not None:
         raise EnvironmentFault(
@@ -111,6 +112,8 @@ def study(request: StudyRequest) -> Studied | StudyPlan:
         raise RecipeError(
             f"recipe '{request.recipe}' is no study: it has no `arms`", "`inceptionctl recipes list` shows studies"
         )
+    if is_run(request.folder):
+        raise CheckpointError(f"{request.folder} is the directory of a run", "name a folder for the study with --output")
     loaded = load_study(request.recipe, request.settings)
     with stoppable("between two trainings of the study: nothing is lost"):
         if request.dry_run:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from inceptionctl.recipe import Recipe
+from inceptionctl.run import create_run
 from tests.commands import TINY, inceptionctl, refused, rows, sets, started, wait_for_step
 from tests.data.conftest import two_classes
 from tests.train.test_signals import left_of, wait_for
@@ -106,4 +108,6 @@ def test_mistakes_are_worded(words: tuple[str, ...], tmp_path: Path) -> None:
     refused(inceptionctl("study", "none"), 2, "no recipe 'none'")
     refused(inceptionctl(*words, *sets("study.seeds=[0]")), 2, "which tune.seeds has too")
     refused(inceptionctl(*words, *sets("data.root=nowhere"), "--output", tmp_path / "x"), 3, "nowhere")
+    create_run(tmp_path / "run", Recipe())
+    refused(inceptionctl(*words, "--report-only", "--output", tmp_path / "run"), 5, "is the directory of a run", "--output")
     refused(inceptionctl("study", "residual", **AS_A_RANK), 4, "was started as one of several ranks")
