@@ -127,7 +127,7 @@ def _plan(loaded: Study, request: StudyRequest) -> StudyPlan:
     from inceptionctl.train.dry_run import training_cost
 
     tuning = tuning_cells(loaded, request.folder)
-    best = choose(tuning_losses([cell for cell in tuning if cell.is_done]))
+    best = choose(tuning_losses(tuning))
     # Before the tuning is done the best so far, or the first, stands for the one that will be chosen.
     first = {one.name: loaded.section.tune.values[0] for one in loaded.conditions if loaded.section.tune}
     reported = reported_cells(loaded, request.folder, first | best)
@@ -171,7 +171,7 @@ def _study(loaded: Study, request: StudyRequest) -> Studied:
     _train_all(tuning_cells(loaded, folder), "tuning", request, trainings)
     tuning = tuning_cells(loaded, folder)
     left = [cell for cell in tuning if not cell.is_done]
-    losses = tuning_losses([cell for cell in tuning if cell.is_done])
+    losses = tuning_losses(tuning)
     untuned = dict.fromkeys(cell.condition for cell in left)
     chosen = choose({condition: values for condition, values in losses.items() if condition not in untuned})
     cells = _reported(loaded, folder, chosen, untuned)

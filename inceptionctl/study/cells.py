@@ -99,9 +99,9 @@ def _cell(study: Study, condition: Condition, seed: int, value: float | None, pa
 
 
 def tuning_losses(cells: Sequence[Cell]) -> dict[str, dict[float, list[float | None]]]:
-    """Final training loss of each seed by condition and value; None where the training diverged or died."""
+    """Final training loss of each seed by condition and value, of the trainings that are done; None where one diverged or died."""
     found: dict[str, dict[float, list[float | None]]] = {}
-    for cell in cells:
+    for cell in (one for one in cells if one.is_done):
         loss = None if cell.contents.state == "diverged" else final_loss(cell.contents.train_rows)
         if cell.value is not None:
             found.setdefault(cell.condition, {}).setdefault(cell.value, []).append(loss)

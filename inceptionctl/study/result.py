@@ -93,7 +93,7 @@ def result_of(
 
     `cells` are the trainings that are reported, `tuning` those that chose the value of the tuned key.
     """
-    losses = tuning_losses([cell for cell in tuning if cell.is_done])
+    losses = tuning_losses(tuning)
     conditions = [
         _condition(
             one.name, one.arm, one.point, chosen.get(one.name), [cell for cell in cells if cell.condition == one.name], study
